@@ -1,0 +1,79 @@
+/* Errors: see err.h. */
+#include "base/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const code_names[ERR_CODES] = {
+    [ERR_NONE] = "none",       [ERR_INPUT] = "input",     [ERR_UNSUPPORTED] = "unsupported",
+    [ERR_LIMIT] = "limit",     [ERR_CONTEXT] = "context", [ERR_NOT_FOUND] = "not_found",
+    [ERR_DENIED] = "denied",   [ERR_MEMORY] = "memory",   [ERR_IO] = "io",
+    [ERR_BUSY] = "busy",       [ERR_GONE] = "gone",       [ERR_TIMEOUT] = "timeout",
+    [ERR_NUMERIC] = "numeric", [ERR_INTERNAL] = "internal",
+};
+
+const char *err_code_name(enum err_code code)
+{
+    return (unsigned)code < ERR_CODES ? code_names[code] : "unknown";
+}
+
+/* A message cut by vsnprintf may end inside a character: cut back to its start. */
+static void trim_utf8(char *s, size_t cap)
+{
+    size_t n = strlen(s);
+    if (n + 1 < cap) return;
+    size_t i = n;
+    while (i > 0 && n - i < 3 && ((unsigned char)s[i - 1] & 0xC0) == 0x80) i--;
+    if (i > 0 && (unsigned char)s[i - 1] >= 0xC0) s[i - 1] = '\0';
+}
+
+static void set_message(struct err *e, enum err_code code, const char *param, const char *fmt, va_list ap)
+{
+    e->code = code;
+    snprintf(e->param, sizeof e->param, "%s", param);
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    trim_utf8(e->param, sizeof e->param);
+    trim_utf8(e->msg, sizeof e->msg);
+}
+
+int err_set(struct err *e, enum err_code code, const char *fmt, ...)
+{
+    if (!e) return -(int)code;
+    va_list ap;
+    va_start(ap, fmt);
+    set_message(e, code, "", fmt, ap);
+    va_end(ap);
+    return -(int)code;
+}
+
+int err_set_param(struct err *e, enum err_code code, const char *param, const char *fmt, ...)
+{
+    if (!e) return -(int)code;
+    va_list ap;
+    va_start(ap, fmt);
+    set_message(e, code, param, fmt, ap);
+    va_end(ap);
+    return -(int)code;
+}
+
+int err_prefix(struct err *e, const char *fmt, ...)
+{
+    if (!e) return -(int)ERR_INTERNAL;
+    char old[sizeof e->msg];
+    memcpy(old, e->msg, sizeof old);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof e->msg) snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %s", old);
+    trim_utf8(e->msg, sizeof e->msg);
+    return -(int)e->code;
+}
+
+_Noreturn void check_failed(const char *file, int line, const char *what)
+{
+    fprintf(stderr, "spillway: internal check failed at %s:%d: %s\n", file, line, what);
+    abort();
+}
