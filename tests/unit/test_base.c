@@ -1,0 +1,212 @@
+/* base/: errors, arenas, buffers, UTF-8, JSON. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "base/str.h"
+
+static void test_err_set_returns_the_negative_code(void **state)
+{
+    (void)state;
+    struct err e;
+    assert_int_equal(err_set(&e, ERR_LIMIT, "%d of %d", 7, 5), -ERR_LIMIT);
+    assert_int_equal(e.code, ERR_LIMIT);
+    assert_string_equal(e.msg, "7 of 5");
+    assert_int_equal(err_prefix(&e, "file %s", "a"), -ERR_LIMIT);
+    assert_string_equal(e.msg, "file a: 7 of 5");
+    assert_int_equal(err_set(NULL, ERR_IO, "x"), -ERR_IO);
+}
+
+static void test_err_message_is_never_cut_inside_a_character(void **state)
+{
+    (void)state;
+    struct err e;
+    char text[600];
+    for (size_t shift = 0; shift < 4; shift++) {
+        memset(text, 'a', sizeof text);
+        for (size_t i = shift; i + 4 < sizeof text; i += 4) memcpy(text + i, "\xF0\x9F\x98\x80", 4);
+        text[sizeof text - 1] = '\0';
+        err_set(&e, ERR_INPUT, "%s", text);
+        assert_true(strlen(e.msg) > sizeof e.msg - 6);
+        assert_true(utf8_valid(e.msg, strlen(e.msg)));
+    }
+}
+
+static void test_arena_refuses_past_its_ceiling(void **state)
+{
+    (void)state;
+    struct arena a;
+    arena_init(&a, 1000);
+    char *p = arena_alloc(&a, 500);
+    assert_non_null(p);
+    for (int i = 0; i < 500; i++) assert_int_equal(p[i], 0);
+    assert_null(arena_alloc(&a, 600));
+    assert_non_null(arena_alloc(&a, 400));
+    assert_null(arena_array(&a, SIZE_MAX / 2, 4));
+    arena_reset(&a);
+    assert_non_null(arena_alloc(&a, 900));
+    arena_free(&a);
+}
+
+static void test_arena_alignment_is_16(void **state)
+{
+    (void)state;
+    struct arena a;
+    arena_init(&a, 1 << 22);
+    for (size_t i = 1; i < 300; i++) assert_int_equal((uintptr_t)arena_alloc(&a, i * 7) % 16, 0);
+    assert_string_equal(arena_copy(&a, "abcdef", 3), "abc");
+    arena_free(&a);
+}
+
+static void test_buf_keeps_its_maximum(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 10);
+    assert_int_equal(buf_puts(&b, "12345"), 0);
+    assert_int_equal(buf_puts(&b, "678901"), -ERR_LIMIT);
+    assert_string_equal(b.data, "12345");
+    assert_int_equal(b.failed, -ERR_LIMIT);
+    assert_int_equal(buf_printf(&b, "%d", 67890), 0);
+    assert_int_equal(b.len, 10);
+    assert_int_equal(buf_putc(&b, 'x'), -ERR_LIMIT);
+    buf_consume(&b, 4);
+    assert_string_equal(b.data, "567890");
+    buf_free(&b);
+}
+
+static void test_buf_read_file_names_the_file(void **state)
+{
+    (void)state;
+    struct buf b;
+    struct err e;
+    buf_init(&b, 100);
+    assert_int_equal(buf_read_file(&b, "/nonexistent/file", &e), -ERR_NOT_FOUND);
+    assert_non_null(strstr(e.msg, "/nonexistent/file"));
+    assert_int_equal(buf_read_file(&b, "/dev/zero", &e), -ERR_LIMIT);
+    buf_free(&b);
+}
+
+static void test_utf8_decode_maximal_subparts(void **state)
+{
+    (void)state;
+    uint32_t cp;
+    assert_int_equal(utf8_decode("\xF0\x9F\x98\x80", 4, &cp), 4);
+    assert_int_equal(cp, 0x1F600);
+    assert_int_equal(utf8_decode("\xF0\x9F\x98", 3, &cp), 0);    /* incomplete but valid so far */
+    assert_int_equal(utf8_decode("\xF0\x9F\x28", 3, &cp), -2);   /* two bytes belong together */
+    assert_int_equal(utf8_decode("\xED\xA0\x80", 3, &cp), -1);   /* surrogate */
+    assert_int_equal(utf8_decode("\xC0\xAF", 2, &cp), -1);       /* overlong */
+    assert_int_equal(utf8_decode("\xF4\x90\x80\x80", 4, &cp), -1);
+    for (uint32_t c = 0; c < 0x110000; c += 7) {
+        if (c >= 0xD800 && c < 0xE000) continue;
+        char out[4];
+        size_t n = utf8_encode(c, out);
+        assert_int_equal(utf8_decode(out, n, &cp), (int)n);
+        assert_int_equal(cp, c);
+    }
+}
+
+static void test_str_parse_int64_is_strict(void **state)
+{
+    (void)state;
+    int64_t v;
+    assert_true(str_parse_int64("-9223372036854775808", INT64_MIN, INT64_MAX, &v));
+    assert_true(v == INT64_MIN);
+    static const char *const bad[] = {"", "-", "+1", " 1", "1 ", "0x1", "9223372036854775808", "1.0", "11"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(str_parse_int64(bad[i], -10, 10, &v));
+}
+
+static int read_text(const char *text, size_t n, json_t **v, struct err *e)
+{
+    return json_read(text, n, &json_limits_request, "body", v, e);
+}
+
+static void test_json_refuses_what_rfc8259_refuses(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",       "{",         "[1,]",    "{\"a\":1,\"a\":2}",       "\"\\ud800\"", "nul", "[1] x",
+                                      "\"\xff\"", "\"a\nb\"", "[01]",    "99999999999999999999", "1e400",       "'a'", "[NaN]"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *v;
+        struct err e;
+        assert_true(read_text(bad[i], strlen(bad[i]), &v, &e) < 0);
+        assert_null(v);
+        assert_non_null(strstr(e.msg, "body"));
+    }
+}
+
+static void test_json_strings_with_nul_and_exact_int64(void **state)
+{
+    (void)state;
+    static const char text[] = "[\"a\\u0000b\",9007199254740993,-9223372036854775808,1.5]";
+    json_t *v;
+    struct err e;
+    assert_int_equal(read_text(text, strlen(text), &v, &e), 0);
+    assert_int_equal(json_string_length(json_array_get(v, 0)), 3);
+    assert_true(json_integer_value(json_array_get(v, 1)) == 9007199254740993);
+    struct buf b;
+    buf_init(&b, 1000);
+    assert_int_equal(json_write(&b, v), 0);
+    assert_string_equal(b.data, text);
+    buf_free(&b);
+    json_decref(v);
+}
+
+static void test_json_depth_and_count_limits(void **state)
+{
+    (void)state;
+    char deep[200];
+    memset(deep, '[', 100);
+    memset(deep + 100, ']', 100);
+    json_t *v;
+    struct err e;
+    assert_int_equal(read_text(deep, 200, &v, &e), -ERR_LIMIT);
+    assert_int_equal(read_text(deep + 36, 128, &v, &e), 0);
+    json_decref(v);
+    struct json_limits few = {.max_bytes = 100, .max_values = 4, .max_depth = 4};
+    assert_int_equal(json_read("[1,2,3]", 7, &few, "x", &v, &e), 0);
+    json_decref(v);
+    assert_int_equal(json_read("[1,2,3,4]", 9, &few, "x", &v, &e), -ERR_LIMIT);
+    assert_int_equal(json_read("[\"[[[[[[,,,,,\"]", 15, &few, "x", &v, &e), 0); /* inside a string nothing counts */
+    json_decref(v);
+}
+
+static void test_json_write_string_escapes(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1000);
+    static const char raw[] = "a\"\\\n\t\r\b\f\x01\0/\x7f\xc3\xa9";
+    assert_int_equal(json_write_string(&b, raw, sizeof raw - 1), 0);
+    assert_string_equal(b.data, "\"a\\\"\\\\\\n\\t\\r\\b\\f\\u0001\\u0000/\x7f\xc3\xa9\"");
+    buf_free(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_err_set_returns_the_negative_code),
+        cmocka_unit_test(test_err_message_is_never_cut_inside_a_character),
+        cmocka_unit_test(test_arena_refuses_past_its_ceiling),
+        cmocka_unit_test(test_arena_alignment_is_16),
+        cmocka_unit_test(test_buf_keeps_its_maximum),
+        cmocka_unit_test(test_buf_read_file_names_the_file),
+        cmocka_unit_test(test_utf8_decode_maximal_subparts),
+        cmocka_unit_test(test_str_parse_int64_is_strict),
+        cmocka_unit_test(test_json_refuses_what_rfc8259_refuses),
+        cmocka_unit_test(test_json_strings_with_nul_and_exact_int64),
+        cmocka_unit_test(test_json_depth_and_count_limits),
+        cmocka_unit_test(test_json_write_string_escapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
