@@ -16,7 +16,14 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-enum { FRAME_VERSION = 1, FRAME_MAX_BYTES = 1 << 20, FRAME_MAX_FDS = 32, FRAME_HASH_BYTES = 32 };
+enum {
+    FRAME_VERSION = 1,
+    FRAME_MAX_BYTES = 1 << 20, /* of a body */
+    FRAME_MAX_FDS = 32,        /* of a frame */
+    FRAME_MAX_ROWS = 4096,     /* of a step; max_sequences stays below */
+    FRAME_MAX_TOP = 20,        /* alternatives of a token */
+    FRAME_HASH_BYTES = 32
+};
 
 enum frame_type {
     FRAME_HELLO = 1,  /* both ways, first; the worker's carries the model's limits */
@@ -126,7 +133,7 @@ struct frame_prediction {
     float tokens_per_s;    /* of one sequence now */
 };
 
-/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full). */
+/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large; out is then as before). */
 MUST_USE int frame_put_hello(struct buf *out, const struct frame_hello *f);
 MUST_USE int frame_put_submit(struct buf *out, const struct frame_submit *f);
 MUST_USE int frame_put_cancel(struct buf *out, const struct frame_cancel *f);
@@ -136,15 +143,16 @@ MUST_USE int frame_put_drain(struct buf *out);
 
 /* Connection: buffers both ways, passes descriptors. The socket is non-blocking. */
 struct frame_conn;
-MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, struct err *e); /* owns sock */
+MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, struct err *e); /* owns sock from success on */
 void frame_conn_free(struct frame_conn *c);                                                            /* accepts NULL */
 int frame_conn_fd(const struct frame_conn *c);
-/* The queue to encode into; call frame_conn_flush afterwards. Descriptors that ride with the frame just put are dup-ed by this call. */
+/* The queue to encode into; call frame_conn_flush afterwards. Descriptors that ride with the frame just put (and not yet
+ * flushed) are dup-ed by frame_conn_attach; n_fds is that of the frame. When it fails, the frame is taken back from the queue. */
 struct buf *frame_conn_out(struct frame_conn *c);
 MUST_USE int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, struct err *e);
 /* Writes what the socket takes. 0: all written, 1: some left (wait for EPOLLOUT), -ERR_GONE. */
 MUST_USE int frame_conn_flush(struct frame_conn *c, struct err *e);
-/* Reads what is there. 0 or -ERR_GONE (end of file). */
+/* Reads what is there, some at a time; then call frame_conn_next until it gives 0. 0, -ERR_GONE (end of file) or -ERR_INPUT (malformed). */
 MUST_USE int frame_conn_read(struct frame_conn *c, struct err *e);
 
 /* One received frame; type says which member holds. Pointers borrow until the next call. */
@@ -158,7 +166,8 @@ struct frame {
         struct frame_prediction prediction;
     } u;
 };
-/* 1: *f holds the next whole frame; 0: none yet; negative: malformed (close the connection). */
+/* 1: *f holds the next whole frame; 0: none yet; negative: malformed (close the connection). Values have
+ * been checked for their type's range; ids against the vocabulary, tiles against the memfd's size are the receiver's. */
 MUST_USE int frame_conn_next(struct frame_conn *c, struct frame *f, struct err *e);
 
 #endif
