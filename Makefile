@@ -1,0 +1,58 @@
+# Spillway's front door. The build itself is CMake's (CMakeLists.txt, CMakePresets.json).
+#   make               build build/spillway
+#   make run           build, then serve the built-in demo model (ARGS="--listen 127.0.0.1:9000" to add options)
+#   make test [T=x]    all tests, or those whose name contains x
+#   make asan|ubsan|tsan   unit and parity tests under a sanitizer
+#   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
+#   make parity SEED=n     the parity tests on that seed
+#   make bench         speed and memory; see docs/performance.md
+#   make format        clang-format over our C files
+JOBS ?= $(shell nproc)
+SEED ?= 1
+CTEST = ctest --output-on-failure --no-tests=error
+SOURCES = $(shell git ls-files '*.c' '*.h')
+
+.PHONY: all build setup run test asan ubsan tsan golden parity bench format
+all: build
+
+setup:
+	@tools/setup
+
+build: setup
+	@cmake --preset release --log-level=WARNING >/dev/null
+	@cmake --build --preset release -j $(JOBS) -- --no-print-directory
+
+run: build
+	@build/spillway serve demo $(ARGS)
+
+test: build
+	@tools/setup --tests
+ifdef T
+	cd build && $(CTEST) -R '$(T)'
+else
+	cd build && $(CTEST) -j 2
+endif
+
+asan ubsan tsan: setup
+	@tools/setup --tests
+	@cmake --preset $@ --log-level=WARNING >/dev/null
+	@cmake --build --preset $@ -j $(JOBS) -- --no-print-directory
+	cd build/$@ && $(CTEST) -L 'unit|parity'
+
+golden:
+	@tools/setup --parity
+	build/venv-parity/bin/python tests/parity/make_golden.py --seed $(SEED) --out build/golden-$(SEED)
+
+parity: build
+	@tools/setup --tests
+	@test -d build/golden-$(SEED) || $(MAKE) --no-print-directory golden SEED=$(SEED)
+	cmake -S . -B build/parity-$(SEED) -DSPILLWAY_GOLDEN_DIR=$(CURDIR)/build/golden-$(SEED) --log-level=WARNING >/dev/null
+	cmake --build build/parity-$(SEED) -j $(JOBS) -- --no-print-directory
+	cd build/parity-$(SEED) && $(CTEST) -L parity
+
+bench: build
+	@tools/setup --tests
+	build/venv/bin/python bench/run.py
+
+format:
+	clang-format -i $(SOURCES)
