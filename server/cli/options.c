@@ -1,0 +1,193 @@
+/* Options: see options.h. The tables come first; parsing walks them. */
+#include "server/cli/options.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/str.h"
+
+#define ON(c) (1u << COMMAND_##c)
+enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(WORKER) };
+
+struct command_row {
+    const char *name, *args, *help;
+    bool internal; /* not listed in the program's help */
+};
+
+static const struct command_row commands[COMMANDS] = {
+    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, or demo)", false},
+    [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
+    [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
+    [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
+    [COMMAND_KEYS] = {"keys", "add [NAME] | list | revoke ID", "make, list and revoke API keys", false},
+    [COMMAND_WORKER] = {"worker", "MODEL", "one model's engine (started by serve)", true},
+    [COMMAND_MEDIA] = {"media", "", "picture decoder (started by serve)", true},
+};
+
+enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CHOICE, OPTION_IMAGES };
+
+struct option_row {
+    unsigned commands;
+    const char *flag, *arg; /* OPTION_CHOICE: arg is "a|b|c" */
+    enum option_kind kind;
+    size_t field;
+    double min, max;
+    const char *initial; /* default, as it would be typed; NULL: none */
+    const char *help;
+};
+
+#define F(x) offsetof(struct options, x)
+static const struct option_row rows[] = {
+    {ON(SERVE) | ON(WORKER), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "the model's id (default: the folder's name); one MODEL only"},
+    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080", "address to serve on; port 0 takes a free one"},
+    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL, "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
+    {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
+    {ON(SERVE), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL, "the first key is in this file (or in $SPILLWAY_API_KEY)"},
+    {ON(SERVE), "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096", "bound of an answer when the request sets none"},
+    {ON(SERVE), "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
+    {MODEL_COMMANDS, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
+    {MODEL_COMMANDS, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
+    {MODEL_COMMANDS, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
+    {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0", "tokens the KV cache holds; 0: by the model"},
+    {MODEL_COMMANDS, "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL, "no MODEL: random weights of a known shape"},
+    {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
+    {ON(GENERATE) | ON(LOGITS), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL, "a picture; may be given several times"},
+    {ON(GENERATE) | ON(LOGITS), "--image-detail", "low|high", OPTION_CHOICE, F(image_detail), 0, 0, "high", "low: one tile a picture"},
+    {ON(GENERATE), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, "512", "bound of the answer"},
+    {ON(LOGITS), "--max-tokens", "N", OPTION_INT, F(max_tokens), 0, 1 << 20, "32", "greedy tokens written to greedy.json"},
+    {ON(GENERATE), "--temperature", "T", OPTION_REAL, F(temperature), 0, 2, NULL, "0: greedy (default: the model's own)"},
+    {ON(TOKENIZE), "--text", "TEXT", OPTION_TEXT, F(text), 0, 0, NULL, "the text, instead of standard input"},
+    {ON(TOKENIZE), "--decode", NULL, OPTION_FLAG, F(decode), 0, 0, NULL, "the text is ids; print what they stand for"},
+    {ON(LOGITS), "--tokens", "FILE", OPTION_TEXT, F(tokens_file), 0, 0, NULL, "JSON array of token ids"},
+    {ON(LOGITS), "--prompt-file", "FILE", OPTION_TEXT, F(prompt_file), 0, 0, NULL, "rendered, trusted prompt; <image> marks are filled in order"},
+    {ON(LOGITS), "--messages", "FILE", OPTION_TEXT, F(messages_file), 0, 0, NULL, "OpenAI messages (JSON array)"},
+    {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL, "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
+    {(1u << COMMANDS) - 1, "--help", NULL, OPTION_FLAG, F(help), 0, 0, NULL, "this page"},
+};
+enum { N_ROWS = sizeof rows / sizeof rows[0] };
+
+static bool choice_allowed(const char *choices, const char *value)
+{
+    size_t n = strlen(value);
+    for (const char *p = choices; p; p = strchr(p, '|'), p += p != NULL)
+        if (strncmp(p, value, n) == 0 && (p[n] == '|' || p[n] == '\0')) return n > 0;
+    return false;
+}
+
+static int parse_real(const char *s, double min, double max, double *out)
+{
+    char *end;
+    errno = 0;
+    double v = strtod(s, &end);
+    if (end == s || *end || errno || !(v >= min && v <= max)) return -ERR_INPUT;
+    *out = v;
+    return 0;
+}
+
+static int option_set(const struct option_row *r, struct options *o, const char *value, struct err *e)
+{
+    void *field = (char *)o + r->field;
+    switch (r->kind) {
+    case OPTION_FLAG: *(bool *)field = true; return 0;
+    case OPTION_TEXT: *(const char **)field = value; return 0;
+    case OPTION_CHOICE:
+        if (!choice_allowed(r->arg, value)) return err_set(e, ERR_INPUT, "%s: '%s' is not one of %s", r->flag, value, r->arg);
+        *(const char **)field = value;
+        return 0;
+    case OPTION_INT:
+        if (!str_parse_int64(value, (int64_t)r->min, (int64_t)r->max, field))
+            return err_set(e, ERR_INPUT, "%s: '%s' is not a whole number from %.0f to %.0f", r->flag, value, r->min, r->max);
+        return 0;
+    case OPTION_REAL:
+        if (parse_real(value, r->min, r->max, field))
+            return err_set(e, ERR_INPUT, "%s: '%s' is not a number from %g to %g", r->flag, value, r->min, r->max);
+        return 0;
+    case OPTION_IMAGES:
+        if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);
+        o->images[o->n_images++] = value;
+        return 0;
+    }
+    return err_set(e, ERR_INTERNAL, "%s: unknown kind", r->flag);
+}
+
+static const struct option_row *option_find(enum command c, const char *word, size_t n)
+{
+    for (int i = 0; i < N_ROWS; i++)
+        if ((rows[i].commands >> c & 1) && strlen(rows[i].flag) == n && memcmp(rows[i].flag, word, n) == 0) return &rows[i];
+    return NULL;
+}
+
+/* "--flag value" and "--flag=value". Returns how many words were taken. */
+static int option_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
+{
+    const char *word = argv[0], *equals = strchr(word, '=');
+    const struct option_row *r = option_find(c, word, equals ? (size_t)(equals - word) : strlen(word));
+    if (!r) return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, commands[c].name, commands[c].name);
+    if (r->kind == OPTION_FLAG) {
+        if (equals) return err_set(e, ERR_INPUT, "%s takes no value", r->flag);
+        return option_set(r, o, NULL, e) ? -ERR_INPUT : 1;
+    }
+    if (!equals && argc < 2) return err_set(e, ERR_INPUT, "%s needs a value: %s", r->flag, r->arg);
+    int rc = option_set(r, o, equals ? equals + 1 : argv[1], e);
+    return rc ? rc : equals ? 1 : 2;
+}
+
+int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
+{
+    *o = (struct options){.temperature = -1};
+    for (int i = 0; i < N_ROWS; i++) {
+        if (!(rows[i].commands >> c & 1) || !rows[i].initial) continue;
+        int rc = option_set(&rows[i], o, rows[i].initial, e);
+        CHECK(rc == 0);
+    }
+    bool options_end = false;
+    for (int i = 0; i < argc;) {
+        if (!options_end && strcmp(argv[i], "--") == 0) {
+            options_end = true;
+            i++;
+        } else if (!options_end && argv[i][0] == '-' && argv[i][1]) {
+            int n = option_parse(c, argc - i, argv + i, o, e);
+            if (n < 0) return n;
+            i += n;
+        } else {
+            if (o->n_args == OPTIONS_MAX_ARGS) return err_set(e, ERR_INPUT, "more than %d arguments", OPTIONS_MAX_ARGS);
+            o->args[o->n_args++] = argv[i++];
+        }
+    }
+    return 0;
+}
+
+int options_command(const char *name, enum command *out)
+{
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) != 0) continue;
+        *out = (enum command)i;
+        return 0;
+    }
+    return -ERR_NOT_FOUND;
+}
+
+void options_help(enum command c, FILE *f)
+{
+    fprintf(f, "usage: spillway %s%s%s [options]\n%s\n\noptions:\n", commands[c].name, *commands[c].args ? " " : "", commands[c].args,
+            commands[c].help);
+    for (int i = 0; i < N_ROWS; i++) {
+        const struct option_row *r = &rows[i];
+        if (!(r->commands >> c & 1)) continue;
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s", r->flag, r->arg ? " " : "", r->arg ? r->arg : "");
+        fprintf(f, "  %-26s %s", left, r->help);
+        if (r->initial) fprintf(f, " (default %s)", r->initial);
+        fprintf(f, "\n");
+    }
+}
+
+void options_help_all(FILE *f)
+{
+    fprintf(f, "usage: spillway COMMAND [options]\n\ncommands:\n");
+    for (int i = 0; i < COMMANDS; i++)
+        if (!commands[i].internal) fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(f, "\nspillway COMMAND --help tells a command's options; spillway --version the version.\n");
+}

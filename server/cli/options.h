@@ -1,0 +1,58 @@
+/* Options: the one table of commands and flags. It parses command lines and prints every --help.
+ *
+ * A row is an option: which commands take it, flag, argument, range or choices, default, help. Adding an option is one row here and one
+ * field of struct options. Values are checked against their range when they are parsed; whether a file exists is the command's to find
+ * out. Strings are borrowed from argv. */
+#ifndef SPILLWAY_SERVER_CLI_OPTIONS_H
+#define SPILLWAY_SERVER_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/err.h"
+
+enum command {
+    COMMAND_SERVE,
+    COMMAND_GENERATE,
+    COMMAND_TOKENIZE,
+    COMMAND_LOGITS,
+    COMMAND_KEYS,
+    COMMAND_WORKER, /* started by serve; its socket is descriptor 3 */
+    COMMAND_MEDIA,  /* started by serve; its socket is descriptor 3 */
+    COMMANDS
+};
+
+enum { OPTIONS_MAX_ARGS = 64, OPTIONS_MAX_IMAGES = 20 };
+
+struct options {
+    const char *args[OPTIONS_MAX_ARGS]; /* what is not an option, in order */
+    int n_args;
+    const char *images[OPTIONS_MAX_IMAGES];
+    int n_images;
+    bool help;
+
+    const char *name, *listen, *data, *api_key_file;
+    bool no_auth;
+    int64_t default_max_tokens, media_processes;
+
+    const char *device, *random_weights, *compute;
+    int64_t threads, kv_tokens;
+
+    const char *prompt, *text;
+    int64_t max_tokens;
+    double temperature; /* -1: the model's own */
+    bool decode;
+
+    const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
+};
+
+/* argv[0] is the first word after the command. Fills defaults first. -ERR_INPUT names the flag (exit code 2). */
+MUST_USE int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e);
+/* -ERR_NOT_FOUND if there is no such command. */
+MUST_USE int options_command(const char *name, enum command *out);
+/* Synopsis, arguments and options of one command, or of the whole program. */
+void options_help(enum command c, FILE *f);
+void options_help_all(FILE *f);
+
+#endif
