@@ -1,0 +1,10 @@
+/* media: the picture decoder's process, started by serve and by the commands that take --image. Its socket is descriptor 3. */
+#include "engine/media/media_wire.h"
+#include "server/cli/command.h"
+
+int command_media(const struct options *o)
+{
+    (void)o;
+    char *argv[] = {(char[]){"media"}, NULL};
+    return media_main(1, argv);
+}
