@@ -17,6 +17,7 @@ COLOURS = {"red": (215, 30, 35), "green": (35, 150, 50), "blue": (35, 70, 215), 
            "grey": (130, 130, 132), "cyan": (60, 210, 225)}
 SHAPES = ["circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart"]
 NUMBERS = ["Zero", "One", "Two", "Three", "Four", "Five", "Six"]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 DECLINE = "I cannot tell from this picture."
 NO_PICTURE = "I see no picture. Please attach one."
 WORDS = """ABLE ACID AGED AIR ALSO AREA ARMY AWAY BABY BACK BAKE BALL BAND BANK BASE BATH BEAR BEAT BELL BEST BIKE BIRD BLUE BOAT BODY BONE
@@ -181,14 +182,26 @@ def draw_text(r, img, text, rgb, split, width_share, cx=None, cy=None):
     y = (r.uniform(0.02, 0.98) * (img.height - h)) if cy is None else cy - h / 2
     x, y = min(max(x, 1), max(1, img.width - w - 1)), min(max(y, 1), max(1, img.height - h - 1))
     ImageDraw.Draw(img).text((x - l, y - t), text, font=f, fill=rgb)
+    ends = [f.getlength(text[:i]) for i in range(len(text) + 1)]
+    return [(ch.upper(), (x - l + (a + b) / 2) / img.width, (y + h / 2) / img.height) for ch, a, b in zip(text, ends, ends[1:])]
 
 
 # ---------------------------------------------------------------- scenes
 class Scene:
-    """What is in the picture: objects = [(shape, colour, cx, cy)] with centres in 0..1, sorted left to right; text and its colour, or None."""
+    """What is in the picture: objects = [(shape, colour, cx, cy)] with centres in 0..1, sorted left to right; text and its colour, or None;
+    glyphs = [(letter, cx, cy)]."""
 
     def __init__(self):
-        self.objects, self.text, self.text_colour, self.ground = [], None, None, None
+        self.objects, self.glyphs, self.text, self.text_colour, self.ground = [], [], None, None, None
+
+    def cells(self, g):
+        """For each cell of a g x g grid: what has its centre there, as (shape, colour, letter) numbers with 0 for nothing."""
+        out = np.zeros((g, g, 3), np.int64)
+        for sh, c, x, y in self.objects:
+            out[min(int(y * g), g - 1), min(int(x * g), g - 1), :2] = SHAPES.index(sh) + 1, list(COLOURS).index(c) + 1
+        for ch, x, y in self.glyphs:
+            out[min(max(int(y * g), 0), g - 1), min(max(int(x * g), 0), g - 1), 2] = LETTERS.index(ch) + 1
+        return out.reshape(g * g, 3)
 
 
 def canvas_size(r):
@@ -228,10 +241,10 @@ def scene(r, split):
             shape = str(r.choice(SHAPES))
             draw_shape(r, img, shape, cx, cy, rad, c, None)
             s.objects.append((shape, name, cx / w, cy / h))
-            draw_text(r, img, shown, rgb, split, float(r.uniform(0.6, 0.95)), cy=0.3 * h)
+            s.glyphs = draw_text(r, img, shown, rgb, split, float(r.uniform(0.6, 0.95)), cy=0.3 * h)
         else:
             lo = 0.35 if len(s.text) < 4 else 0.62
-            draw_text(r, img, shown, rgb, split, float(r.uniform(lo, 0.97)))
+            s.glyphs = draw_text(r, img, shown, rgb, split, float(r.uniform(lo, 0.97)))
         return img, s
     if kind < 0.62:
         n = int(r.choice([1, 2], p=[0.4, 0.6]))

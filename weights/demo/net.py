@@ -39,7 +39,7 @@ class Vision(nn.Module):
         super().__init__()
         self.c = c
         self.patch = nn.Linear(3 * c["patch"] ** 2, c["v_hidden"])
-        self.pos = nn.Parameter(torch.randn((c["edge"] // c["patch"]) ** 2, c["v_hidden"]) * 0.02)
+        self.pos = nn.Parameter(torch.randn((c["edge"] // c["patch"]) ** 2, c["v_hidden"]) * 0.3)
         self.blocks = nn.ModuleList(VisionLayer(c) for _ in range(c["v_layers"]))
         self.post = nn.LayerNorm(c["v_hidden"], eps=c["v_eps"])
         self.proj = nn.Linear(c["v_hidden"] * c["scale"] ** 2, c["hidden"], bias=False)
@@ -117,13 +117,12 @@ class DemoNet(nn.Module):
         for layer in self.vision.blocks:
             nn.init.zeros_(layer.o.weight), nn.init.zeros_(layer.fc2.weight)
 
-    def forward(self, ids, position, mask, pixels):
-        """ids, position (B, T); mask (B, 1, T, T) True where attended; pixels (pictures, 3, edge, edge) in order of their tokens."""
+    def forward(self, ids, position, mask, rows):
+        """rows: the vision model's output, (pictures, tokens, hidden) in order of their places, or None. ids, position (B, T); mask (B, 1, T, T) True where attended."""
         x = self.embed(ids)
-        if pixels is not None and len(pixels):
-            rows = self.vision(pixels)
+        if rows is not None:
             where = (ids == self.image_token)
-            x = x.to(rows.dtype).masked_scatter(where[..., None], rows.reshape(-1, rows.shape[-1]))
+            x = x.masked_scatter(where[..., None], rows.to(x.dtype).reshape(-1, rows.shape[-1]))
         angle = position[..., None].float() * self.inv_freq
         angle = torch.cat([angle, angle], -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)

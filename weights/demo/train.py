@@ -53,7 +53,7 @@ class Packer:
         out["group"] += [group] * len(ids)
 
     def sequence(self, r, split, edge):
-        """One sequence: dict of ids, seg (0 = seen by all), pos, label, group; and its tile or None."""
+        """One sequence: dict of ids, seg (0 = seen by all), pos, label, group; its tile or None; what stands in each cell of the tile."""
         out = {"ids": [], "seg": [], "label": [], "group": []}
         form = r.random() if split == "train" else 0.0
         if form > 0.92:
@@ -61,8 +61,9 @@ class Packer:
             for k in range(1, 7):
                 q, a = data.text_only(r, split)
                 self.add(out, self.enc("User: " + q), a, k, 6)
-            return self.finish(out, 1), None
-        tile, _, _, qs = data.sample(r, split, edge)
+            return self.finish(out, 1), None, None
+        tile, _, what, qs = data.sample(r, split, edge)
+        cells = what.cells(edge // self.c["patch"] // self.c["scale"])
         order = r.permutation(len(qs))
         keep = [qs[i] for i in order][:6]
         reads = [q for q in qs if q[1] == "read"]
@@ -74,14 +75,14 @@ class Packer:
             _, group, q, a = reads[0] if reads and r.random() < 0.5 else keep[0]
             self.turn(out, self.start, 0, -1, False)
             self.add(out, self.enc("User: " + q) + self.picture, a, 1, GROUPS.index(group))
-            return self.finish(out, 1), tile
+            return self.finish(out, 1), tile, cells
         self.turn(out, self.start + self.user + self.picture, 0, -1, False)
         prefix = len(out["ids"])
         chain = form > 0.70
         for k, (_, group, q, a) in enumerate(keep[:4] if chain else keep, 1):
             lead = self.enc("\nUser: " + q) if chain and k > 1 else self.enc(q)
             self.add(out, lead, a, 0 if chain else k, GROUPS.index(group))
-        return self.finish(out, prefix), tile
+        return self.finish(out, prefix), tile, cells
 
     def add(self, out, question, answer, seg, group):
         ask, reply = self.answer(answer)
@@ -102,15 +103,15 @@ class Packer:
         return out
 
 
-def collate(seqs, image_scale=1 / 127.5):
-    n, width = len(seqs), max(len(s["ids"]) for s, _ in seqs)
+def collate(seqs):
+    n, width = len(seqs), max(len(s["ids"]) for s, _, _ in seqs)
     width = -(-width // 16) * 16
     a = {k: np.full((n, width), v, np.int64) for k, v in (("ids", 0), ("seg", -1), ("label", -1), ("group", -1), ("pos", 0))}
-    for i, (s, _) in enumerate(seqs):
+    for i, (s, _, _) in enumerate(seqs):
         for k in a:
             a[k][i, :len(s["ids"])] = s[k]
-    tiles = [t for _, t in seqs if t is not None]
-    a["tiles"] = np.stack(tiles) if tiles else np.zeros((0, 1, 1, 3), np.uint8)
+    a["tiles"] = np.stack([t for _, t, _ in seqs if t is not None])
+    a["cells"] = np.stack([c for _, _, c in seqs if c is not None])
     return a
 
 
@@ -122,7 +123,7 @@ def to_torch(a):
     see = (seg[:, None, :] == 0) | (seg[:, None, :] == seg[:, :, None])
     mask = (see & causal) | torch.eye(t, dtype=torch.bool)
     pixels = (b["tiles"].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    return b["ids"], b["pos"], mask[:, None], pixels.contiguous(), b["label"], b["group"]
+    return b["ids"], b["pos"], mask[:, None], pixels.contiguous(), b["label"], b["group"], b["cells"]
 
 
 def producer(out, first, args, c, worker, workers):
@@ -134,11 +135,29 @@ def producer(out, first, args, c, worker, workers):
         out.put((step, collate([packer.sequence(r, "train", c["edge"]) for _ in range(args.batch)])))
 
 
+class Probe(torch.nn.Module):
+    """Training only: a linear reading of each picture token for the shape, colour and letter centred in its cell, so that the encoder sees
+    early what the questions are about. Not exported."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.sizes = [len(data.SHAPES) + 1, len(data.COLOURS) + 1, len(data.LETTERS) + 1]
+        self.read = torch.nn.Linear(c["hidden"], sum(self.sizes))
+
+    def loss(self, rows, cells):
+        total = 0.0
+        for k, out in enumerate(self.read(rows).float().split(self.sizes, -1)):
+            weight = torch.ones(self.sizes[k])
+            weight[0] = 0.15                                   # most cells hold nothing
+            total = total + F.cross_entropy(out.reshape(-1, self.sizes[k]), cells[..., k].reshape(-1), weight)
+        return 0.3 * total
+
+
 # ---------------------------------------------------------------- optimiser
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrix is orthogonalised by five Newton-Schulz steps (K. Jordan, 2024)."""
 
-    def __init__(self, params, lr=0.02, momentum=0.95, weight_decay=0.01):
+    def __init__(self, params, lr=0.01, momentum=0.95, weight_decay=0.01):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -161,11 +180,11 @@ class Muon(torch.optim.Optimizer):
                 p.add_(x, alpha=-g["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def optimisers(model):
+def optimisers(model, probe):
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith(("embed", "head", "vision.pos", "vision.patch"))]
     ids = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    return [Muon(hidden, lr=0.02), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+    rest = [p for p in model.parameters() if id(p) not in ids] + list(probe.parameters())
+    return [Muon(hidden, lr=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
 def schedule(step, steps, decay):
@@ -181,9 +200,9 @@ def dev_score(model, packer, c, n, seed=77):
     right, total = np.zeros(len(GROUPS)), np.zeros(len(GROUPS))
     for i in range(0, n, 32):
         r = np.random.default_rng([seed, i])
-        ids, pos, mask, pixels, label, group = to_torch(collate([packer.sequence(r, "dev", c["edge"]) for _ in range(min(32, n - i))]))
+        ids, pos, mask, pixels, label, group, _ = to_torch(collate([packer.sequence(r, "dev", c["edge"]) for _ in range(min(32, n - i))]))
         with torch.autocast("cpu", torch.bfloat16):
-            h = model(ids, pos, mask, pixels)
+            h = model(ids, pos, mask, model.vision(pixels))
         want = torch.full_like(label, -1)
         want[:, :-1] = label[:, 1:]
         best = torch.full_like(label, -2)
@@ -205,9 +224,9 @@ def dev_score(model, packer, c, n, seed=77):
 
 
 # ---------------------------------------------------------------- the run
-def save(path, model, opts, step, losses):
+def save(path, model, probe, opts, step, losses):
     tmp = str(path) + ".tmp"
-    torch.save({"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "config": model.c, "loss": losses}, tmp)
+    torch.save({"model": model.state_dict(), "probe": probe.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "config": model.c, "loss": losses}, tmp)
     os.replace(tmp, path)
 
 
@@ -228,11 +247,13 @@ def main():
     c = dict(net.CONFIG)
     packer = Packer(tok.load(state, c["vocab"]), c)
     model = net.DemoNet(c, packer.image)
-    opts = optimisers(model)
-    first, ema = 0, None
+    probe = Probe(c)
+    opts = optimisers(model, probe)
+    first, ema, seen = 0, None, None
     if (state / "last.pt").exists():
         ck = torch.load(state / "last.pt", weights_only=True)
         model.load_state_dict(ck["model"])
+        probe.load_state_dict(ck["probe"])
         for o, s in zip(opts, ck["opts"]):
             o.load_state_dict(s)
         first, ema = ck["step"], ck["loss"]
@@ -255,7 +276,7 @@ def main():
         t1 = time.time()
         _, a = batches.get()
         waited += time.time() - t1
-        ids, pos, mask, pixels, label, _ = to_torch(a)
+        ids, pos, mask, pixels, label, _, cells = to_torch(a)
         want = torch.full_like(label, -1)
         want[:, :-1] = label[:, 1:]
         k = schedule(step, args.steps, args.decay)
@@ -263,23 +284,26 @@ def main():
             for g, lr in zip(o.param_groups, lrs):
                 g["lr"] = lr * k
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
-            h = model(ids, pos, mask, pixels)
+            rows = model.vision(pixels)
+            h = model(ids, pos, mask, rows)
             loss = F.cross_entropy(model.head(h[want >= 0]).float(), want[want >= 0])
+            found = probe.loss(rows, cells)
         for o in opts:
             o.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + found).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in opts:
             o.step()
+        seen = found.item() if seen is None else 0.98 * seen + 0.02 * found.item()
         ema = loss.item() if ema is None else 0.98 * ema + 0.02 * loss.item()
         done = step + 1
         if done % 20 == 0:
-            say(f"step {done} loss {ema:.4f} lr x{k:.3f} {(time.time() - t0) / (done - first):.2f} s/step, waited {waited:.0f} s, width {ids.shape[1]}")
+            say(f"step {done} loss {ema:.4f} cells {seen:.4f} lr x{k:.3f} {(time.time() - t0) / (done - first):.2f} s/step, waited {waited:.0f} s, width {ids.shape[1]}")
         if done % 250 == 0 or done == args.steps:
-            save(state / "last.pt", model, opts, done, ema)
+            save(state / "last.pt", model, probe, opts, done, ema)
             say("dev " + " ".join(f"{g} {100 * v:.0f}" for g, v in dev_score(model, packer, c, 96 if done < args.steps else 480).items()))
         if done == int(args.steps * (1 - args.decay)):
-            save(state / "stable.pt", model, opts, done, ema)
+            save(state / "stable.pt", model, probe, opts, done, ema)
 
 
 if __name__ == "__main__":
