@@ -91,6 +91,26 @@ void scheduler_free(struct scheduler *s)
     free(s);
 }
 
+static void blocks_give_back(struct scheduler *s, struct sequence *q)
+{
+    for (uint32_t i = q->n_blocks; q->blocks && i > 0; i--) s->free_blocks[s->n_free_blocks++] = q->blocks[i - 1];
+    CHECK(s->n_free_blocks <= s->limits.n_blocks);
+}
+
+static void list_drop(struct list *l, void (*drop)(void *arg, void *user), void *arg)
+{
+    for (struct sequence *q = l->first; q; q = q->next) drop(arg, q->request.user);
+    list_free(l);
+    list_init(l);
+}
+
+void scheduler_drop_all(struct scheduler *s, void (*drop)(void *arg, void *user), void *arg)
+{
+    for (struct sequence *q = s->running.first; q; q = q->next) blocks_give_back(s, q);
+    list_drop(&s->running, drop, arg);
+    list_drop(&s->waiting, drop, arg);
+}
+
 static struct sequence *find(const struct scheduler *s, uint64_t id)
 {
     for (struct sequence *q = s->running.first; q; q = q->next)
@@ -129,12 +149,6 @@ bool scheduler_cancel(struct scheduler *s, uint64_t id)
     struct sequence *q = find(s, id);
     if (q) q->cancelled = true;
     return q != NULL;
-}
-
-static void blocks_give_back(struct scheduler *s, struct sequence *q)
-{
-    for (uint32_t i = q->n_blocks; q->blocks && i > 0; i--) s->free_blocks[s->n_free_blocks++] = q->blocks[i - 1];
-    CHECK(s->n_free_blocks <= s->limits.n_blocks);
 }
 
 static void end_list(struct scheduler *s, struct list *l, int64_t now_ms, size_t *n_ended)
@@ -257,14 +271,15 @@ struct scheduler_load scheduler_load(const struct scheduler *s)
     return (struct scheduler_load){.running = s->running.n, .waiting = s->waiting.n, .free_blocks = s->n_free_blocks};
 }
 
-static int64_t earliest(const struct list *l, int64_t so_far)
+static uint64_t rows_left(const struct list *l)
 {
+    uint64_t n = 0;
     for (const struct sequence *q = l->first; q; q = q->next)
-        if (q->request.deadline_ms && (!so_far || q->request.deadline_ms < so_far)) so_far = q->request.deadline_ms;
-    return so_far;
+        if (!is_decoding(q)) n += q->request.n_prompt - q->n_computed;
+    return n;
 }
 
-int64_t scheduler_next_deadline_ms(const struct scheduler *s)
+uint64_t scheduler_prompt_rows_left(const struct scheduler *s)
 {
-    return earliest(&s->waiting, earliest(&s->running, 0));
+    return rows_left(&s->running) + rows_left(&s->waiting);
 }

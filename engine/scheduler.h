@@ -68,8 +68,9 @@ struct schedule {
 
 struct scheduler;
 MUST_USE int scheduler_new(struct scheduler **out, const struct scheduler_limits *limits, struct err *e);
-/* Sequences still there are dropped unreported (their user pointers are the caller's to know). Accepts NULL. */
+/* Sequences still there are dropped unreported: scheduler_drop_all hands their user pointers back first. Accepts NULL. */
 void scheduler_free(struct scheduler *s);
+void scheduler_drop_all(struct scheduler *s, void (*drop)(void *arg, void *user), void *arg);
 
 /* Errors: -ERR_BUSY (queue full), -ERR_CONTEXT (no room for one token after the prompt), -ERR_LIMIT (needs more blocks than there are),
  * -ERR_INPUT (the id is in use, an empty prompt, max_tokens 0), -ERR_MEMORY. */
@@ -88,7 +89,7 @@ struct scheduler_load {
     uint32_t running, waiting, free_blocks;
 };
 struct scheduler_load scheduler_load(const struct scheduler *s);
-/* The earliest deadline of all sequences, 0 if none: how long an idle loop may sleep. */
-int64_t scheduler_next_deadline_ms(const struct scheduler *s);
+/* Prompt positions of all sequences that are not computed yet. */
+uint64_t scheduler_prompt_rows_left(const struct scheduler *s);
 
 #endif

@@ -54,10 +54,15 @@ int npy_write(struct npy *w, const void *data, size_t n_bytes, struct err *e)
 
 int npy_close(struct npy *w, struct err *e)
 {
-    if (!w->file) return 0;
     FILE *f = w->file;
     w->file = NULL;
     if (fclose(f)) return err_set(e, ERR_IO, "%s: %s", w->path, strerror(errno));
     if (w->left_bytes) return err_set(e, ERR_INTERNAL, "%s: %zu bytes are missing", w->path, w->left_bytes);
     return 0;
+}
+
+void npy_abandon(struct npy *w)
+{
+    if (w->file) fclose(w->file);
+    w->file = NULL;
 }

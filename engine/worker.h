@@ -1,0 +1,30 @@
+/* Worker: the process that owns one model. `spillway worker MODEL`, started by the gateway with
+ *     descriptor 3: the frame protocol's socket (engine/frame.h);
+ *     descriptor 4, optional: a memfd of at least 8 bytes, sealed against shrinking, where a uint64 counter grows with every layer computed
+ *                  and every turn of the loop: a watchdog sees a hang by its standing still while there is work.
+ * Both sides say hello first. The worker dies with its parent (PR_SET_PDEATHSIG), ignores SIGINT (a terminal sends it to the
+ * gateway as well, which drains), and never blocks on the socket: a full queue ends it. */
+#ifndef SPILLWAY_ENGINE_WORKER_H
+#define SPILLWAY_ENGINE_WORKER_H
+
+#include <stdint.h>
+
+struct model;
+
+enum worker_exit {
+    WORKER_EXIT_OK = 0,         /* drained, or the gateway closed the socket */
+    WORKER_EXIT_FAILED = 1,     /* the model cannot be opened, or its device was lost */
+    WORKER_EXIT_PROTOCOL = 76,  /* malformed frames, or a gateway that does not read */
+    WORKER_EXIT_NO_ROOM = 78    /* the memory plan does not fit; worth trying again when memory is released */
+};
+
+enum { WORKER_SOCKET_FD = 3, WORKER_PROGRESS_FD = 4 };
+
+/* Before anything else in the process: signals, parent's death. */
+void worker_prepare(void);
+/* Descriptor 4's counter, or one of our own; for model_set_progress. Never NULL. */
+uint64_t *worker_progress_map(void);
+/* Serves until drained or the socket closes; the model is borrowed. Returns the exit code. */
+int worker_serve(int sock, struct model *model, uint64_t *progress);
+
+#endif

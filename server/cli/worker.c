@@ -1,0 +1,33 @@
+/* worker MODEL: the engine's process; see engine/worker.h for its descriptors and exit codes. */
+#include "engine/worker.h"
+
+#include "base/log.h"
+#include "server/cli/command.h"
+#include "server/cli/model_path.h"
+#include "server/cli/model_run.h"
+
+int command_worker(const struct options *o)
+{
+    static char part[80];
+    char path[4096];
+    const char *dir;
+    struct err e = {0};
+    struct model *model = NULL;
+    worker_prepare();
+    int rc = model_run_dir(o, path, sizeof path, &dir, &e);
+    const char *id = o->name ? o->name : dir ? model_path_id(o->args[0], path) : o->random_weights;
+    snprintf(part, sizeof part, "worker %s", id ? id : "");
+    log_setup(LOG_INFO, part);
+    uint64_t *progress = worker_progress_map();
+    if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, (uint64_t)o->kv_tokens, progress, &e);
+    if (rc) {
+        log_error("%s", e.msg);
+        return rc == -ERR_MEMORY ? WORKER_EXIT_NO_ROOM : WORKER_EXIT_FAILED;
+    }
+    const struct model_limits *l = model_limits(model);
+    log_info("%s: weights %.1f MB, KV cache %.1f MB (%u blocks of %u tokens), context %u", l->device, (double)l->weight_bytes / 1e6,
+             (double)l->kv_bytes / 1e6, l->n_blocks, l->block_tokens, l->max_context);
+    int code = worker_serve(WORKER_SOCKET_FD, model, progress);
+    model_close(model);
+    return code;
+}
