@@ -56,7 +56,7 @@ def configs(c, t):
             "additional_special_tokens": ["<fake_token_around_image>", "<image>", "<end_of_utterance>"], "clean_up_tokenization_spaces": False, "model_max_length": 1024, "processor_class": "Idefics3Processor",
             "added_tokens_decoder": {str(i): {"content": s, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for s, i in ids.items()}}
     return {"config.json": config, "preprocessor_config.json": pre, "tokenizer_config.json": tcfg, "generation_config.json": {"bos_token_id": 0, "eos_token_id": eou, "pad_token_id": pad},
-            "processor_config.json": {"image_seq_len": net.n_picture_tokens(c), "processor_class": "Idefics3Processor"}, "chat_template.json": {"chat_template": CHAT_TEMPLATE}}
+            "processor_config.json": {"image_seq_len": net.n_picture_tokens(c), "processor_class": "Idefics3Processor"}}
 
 
 def main():
@@ -73,6 +73,7 @@ def main():
     save_file(tensors(ck["model"], c), out / "model.safetensors", metadata={"format": "pt"})
     for name, value in configs(c, t).items():
         (out / name).write_text(json.dumps(value, indent=1) + "\n")
+    (out / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n")      # read by the reference's tokenizer and processor alike; a .json only by the latter
     print(f"step {ck['step']}: {(out / 'model.safetensors').stat().st_size} bytes of weights in {out}")
 
 
