@@ -5,6 +5,7 @@
 #define SPILLWAY_ENGINE_MEDIA_IMAGE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/arena.h"
@@ -20,8 +21,13 @@ struct image_settings {
     bool split;             /* do_image_splitting */
     int resample;           /* 1 LANCZOS, 2 bilinear, 3 bicubic (Pillow's numbers) */
     float mean[3], std[3];  /* image_mean, image_std */
-    float rescale;          /* rescale_factor, 1/255 */
+    double rescale;         /* rescale_factor, 1/255: the reference multiplies in double and rounds once */
 };
+enum { IMAGE_MAX_SIDE = 65535, IMAGE_MAX_TILE_PX = 1024, IMAGE_MAX_TILES = 65 };
+
+/* The settings are in the ranges that the rest relies on (sizes, filter, finite numbers, std not 0); names the field otherwise. For settings
+ * that came from a file or over a socket. */
+MUST_USE int image_settings_check(const struct image_settings *s, struct err *e);
 /* Reads preprocessor_config.json (processor_config.json's image_processor where only that is there) and config.json of a model folder. */
 MUST_USE int image_settings_read(struct image_settings *s, const char *dir, struct err *e);
 
@@ -33,7 +39,7 @@ struct image_grid {
     int rows, cols;    /* 0, 0: one tile, no split */
     int n_tiles;       /* rows * cols + 1, or 1 */
 };
-/* detail_low: as do_image_splitting false. Errors: -ERR_INPUT for sizes outside 1..65535. */
+/* detail_low: as do_image_splitting false. Errors: -ERR_INPUT for sizes outside 1..65535, -ERR_LIMIT for more than IMAGE_MAX_TILES tiles. */
 MUST_USE int image_grid_for(const struct image_settings *s, int width, int height, bool detail_low, struct image_grid *g,
                             struct err *e);
 
@@ -42,5 +48,9 @@ MUST_USE int image_grid_for(const struct image_settings *s, int width, int heigh
 MUST_USE int image_expand_prompt(const struct image_settings *s, struct marked_text in, const struct image_grid *grids,
                                  size_t n_images, size_t max_bytes, struct arena *arena, struct marked_text *out,
                                  struct err *e);
+
+/* One tile's pixels to what the vision tower takes: out = ((float)(x * rescale) - mean) / std. tiles uint8 and out float32, both
+ * (n_tiles, 3, tile_px, tile_px). Bit for bit as the reference. The worker's step: tiles travel as uint8. */
+void image_normalise(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, float *out);
 
 #endif

@@ -13,7 +13,7 @@
 #include "engine/media/image.h"
 
 enum media_call { MEDIA_PROBE = 1, MEDIA_DECODE = 2 };
-enum { MEDIA_MAX_TILES = 65, MEDIA_HASH_BYTES = 32, MEDIA_MAX_IMAGE_BYTES = 20 << 20 };
+enum { MEDIA_MAX_TILES = IMAGE_MAX_TILES, MEDIA_HASH_BYTES = 32, MEDIA_MAX_IMAGE_BYTES = 20 << 20 };
 
 struct media_request {
     enum media_call call;
