@@ -103,12 +103,10 @@ int command_generate(const struct options *o)
     struct err e = {0};
     char path[4096];
     const char *dir;
-    if (o->random_weights) {
-        err_set(&e, ERR_INPUT, "generate: random weights have no tokenizer; logits and serve take them");
-        return command_usage_error(&e);
-    }
-    int rc = model_run_dir(o, path, sizeof path, &dir, &e);
-    if (!rc && !o->prompt) rc = err_set(&e, ERR_INPUT, "generate needs --prompt TEXT");
+    int rc = 0;
+    if (!o->prompt) rc = err_set(&e, ERR_INPUT, "generate needs --prompt TEXT");
+    else if (o->random_weights) rc = err_set(&e, ERR_INPUT, "generate: random weights have no tokenizer; logits and serve take them");
+    else rc = model_run_dir(o, path, sizeof path, &dir, &e);
     if (rc == -ERR_INPUT) return command_usage_error(&e);
     if (!rc) rc = generate(o, dir, &e);
     return rc ? command_error(&e) : COMMAND_OK;

@@ -55,7 +55,6 @@ static int open_ids(struct run *r, const char *dir, struct err *e)
     arena_init(&r->question.arena, 64 << 20);
     int rc = read_ids(r, e);
     if (rc || !r->o->n_images) return rc;
-    if (!dir) return err_set(e, ERR_INPUT, "--image: random weights take no pictures here");
     struct image_settings settings;
     rc = image_settings_read(&settings, dir, e);
     if (!rc) rc = pictures_decode(&r->question.pictures, r->o->images, (size_t)r->o->n_images, &settings, !strcmp(r->o->image_detail, "low"), e);
@@ -230,16 +229,23 @@ static int run(struct run *r, const char *dir, struct err *e)
     return rc;
 }
 
+static int check_usage(const struct options *o, struct err *e)
+{
+    int n_inputs = (o->tokens_file != NULL) + (o->prompt_file != NULL) + (o->messages_file != NULL);
+    if (n_inputs != 1) return err_set(e, ERR_INPUT, "logits takes one of --tokens, --prompt-file and --messages");
+    if (!o->out) return err_set(e, ERR_INPUT, "logits needs --out DIR");
+    if (o->random_weights && (!o->tokens_file || o->n_images))
+        return err_set(e, ERR_INPUT, "random weights have no tokenizer and no pictures: give --tokens");
+    return 0;
+}
+
 int command_logits(const struct options *o)
 {
     struct err e = {0};
     char path[4096];
     const char *dir;
-    int n_inputs = (o->tokens_file != NULL) + (o->prompt_file != NULL) + (o->messages_file != NULL);
-    int rc = model_run_dir(o, path, sizeof path, &dir, &e);
-    if (!rc && n_inputs != 1) rc = err_set(&e, ERR_INPUT, "logits takes one of --tokens, --prompt-file and --messages");
-    if (!rc && !dir && !o->tokens_file) rc = err_set(&e, ERR_INPUT, "random weights have no tokenizer: give --tokens");
-    if (!rc && !o->out) rc = err_set(&e, ERR_INPUT, "logits needs --out DIR");
+    int rc = check_usage(o, &e);
+    if (!rc) rc = model_run_dir(o, path, sizeof path, &dir, &e);
     if (rc == -ERR_INPUT) return command_usage_error(&e);
     struct run r = {.o = o};
     if (!rc) rc = run(&r, dir, &e);

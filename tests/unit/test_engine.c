@@ -1,0 +1,424 @@
+/* Engine: real golden models under the scheduler. Greedy answers equal the reference's, a seeded answer does not depend on what else
+ * runs, pictures reach their positions, and submits that lie are refused one by one. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+
+enum { MAX_MADE = 64 };
+
+static struct model *open_model(const char *name, uint64_t kv_tokens)
+{
+    char dir[512];
+    struct model *m;
+    struct err e;
+    struct model_options o = {.device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = 2, .kv_tokens = kv_tokens};
+    snprintf(dir, sizeof dir, "%s/models/%s", SPILLWAY_GOLDEN_DIR, name);
+    if (model_open(&m, dir, &o, &e)) fail_msg("%s", e.msg);
+    return m;
+}
+
+static json_t *read_cases(const char *name)
+{
+    char path[512];
+    json_t *j;
+    struct err e;
+    snprintf(path, sizeof path, "%s/golden/%s/cases.json", SPILLWAY_GOLDEN_DIR, name);
+    if (json_read_file(path, &json_limits_file, &j, &e)) fail_msg("%s", e.msg);
+    return j;
+}
+
+static uint32_t read_ids(const json_t *list, int32_t *out, size_t max)
+{
+    size_t n = json_array_size(list);
+    assert_true(n > 0 && n <= max);
+    for (size_t i = 0; i < n; i++) out[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    return (uint32_t)n;
+}
+
+/* What came of one sequence. */
+struct answer {
+    int32_t tokens[MAX_MADE];
+    uint32_t n;
+    enum finish_reason finish;
+    struct err err;
+    int steps_to_finish;
+};
+
+static struct frame_submit greedy(uint64_t sequence, const int32_t *ids, uint32_t n_ids, uint32_t max_tokens)
+{
+    return (struct frame_submit){.sequence = sequence, .weight = 1, .ids = ids, .n_ids = n_ids,
+                                 .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
+}
+
+static void submit(struct engine *en, const struct frame_submit *f)
+{
+    struct err e;
+    if (engine_submit(en, f, &e)) fail_msg("sequence %llu: %s", (unsigned long long)f->sequence, e.msg);
+}
+
+static void run_step(struct engine *en, struct answer *answers)
+{
+    struct frame_step step;
+    struct err e;
+    if (engine_step(en, 1000, &step, &e)) fail_msg("%s", e.msg);
+    for (uint32_t i = 0; i < step.n_rows; i++) {
+        const struct frame_step_row *r = &step.rows[i];
+        struct answer *a = &answers[r->sequence];
+        assert_int_equal(a->finish, FINISH_NONE); /* nothing comes after the end */
+        for (uint32_t k = 0; k < r->n_tokens; k++) {
+            assert_true(a->n < MAX_MADE);
+            a->tokens[a->n++] = r->tokens[k];
+        }
+        a->finish = r->finish;
+        a->err = r->err;
+    }
+}
+
+static void run_all(struct engine *en, struct answer *answers)
+{
+    for (int steps = 0; engine_busy(en); steps++) {
+        assert_true(steps < 10000);
+        run_step(en, answers);
+    }
+}
+
+/* Compares until the reference's margin is within the tolerance of float32. */
+static void assert_greedy_equal(const char *name, const json_t *c, const struct answer *a)
+{
+    const json_t *want = json_object_get(c, "greedy32"), *margin = json_object_get(c, "greedy_margin");
+    size_t compared = 0;
+    for (; compared < a->n && json_number_value(json_array_get(margin, compared)) > 4e-4; compared++)
+        if (a->tokens[compared] != json_integer_value(json_array_get(want, compared)))
+            fail_msg("%s: token %zu is %d, the reference has %d", name, compared, (int)a->tokens[compared],
+                     (int)json_integer_value(json_array_get(want, compared)));
+    assert_true(compared > 0);
+}
+
+static void test_greedy_answers_of_all_cases_together_equal_the_reference(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"smollm2-f32", "smollm3-f32"};
+    for (size_t i = 0; i < 2; i++) {
+        struct engine *en;
+        struct err e;
+        struct model *m = open_model(models[i], 4096);
+        json_t *file = read_cases(models[i]), *cases = json_object_get(file, "cases"), *c;
+        const char *name;
+        struct answer answers[16] = {0};
+        int32_t ids[1024];
+        uint64_t n = 0;
+        assert_int_equal(engine_new(&en, m, &e), 0);
+        json_object_foreach(cases, name, c) {
+            struct frame_submit f = greedy(n++, ids, read_ids(json_object_get(c, "input_ids"), ids, 1024), 32);
+            submit(en, &f);
+        }
+        run_all(en, answers);
+        n = 0;
+        json_object_foreach(cases, name, c) {
+            assert_int_equal(answers[n].finish, FINISH_LENGTH);
+            assert_int_equal(answers[n].n, 32);
+            assert_greedy_equal(name, c, &answers[n++]);
+        }
+        engine_free(en);
+        model_close(m);
+        json_decref(file);
+    }
+}
+
+static const int32_t some_ids[] = {40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51};
+
+static struct frame_submit sampled(uint64_t sequence, uint64_t seed, uint32_t n_ids)
+{
+    struct frame_submit f = greedy(sequence, some_ids, n_ids, 24);
+    f.sampling.temperature = 1;
+    f.sampling.seed = seed;
+    return f;
+}
+
+static void test_seeded_answer_is_the_same_alone_and_in_company(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 4096);
+    struct answer alone[1] = {0}, company[12] = {0};
+    struct frame_submit f = sampled(0, 7, 9);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    submit(en, &f);
+    run_all(en, alone);
+    for (uint64_t i = 1; i < 12; i++) { /* some before, some after, so that prompt chunks and decodes mix */
+        struct frame_submit other = sampled(i, 100 + i, 1 + (uint32_t)i);
+        submit(en, &other);
+        if (i % 3 == 0) run_step(en, company);
+        if (i == 6) submit(en, &f);
+    }
+    run_all(en, company);
+    assert_int_equal(alone[0].n, 24);
+    assert_memory_equal(alone[0].tokens, company[0].tokens, sizeof alone[0].tokens);
+    unsigned same = 0;
+    for (int i = 1; i < 12; i++) same += !memcmp(alone[0].tokens, company[i].tokens, sizeof alone[0].tokens);
+    assert_int_equal(same, 0); /* other seeds say other things: the comparison can fail */
+    engine_free(en);
+    model_close(m);
+}
+
+static void test_end_of_sequence_stops_and_is_not_among_the_tokens(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 1024);
+    struct answer a[3] = {0};
+    struct frame_submit f = greedy(0, some_ids, 12, 16);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    submit(en, &f);
+    run_all(en, a);
+    int32_t eos = a[0].tokens[3];
+    uint32_t first = 0;
+    while (a[0].tokens[first] != eos) first++;
+    f.sequence = 1;
+    f.eos = &eos;
+    f.n_eos = 1;
+    f.sampling.ignore_eos = false;
+    submit(en, &f);
+    f.sequence = 2;
+    f.sampling.min_tokens = 10;
+    submit(en, &f);
+    run_all(en, a);
+    assert_int_equal(a[1].finish, FINISH_STOP);
+    assert_int_equal(a[1].n, first);
+    for (uint32_t i = 0; i < 10; i++) assert_int_not_equal(a[2].tokens[i], eos);
+    assert_true(a[2].n >= 10);
+    engine_free(en);
+    model_close(m);
+}
+
+static void test_cancel_costs_at_most_two_more_steps(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 1024);
+    struct answer a[1] = {0};
+    struct frame_submit f = greedy(0, some_ids, 12, 60);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    submit(en, &f);
+    for (int i = 0; i < 5; i++) run_step(en, a);
+    engine_cancel(en, 0);
+    engine_cancel(en, 999);
+    run_step(en, a);
+    assert_int_equal(a[0].finish, FINISH_CANCELLED);
+    assert_int_equal(a[0].n, 5);
+    assert_false(engine_busy(en));
+    engine_free(en);
+    model_close(m);
+}
+
+static void test_logprobs_come_with_their_token_first(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 1024);
+    struct frame_submit f = greedy(0, some_ids, 12, 4);
+    f.sampling.top_logprobs = 5;
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    submit(en, &f);
+    int seen = 0;
+    while (engine_busy(en)) {
+        struct frame_step step;
+        assert_int_equal(engine_step(en, 0, &step, &e), 0);
+        for (uint32_t i = 0; i < step.n_rows; i++) {
+            const struct frame_step_row *r = &step.rows[i];
+            if (!r->n_tokens) continue;
+            seen++;
+            assert_int_equal(r->n_top, 5);
+            assert_int_equal(r->logprobs[0].token, r->tokens[0]);
+            assert_int_equal(r->logprobs[1].token, r->tokens[0]); /* greedy: the chosen one is the best */
+            for (int k = 2; k <= 5; k++) assert_true(r->logprobs[k].logprob <= r->logprobs[k - 1].logprob);
+            assert_true(r->logprobs[0].logprob <= 0);
+        }
+    }
+    assert_int_equal(seen, 4);
+    engine_free(en);
+    model_close(m);
+}
+
+/* ---- pictures ---- */
+
+static int tiles_fd(const struct model_limits *l, uint32_t n_tiles, uint8_t fill, bool sealed)
+{
+    size_t n = (size_t)n_tiles * 3 * l->tile_px * l->tile_px;
+    int fd = memfd_create("tiles", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    uint8_t *p = malloc(n);
+    assert_true(fd >= 0 && p);
+    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(fill + i * 7 / 5 % 90);
+    assert_int_equal(write(fd, p, n), n);
+    free(p);
+    if (sealed) assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+    return fd;
+}
+
+struct picture_prompt {
+    int32_t ids[512];
+    uint32_t n;
+    struct frame_tile tiles[8];
+};
+
+static struct picture_prompt picture_prompt(const struct model_limits *l, uint32_t n_tiles)
+{
+    struct picture_prompt p = {.n = 3};
+    memcpy(p.ids, some_ids, 3 * sizeof *p.ids);
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        p.tiles[i] = (struct frame_tile){.tile_index = i};
+        for (uint32_t k = 0; k < l->tokens_per_tile; k++) p.ids[p.n++] = l->image_token;
+        p.ids[p.n++] = some_ids[i];
+    }
+    return p;
+}
+
+static void test_pictures_decide_the_answer_also_in_company(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("idefics3-f32", 4096);
+    const struct model_limits *l = model_limits(m);
+    struct picture_prompt p = picture_prompt(l, 5);
+    struct answer a[4] = {0};
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    for (uint64_t i = 0; i < 4; i++) { /* 0 and 3 have the same picture; 1 has another; 2 has none */
+        struct frame_submit f = greedy(i, p.ids, p.n, 12);
+        int fd = tiles_fd(l, 5, i == 1 ? 100 : 3, true);
+        if (i == 2) {
+            f.ids = some_ids;
+            f.n_ids = 12;
+        } else {
+            f.tiles = p.tiles;
+            f.n_tiles = 5;
+            f.fds = &fd;
+            f.n_fds = 1;
+        }
+        submit(en, &f);
+        close(fd); /* the engine has its own hold of the bytes */
+        if (i == 0) run_all(en, a);
+    }
+    run_all(en, a);
+    for (int i = 0; i < 4; i++) assert_int_equal(a[i].finish, FINISH_LENGTH);
+    assert_memory_equal(a[0].tokens, a[3].tokens, 12 * sizeof(int32_t));
+    assert_memory_not_equal(a[0].tokens, a[1].tokens, 12 * sizeof(int32_t));
+    engine_free(en);
+    model_close(m);
+}
+
+static void expect_refused(struct engine *en, const struct frame_submit *f, int code, const char *why)
+{
+    struct err e = {0};
+    assert_int_equal(engine_submit(en, f, &e), -code);
+    if (!strstr(e.msg, why)) fail_msg("\"%s\" does not say \"%s\"", e.msg, why);
+    assert_false(engine_busy(en));
+}
+
+static void test_submits_that_lie_are_refused(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("idefics3-f32", 4096);
+    const struct model_limits *l = model_limits(m);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    int32_t outside[] = {1, (int32_t)l->vocab};
+    struct frame_submit f = greedy(1, outside, 2, 4);
+    expect_refused(en, &f, ERR_INPUT, "outside the vocabulary");
+    f = greedy(1, some_ids, 12, 4);
+    f.banned = outside;
+    f.n_banned = 2;
+    expect_refused(en, &f, ERR_INPUT, "banned ids");
+    f = greedy(1, some_ids, 12, 4);
+    f.eos = outside;
+    f.n_eos = 2;
+    expect_refused(en, &f, ERR_INPUT, "end-of-sequence ids");
+    f = greedy(1, some_ids, 12, 4);
+    f.bias = &(struct frame_bias){.token = outside[1]};
+    f.n_bias = 1;
+    expect_refused(en, &f, ERR_INPUT, "logit bias");
+    f = greedy(1, &l->image_token, 1, 4);
+    expect_refused(en, &f, ERR_INPUT, "picture positions");
+
+    struct picture_prompt p = picture_prompt(l, 2);
+    int sealed = tiles_fd(l, 2, 0, true), open_one = tiles_fd(l, 2, 0, false), small_one = tiles_fd(l, 1, 0, true);
+    f = greedy(1, p.ids, p.n, 4);
+    f.tiles = p.tiles;
+    f.n_tiles = 2;
+    f.n_fds = 1;
+    f.fds = &open_one;
+    expect_refused(en, &f, ERR_INPUT, "not a sealed memfd");
+    f.fds = &small_one;
+    expect_refused(en, &f, ERR_INPUT, "is not there");
+    f.fds = &(int){STDERR_FILENO};
+    expect_refused(en, &f, ERR_INPUT, "not a sealed memfd");
+    f.fds = &sealed;
+    p.tiles[1].tile_index = UINT32_MAX;
+    expect_refused(en, &f, ERR_INPUT, "is not there");
+    p.tiles[1] = (struct frame_tile){.fd_index = 1};
+    expect_refused(en, &f, ERR_INPUT, "is not there");
+    f.n_tiles = 1;
+    expect_refused(en, &f, ERR_INPUT, "picture positions");
+    close(sealed), close(open_one), close(small_one);
+    engine_free(en);
+    model_close(m);
+}
+
+static void test_sequences_still_running_are_freed_with_the_engine(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("idefics3-f32", 256);
+    const struct model_limits *l = model_limits(m);
+    struct picture_prompt p = picture_prompt(l, 2);
+    int fd = tiles_fd(l, 2, 0, true);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    for (uint64_t i = 0; i < 40; i++) { /* more than the cache takes: some wait */
+        struct frame_submit f = greedy(i, p.ids, p.n, 40);
+        f.tiles = p.tiles;
+        f.n_tiles = 2;
+        f.n_fds = 1;
+        f.fds = &fd;
+        submit(en, &f);
+    }
+    struct answer a[40] = {0};
+    for (int i = 0; i < 5; i++) run_step(en, a);
+    assert_true(engine_busy(en));
+    close(fd);
+    engine_free(en); /* the leak checker looks */
+    model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_greedy_answers_of_all_cases_together_equal_the_reference),
+        cmocka_unit_test(test_seeded_answer_is_the_same_alone_and_in_company),
+        cmocka_unit_test(test_end_of_sequence_stops_and_is_not_among_the_tokens),
+        cmocka_unit_test(test_cancel_costs_at_most_two_more_steps),
+        cmocka_unit_test(test_logprobs_come_with_their_token_first),
+        cmocka_unit_test(test_pictures_decide_the_answer_also_in_company),
+        cmocka_unit_test(test_submits_that_lie_are_refused),
+        cmocka_unit_test(test_sequences_still_running_are_freed_with_the_engine),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
