@@ -1,0 +1,126 @@
+/* CPU backend, inner part: the device, packed weights, and the table of kernels that an instruction set fills in.
+ *
+ * Layouts. A weight is cut into panels of 32 outputs, zero-padded: float32 [k][32], bf16 [k/2][32][2] (two neighbouring inputs side by
+ * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart). PACK_GATE_UP alternates panels of G and U. A KV block of
+ * 16 tokens holds, per layer and KV head, keys transposed [head_dim][16] and values [16][head_dim]: both products of attention
+ * then are "broadcast times vector". Everything the kernels do for a row is independent of the other rows. */
+#ifndef SPILLWAY_KERNELS_CPU_CPU_H
+#define SPILLWAY_KERNELS_CPU_CPU_H
+
+#include "kernels/bf16.h"
+#include "kernels/cpu/threads.h"
+#include "kernels/ops.h"
+
+enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_ROWS = 6, MAX_HEAD_DIM = 256 };
+
+struct weight {
+    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum pack_kind kind;
+    size_t n, k;      /* rows (of G alone for PACK_GATE_UP) and columns */
+    size_t kp;        /* k rounded up to 2 */
+    size_t panels, panel_bytes;
+    size_t bytes;
+    unsigned char *data;
+};
+
+/* A few query rows that share keys and values: q[r] is scaled already, sees positions 0 .. limit[r]-1. Blocks of keys and values by position / 16. */
+struct attention_tile {
+    size_t rows;                       /* <= ATTENTION_ROWS */
+    const float *q[ATTENTION_ROWS];
+    float *out[ATTENTION_ROWS];
+    size_t limit[ATTENTION_ROWS];
+    size_t head_dim;                   /* multiple of 16 */
+    enum dtype dtype;
+    const void *const *k_block;        /* [head_dim][16] each */
+    const void *const *v_block;        /* [16][head_dim] each */
+    float *scratch;                    /* ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM) */
+};
+
+struct cpu_kernels {
+    const char *isa;
+    bool bf16_operands;  /* linear_bf16 takes bf16 activations (else float32 ones, rounded to bf16 under COMPUTE_BF16) */
+    size_t tile_rows;    /* most rows of one linear call */
+    size_t row_panels;   /* panels at once when there is one row */
+    /* out[r][p*32 + c] = sum over k of x[r][k] * w[panel p][k][c]; n_panels is 1 unless rows is 1; ldo floats between rows of out. */
+    void (*linear_f32)(const float *x, size_t ldx, size_t rows, const float *w, size_t k, size_t n_panels, float *out, size_t ldo);
+    void (*linear_f32_bf16)(const float *x, size_t ldx, size_t rows, const bf16 *w, size_t kp, size_t n_panels, float *out, size_t ldo);
+    void (*linear_bf16)(const bf16 *x, size_t ldx, size_t rows, const bf16 *w, size_t kp, size_t n_panels, float *out, size_t ldo);
+    void (*attention)(const struct attention_tile *t);
+    void (*rmsnorm)(const float *x, const float *w, float eps, size_t n, float *out);
+    void (*layernorm)(const float *x, const float *w, const float *b, float eps, size_t n, float *out);
+    void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);
+    void (*gelu)(float *x, size_t n); /* tanh form, in place */
+};
+extern const struct cpu_kernels cpu_kernels_ref, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16;
+/* isa NULL: the best this CPU has. NULL if the CPU lacks it or there is no such set. */
+const struct cpu_kernels *cpu_kernels_choose(const char *isa);
+
+/* Activations ready to be multiplied: float32 or bf16 rows, ld elements apart. */
+struct activation {
+    const void *data;
+    size_t ld;
+    bool is_bf16;
+};
+
+struct device {
+    const struct cpu_kernels *k;
+    struct threads *threads;
+    enum compute compute;
+    volatile uint64_t *progress;
+    struct device_limits limits;
+    /* scratch, made by reserve */
+    unsigned char *act;      /* normalised or rounded operand rows */
+    size_t act_bytes;
+    float *qkv;              /* (rows, (heads + 2 kv_heads) * head_dim), or the vision model's */
+    float *thread_scratch;   /* one piece a thread */
+    size_t thread_scratch_floats;
+    float *cos, *sin;        /* (rows, head_dim / 2) of the planned step */
+    /* the plan */
+    size_t n_rows;
+    int32_t *position;
+    uint32_t *sequence;
+    const uint32_t **blocks; /* borrowed from the caller until the next plan */
+    struct attention_task *tasks;
+    size_t max_tasks;
+};
+
+/* What becomes of a linear product's tile. */
+enum epilogue { EPILOGUE_STORE, EPILOGUE_ADD, EPILOGUE_BIAS, EPILOGUE_GELU, EPILOGUE_SILU };
+struct linear_job {
+    const struct weight *w;
+    struct activation in;
+    size_t rows;
+    enum epilogue epilogue;
+    const float *bias; /* may be NULL (EPILOGUE_ADD, EPILOGUE_BIAS, EPILOGUE_GELU) */
+    float *out;
+    size_t ldo;
+};
+/* The share of one thread. */
+void cpu_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads);
+/* [first, end) of n items for one thread. */
+static inline void cpu_share(size_t n, int thread, int n_threads, size_t *first, size_t *end)
+{
+    *first = n * (size_t)thread / (size_t)n_threads;
+    *end = n * ((size_t)thread + 1) / (size_t)n_threads;
+}
+/* Where operand rows of w's product go, and how they are laid out. Row r of the returned activation is written with cpu_put_row. */
+struct activation cpu_operand(const struct device *d, const struct weight *w);
+void cpu_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
+float *cpu_thread_scratch(const struct device *d, int thread);
+void cpu_bump(struct device *d);
+
+int cpu_embed(struct device *d, const struct embed_args *a, struct err *e);
+int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e);
+int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e);
+int cpu_attention(struct device *d, const struct attention_args *a, struct err *e);
+int cpu_project(struct device *d, const struct project_args *a, struct err *e);
+int cpu_gate_up(struct device *d, const struct gate_up_args *a, struct err *e);
+int cpu_head(struct device *d, const struct head_args *a, struct err *e);
+int cpu_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);
+int cpu_patch_embed(struct device *d, const struct patch_args *a, struct err *e);
+int cpu_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct err *e);
+int cpu_vision_attention(struct device *d, const struct vision_attention_args *a, struct err *e);
+int cpu_vision_up(struct device *d, const struct vision_up_args *a, struct err *e);
+int cpu_connect(struct device *d, const struct connect_args *a, struct err *e);
+
+#endif

@@ -1,0 +1,207 @@
+/* CPU: the device, its scratch, the plan of a step, and the table of operations. */
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_parts.h"
+
+const struct cpu_kernels *cpu_kernels_choose(const char *isa)
+{
+    const struct cpu_kernels *best[4] = {0};
+    size_t n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("fma");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) best[n++] = &cpu_kernels_avx512bf16;
+    if (avx512) best[n++] = &cpu_kernels_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best[n++] = &cpu_kernels_avx2;
+#endif
+    best[n++] = &cpu_kernels_ref;
+    for (size_t i = 0; i < n; i++)
+        if (!isa || strcmp(isa, best[i]->isa) == 0) return best[i];
+    return NULL;
+}
+
+static int usable_cpus(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n > 0 ? n : 1;
+}
+
+static void device_close(struct device *d)
+{
+    if (!d) return;
+    threads_free(d->threads);
+    free(d->act);
+    free(d->qkv);
+    free(d->thread_scratch);
+    free(d->cos);
+    free(d->sin);
+    free(d->position);
+    free(d->sequence);
+    free(d->blocks);
+    free(d->tasks);
+    free(d);
+}
+
+static int device_open(struct device **out, const struct device_options *o, struct err *e)
+{
+    *out = NULL;
+    struct device *d = calloc(1, sizeof *d);
+    if (!d) return err_set(e, ERR_MEMORY, "cpu: out of memory");
+    d->compute = o->compute;
+    d->progress = o->progress;
+    d->k = cpu_kernels_choose(o->isa);
+    int rc = d->k ? 0 : err_set(e, ERR_UNSUPPORTED, "cpu: this processor has no kernels named '%s'", o->isa);
+    if (!rc) rc = threads_new(&d->threads, o->threads > 0 ? o->threads : usable_cpus(), e);
+    if (rc) device_close(d);
+    else *out = d;
+    return rc;
+}
+
+static void device_describe(const struct device *d, char *out, size_t n)
+{
+    snprintf(out, n, "cpu (%d threads, %s)", threads_count(d->threads), d->k->isa);
+}
+
+static size_t kv_block_tokens(const struct device *d)
+{
+    (void)d;
+    return KV_BLOCK;
+}
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static int scratch(void *out, size_t n, size_t size, struct err *e)
+{
+    size_t bytes;
+    void *p = NULL;
+    if (!__builtin_mul_overflow(n, size, &bytes) && bytes < SIZE_MAX - 64) p = aligned_alloc(64, (bytes + 127) & ~(size_t)63);
+    if (!p) return err_set(e, ERR_MEMORY, "cpu: scratch memory of %zu x %zu bytes could not be had", n, size);
+    memset(p, 0, bytes);
+    memcpy(out, &p, sizeof p);
+    return 0;
+}
+
+static int device_reserve(struct device *d, const struct device_limits *l, struct err *e)
+{
+    d->limits = *l;
+    CHECK(l->head_dim % KV_BLOCK == 0 && l->head_dim <= MAX_HEAD_DIM && l->vision_head_dim <= MAX_HEAD_DIM - KV_BLOCK);
+    size_t text_k = max_size(l->heads * l->head_dim, max_size(l->hidden, l->inter)) + 2;
+    size_t vision_k = max_size(max_size(l->vision_dim, l->vision_inter), l->patch_in) + 2;
+    size_t act = max_size(l->max_rows * text_k, max_size(l->vision_rows * vision_k, l->vision_rows * (l->vision_dim + 2)));
+    d->act_bytes = act * sizeof(float);
+    d->thread_scratch_floats = max_size(cpu_attention_scratch_floats(l), max_size(text_k, max_size(vision_k, l->connector_in + 2)));
+    size_t threads = (size_t)threads_count(d->threads);
+    size_t groups = l->kv_heads ? l->heads / l->kv_heads : 1;
+    d->max_tasks = l->max_rows * l->kv_heads * (groups > ATTENTION_ROWS ? (groups + ATTENTION_ROWS - 1) / ATTENTION_ROWS : 1);
+    int rc = scratch(&d->act, d->act_bytes, 1, e);
+    if (!rc) rc = scratch(&d->qkv, max_size(l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim, l->vision_rows * 3 * l->vision_dim), sizeof(float), e);
+    if (!rc) rc = scratch(&d->thread_scratch, threads * d->thread_scratch_floats, sizeof(float), e);
+    if (!rc) rc = scratch(&d->cos, l->max_rows * l->head_dim / 2, sizeof(float), e);
+    if (!rc) rc = scratch(&d->sin, l->max_rows * l->head_dim / 2, sizeof(float), e);
+    if (!rc) rc = scratch(&d->position, l->max_rows, sizeof *d->position, e);
+    if (!rc) rc = scratch(&d->sequence, l->max_rows, sizeof *d->sequence, e);
+    if (!rc) rc = scratch(&d->blocks, l->max_sequences, sizeof *d->blocks, e);
+    if (!rc) rc = scratch(&d->tasks, d->max_tasks, sizeof *d->tasks, e);
+    return rc;
+}
+
+float *cpu_thread_scratch(const struct device *d, int thread)
+{
+    return d->thread_scratch + (size_t)thread * d->thread_scratch_floats;
+}
+
+void cpu_bump(struct device *d)
+{
+    if (d->progress) ++*d->progress;
+}
+
+static int device_alloc(struct device *d, size_t bytes, void **out, struct err *e)
+{
+    (void)d;
+    return scratch(out, bytes ? bytes : 1, 1, e);
+}
+
+static void device_free(struct device *d, void *p)
+{
+    (void)d;
+    free(p);
+}
+
+static int device_copy(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    (void)d;
+    (void)e;
+    memcpy(dst, src, bytes);
+    return 0;
+}
+
+static int device_sync(struct device *d, struct err *e)
+{
+    (void)d;
+    (void)e;
+    return 0;
+}
+
+static size_t kv_block_bytes(const struct kv_layout *l)
+{
+    return l->layers * 2 * l->kv_heads * KV_BLOCK * l->head_dim * (l->dtype == DTYPE_BF16 ? 2 : 4);
+}
+
+int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e)
+{
+    (void)e;
+    CHECK(p->n_rows <= d->limits.max_rows && p->n_sequences <= d->limits.max_sequences);
+    d->n_rows = p->n_rows;
+    memcpy(d->position, p->position, p->n_rows * sizeof *d->position);
+    memcpy(d->sequence, p->sequence, p->n_rows * sizeof *d->sequence);
+    memcpy(d->blocks, p->blocks, p->n_sequences * sizeof *d->blocks);
+    size_t half = head_dim / 2;
+    for (size_t r = 0; rope->inv_freq && r < p->n_rows; r++)
+        for (size_t j = 0; j < half; j++) { /* as the reference: the angle is rounded to float32 before cos and sin */
+            float angle = (float)p->position[r] * rope->inv_freq[j];
+            d->cos[r * half + j] = cosf(angle) * rope->scale;
+            d->sin[r * half + j] = sinf(angle) * rope->scale;
+        }
+    return 0;
+}
+
+const struct ops ops_cpu = {
+    .name = "cpu",
+    .open = device_open,
+    .close = device_close,
+    .describe = device_describe,
+    .kv_block_tokens = kv_block_tokens,
+    .reserve = device_reserve,
+    .alloc = device_alloc,
+    .free = device_free,
+    .upload = device_copy,
+    .read_back = device_copy,
+    .sync = device_sync,
+    .weight_pack = cpu_weight_pack,
+    .weight_free = cpu_weight_free,
+    .weight_bytes = cpu_weight_bytes,
+    .kv_block_bytes = kv_block_bytes,
+    .plan = cpu_plan,
+    .embed = cpu_embed,
+    .qkv = cpu_qkv,
+    .attention = cpu_attention,
+    .project = cpu_project,
+    .gate_up = cpu_gate_up,
+    .head = cpu_head,
+    .sample = cpu_sample,
+    .patch_embed = cpu_patch_embed,
+    .vision_qkv = cpu_vision_qkv,
+    .vision_attention = cpu_vision_attention,
+    .vision_up = cpu_vision_up,
+    .connect = cpu_connect,
+};

@@ -1,0 +1,18 @@
+/* What cpu_device.c's table takes from the other files of the CPU backend, besides the operations in cpu.h. */
+#ifndef SPILLWAY_KERNELS_CPU_CPU_PARTS_H
+#define SPILLWAY_KERNELS_CPU_CPU_PARTS_H
+
+#include "kernels/cpu/cpu.h"
+
+int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, struct weight **out, struct err *e);
+void cpu_weight_free(struct device *d, struct weight *w);
+size_t cpu_weight_bytes(const struct weight *w);
+
+/* Rows of one sequence and query heads of one KV head that are attended together. */
+struct attention_task {
+    uint32_t first_row, n_rows, kv_head, first_head, n_heads;
+};
+/* Floats a thread needs for attention: scores and sums, block pointers, and for vision one head's keys and values. */
+size_t cpu_attention_scratch_floats(const struct device_limits *l);
+
+#endif

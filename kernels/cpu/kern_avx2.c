@@ -1,0 +1,12 @@
+/* CPU kernels for AVX2 and FMA. See kern_impl.h. */
+#define VW 8
+#define TILE_ROWS 3
+#define ROW_PANELS 2
+#define TILE_CASES(fn) TILE_CASE(fn, 1) TILE_CASE(fn, 2) TILE_CASE(fn, 3)
+#include "kernels/cpu/kern_impl.h"
+
+const struct cpu_kernels cpu_kernels_avx2 = {
+    .isa = "avx2", .tile_rows = TILE_ROWS, .row_panels = ROW_PANELS,
+    .linear_f32 = linear_f32, .linear_f32_bf16 = linear_f32_bf16,
+    .attention = attention, .rmsnorm = rmsnorm, .layernorm = layernorm, .silu_mul = silu_mul, .gelu = gelu,
+};
