@@ -1,0 +1,166 @@
+/* data: URLs: what is taken, what is refused and with which code, and that time grows with length only. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "engine/media/data_url.h"
+
+static int decode(const char *url, size_t n, size_t max_bytes, struct buf *out, struct err *e)
+{
+    char *exact = malloc(n ? n : 1); /* exactly n bytes: the sanitizer sees an over-read */
+    memcpy(exact, url, n);
+    *e = (struct err){0};
+    int rc = data_url_decode(exact, n, max_bytes, out, e);
+    free(exact);
+    return rc;
+}
+
+static void test_decodes_each_padding(void **state)
+{
+    (void)state;
+    static const char *const good[][2] = {
+        {"data:image/png;base64,aGVsbG8h", "hello!"}, {"data:image/png;base64,aGVsbG8=", "hello"}, {"data:image/png;base64,aGVsbA==", "hell"},
+        {"DATA:Image/PNG;Base64,aGVsbA==", "hell"},   {"data:image/svg+xml;charset=x;base64,+/+/", "\xfb\xff\xbf"},
+    };
+    struct buf out;
+    struct err e;
+    buf_init(&out, 100);
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        if (decode(good[i][0], strlen(good[i][0]), 100, &out, &e)) fail_msg("%s: %s", good[i][0], e.msg);
+        assert_int_equal(out.len, strlen(good[i][1]));
+        assert_memory_equal(out.data, good[i][1], out.len);
+    }
+    buf_free(&out);
+}
+
+static void test_refuses_all_that_is_not_strict_base64(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *url;
+        int rc;
+    } bad[] = {
+        {"", -ERR_UNSUPPORTED}, {"data", -ERR_UNSUPPORTED}, {"data:", -ERR_INPUT}, {"data:image/png;base64", -ERR_INPUT},
+        {"http://example.com/a.png", -ERR_UNSUPPORTED}, {"https://example.com/a.png", -ERR_UNSUPPORTED}, {"file:///etc/passwd", -ERR_UNSUPPORTED},
+        {"data:text/html;base64,aGVsbG8h", -ERR_UNSUPPORTED}, {"data:video/jpeg;base64,aGVsbG8h", -ERR_UNSUPPORTED},
+        {"data:;base64,aGVsbG8h", -ERR_UNSUPPORTED}, {"data:,aGVsbG8h", -ERR_UNSUPPORTED}, {"data:image/png,aGVsbG8h", -ERR_UNSUPPORTED},
+        {"data:image/png;base64;x=y,aGVsbG8h", -ERR_UNSUPPORTED}, {"data:image/png;base64,", -ERR_INPUT},
+        {"data:image/png;base64,aGVsbG8", -ERR_INPUT}, {"data:image/png;base64,aGVsbA=", -ERR_INPUT}, {"data:image/png;base64,aGVsbA", -ERR_INPUT},
+        {"data:image/png;base64,aGVs bG8h", -ERR_INPUT}, {"data:image/png;base64,aGVs\nbG8haGV", -ERR_INPUT}, {"data:image/png;base64,aGVsbG8h\n", -ERR_INPUT},
+        {"data:image/png;base64, aGVsbG8haGV", -ERR_INPUT}, {"data:image/png;base64,aGVs-G8h", -ERR_INPUT}, {"data:image/png;base64,aGVs_G8h", -ERR_INPUT},
+        {"data:image/png;base64,aG==bG8h", -ERR_INPUT}, {"data:image/png;base64,====", -ERR_INPUT}, {"data:image/png;base64,a===", -ERR_INPUT},
+        {"data:image/png;base64,aGVsbB==", -ERR_INPUT}, {"data:image/png;base64,aGVsbG9=", -ERR_INPUT}, {"data:image/png;base64,aGVs\x80\xff==", -ERR_INPUT},
+        {"data:image/png;base64,%61GVsbG8", -ERR_INPUT},
+    };
+    struct buf out;
+    struct err e;
+    buf_init(&out, 100);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        int rc = decode(bad[i].url, strlen(bad[i].url), 100, &out, &e);
+        if (rc != bad[i].rc) fail_msg("%s: %d, %s", bad[i].url, rc, e.msg);
+        assert_int_equal(out.len, 0);
+    }
+    assert_int_equal(decode("data:image/png;base64,aG\0sbG8h", 30, 100, &out, &e), -ERR_INPUT);
+    buf_free(&out);
+}
+
+static void test_the_error_names_the_byte(void **state)
+{
+    (void)state;
+    struct buf out;
+    struct err e;
+    buf_init(&out, 100);
+    assert_int_equal(decode("data:image/png;base64,aGVsbG8haGV*", 34, 100, &out, &e), -ERR_INPUT);
+    assert_non_null(strstr(e.msg, "byte 33"));
+    buf_free(&out);
+}
+
+static void test_every_byte_value_is_judged(void **state)
+{
+    (void)state;
+    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    struct buf out;
+    struct err e;
+    buf_init(&out, 100);
+    for (int c = 0; c < 256; c++) {
+        char url[] = "data:image/png;base64,AAAA";
+        url[25] = (char)c;
+        const char *place = c ? strchr(alphabet, c) : NULL;
+        int rc = decode(url, 26, 100, &out, &e);
+        if (c == '=') {
+            assert_int_equal(rc, 0);
+            assert_int_equal(out.len, 2);
+        } else if (place) {
+            assert_int_equal(rc, 0);
+            assert_int_equal((uint8_t)out.data[2], place - alphabet);
+        } else {
+            assert_int_equal(rc, -ERR_INPUT);
+        }
+    }
+    buf_free(&out);
+}
+
+static void test_the_limit_is_exact_and_comes_before_decoding(void **state)
+{
+    (void)state;
+    struct buf out;
+    struct err e;
+    buf_init(&out, 1000);
+    static const char *const urls[] = {"data:image/png;base64,aGVsbG8h", "data:image/png;base64,aGVsbG8=", "data:image/png;base64,aGVsbA=="};
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(decode(urls[i], 30, 6 - i, &out, &e), 0);
+        assert_int_equal(decode(urls[i], 30, 5 - i, &out, &e), -ERR_LIMIT);
+    }
+    buf_free(&out);
+    buf_init(&out, 4); /* the buffer's own maximum */
+    assert_int_equal(decode(urls[0], 30, 100, &out, &e), -ERR_LIMIT);
+    assert_null(out.data);
+    buf_free(&out);
+}
+
+static double seconds_for(size_t n)
+{
+    char *url = malloc(n + 22);
+    memcpy(url, "data:image/png;base64,", 22);
+    memset(url + 22, 'A', n);
+    struct buf out;
+    struct err e;
+    buf_init(&out, n);
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        int64_t start = clock_boot_ns();
+        assert_int_equal(data_url_decode(url, n + 22, n, &out, &e), 0);
+        int64_t took = clock_boot_ns() - start;
+        if (took < best) best = took;
+    }
+    assert_int_equal(out.len, n / 4 * 3);
+    buf_free(&out);
+    free(url);
+    return (double)best / 1e9;
+}
+
+static void test_time_is_linear(void **state)
+{
+    (void)state;
+    double small = seconds_for(4 << 20), large = seconds_for(16 << 20);
+    assert_true(large < 8 * small); /* 4 expected; a quadratic one takes 16 */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decodes_each_padding),
+        cmocka_unit_test(test_refuses_all_that_is_not_strict_base64),
+        cmocka_unit_test(test_the_error_names_the_byte),
+        cmocka_unit_test(test_every_byte_value_is_judged),
+        cmocka_unit_test(test_the_limit_is_exact_and_comes_before_decoding),
+        cmocka_unit_test(test_time_is_linear),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
