@@ -38,7 +38,8 @@ static int read_edge(const json_t *o, const char *key, int *out, struct err *e)
     if (!v || json_is_null(v)) return 0;
     if (!json_is_object(v)) return err_set(e, ERR_INPUT, "%s: not an object with longest_edge", key);
     int rc = read_int(v, "longest_edge", 0, out, e);
-    return rc ? err_prefix(e, "%s", key) : 0;
+    if (rc) err_prefix(e, "%s", key);
+    return rc;
 }
 
 static int read_triple(const json_t *o, const char *key, float out[3], struct err *e)
@@ -84,7 +85,10 @@ static int read_model(struct image_settings *s, const json_t *o, struct err *e)
     int image_size, patch_size, scale;
     int rc = read_int(vision, "image_size", 224, &image_size, e); /* SmolVLMVisionConfig's defaults */
     if (!rc) rc = read_int(vision, "patch_size", 32, &patch_size, e);
-    if (rc) return err_prefix(e, "vision_config");
+    if (rc) {
+        err_prefix(e, "vision_config");
+        return rc;
+    }
     rc = read_int(o, "scale_factor", 2, &scale, e);
     if (rc) return rc;
     if (patch_size < 1 || image_size < patch_size)

@@ -197,7 +197,10 @@ static int read_reply(const struct media_reply_packet *p, int fd, struct media_r
     if (fd < 0) return 0;
     size_t tile = (size_t)(p->cols ? p->w2 / p->cols : p->w2), bytes = (size_t)p->n_tiles * 3 * tile * tile;
     rc = media_fd_check(fd, bytes, bytes, &bytes, e);
-    if (rc) return err_prefix(e, "tiles of the media process");
+    if (rc) {
+        err_prefix(e, "tiles of the media process");
+        return rc;
+    }
     r->n_tiles = p->n_tiles;
     r->tiles_fd = fd;
     memcpy(r->hash, p->hash, sizeof r->hash);
