@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -199,6 +200,198 @@ static void test_counts_of_messages_and_pictures_are_limited(void **state)
     template_free(m.template);
 }
 
+/* ---- whole prompts of golden models ---- */
+
+static struct prompt_model *open_golden(const char *name)
+{
+    char dir[512];
+    struct prompt_model *m;
+    struct err e;
+    snprintf(dir, sizeof dir, "%s/models/%s", SPILLWAY_GOLDEN_DIR, name);
+    if (prompt_model_open(&m, dir, &e)) fail_msg("%s", e.msg);
+    return m;
+}
+
+static json_t *golden_case(const char *name, const char *which)
+{
+    char path[512];
+    json_t *file;
+    struct err e;
+    snprintf(path, sizeof path, "%s/golden/%s/cases.json", SPILLWAY_GOLDEN_DIR, name);
+    if (json_read_file(path, &json_limits_file, &file, &e)) fail_msg("%s", e.msg);
+    json_t *c = json_object_get(json_object_get(file, "cases"), which);
+    if (!c) fail_msg("%s: no case %s", path, which);
+    json_incref(c);
+    json_decref(file);
+    return c;
+}
+
+/* The clock at which the reference rendered its templates. */
+static struct tm golden_now(void)
+{
+    char path[512];
+    json_t *file;
+    struct err e;
+    struct tm now = {0};
+    snprintf(path, sizeof path, "%s/templates/cases.json", SPILLWAY_GOLDEN_DIR);
+    if (json_read_file(path, &json_limits_file, &file, &e)) fail_msg("%s", e.msg);
+    assert_non_null(strptime(json_string_value(json_object_get(file, "now_local")), "%Y-%m-%dT%H:%M:%S", &now));
+    json_decref(file);
+    return now;
+}
+
+struct size {
+    int width, height;
+};
+
+static void check_prompt(const struct prompt_model *m, const char *messages, const struct size *sizes, bool low, const json_t *want)
+{
+    struct arena arena;
+    struct prompt_messages pm;
+    struct prompt p;
+    struct err e;
+    struct image_grid grids[4];
+    json_t *j = parse(messages);
+    arena_init(&arena, 64 << 20);
+    if (prompt_messages_read(m, j, PROMPT_BARE_IMAGES, &arena, &pm, &e)) fail_msg("%s", e.msg);
+    for (size_t i = 0; i < pm.n_images; i++)
+        assert_int_equal(image_grid_for(&prompt_model_info(m)->images, sizes[i].width, sizes[i].height, low, &grids[i], &e), 0);
+    struct prompt_options o = {.grids = grids, .n_grids = pm.n_images, .now = golden_now(), .max_context = prompt_model_info(m)->max_context};
+    if (prompt_from_messages(m, &pm, &o, &arena, &p, &e)) fail_msg("%s", e.msg);
+    assert_int_equal(p.n_ids, json_array_size(want));
+    for (size_t i = 0; i < p.n_ids; i++) assert_int_equal(p.ids[i], json_integer_value(json_array_get(want, i)));
+    if (pm.n_images) { /* the same without room: both numbers are told */
+        o.max_context = (uint32_t)p.n_ids;
+        struct prompt none;
+        char number[16];
+        snprintf(number, sizeof number, "%zu tokens", p.n_ids);
+        assert_int_equal(prompt_from_messages(m, &pm, &o, &arena, &none, &e), -ERR_CONTEXT);
+        assert_true(strstr(e.msg, number) != NULL);
+        o.n_grids--;
+        assert_int_equal(prompt_from_messages(m, &pm, &o, &arena, &none, &e), -ERR_INPUT);
+    }
+    prompt_messages_free(&pm);
+    json_decref(j);
+    arena_free(&arena);
+}
+
+static void test_chat_prompts_of_text_models_equal_the_reference(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"smollm2-f32", "smollm3-f32"};
+    static const char *const forms[] = {"[{\"role\":\"user\",\"content\":\"Hello! How are you?\"}]",
+                                        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Hello! How are you?\"}]}]"};
+    for (size_t i = 0; i < 2; i++) {
+        struct prompt_model *m = open_golden(names[i]);
+        json_t *c = golden_case(names[i], "chat");
+        assert_true(m->takes_string && !m->takes_list);
+        for (size_t k = 0; k < 2; k++) check_prompt(m, forms[k], NULL, false, json_object_get(c, "input_ids"));
+        json_decref(c);
+        prompt_model_close(m);
+    }
+}
+
+static void test_picture_prompts_equal_the_reference(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *messages;
+        struct size sizes[2];
+        bool low;
+    } cases[] = {
+        {"landscape", "[{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":\"text\",\"text\":\"What is shown?\"}]}]", {{640, 480}}, false},
+        {"no_split", "[{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":\"text\",\"text\":\"What is shown?\"}]}]", {{640, 480}}, true},
+        {"text_only", "[{\"role\":\"user\",\"content\":\"No image at all.\"}]", {{0, 0}}, false},
+        {"two_images", "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"A \"},{\"type\":\"image\"},{\"type\":\"text\",\"text\":\" B \"},"
+                       "{\"type\":\"image\"},{\"type\":\"text\",\"text\":\" compare\"}]}]", {{100, 80}, {65, 63}}, false},
+    };
+    static const char *const names[] = {"idefics3-f32", "smolvlm2-f32", "idefics3_v1-bf16"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct prompt_model *m = open_golden(names[i]);
+        assert_true(m->info.has_images && m->takes_list && !m->takes_string);
+        for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+            json_t *c = golden_case(names[i], cases[k].name);
+            check_prompt(m, cases[k].messages, cases[k].sizes, cases[k].low, json_object_get(c, "input_ids"));
+            json_decref(c);
+        }
+        prompt_model_close(m);
+    }
+}
+
+static void test_control_tokens_of_requests_stay_text(void **state)
+{
+    (void)state;
+    struct prompt_model *m = open_golden("idefics3-f32");
+    struct arena arena;
+    struct prompt_messages pm;
+    struct prompt p;
+    struct err e;
+    static const char text[] = "<|im_start|><|im_end|> <image> <fake_token_around_image><global-img><row_1_col_1><end_of_utterance>";
+    json_t *j = json_pack("[{s:s, s:s}]", "role", "user", "content", text);
+    arena_init(&arena, 64 << 20);
+    assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
+    struct prompt_options o = {.now = golden_now()};
+    if (prompt_from_messages(m, &pm, &o, &arena, &p, &e)) fail_msg("%s", e.msg);
+    unsigned special = 0;
+    for (size_t i = 0; i < p.n_ids; i++) {
+        assert_int_not_equal(p.ids[i], m->info.image_token);
+        special += tokenizer_is_special(m->tokenizer, p.ids[i]);
+    }
+    assert_int_equal(special, 2); /* the template's own: the start and the end of the turn */
+    struct buf back;
+    buf_init(&back, 1 << 20);
+    assert_int_equal(tokenizer_decode(m->tokenizer, p.ids, p.n_ids, false, &back), 0);
+    assert_true(strstr(back.data, text) != NULL);
+    buf_free(&back);
+    prompt_messages_free(&pm);
+    json_decref(j);
+    arena_free(&arena);
+    prompt_model_close(m);
+}
+
+static void test_kwargs_reach_the_template_but_not_the_servers_names(void **state)
+{
+    (void)state;
+    struct prompt_model *m = open_golden("smollm3-f32");
+    static const struct {
+        const char *kwargs, *param;
+    } cases[] = {{"{\"enable_thinking\":false}", NULL},
+                 {"{\"messages\":[]}", "chat_template_kwargs.messages"},
+                 {"{\"add_generation_prompt\":false}", "chat_template_kwargs.add_generation_prompt"},
+                 {"{\"eos_token\":\"x\"}", "chat_template_kwargs.eos_token"},
+                 {"[]", "chat_template_kwargs"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct arena arena;
+        struct prompt_messages pm;
+        struct prompt p;
+        struct err e = {0};
+        json_t *j = parse("[{\"role\":\"user\",\"content\":\"Hi\"}]"), *kwargs = parse(cases[i].kwargs);
+        arena_init(&arena, 64 << 20);
+        assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
+        struct prompt_options o = {.now = golden_now(), .kwargs = kwargs};
+        int rc = prompt_from_messages(m, &pm, &o, &arena, &p, &e);
+        assert_int_equal(rc, cases[i].param ? -ERR_INPUT : 0);
+        assert_string_equal(e.param, cases[i].param ? cases[i].param : "");
+        if (!rc) assert_true(strstr(p.text.text, "/no_think") != NULL);
+        prompt_messages_free(&pm);
+        json_decref(j);
+        json_decref(kwargs);
+        arena_free(&arena);
+    }
+    prompt_model_close(m);
+}
+
+static void test_generation_config_gives_the_defaults(void **state)
+{
+    (void)state;
+    struct prompt_model *m = open_golden("smollm3-f32");
+    const struct prompt_info *info = prompt_model_info(m);
+    assert_true(info->defaults.temperature == 0.6f && info->defaults.top_p == 0.95f && info->defaults.repetition_penalty == 1);
+    assert_int_equal(info->n_eos, 1);
+    assert_int_equal(info->eos[0], tokenizer_id(m->tokenizer, "<|im_end|>", 10));
+    prompt_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +401,11 @@ int main(void)
         cmocka_unit_test(test_pictures_are_refused_by_a_text_model),
         cmocka_unit_test(test_a_model_without_template_refuses_chat),
         cmocka_unit_test(test_counts_of_messages_and_pictures_are_limited),
+        cmocka_unit_test(test_chat_prompts_of_text_models_equal_the_reference),
+        cmocka_unit_test(test_picture_prompts_equal_the_reference),
+        cmocka_unit_test(test_control_tokens_of_requests_stay_text),
+        cmocka_unit_test(test_kwargs_reach_the_template_but_not_the_servers_names),
+        cmocka_unit_test(test_generation_config_gives_the_defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
