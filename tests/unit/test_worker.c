@@ -127,7 +127,8 @@ static bool collect(struct peer *p, unsigned until)
         int rc;
         struct pollfd pf = {.fd = frame_conn_fd(p->conn), .events = POLLIN};
         assert_true(clock_boot_ms() < give_up_ms);
-        poll(&pf, 1, 1000);
+        poll(&pf, 1, 100);
+        if (frame_conn_flush(p->conn, &e) < 0) return false; /* what the socket did not take at once */
         if (frame_conn_read(p->conn, &e)) return false;
         while ((rc = frame_conn_next(p->conn, &f, &e)) == 1) {
             for (uint32_t i = 0; f.type == FRAME_STEP && i < f.u.step.n_rows; i++) {
