@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = pathlib.Path(os.environ.get("SPILLWAY_GOLDEN_DIR", ROOT / "tests/parity/golden"))
+GOLDEN = pathlib.Path(os.environ.get("SPILLWAY_GOLDEN_DIR", ROOT / "build/golden"))
 BIN = os.environ.get("SPILLWAY_BIN", str(ROOT / "build/spillway"))
 
 
