@@ -1,4 +1,5 @@
-/* Engine: see engine.h. Start at engine_step. Sequence state here and in the scheduler is tied by scheduler_request.user. */
+/* Engine: see engine.h. Start at engine_step. Sequence state here and in the scheduler is tied by
+ * scheduler_request.user. */
 #include "engine/engine.h"
 
 #include <errno.h>
@@ -99,10 +100,7 @@ static void sequence_free(struct engine *en, struct engine_sequence *q)
     free(q);
 }
 
-static void drop_user(void *engine, void *user)
-{
-    sequence_free(engine, user);
-}
+static void drop_user(void *engine, void *user) { sequence_free(engine, user); }
 
 void engine_free(struct engine *en)
 {
@@ -135,7 +133,8 @@ static int check_ids(const struct engine *en, const int32_t *ids, uint32_t n, co
 {
     for (uint32_t i = 0; i < n; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= en->limits.vocab)
-            return err_set(e, ERR_INPUT, "%s: id %d is outside the vocabulary of %u", what, (int)ids[i], en->limits.vocab);
+            return err_set(e, ERR_INPUT, "%s: id %d is outside the vocabulary of %u", what, (int)ids[i],
+                           en->limits.vocab);
     return 0;
 }
 
@@ -150,8 +149,8 @@ static int check_submit(const struct engine *en, const struct frame_submit *f, s
     uint64_t positions = 0;
     for (uint32_t i = 0; i < f->n_ids; i++) positions += l->image_token >= 0 && f->ids[i] == l->image_token;
     if (positions != (uint64_t)f->n_tiles * l->tokens_per_tile || (f->n_tiles && l->tokens_per_tile == 0))
-        return err_set(e, ERR_INPUT, "the prompt has %llu picture positions, %u tiles of %u came", (unsigned long long)positions, f->n_tiles,
-                       l->tokens_per_tile);
+        return err_set(e, ERR_INPUT, "the prompt has %llu picture positions, %u tiles of %u came",
+                       (unsigned long long)positions, f->n_tiles, l->tokens_per_tile);
     return 0;
 }
 
@@ -160,7 +159,8 @@ static int map_descriptor(int fd, struct mapping *m, struct err *e)
     enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW };
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS) != SEALS) return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
+    if (seals < 0 || (seals & SEALS) != SEALS)
+        return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
     if (fstat(fd, &st) || st.st_size <= 0) return err_set(e, ERR_INPUT, "tiles: the memfd is empty");
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_MEMORY, "tiles: %s", strerror(errno));
@@ -182,7 +182,8 @@ static int map_tiles(const struct engine *en, struct engine_sequence *q, const s
     for (; q->n_tiles < f->n_tiles; q->n_tiles++) {
         const struct frame_tile *t = &f->tiles[q->n_tiles];
         if (t->fd_index >= f->n_fds || t->tile_index >= q->mappings[t->fd_index].n_bytes / tile_bytes)
-            return err_set(e, ERR_INPUT, "tile %u: number %u of descriptor %u is not there", q->n_tiles, t->tile_index, t->fd_index);
+            return err_set(e, ERR_INPUT, "tile %u: number %u of descriptor %u is not there", q->n_tiles, t->tile_index,
+                           t->fd_index);
         q->tiles[q->n_tiles] = q->mappings[t->fd_index].base + t->tile_index * tile_bytes;
     }
     return 0;
@@ -196,7 +197,8 @@ static void *copy_array(const void *from, size_t n, size_t size, size_t room)
     return p;
 }
 
-static int sequence_fill(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f, struct err *e)
+static int sequence_fill(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f,
+                         struct err *e)
 {
     q->id = f->sequence;
     q->sampling = f->sampling;
@@ -232,10 +234,7 @@ int engine_submit(struct engine *en, const struct frame_submit *f, struct err *e
     return rc;
 }
 
-void engine_cancel(struct engine *en, uint64_t sequence)
-{
-    scheduler_cancel(en->scheduler, sequence);
-}
+void engine_cancel(struct engine *en, uint64_t sequence) { scheduler_cancel(en->scheduler, sequence); }
 
 bool engine_busy(const struct engine *en)
 {
@@ -305,7 +304,8 @@ static void after_prompt_rows(struct engine *en, const struct schedule_rows *g)
 {
     struct engine_sequence *q = g->sequence->request.user;
     if (g->first_position >= q->n_prompt || !q->picture) return;
-    for (uint32_t i = 0; i < g->n_rows; i++) q->picture_rows += q->tokens[g->first_position + i] == en->limits.image_token;
+    for (uint32_t i = 0; i < g->n_rows; i++)
+        q->picture_rows += q->tokens[g->first_position + i] == en->limits.image_token;
     if (!g->sample) return;
     picture_free(en->model, q->picture);
     q->picture = NULL;
@@ -315,17 +315,28 @@ static void fill_sample(struct engine *en, size_t i_sample, const struct engine_
 {
     const struct frame_sampling *s = &q->sampling;
     bool too_early = q->n_made < s->min_tokens;
-    en->sample_rows[i_sample] = (struct sample_row){
-        .logits = model_logits(en->model, i_sample),
-        .params = {.temperature = s->temperature, .top_p = s->top_p, .min_p = s->min_p, .top_k = s->top_k,
-                   .frequency_penalty = s->frequency_penalty, .presence_penalty = s->presence_penalty,
-                   .repetition_penalty = s->repetition_penalty, .seed = s->seed, .choice = s->choice, .top_logprobs = s->top_logprobs},
-        .position = q->n_prompt + q->n_made,
-        .prompt = q->tokens, .n_prompt = q->n_prompt,
-        .made = q->tokens + q->n_prompt, .n_made = q->n_made,
-        .bias = q->bias, .n_bias = q->n_bias,
-        .banned = q->banned, .n_banned = q->n_banned,
-        .banned_now = q->eos, .n_banned_now = too_early ? q->n_eos : 0};
+    en->sample_rows[i_sample] = (struct sample_row){.logits = model_logits(en->model, i_sample),
+                                                    .params = {.temperature = s->temperature,
+                                                               .top_p = s->top_p,
+                                                               .min_p = s->min_p,
+                                                               .top_k = s->top_k,
+                                                               .frequency_penalty = s->frequency_penalty,
+                                                               .presence_penalty = s->presence_penalty,
+                                                               .repetition_penalty = s->repetition_penalty,
+                                                               .seed = s->seed,
+                                                               .choice = s->choice,
+                                                               .top_logprobs = s->top_logprobs},
+                                                    .position = q->n_prompt + q->n_made,
+                                                    .prompt = q->tokens,
+                                                    .n_prompt = q->n_prompt,
+                                                    .made = q->tokens + q->n_prompt,
+                                                    .n_made = q->n_made,
+                                                    .bias = q->bias,
+                                                    .n_bias = q->n_bias,
+                                                    .banned = q->banned,
+                                                    .n_banned = q->n_banned,
+                                                    .banned_now = q->eos,
+                                                    .n_banned_now = too_early ? q->n_eos : 0};
 }
 
 static bool ends_sequence(const struct engine_sequence *q, int32_t token)
@@ -340,7 +351,8 @@ static void put_logprobs(struct engine *en, struct frame_step_row *row, const st
 {
     struct frame_logprob *lp = en->row_logprobs[i_sample];
     lp[0] = (struct frame_logprob){.token = r->token, .logprob = r->logprob};
-    for (int32_t k = 0; k < r->n_top; k++) lp[1 + k] = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
+    for (int32_t k = 0; k < r->n_top; k++)
+        lp[1 + k] = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
     row->n_top = (uint32_t)r->n_top;
     row->logprobs = lp;
 }
@@ -412,8 +424,10 @@ int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struc
         for (size_t i = 0; i < en->plan.n_groups; i++) {
             const struct schedule_rows *g = &en->plan.groups[i];
             bool finished = rc != 0;
-            if (rc) tell_error(en, g->sequence->request.id, &why);
-            else if (g->sample) finished = take_result(en, g->sequence, i_sample++);
+            if (rc)
+                tell_error(en, g->sequence->request.id, &why);
+            else if (g->sample)
+                finished = take_result(en, g->sequence, i_sample++);
             end_group(en, g, finished);
         }
         if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6);

@@ -1,8 +1,10 @@
-/* Engine: one model serving many sequences; the worker process and the command line's `generate` are thin shells around it.
+/* Engine: one model serving many sequences; the worker process and the command line's `generate` are thin shells around
+ * it.
  *
- * It owns the sequences (prompt, sampling state, tiles, picture embeddings) and the scheduler; the model is lent. One engine_step is one
- * forward pass over what the scheduler planned, then sampling; its results are rows in the form the frame protocol sends. Single-threaded by
- * contract (the model's kernels have their own threads). What a submit says is treated as hostile: ids, tiles and descriptors are checked here. */
+ * It owns the sequences (prompt, sampling state, tiles, picture embeddings) and the scheduler; the model is lent. One
+ * engine_step is one forward pass over what the scheduler planned, then sampling; its results are rows in the form the
+ * frame protocol sends. Single-threaded by contract (the model's kernels have their own threads). What a submit says is
+ * treated as hostile: ids, tiles and descriptors are checked here. */
 #ifndef SPILLWAY_ENGINE_ENGINE_H
 #define SPILLWAY_ENGINE_ENGINE_H
 
@@ -24,15 +26,18 @@ void engine_free(struct engine *en); /* accepts NULL */
 /* What the model and the engine can take; device and version are filled in, too. */
 void engine_hello(const struct engine *en, struct frame_hello *out);
 
-/* Takes a copy of everything, and the descriptors by dup: f stays the caller's. Errors refuse this one sequence: -ERR_INPUT (ids outside the
- * vocabulary, tiles that do not match the prompt, a memfd that is not sealed or too small, an id in use), -ERR_CONTEXT, -ERR_LIMIT, -ERR_BUSY, -ERR_MEMORY. */
+/* Takes a copy of everything, and the descriptors by dup: f stays the caller's. Errors refuse this one sequence:
+ * -ERR_INPUT (ids outside the vocabulary, tiles that do not match the prompt, a memfd that is not sealed or too small,
+ * an id in use), -ERR_CONTEXT, -ERR_LIMIT, -ERR_BUSY, -ERR_MEMORY. */
 MUST_USE int engine_submit(struct engine *en, const struct frame_submit *f, struct err *e);
-/* Unknown ids are no mistake: the sequence may just have ended. Its end is told by the next step as FINISH_CANCELLED. */
+/* Unknown ids are no mistake: the sequence may just have ended. Its end is told by the next step as FINISH_CANCELLED.
+ */
 void engine_cancel(struct engine *en, uint64_t sequence);
 
 bool engine_busy(const struct engine *en);
-/* One step. *out (also its lists) holds until the next call; rows appear for sequences that made a token or ended. A failed forward pass ends the
- * sequences of this step with FINISH_ERROR and the engine goes on; only a device that is lost gives a negative code. */
+/* One step. *out (also its lists) holds until the next call; rows appear for sequences that made a token or ended. A
+ * failed forward pass ends the sequences of this step with FINISH_ERROR and the engine goes on; only a device that is
+ * lost gives a negative code. */
 MUST_USE int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struct err *e);
 
 void engine_prediction(const struct engine *en, struct frame_prediction *out);

@@ -190,7 +190,8 @@ int frame_put_drain(struct buf *out)
     return frame_end(out, frame_begin(out, FRAME_DRAIN, 0));
 }
 
-/* ---- reading: a cursor that turns bad at the first fault and then gives zeroes; the fault's name and offset are kept ---- */
+/* ---- reading: a cursor that turns bad at the first fault and then gives zeroes; the fault's name and offset are kept
+ * ---- */
 
 struct reader {
     const uint8_t *p;
@@ -389,7 +390,8 @@ static void read_step_row(struct reader *r, struct frame_step_row *row)
         for (size_t i = 0; !r->fault && i < n; i++) {
             lp[i].token = get_i32(r);
             if (lp[i].token < 0) reader_fail(r, "a token id is negative");
-            lp[i].logprob = get_f32(r, -INFINITY, 1e-3f, "a logprob is out of range"); /* rounding may pass 0 by a hair */
+            lp[i].logprob =
+                get_f32(r, -INFINITY, 1e-3f, "a logprob is out of range"); /* rounding may pass 0 by a hair */
         }
         row->logprobs = lp;
     }
@@ -424,20 +426,33 @@ static void read_prediction(struct reader *r, struct frame_prediction *f)
     f->tokens_per_s = get_f32(r, 0, 1e12f, "tokens_per_s is out of range");
 }
 
-int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int *fds, uint32_t n_fds, struct arena *arena,
-                 struct frame *f, struct err *e)
+int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int *fds, uint32_t n_fds,
+                 struct arena *arena, struct frame *f, struct err *e)
 {
     *f = (struct frame){.type = type};
     struct reader r = {.p = body, .n = n, .arena = arena};
     if (n_fds && type != FRAME_SUBMIT) reader_fail(&r, "this type carries no descriptors");
     switch (type) {
-    case FRAME_HELLO: read_hello(&r, &f->u.hello); break;
-    case FRAME_SUBMIT: read_submit(&r, &f->u.submit, fds, n_fds); break;
-    case FRAME_CANCEL: f->u.cancel.sequence = get_u64(&r); break;
-    case FRAME_STEP: read_step(&r, &f->u.step); break;
-    case FRAME_PREDICTION: read_prediction(&r, &f->u.prediction); break;
-    case FRAME_DRAIN: break;
-    default: reader_fail(&r, "unknown type"); break;
+    case FRAME_HELLO:
+        read_hello(&r, &f->u.hello);
+        break;
+    case FRAME_SUBMIT:
+        read_submit(&r, &f->u.submit, fds, n_fds);
+        break;
+    case FRAME_CANCEL:
+        f->u.cancel.sequence = get_u64(&r);
+        break;
+    case FRAME_STEP:
+        read_step(&r, &f->u.step);
+        break;
+    case FRAME_PREDICTION:
+        read_prediction(&r, &f->u.prediction);
+        break;
+    case FRAME_DRAIN:
+        break;
+    default:
+        reader_fail(&r, "unknown type");
+        break;
     }
     if (!r.fault && r.at != n) reader_fail(&r, "bytes are left over");
     if (!r.fault) return 0;

@@ -1,10 +1,11 @@
 /* Frame protocol between the gateway and a worker: one SOCK_STREAM Unix socket, frames of at most 1 MiB.
  *
- * A frame is a header of 8 bytes (uint32 length of the body, uint16 type, uint16 number of descriptors that ride with it by SCM_RIGHTS),
- * then the body, little-endian, fixed-width fields in the order of the structs below, lists behind a count. Both ends treat the other's
- * frames as hostile: every count is checked against the bytes that are there, every id against what is known; a malformed frame closes the
- * connection. Version and model hash are exchanged first (hello). The worker never blocks on the socket: a bounded queue, then it drops the connection and exits.
- * Decoders fill structs whose pointers borrow the frame's body (until the next frame_reader_next) except descriptors, which the
+ * A frame is a header of 8 bytes (uint32 length of the body, uint16 type, uint16 number of descriptors that ride with
+ * it by SCM_RIGHTS), then the body, little-endian, fixed-width fields in the order of the structs below, lists behind a
+ * count. Both ends treat the other's frames as hostile: every count is checked against the bytes that are there, every
+ * id against what is known; a malformed frame closes the connection. Version and model hash are exchanged first
+ * (hello). The worker never blocks on the socket: a bounded queue, then it drops the connection and exits. Decoders
+ * fill structs whose pointers borrow the frame's body (until the next frame_reader_next) except descriptors, which the
  * receiver owns and must close. */
 #ifndef SPILLWAY_ENGINE_FRAME_H
 #define SPILLWAY_ENGINE_FRAME_H
@@ -49,16 +50,16 @@ struct frame_hello {
 };
 
 struct frame_sampling {
-    float temperature;        /* 0: greedy */
-    float top_p;              /* 1: off */
-    float min_p;              /* 0: off */
-    int32_t top_k;            /* 0: off */
+    float temperature;                                             /* 0: greedy */
+    float top_p;                                                   /* 1: off */
+    float min_p;                                                   /* 0: off */
+    int32_t top_k;                                                 /* 0: off */
     float frequency_penalty, presence_penalty, repetition_penalty; /* 0, 0, 1: off */
     uint64_t seed;
-    uint32_t choice;          /* index of the choice: Philox(seed, choice, position) */
-    int32_t top_logprobs;     /* -1: no logprobs; 0..20 alternatives besides the chosen token */
-    uint32_t max_tokens;      /* >= 1 */
-    uint32_t min_tokens;      /* end-of-sequence ids are not sampled before */
+    uint32_t choice;      /* index of the choice: Philox(seed, choice, position) */
+    int32_t top_logprobs; /* -1: no logprobs; 0..20 alternatives besides the chosen token */
+    uint32_t max_tokens;  /* >= 1 */
+    uint32_t min_tokens;  /* end-of-sequence ids are not sampled before */
     bool ignore_eos;
 };
 
@@ -74,22 +75,22 @@ struct frame_bias {
 };
 
 struct frame_submit {
-    uint64_t sequence;     /* chosen by the gateway, never reused in a connection */
-    uint64_t account;      /* opaque */
-    uint32_t weight;       /* fair share of that account, >= 1 */
-    int64_t deadline_ms;   /* boot clock; 0: none */
+    uint64_t sequence;   /* chosen by the gateway, never reused in a connection */
+    uint64_t account;    /* opaque */
+    uint32_t weight;     /* fair share of that account, >= 1 */
+    int64_t deadline_ms; /* boot clock; 0: none */
     struct frame_sampling sampling;
-    const int32_t *ids;    /* the prompt, picture positions filled with the image token */
+    const int32_t *ids; /* the prompt, picture positions filled with the image token */
     uint32_t n_ids;
     const struct frame_tile *tiles; /* in the order of their positions in the prompt */
     uint32_t n_tiles;
-    const int32_t *eos;    /* ids that end the sequence (generation_config) */
+    const int32_t *eos; /* ids that end the sequence (generation_config) */
     uint32_t n_eos;
     const int32_t *banned; /* ids never sampled (image token, placeholders) */
     uint32_t n_banned;
     const struct frame_bias *bias;
     uint32_t n_bias;
-    const int *fds;        /* sealed memfds; on receipt owned by the receiver */
+    const int *fds; /* sealed memfds; on receipt owned by the receiver */
     uint32_t n_fds;
 };
 
@@ -112,14 +113,15 @@ struct frame_logprob {
 
 struct frame_step_row {
     uint64_t sequence;
-    uint32_t n_tokens;             /* 0 when only a finish is told */
+    uint32_t n_tokens; /* 0 when only a finish is told */
     const int32_t *tokens;
-    /* if the sequence asked for logprobs: per token, the chosen one first and then n_top alternatives by falling logprob */
+    /* if the sequence asked for logprobs: per token, the chosen one first and then n_top alternatives by falling
+     * logprob */
     uint32_t n_top;
     const struct frame_logprob *logprobs; /* n_tokens * (1 + n_top), or NULL */
     enum finish_reason finish;
-    uint32_t cached_tokens;        /* prompt tokens taken from the prefix cache; told with the first token */
-    struct err err;                /* FINISH_ERROR only */
+    uint32_t cached_tokens; /* prompt tokens taken from the prefix cache; told with the first token */
+    struct err err;         /* FINISH_ERROR only */
 };
 
 struct frame_step {
@@ -129,11 +131,12 @@ struct frame_step {
 
 struct frame_prediction {
     uint32_t running, waiting, free_blocks;
-    float first_token_ms;  /* predicted for a new prompt of 512 tokens */
-    float tokens_per_s;    /* of one sequence now */
+    float first_token_ms; /* predicted for a new prompt of 512 tokens */
+    float tokens_per_s;   /* of one sequence now */
 };
 
-/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large; out is then as before). */
+/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large;
+ * out is then as before). */
 MUST_USE int frame_put_hello(struct buf *out, const struct frame_hello *f);
 MUST_USE int frame_put_submit(struct buf *out, const struct frame_submit *f);
 MUST_USE int frame_put_cancel(struct buf *out, const struct frame_cancel *f);
@@ -143,16 +146,19 @@ MUST_USE int frame_put_drain(struct buf *out);
 
 /* Connection: buffers both ways, passes descriptors. The socket is non-blocking. */
 struct frame_conn;
-MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, struct err *e); /* owns sock from success on */
-void frame_conn_free(struct frame_conn *c);                                                            /* accepts NULL */
+MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes,
+                            struct err *e); /* owns sock from success on */
+void frame_conn_free(struct frame_conn *c); /* accepts NULL */
 int frame_conn_fd(const struct frame_conn *c);
-/* The queue to encode into; call frame_conn_flush afterwards. Descriptors that ride with the frame just put (and not yet
- * flushed) are dup-ed by frame_conn_attach; n_fds is that of the frame. When it fails, the frame is taken back from the queue. */
+/* The queue to encode into; call frame_conn_flush afterwards. Descriptors that ride with the frame just put (and not
+ * yet flushed) are dup-ed by frame_conn_attach; n_fds is that of the frame. When it fails, the frame is taken back from
+ * the queue. */
 struct buf *frame_conn_out(struct frame_conn *c);
 MUST_USE int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, struct err *e);
 /* Writes what the socket takes. 0: all written, 1: some left (wait for EPOLLOUT), -ERR_GONE. */
 MUST_USE int frame_conn_flush(struct frame_conn *c, struct err *e);
-/* Reads what is there, some at a time; then call frame_conn_next until it gives 0. 0, -ERR_GONE (end of file) or -ERR_INPUT (malformed). */
+/* Reads what is there, some at a time; then call frame_conn_next until it gives 0. 0, -ERR_GONE (end of file) or
+ * -ERR_INPUT (malformed). */
 MUST_USE int frame_conn_read(struct frame_conn *c, struct err *e);
 
 /* One received frame; type says which member holds. Pointers borrow until the next call. */
@@ -167,7 +173,8 @@ struct frame {
     } u;
 };
 /* 1: *f holds the next whole frame; 0: none yet; negative: malformed (close the connection). Values have
- * been checked for their type's range; ids against the vocabulary, tiles against the memfd's size are the receiver's. */
+ * been checked for their type's range; ids against the vocabulary, tiles against the memfd's size are the receiver's.
+ */
 MUST_USE int frame_conn_next(struct frame_conn *c, struct frame *f, struct err *e);
 
 #endif

@@ -1,9 +1,10 @@
-/* Frame connection: a non-blocking stream socket with a bounded queue out, a buffer in, and descriptors that ride with frames.
+/* Frame connection: a non-blocking stream socket with a bounded queue out, a buffer in, and descriptors that ride with
+ * frames.
  *
- * Out: frames are encoded at the end of `out`; descriptors wait in `rides` with the offset of the first byte of their frame, and go out with
- * the sendmsg that carries this byte. In: the kernel hands descriptors over with the bytes they were sent with and never later, so they are
- * kept in one first-in-first-out list; a whole frame takes as many as its header says. A peer that sends too few, or some that no
- * frame claims, is malformed. */
+ * Out: frames are encoded at the end of `out`; descriptors wait in `rides` with the offset of the first byte of their
+ * frame, and go out with the sendmsg that carries this byte. In: the kernel hands descriptors over with the bytes they
+ * were sent with and never later, so they are kept in one first-in-first-out list; a whole frame takes as many as its
+ * header says. A peer that sends too few, or some that no frame claims, is malformed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,9 +17,9 @@
 
 enum {
     IN_MAX_BYTES = FRAME_HEADER_BYTES + FRAME_MAX_BYTES,
-    IN_MAX_FDS = 2 * FRAME_MAX_FDS,  /* one frame's, and those of the next whose first bytes came along */
-    READ_CALL_BYTES = 1 << 18,       /* one frame_conn_read takes no more, so that one peer cannot keep us for good */
-    DECODED_MAX_BYTES = 16 << 20     /* a frame of 1 MiB as structs; FRAME_MAX_ROWS keeps it below this */
+    IN_MAX_FDS = 2 * FRAME_MAX_FDS, /* one frame's, and those of the next whose first bytes came along */
+    READ_CALL_BYTES = 1 << 18,      /* one frame_conn_read takes no more, so that one peer cannot keep us for good */
+    DECODED_MAX_BYTES = 16 << 20    /* a frame of 1 MiB as structs; FRAME_MAX_ROWS keeps it below this */
 };
 
 struct ride {
@@ -45,7 +46,8 @@ int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, st
 {
     *out = NULL;
     int flags = fcntl(sock, F_GETFL);
-    if (flags < 0 || fcntl(sock, F_SETFL, flags | O_NONBLOCK) < 0) return err_set(e, ERR_IO, "frame socket: %s", strerror(errno));
+    if (flags < 0 || fcntl(sock, F_SETFL, flags | O_NONBLOCK) < 0)
+        return err_set(e, ERR_IO, "frame socket: %s", strerror(errno));
     struct frame_conn *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
     c->sock = sock;
@@ -83,15 +85,9 @@ void frame_conn_free(struct frame_conn *c)
     free(c);
 }
 
-int frame_conn_fd(const struct frame_conn *c)
-{
-    return c->sock;
-}
+int frame_conn_fd(const struct frame_conn *c) { return c->sock; }
 
-struct buf *frame_conn_out(struct frame_conn *c)
-{
-    return &c->out;
-}
+struct buf *frame_conn_out(struct frame_conn *c) { return &c->out; }
 
 static uint32_t get_u32(const char *p)
 {
@@ -128,7 +124,8 @@ int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, stru
     if (n_fds == 0) return 0;
     struct ride *r = calloc(1, sizeof *r);
     if (!r || dup_all(r, fds, n_fds)) {
-        int rc = r ? err_set(e, ERR_IO, "descriptors of a frame: %s", strerror(errno)) : err_set(e, ERR_MEMORY, "out of memory");
+        int rc = r ? err_set(e, ERR_IO, "descriptors of a frame: %s", strerror(errno))
+                   : err_set(e, ERR_MEMORY, "out of memory");
         if (r) close_all(r->fds, r->n);
         free(r);
         c->out.len = last; /* the frame cannot go without them: taken back */
@@ -141,8 +138,8 @@ int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, stru
     return 0;
 }
 
-/* One sendmsg: bytes up to the next frame with descriptors, or the first bytes of such a frame with them. Returns the bytes sent, 0 if the
- * socket is full, negative if it is gone. */
+/* One sendmsg: bytes up to the next frame with descriptors, or the first bytes of such a frame with them. Returns the
+ * bytes sent, 0 if the socket is full, negative if it is gone. */
 static ssize_t send_some(struct frame_conn *c, size_t from)
 {
     struct ride *r = c->rides;
@@ -239,17 +236,20 @@ int frame_conn_next(struct frame_conn *c, struct frame *f, struct err *e)
 {
     arena_reset(&c->arena);
     size_t have = c->in.len - c->in_at;
-    if (have == 0 && c->n_in_fds) return err_set(e, ERR_INPUT, "frame socket: %u descriptors belong to no frame", c->n_in_fds);
+    if (have == 0 && c->n_in_fds)
+        return err_set(e, ERR_INPUT, "frame socket: %u descriptors belong to no frame", c->n_in_fds);
     if (have < FRAME_HEADER_BYTES) return 0;
     const char *header = c->in.data + c->in_at;
     size_t body = get_u32(header);
     uint32_t n_fds = get_u16(header + 6);
-    if (body > FRAME_MAX_BYTES) return err_set(e, ERR_INPUT, "frame of %zu bytes, the limit is %d", body, FRAME_MAX_BYTES);
-    if (n_fds > FRAME_MAX_FDS) return err_set(e, ERR_INPUT, "frame with %u descriptors, the limit is %d", n_fds, FRAME_MAX_FDS);
+    if (body > FRAME_MAX_BYTES)
+        return err_set(e, ERR_INPUT, "frame of %zu bytes, the limit is %d", body, FRAME_MAX_BYTES);
+    if (n_fds > FRAME_MAX_FDS)
+        return err_set(e, ERR_INPUT, "frame with %u descriptors, the limit is %d", n_fds, FRAME_MAX_FDS);
     if (have - FRAME_HEADER_BYTES < body) return 0;
     if (n_fds > c->n_in_fds) return err_set(e, ERR_INPUT, "frame says %u descriptors, %u came", n_fds, c->n_in_fds);
-    int rc = frame_decode((enum frame_type)get_u16(header + 4), (const uint8_t *)header + FRAME_HEADER_BYTES, body, c->in_fds, n_fds,
-                          &c->arena, f, e);
+    int rc = frame_decode((enum frame_type)get_u16(header + 4), (const uint8_t *)header + FRAME_HEADER_BYTES, body,
+                          c->in_fds, n_fds, &c->arena, f, e);
     if (rc) return rc; /* in_fds still owns all descriptors: frame_conn_free closes them */
     memcpy(c->frame_fds, c->in_fds, n_fds * sizeof(int));
     memmove(c->in_fds, c->in_fds + n_fds, (c->n_in_fds - n_fds) * sizeof(int));

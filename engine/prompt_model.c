@@ -1,8 +1,8 @@
 /* Prompt model: opens what prompts need of a model folder. Start at prompt_model_open.
  *
- * How a template wants `content` is found out by rendering one message both ways and looking for its text: SmolVLM's templates walk over a
- * list of parts (a plain string renders as nothing, without an error), SmolLM's concatenate a string (a list raises, or prints as a Python
- * list). What the request sent is kept if the template takes it. */
+ * How a template wants `content` is found out by rendering one message both ways and looking for its text: SmolVLM's
+ * templates walk over a list of parts (a plain string renders as nothing, without an error), SmolLM's concatenate a
+ * string (a list raises, or prints as a Python list). What the request sent is kept if the template takes it. */
 #include "engine/prompt_model.h"
 
 #include <stdio.h>
@@ -38,14 +38,17 @@ static int read_optional(const char *dir, const char *name, json_t **out, struct
     return rc;
 }
 
-/* Special tokens by name ("bos_token": a string, or an added token with its content), as transformers hands them to templates. */
+/* Special tokens by name ("bos_token": a string, or an added token with its content), as transformers hands them to
+ * templates. */
 static int add_special_tokens(json_t *variables, const json_t *file)
 {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                        "pad_token", "cls_token", "mask_token"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         json_t *v = json_object_get(file, names[i]);
         if (json_is_object(v)) v = json_object_get(v, "content");
-        if (json_is_string(v) && !json_object_get(variables, names[i]) && json_object_set(variables, names[i], v)) return -ERR_MEMORY;
+        if (json_is_string(v) && !json_object_get(variables, names[i]) && json_object_set(variables, names[i], v))
+            return -ERR_MEMORY;
     }
     return 0;
 }
@@ -77,8 +80,9 @@ static bool renders(const struct prompt_model *m, json_t *content)
     struct template_input in = {.request = request, .model = m->variables};
     in.now.tm_mday = 1;
     bool ok = request && template_render(m->template, &in, &arena, &text, &ignored) == 0;
-    if (ok) ok = memmem(text.text, text.n, probe_text, strlen(probe_text)) && !memmem(text.text, text.n, "'type'", 6) &&
-                 !memmem(text.text, text.n, "\"type\"", 6);
+    if (ok)
+        ok = memmem(text.text, text.n, probe_text, strlen(probe_text)) && !memmem(text.text, text.n, "'type'", 6) &&
+             !memmem(text.text, text.n, "\"type\"", 6);
     json_decref(request);
     arena_free(&arena);
     return ok;
@@ -90,13 +94,14 @@ static const json_t *template_of(const json_t *file)
     const json_t *t = json_object_get(file, "chat_template");
     for (size_t i = 0; json_is_array(t) && i < json_array_size(t); i++) {
         const json_t *one = json_array_get(t, i), *name = json_object_get(one, "name");
-        if (json_is_string(name) && !strcmp(json_string_value(name), "default")) return json_object_get(one, "template");
+        if (json_is_string(name) && !strcmp(json_string_value(name), "default"))
+            return json_object_get(one, "template");
     }
     return t;
 }
 
-/* The three places of a chat template, the first that is there: chat_template.jinja, chat_template.json, tokenizer_config.json. *found tells
- * which; NULL: none, a base model. */
+/* The three places of a chat template, the first that is there: chat_template.jinja, chat_template.json,
+ * tokenizer_config.json. *found tells which; NULL: none, a base model. */
 static int read_template(const char *dir, struct buf *source, const char **found, struct err *e)
 {
     static const char *const files[] = {"chat_template.json", "tokenizer_config.json"};
@@ -115,9 +120,11 @@ static int read_template(const char *dir, struct buf *source, const char **found
         const json_t *t = template_of(file);
         if (!rc && json_is_string(t)) {
             *found = files[i];
-            if (buf_append(source, json_string_value(t), json_string_length(t))) rc = err_set(e, ERR_LIMIT, "%.200s/%s: the template is too large", dir, files[i]);
+            if (buf_append(source, json_string_value(t), json_string_length(t)))
+                rc = err_set(e, ERR_LIMIT, "%.200s/%s: the template is too large", dir, files[i]);
         } else if (!rc && t && !json_is_null(t)) {
-            rc = field_error(e, dir, files[i], "chat_template", "is neither a string nor a list with a template named \"default\"");
+            rc = field_error(e, dir, files[i], "chat_template",
+                             "is neither a string nor a list with a template named \"default\"");
         }
         json_decref(file);
     }
@@ -139,14 +146,17 @@ static int open_template(struct prompt_model *m, const char *dir, struct err *e)
     m->info.has_template = true;
     m->takes_list = renders(m, json_pack("[{s:s, s:s}]", "type", "text", "text", probe_text));
     m->takes_string = renders(m, json_string(probe_text));
-    if (!m->takes_list && !m->takes_string) m->takes_string = true; /* it wants more than one user message says; strings are the common form */
+    if (!m->takes_list && !m->takes_string)
+        m->takes_string = true; /* it wants more than one user message says; strings are the common form */
     return 0;
 }
 
-/* ---- config.json and generation_config.json: only what prompts and sampling need; the weights' own reader checks the rest ---- */
+/* ---- config.json and generation_config.json: only what prompts and sampling need; the weights' own reader checks the
+ * rest ---- */
 
 /* An integer of the text model: in text_config for composite models, where it may be missing, else at the top. */
-static int config_int(const json_t *config, const char *dir, const char *field, int64_t min, int64_t max, int64_t *out, struct err *e)
+static int config_int(const json_t *config, const char *dir, const char *field, int64_t min, int64_t max, int64_t *out,
+                      struct err *e)
 {
     const json_t *v = json_object_get(json_object_get(config, "text_config"), field);
     if (!v) v = json_object_get(config, field);
@@ -157,7 +167,8 @@ static int config_int(const json_t *config, const char *dir, const char *field, 
     return 0;
 }
 
-/* eos_token_id: an integer, a list of them, or null. Ids the model cannot make are left out (some files name ids of other models). */
+/* eos_token_id: an integer, a list of them, or null. Ids the model cannot make are left out (some files name ids of
+ * other models). */
 static int add_eos(struct prompt_model *m, const char *dir, const char *file, const json_t *v, struct err *e)
 {
     size_t n = json_is_array(v) ? json_array_size(v) : 1;
@@ -165,14 +176,17 @@ static int add_eos(struct prompt_model *m, const char *dir, const char *file, co
     if (!m->eos) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_is_array(v) ? json_array_get(v, i) : v;
-        if (!json_is_integer(id)) return field_error(e, dir, file, "eos_token_id", "is neither an integer nor a list of integers");
-        if (json_integer_value(id) >= 0 && json_integer_value(id) < (json_int_t)m->info.vocab) m->eos[m->info.n_eos++] = (int32_t)json_integer_value(id);
+        if (!json_is_integer(id))
+            return field_error(e, dir, file, "eos_token_id", "is neither an integer nor a list of integers");
+        if (json_integer_value(id) >= 0 && json_integer_value(id) < (json_int_t)m->info.vocab)
+            m->eos[m->info.n_eos++] = (int32_t)json_integer_value(id);
     }
     m->info.eos = m->eos;
     return 0;
 }
 
-static int read_default(const json_t *file, const char *dir, const char *field, double min, double max, float *out, struct err *e)
+static int read_default(const json_t *file, const char *dir, const char *field, double min, double max, float *out,
+                        struct err *e)
 {
     const json_t *v = json_object_get(file, field);
     if (!v || json_is_null(v)) return 0;
@@ -287,7 +301,4 @@ void prompt_model_close(struct prompt_model *m)
     free(m);
 }
 
-const struct prompt_info *prompt_model_info(const struct prompt_model *m)
-{
-    return &m->info;
-}
+const struct prompt_info *prompt_model_info(const struct prompt_model *m) { return &m->info; }

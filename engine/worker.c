@@ -1,5 +1,5 @@
-/* Worker: see worker.h. The loop is worker_serve: between two steps it takes in what the socket holds, without waiting while there is
- * work; all results of a step go out in one frame. */
+/* Worker: see worker.h. The loop is worker_serve: between two steps it takes in what the socket holds, without waiting
+ * while there is work; all results of a step go out in one frame. */
 #include "engine/worker.h"
 
 #include <errno.h>
@@ -43,15 +43,13 @@ uint64_t *worker_progress_map(void)
     static uint64_t own;
     struct stat st;
     int seals = fcntl(WORKER_PROGRESS_FD, F_GET_SEALS); /* fails for whatever else was inherited as descriptor 4 */
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own) return &own;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own)
+        return &own;
     void *p = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, WORKER_PROGRESS_FD, 0);
     return p == MAP_FAILED ? &own : p;
 }
 
-static void bump(struct worker *w)
-{
-    __atomic_fetch_add(w->progress, 1, __ATOMIC_RELAXED);
-}
+static void bump(struct worker *w) { __atomic_fetch_add(w->progress, 1, __ATOMIC_RELAXED); }
 
 /* A sequence that cannot be taken is told at once, in a step frame of its own. */
 static int refuse(struct worker *w, uint64_t sequence, const struct err *why)
@@ -76,11 +74,19 @@ static int on_frame(struct worker *w, const struct frame *f, struct err *e)
         return err_set(e, ERR_INPUT, "the gateway's first frame has type %d, not hello", (int)f->type);
     }
     switch (f->type) {
-    case FRAME_HELLO: w->greeted = true; return 0;
-    case FRAME_SUBMIT: return on_submit(w, &f->u.submit) ? err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full") : 0;
-    case FRAME_CANCEL: engine_cancel(w->engine, f->u.cancel.sequence); return 0;
-    case FRAME_DRAIN: w->draining = true; return 0;
-    default: return err_set(e, ERR_INPUT, "a frame of type %d is not for a worker", (int)f->type);
+    case FRAME_HELLO:
+        w->greeted = true;
+        return 0;
+    case FRAME_SUBMIT:
+        return on_submit(w, &f->u.submit) ? err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full") : 0;
+    case FRAME_CANCEL:
+        engine_cancel(w->engine, f->u.cancel.sequence);
+        return 0;
+    case FRAME_DRAIN:
+        w->draining = true;
+        return 0;
+    default:
+        return err_set(e, ERR_INPUT, "a frame of type %d is not for a worker", (int)f->type);
     }
 }
 
@@ -115,7 +121,8 @@ static int step(struct worker *w, struct err *e)
     int rc = engine_step(w->engine, clock_boot_ms(), &out, e);
     bump(w);
     if (rc) return rc;
-    if (out.n_rows && frame_put_step(frame_conn_out(w->conn), &out)) return err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
+    if (out.n_rows && frame_put_step(frame_conn_out(w->conn), &out))
+        return err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
     return 0;
 }
 
@@ -129,7 +136,8 @@ static int turn(struct worker *w, struct err *e)
     int rc = 0;
     if (p.revents & (POLLIN | POLLHUP | POLLERR)) rc = take_frames(w, e);
     if (!rc && !w->closed && engine_busy(w->engine)) rc = step(w, e);
-    if (!rc && !w->closed && send_prediction(w)) rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
+    if (!rc && !w->closed && send_prediction(w))
+        rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
     if (rc || w->closed) return rc;
     int left = frame_conn_flush(w->conn, e);
     if (left == -ERR_GONE) w->closed = true;
@@ -162,8 +170,10 @@ int worker_serve(int sock, struct model *model, uint64_t *progress)
     if (!rc) rc = engine_new(&w.engine, model, &e);
     if (!rc) rc = say_hello(&w, &e);
     while (!rc && !w.closed && !(w.draining && !engine_busy(w.engine))) rc = turn(&w, &e);
-    if (rc) log_error("%s", e.msg);
-    else if (!w.closed) flush_all(&w);
+    if (rc)
+        log_error("%s", e.msg);
+    else if (!w.closed)
+        flush_all(&w);
     engine_free(w.engine);
     frame_conn_free(w.conn);
     if (!rc || rc == -ERR_GONE) return WORKER_EXIT_OK;

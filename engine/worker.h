@@ -1,9 +1,9 @@
 /* Worker: the process that owns one model. `spillway worker MODEL`, started by the gateway with
  *     descriptor 3: the frame protocol's socket (engine/frame.h);
- *     descriptor 4, optional: a memfd of at least 8 bytes, sealed against shrinking, where a uint64 counter grows with every layer computed
- *                  and every turn of the loop: a watchdog sees a hang by its standing still while there is work.
- * Both sides say hello first. The worker dies with its parent (PR_SET_PDEATHSIG), ignores SIGINT (a terminal sends it to the
- * gateway as well, which drains), and never blocks on the socket: a full queue ends it. */
+ *     descriptor 4, optional: a memfd of at least 8 bytes, sealed against shrinking, where a uint64 counter grows with
+ * every layer computed and every turn of the loop: a watchdog sees a hang by its standing still while there is work.
+ * Both sides say hello first. The worker dies with its parent (PR_SET_PDEATHSIG), ignores SIGINT (a terminal sends it
+ * to the gateway as well, which drains), and never blocks on the socket: a full queue ends it. */
 #ifndef SPILLWAY_ENGINE_WORKER_H
 #define SPILLWAY_ENGINE_WORKER_H
 
@@ -12,10 +12,10 @@
 struct model;
 
 enum worker_exit {
-    WORKER_EXIT_OK = 0,         /* drained, or the gateway closed the socket */
-    WORKER_EXIT_FAILED = 1,     /* the model cannot be opened, or its device was lost */
-    WORKER_EXIT_PROTOCOL = 76,  /* malformed frames, or a gateway that does not read */
-    WORKER_EXIT_NO_ROOM = 78    /* the memory plan does not fit; worth trying again when memory is released */
+    WORKER_EXIT_OK = 0,        /* drained, or the gateway closed the socket */
+    WORKER_EXIT_FAILED = 1,    /* the model cannot be opened, or its device was lost */
+    WORKER_EXIT_PROTOCOL = 76, /* malformed frames, or a gateway that does not read */
+    WORKER_EXIT_NO_ROOM = 78   /* the memory plan does not fit; worth trying again when memory is released */
 };
 
 enum { WORKER_SOCKET_FD = 3, WORKER_PROGRESS_FD = 4 };

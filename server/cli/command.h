@@ -1,6 +1,6 @@
-/* Commands of the program: each is one file here, takes its parsed options and returns the exit code: 0 done, 1 failed (the reason is on
- * standard error), 2 wrong usage. Results go to standard output, progress to standard error. The internal commands `worker` and
- * `media` have exit codes of their own (engine/worker.h, engine/media/media_wire.h). */
+/* Commands of the program: each is one file here, takes its parsed options and returns the exit code: 0 done, 1 failed
+ * (the reason is on standard error), 2 wrong usage. Results go to standard output, progress to standard error. The
+ * internal commands `worker` and `media` have exit codes of their own (engine/worker.h, engine/media/media_wire.h). */
 #ifndef SPILLWAY_SERVER_CLI_COMMAND_H
 #define SPILLWAY_SERVER_CLI_COMMAND_H
 

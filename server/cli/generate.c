@@ -77,8 +77,8 @@ static int answer(struct engine *en, const struct question *q, struct err *e)
     putchar('\n');
     double rest_s = (double)(clock_boot_ns() - first_ns) / 1e9;
     if (made > 1)
-        fprintf(stderr, "%zu prompt tokens, first after %.0f ms, then %.1f tokens/s\n", q->prompt.n_ids, (double)(first_ns - from_ns) / 1e6,
-                (double)(made - 1) / rest_s);
+        fprintf(stderr, "%zu prompt tokens, first after %.0f ms, then %.1f tokens/s\n", q->prompt.n_ids,
+                (double)(first_ns - from_ns) / 1e6, (double)(made - 1) / rest_s);
     return 0;
 }
 
@@ -104,9 +104,12 @@ int command_generate(const struct options *o)
     char path[4096];
     const char *dir;
     int rc = 0;
-    if (!o->prompt) rc = err_set(&e, ERR_INPUT, "generate needs --prompt TEXT");
-    else if (o->random_weights) rc = err_set(&e, ERR_INPUT, "generate: random weights have no tokenizer; logits and serve take them");
-    else rc = model_run_dir(o, path, sizeof path, &dir, &e);
+    if (!o->prompt)
+        rc = err_set(&e, ERR_INPUT, "generate needs --prompt TEXT");
+    else if (o->random_weights)
+        rc = err_set(&e, ERR_INPUT, "generate: random weights have no tokenizer; logits and serve take them");
+    else
+        rc = model_run_dir(o, path, sizeof path, &dir, &e);
     if (rc == -ERR_INPUT) return command_usage_error(&e);
     if (!rc) rc = generate(o, dir, &e);
     return rc ? command_error(&e) : COMMAND_OK;

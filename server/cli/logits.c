@@ -1,7 +1,7 @@
 /* logits MODEL: the raw logits of a prompt at every position, for comparison with other implementations.
- * Writes into --out: input_ids.npy (int32), tiles_u8.npy (tiles, 3, height, width) where there are pictures, logits.npy float32 (positions,
- * vocab), greedy.json: the ids of the next tokens, each the largest logit (the lowest id of equal ones), not stopping at end-of-sequence.
- * It drives the model directly, without scheduler and sampler. */
+ * Writes into --out: input_ids.npy (int32), tiles_u8.npy (tiles, 3, height, width) where there are pictures, logits.npy
+ * float32 (positions, vocab), greedy.json: the ids of the next tokens, each the largest logit (the lowest id of equal
+ * ones), not stopping at end-of-sequence. It drives the model directly, without scheduler and sampler. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -36,14 +36,17 @@ static int read_ids(struct run *r, struct err *e)
     int rc = json_read_file(r->o->tokens_file, &json_limits_file, &j, e);
     if (rc) return rc;
     size_t n = json_array_size(j);
-    if (!json_is_array(j) || n == 0 || n > IDS_FILE_MAX) rc = err_set(e, ERR_INPUT, "%s: is not a JSON array of token ids", r->o->tokens_file);
+    if (!json_is_array(j) || n == 0 || n > IDS_FILE_MAX)
+        rc = err_set(e, ERR_INPUT, "%s: is not a JSON array of token ids", r->o->tokens_file);
     int32_t *ids = rc ? NULL : arena_array(&r->question.arena, n, sizeof *ids);
     if (!rc && !ids) rc = err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; !rc && i < n; i++) {
         json_t *v = json_array_get(j, i);
         json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (id < 0 || id > INT32_MAX) rc = err_set(e, ERR_INPUT, "%s: item %zu is not a token id", r->o->tokens_file, i);
-        else ids[i] = (int32_t)id;
+        if (id < 0 || id > INT32_MAX)
+            rc = err_set(e, ERR_INPUT, "%s: item %zu is not a token id", r->o->tokens_file, i);
+        else
+            ids[i] = (int32_t)id;
     }
     r->question.prompt = (struct prompt){.ids = ids, .n_ids = n};
     json_decref(j);
@@ -57,7 +60,9 @@ static int open_ids(struct run *r, const char *dir, struct err *e)
     if (rc || !r->o->n_images) return rc;
     struct image_settings settings;
     rc = image_settings_read(&settings, dir, e);
-    if (!rc) rc = pictures_decode(&r->question.pictures, r->o->images, (size_t)r->o->n_images, &settings, !strcmp(r->o->image_detail, "low"), e);
+    if (!rc)
+        rc = pictures_decode(&r->question.pictures, r->o->images, (size_t)r->o->n_images, &settings,
+                             !strcmp(r->o->image_detail, "low"), e);
     return rc;
 }
 
@@ -88,11 +93,13 @@ static int open_question(struct run *r, const char *dir, struct err *e)
 
 /* ---- pictures ---- */
 
-static int encode_picture(struct run *r, struct npy *out, const struct media_reply *reply, uint32_t first_tile, struct err *e)
+static int encode_picture(struct run *r, struct npy *out, const struct media_reply *reply, uint32_t first_tile,
+                          struct err *e)
 {
     size_t tile_bytes = (size_t)3 * r->limits->tile_px * r->limits->tile_px, n = (size_t)reply->n_tiles * tile_bytes;
     struct stat st;
-    if (fstat(reply->tiles_fd, &st) || (size_t)st.st_size != n) return err_set(e, ERR_INTERNAL, "tiles: the memfd has not %zu bytes", n);
+    if (fstat(reply->tiles_fd, &st) || (size_t)st.st_size != n)
+        return err_set(e, ERR_INTERNAL, "tiles: the memfd has not %zu bytes", n);
     uint8_t *p = mmap(NULL, n, PROT_READ, MAP_SHARED, reply->tiles_fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_IO, "tiles: %s", strerror(errno));
     int rc = npy_write(out, p, n, e);
@@ -109,13 +116,15 @@ static int encode_pictures(struct run *r, struct err *e)
     size_t n_tiles = pictures_tiles(p), positions = 0;
     for (size_t i = 0; i < r->n_ids; i++) positions += l->image_token >= 0 && r->ids[i] == l->image_token;
     if (n_tiles && positions != n_tiles * l->tokens_per_tile)
-        return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, %zu tiles of %u came", positions, n_tiles, l->tokens_per_tile);
+        return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, %zu tiles of %u came", positions, n_tiles,
+                       l->tokens_per_tile);
     if (n_tiles == 0) return 0;
     struct npy out = {0};
     size_t shape[4] = {n_tiles, 3, l->tile_px, l->tile_px};
     int rc = picture_new(r->model, (uint32_t)n_tiles, &r->picture, e);
     if (!rc) rc = npy_open(&out, r->o->out, "tiles_u8.npy", NPY_U8, shape, 4, e);
-    for (size_t i = 0, at = 0; !rc && i < p->n; at += (size_t)p->replies[i++].n_tiles) rc = encode_picture(r, &out, &p->replies[i], (uint32_t)at, e);
+    for (size_t i = 0, at = 0; !rc && i < p->n; at += (size_t)p->replies[i++].n_tiles)
+        rc = encode_picture(r, &out, &p->replies[i], (uint32_t)at, e);
     return rc ? (npy_abandon(&out), rc) : npy_close(&out, e);
 }
 
@@ -138,8 +147,14 @@ static int write_logits(struct run *r, struct err *e)
     int rc = npy_open(&out, r->o->out, "logits.npy", NPY_F32, shape, 2, e);
     for (size_t at = 0; !rc && at < r->n_ids; at += chunk) {
         size_t n = r->n_ids - at < chunk ? r->n_ids - at : chunk;
-        struct model_group g = {.tokens = r->ids + at, .first_position = (uint32_t)at, .n_rows = (uint32_t)n, .prefill = true, .blocks = r->blocks,
-                                .picture = r->picture, .picture_row = picture_row, .all_logits = true};
+        struct model_group g = {.tokens = r->ids + at,
+                                .first_position = (uint32_t)at,
+                                .n_rows = (uint32_t)n,
+                                .prefill = true,
+                                .blocks = r->blocks,
+                                .picture = r->picture,
+                                .picture_row = picture_row,
+                                .all_logits = true};
         rc = model_step(r->model, &g, 1, e);
         for (size_t i = 0; !rc && i < n; i++) {
             rc = model_read_logits(r->model, i, r->row, e);
@@ -171,7 +186,8 @@ static int make_greedy(struct run *r, struct err *e)
         r->ids[at] = argmax(r->row, r->limits->vocab);
         if (r->ids[at] < 0) return err_set(e, ERR_NUMERIC, "a logit before position %zu is not finite", at);
         if (i + 1 == r->n_greedy) break;
-        struct model_group g = {.tokens = r->ids + at, .first_position = (uint32_t)at, .n_rows = 1, .blocks = r->blocks, .logits = true};
+        struct model_group g = {
+            .tokens = r->ids + at, .first_position = (uint32_t)at, .n_rows = 1, .blocks = r->blocks, .logits = true};
         int rc = model_step(r->model, &g, 1, e);
         if (!rc) rc = model_read_logits(r->model, 0, r->row, e);
         if (rc) return rc;
@@ -182,7 +198,8 @@ static int make_greedy(struct run *r, struct err *e)
 static int write_greedy(const struct run *r, struct err *e)
 {
     char path[NPY_MAX_PATH];
-    if (snprintf(path, sizeof path, "%s/greedy.json", r->o->out) >= (int)sizeof path) return err_set(e, ERR_LIMIT, "%.200s: path is too long", r->o->out);
+    if (snprintf(path, sizeof path, "%s/greedy.json", r->o->out) >= (int)sizeof path)
+        return err_set(e, ERR_LIMIT, "%.200s: path is too long", r->o->out);
     FILE *f = fopen(path, "we");
     if (!f) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
     for (size_t i = 0; i < r->n_greedy; i++) fprintf(f, "%s%d", i ? ", " : "[", (int)r->ids[r->n_ids + i]);
@@ -198,7 +215,8 @@ static int take_room(struct run *r, struct err *e)
     const struct prompt *p = &r->question.prompt;
     r->n_ids = p->n_ids;
     if (r->n_ids > l->max_context)
-        return err_set(e, ERR_CONTEXT, "the prompt has %zu tokens, the model's context is %u", r->n_ids, l->max_context);
+        return err_set(e, ERR_CONTEXT, "the prompt has %zu tokens, the model's context is %u", r->n_ids,
+                       l->max_context);
     size_t room = l->max_context - r->n_ids + 1; /* the last one is not computed */
     r->n_greedy = (size_t)r->o->max_tokens < room ? (size_t)r->o->max_tokens : room;
     r->ids = calloc(r->n_ids + r->n_greedy, sizeof *r->ids);
@@ -208,7 +226,9 @@ static int take_room(struct run *r, struct err *e)
     for (uint32_t i = 0; i < l->n_blocks; i++) r->blocks[i] = i;
     for (size_t i = 0; i < r->n_ids; i++) {
         r->ids[i] = p->ids[i];
-        if ((uint32_t)p->ids[i] >= l->vocab) return err_set(e, ERR_INPUT, "token %d (item %zu) is outside the vocabulary of %u", (int)p->ids[i], i, l->vocab);
+        if ((uint32_t)p->ids[i] >= l->vocab)
+            return err_set(e, ERR_INPUT, "token %d (item %zu) is outside the vocabulary of %u", (int)p->ids[i], i,
+                           l->vocab);
     }
     return 0;
 }
@@ -217,7 +237,9 @@ static int run(struct run *r, const char *dir, struct err *e)
 {
     if (mkdir(r->o->out, 0777) && errno != EEXIST) return err_set(e, ERR_IO, "%s: %s", r->o->out, strerror(errno));
     int rc = open_question(r, dir, e);
-    if (!rc) rc = model_run_open(&r->model, dir, r->o, COMPUTE_F32, r->question.prompt.n_ids + (uint64_t)r->o->max_tokens, NULL, e);
+    if (!rc)
+        rc = model_run_open(&r->model, dir, r->o, COMPUTE_F32, r->question.prompt.n_ids + (uint64_t)r->o->max_tokens,
+                            NULL, e);
     if (rc) return rc;
     r->limits = model_limits(r->model);
     rc = take_room(r, e);

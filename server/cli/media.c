@@ -1,4 +1,5 @@
-/* media: the picture decoder's process, started by serve and by the commands that take --image. Its socket is descriptor 3. */
+/* media: the picture decoder's process, started by serve and by the commands that take --image. Its socket is
+ * descriptor 3. */
 #include "engine/media/media_wire.h"
 #include "server/cli/command.h"
 

@@ -1,4 +1,5 @@
-/* Where a MODEL argument is. A folder is taken as it is; `demo` is the built-in model, looked for beside the program. */
+/* Where a MODEL argument is. A folder is taken as it is; `demo` is the built-in model, looked for beside the program.
+ */
 #ifndef SPILLWAY_SERVER_CLI_MODEL_PATH_H
 #define SPILLWAY_SERVER_CLI_MODEL_PATH_H
 
@@ -6,11 +7,13 @@
 
 #include "base/err.h"
 
-/* `demo`: the first of these that holds a config.json, with X the folder of the running program: X/../share/spillway/demo (installed),
- * X/../weights/demo/model (built in the project's build/), SPILLWAY_DEMO_DIR (the source tree the program was built from). A folder named demo is
- * reached as ./demo. Errors: -ERR_NOT_FOUND (no such folder, or no config.json in it), -ERR_LIMIT (the path is longer than out). */
+/* `demo`: the first of these that holds a config.json, with X the folder of the running program:
+ * X/../share/spillway/demo (installed), X/../weights/demo/model (built in the project's build/), SPILLWAY_DEMO_DIR (the
+ * source tree the program was built from). A folder named demo is reached as ./demo. Errors: -ERR_NOT_FOUND (no such
+ * folder, or no config.json in it), -ERR_LIMIT (the path is longer than out). */
 MUST_USE int model_path_find(const char *model, char *out, size_t n, struct err *e);
-/* The model's id: the last component of the path, `demo` for demo. Borrows from out's text; the path has no trailing slash. */
+/* The model's id: the last component of the path, `demo` for demo. Borrows from out's text; the path has no trailing
+ * slash. */
 const char *model_path_id(const char *model, const char *path);
 
 #endif

@@ -1,5 +1,6 @@
-/* tokenize MODEL: prints the ids of a text (standard input, or --text) as a JSON array; with --decode the text is ids (a JSON array, or
- * numbers with blanks between them) and what they stand for is printed. The text is trusted: control tokens in it are control tokens. */
+/* tokenize MODEL: prints the ids of a text (standard input, or --text) as a JSON array; with --decode the text is ids
+ * (a JSON array, or numbers with blanks between them) and what they stand for is printed. The text is trusted: control
+ * tokens in it are control tokens. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +38,8 @@ static int print_text(const struct tokenizer *t, char *text, struct err *e)
         int64_t id;
         if (!str_parse_int64(word, 0, tokenizer_size(t) - 1, &id))
             rc = err_set(e, ERR_INPUT, "'%.40s' is not a token id from 0 to %d", word, (int)tokenizer_size(t) - 1);
-        else if (tokens_push(&ids, (int32_t)id)) rc = err_set(e, ERR_LIMIT, "too many ids");
+        else if (tokens_push(&ids, (int32_t)id))
+            rc = err_set(e, ERR_LIMIT, "too many ids");
     }
     if (!rc && tokenizer_decode(t, ids.ids, ids.n, false, &out)) rc = err_set(e, ERR_MEMORY, "the text is too large");
     if (!rc) {
@@ -62,8 +64,10 @@ int command_tokenize(const struct options *o)
     buf_init(&text, TEXT_MAX_BYTES);
     int rc = model_path_find(o->args[0], path, sizeof path, &e);
     if (!rc) rc = tokenizer_open(&t, path, &e);
-    if (!rc && o->text) rc = buf_puts(&text, o->text) ? err_set(&e, ERR_LIMIT, "--text is too long") : 0;
-    else if (!rc) rc = buf_read_file(&text, "/dev/stdin", &e);
+    if (!rc && o->text)
+        rc = buf_puts(&text, o->text) ? err_set(&e, ERR_LIMIT, "--text is too long") : 0;
+    else if (!rc)
+        rc = buf_read_file(&text, "/dev/stdin", &e);
     if (!rc) rc = o->decode ? print_text(t, text.data, &e) : print_ids(t, &text, &e);
     buf_free(&text);
     tokenizer_close(t);

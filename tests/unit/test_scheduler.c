@@ -1,4 +1,5 @@
-/* Scheduler: unit cases, then seeded random lives of many sequences over a virtual clock, with every rule checked at every step. */
+/* Scheduler: unit cases, then seeded random lives of many sequences over a virtual clock, with every rule checked at
+ * every step. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,8 +11,13 @@
 
 #include "engine/scheduler.h"
 
-static const struct scheduler_limits small = {
-    .max_running = 4, .max_waiting = 8, .n_blocks = 16, .block_tokens = 4, .max_context = 48, .step_rows = 8, .step_decode_rows = 6};
+static const struct scheduler_limits small = {.max_running = 4,
+                                              .max_waiting = 8,
+                                              .n_blocks = 16,
+                                              .block_tokens = 4,
+                                              .max_context = 48,
+                                              .step_rows = 8,
+                                              .step_decode_rows = 6};
 
 static struct scheduler *make(struct scheduler_limits l)
 {
@@ -24,7 +30,8 @@ static struct scheduler *make(struct scheduler_limits l)
 static int submit(struct scheduler *s, uint64_t id, uint32_t n_prompt, uint32_t max_tokens)
 {
     struct err e;
-    return scheduler_submit(s, &(struct scheduler_request){.id = id, .n_prompt = n_prompt, .max_tokens = max_tokens}, &e);
+    return scheduler_submit(s, &(struct scheduler_request){.id = id, .n_prompt = n_prompt, .max_tokens = max_tokens},
+                            &e);
 }
 
 /* Does what the plan says; a sequence ends when it has made all its tokens. */
@@ -87,7 +94,8 @@ static void test_tiles_are_encoded_one_a_step_before_the_prompt(void **state)
     struct scheduler *s = make(small);
     struct schedule p;
     struct err e;
-    assert_int_equal(scheduler_submit(s, &(struct scheduler_request){.id = 1, .n_prompt = 6, .n_tiles = 3, .max_tokens = 1}, &e), 0);
+    assert_int_equal(
+        scheduler_submit(s, &(struct scheduler_request){.id = 1, .n_prompt = 6, .n_tiles = 3, .max_tokens = 1}, &e), 0);
     for (int i = 0; i < 3; i++) {
         scheduler_plan(s, 0, &p);
         assert_non_null(p.encode);
@@ -178,7 +186,12 @@ static void test_deadline_ends_waiting_and_running_sequences(void **state)
     struct schedule p;
     struct err e;
     for (uint64_t i = 1; i <= 2; i++)
-        assert_int_equal(scheduler_submit(s, &(struct scheduler_request){.id = i, .n_prompt = 40, .max_tokens = 8, .deadline_ms = 100 * (int64_t)i}, &e), 0);
+        assert_int_equal(
+            scheduler_submit(
+                s,
+                &(struct scheduler_request){.id = i, .n_prompt = 40, .max_tokens = 8, .deadline_ms = 100 * (int64_t)i},
+                &e),
+            0);
     scheduler_plan(s, 99, &p);
     assert_int_equal(p.n_ended, 0);
     run_plan(s, &p);
@@ -250,7 +263,8 @@ static void check_blocks(struct world *w, const struct scheduler_limits *l, cons
     }
 }
 
-static void check_and_run(struct world *w, struct scheduler *s, const struct scheduler_limits *l, const struct schedule *p, int64_t now)
+static void check_and_run(struct world *w, struct scheduler *s, const struct scheduler_limits *l,
+                          const struct schedule *p, int64_t now)
 {
     for (size_t i = 0; i < p->n_ended; i++) {
         struct life *f = &w->lives[p->ended[i].id];
@@ -287,8 +301,11 @@ static void live(uint64_t seed)
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     w->rng = seed;
-    struct scheduler_limits l = {.max_running = 1 + (uint32_t)(rng_next(&w->rng) % 8), .max_waiting = 1 + (uint32_t)(rng_next(&w->rng) % 10),
-                                 .n_blocks = 8 + (uint32_t)(rng_next(&w->rng) % 56), .block_tokens = 4, .max_context = 60};
+    struct scheduler_limits l = {.max_running = 1 + (uint32_t)(rng_next(&w->rng) % 8),
+                                 .max_waiting = 1 + (uint32_t)(rng_next(&w->rng) % 10),
+                                 .n_blocks = 8 + (uint32_t)(rng_next(&w->rng) % 56),
+                                 .block_tokens = 4,
+                                 .max_context = 60};
     l.step_rows = 2 + (uint32_t)(rng_next(&w->rng) % 30);
     l.step_decode_rows = 1 + (uint32_t)(rng_next(&w->rng) % (l.step_rows - 1));
     struct scheduler *s = make(l);
@@ -297,12 +314,20 @@ static void live(uint64_t seed)
         assert_true(step < 40000); /* everything ends: no request is lost or starved */
         for (uint64_t k = rng_next(&w->rng) % 3; k > 0 && next < LIVES; k--) {
             struct life *f = &w->lives[next];
-            *f = (struct life){.n_prompt = 1 + (uint32_t)(rng_next(&w->rng) % 50), .n_tiles = rng_next(&w->rng) % 5 ? 0 : 2,
-                               .max_tokens = 1 + (uint32_t)(rng_next(&w->rng) % 40), .stop_after = 1 + (uint32_t)(rng_next(&w->rng) % 40)};
+            *f = (struct life){.n_prompt = 1 + (uint32_t)(rng_next(&w->rng) % 50),
+                               .n_tiles = rng_next(&w->rng) % 5 ? 0 : 2,
+                               .max_tokens = 1 + (uint32_t)(rng_next(&w->rng) % 40),
+                               .stop_after = 1 + (uint32_t)(rng_next(&w->rng) % 40)};
             if (rng_next(&w->rng) % 4 == 0) f->deadline_ms = now + 1 + (int64_t)(rng_next(&w->rng) % 300);
             struct err e;
-            int rc = scheduler_submit(s, &(struct scheduler_request){.id = next, .n_prompt = f->n_prompt, .n_tiles = f->n_tiles, .max_tokens = f->max_tokens,
-                                                                     .deadline_ms = f->deadline_ms, .user = f}, &e);
+            int rc = scheduler_submit(s,
+                                      &(struct scheduler_request){.id = next,
+                                                                  .n_prompt = f->n_prompt,
+                                                                  .n_tiles = f->n_tiles,
+                                                                  .max_tokens = f->max_tokens,
+                                                                  .deadline_ms = f->deadline_ms,
+                                                                  .user = f},
+                                      &e);
             assert_true(rc == 0 || rc == -ERR_BUSY || rc == -ERR_LIMIT);
             f->submitted = true;
             f->ended = rc != 0; /* refused is told at once */
