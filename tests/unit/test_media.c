@@ -3,6 +3,7 @@
 #include "tests/unit/golden.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -371,6 +372,40 @@ static void test_the_process_is_caged(void **state)
     assert_clean_end(&p);
 }
 
+/* The timer's signal in the middle of a picture: its error comes before the process ends. The signal may fall before or after the work, so it is
+ * tried until it does not. */
+static void test_a_picture_that_takes_too_long_gets_an_error(void **state)
+{
+    (void)state;
+    struct image_settings hub = settings;
+    hub.longest_edge = 2048;
+    hub.tile_px = 512;
+    int fd = fd_of("images/jpg_2048x1536.jpg");
+    bool seen = false;
+    for (int i = 0; i < 50 && !seen; i++) {
+        struct process p = start();
+        assert_int_equal(call(&p, MEDIA_PROBE, fd, &hub, 1 << 26).err.code, ERR_NONE);
+        struct media_request q = {.call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
+        struct media_reply r;
+        assert_int_equal(media_send_request(p.sock, &q, NULL), 0);
+        usleep(2000 * (unsigned)(1 + i % 8));
+        assert_int_equal(kill(p.pid, SIGPROF), 0);
+        int rc = media_recv_reply(p.sock, &r, NULL);
+        if (!rc && r.err.code == ERR_LIMIT) {
+            assert_int_equal(r.id, 5);
+            assert_non_null(strstr(r.err.msg, "processor time"));
+            assert_int_equal(media_recv_reply(p.sock, &r, NULL), -ERR_GONE);
+            seen = true;
+        } else if (!rc) {
+            close(r.tiles_fd);
+        }
+        int status = stop(&p);
+        if (seen) assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+    }
+    close(fd);
+    assert_true(seen);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -382,6 +417,7 @@ int main(void)
         cmocka_unit_test(test_extra_descriptors_are_refused_and_closed),
         cmocka_unit_test(test_the_process_does_not_grow),
         cmocka_unit_test(test_the_process_is_caged),
+        cmocka_unit_test(test_a_picture_that_takes_too_long_gets_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
