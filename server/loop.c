@@ -33,23 +33,36 @@ struct loop {
     bool stop;
 };
 
-static void run_posted(void *ctx, uint32_t events)
+/* false: there was nothing. */
+static bool take_posted(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    struct loop_call *c = l->first;
+    l->first = NULL;
+    l->last = &l->first;
+    pthread_mutex_unlock(&l->lock);
+    bool any = c != NULL;
+    while (c) {
+        struct loop_call *next = c->next;
+        c->fn(c);
+        c = next;
+    }
+    return any;
+}
+
+static void wake_event(void *ctx, uint32_t events)
 {
     (void)events;
     struct loop *l = ctx;
     uint64_t n;
     ssize_t got = read(l->wake_fd, &n, sizeof n);
     (void)got; /* an empty counter only means that a round before took the calls */
-    pthread_mutex_lock(&l->lock);
-    struct loop_call *c = l->first;
-    l->first = NULL;
-    l->last = &l->first;
-    pthread_mutex_unlock(&l->lock);
-    while (c) {
-        struct loop_call *next = c->next;
-        c->fn(c);
-        c = next;
-    }
+    take_posted(l);
+}
+
+void loop_run_posted(struct loop *l)
+{
+    while (take_posted(l)) {}
 }
 
 int loop_new(struct loop **out, struct err *e)
@@ -62,7 +75,7 @@ int loop_new(struct loop **out, struct err *e)
     l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int rc = l->epoll_fd < 0 || l->wake_fd < 0 ? err_set(e, ERR_IO, "event loop: %s", strerror(errno)) : 0;
-    if (!rc) rc = loop_watch_add(l, l->wake_fd, EPOLLIN, run_posted, l, &l->wake, e);
+    if (!rc) rc = loop_watch_add(l, l->wake_fd, EPOLLIN, wake_event, l, &l->wake, e);
     if (rc) {
         loop_free(l);
         *out = NULL;

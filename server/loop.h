@@ -53,6 +53,8 @@ void loop_before_wait(struct loop *l, int (*fn)(void *ctx), void *ctx);
 /* Until loop_stop. 0, or -ERR_IO when epoll itself fails. */
 MUST_USE int loop_run(struct loop *l, struct err *e);
 void loop_stop(struct loop *l); /* on the loop's thread */
+/* What was posted, and what is posted meanwhile: for a tidy end after loop_run. */
+void loop_run_posted(struct loop *l);
 int64_t loop_now_ms(const struct loop *l);
 
 #endif

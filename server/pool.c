@@ -81,6 +81,11 @@ void pool_free(struct pool *p)
     pthread_cond_broadcast(&p->more);
     pthread_mutex_unlock(&p->lock);
     for (int i = 0; i < p->n_threads; i++) pthread_join(p->threads[i], NULL);
+    for (struct pool_job *j = p->first, *next; j; j = next) {
+        next = j->next;
+        j->call.fn = job_done;
+        loop_post(p->loop, &j->call);
+    }
     pthread_cond_destroy(&p->more);
     pthread_mutex_destroy(&p->lock);
     free(p);

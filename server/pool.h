@@ -18,7 +18,7 @@ struct pool_job {
 };
 
 MUST_USE int pool_new(struct pool **out, struct loop *l, int n_threads, struct err *e);
-/* Waits for jobs that run; those that wait are dropped without done(). Accepts NULL. */
+/* Waits for jobs that run; of those that wait only done() is posted, without work(): whoever ends the pool has given up on them. Accepts NULL. */
 void pool_free(struct pool *p);
 void pool_submit(struct pool *p, struct pool_job *j);
 

@@ -88,7 +88,13 @@ static int generate(const struct options *o, const char *dir, struct err *e)
     struct model *model = NULL;
     struct engine *en = NULL;
     int rc = question_open(&q, dir, o, NULL, NULL, o->prompt, e);
-    if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, q.prompt.n_ids + (uint64_t)o->max_tokens, NULL, e);
+    uint64_t kv_tokens = 0;
+    if (!rc) {
+        kv_tokens = q.prompt.n_ids + (uint64_t)o->max_tokens;
+        uint32_t context = prompt_model_info(q.model)->max_context;
+        if (kv_tokens > context) kv_tokens = context;
+        rc = model_run_open(&model, dir, o, COMPUTE_BF16, kv_tokens, NULL, e);
+    }
     if (!rc) rc = engine_new(&en, model, e);
     if (!rc) rc = submit(en, &q, o, e);
     if (!rc) rc = answer(en, &q, e);

@@ -51,7 +51,7 @@ static const struct option_row rows[] = {
     {MODEL_COMMANDS, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
     {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0", "tokens the KV cache holds; 0: by the model"},
-    {MODEL_COMMANDS, "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL, "no MODEL: random weights of a known shape"},
+    {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL, "no MODEL: random weights of a known shape"},
     {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
     {ON(GENERATE) | ON(LOGITS), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL, "a picture; may be given several times"},
     {ON(GENERATE) | ON(LOGITS), "--image-detail", "low|high", OPTION_CHOICE, F(image_detail), 0, 0, "high", "low: one tile a picture"},

@@ -1,0 +1,12 @@
+/* Schema: the migrations, in order, each in a transaction of its own. A migration that was released is never changed: changes are new ones. */
+#ifndef SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
+#define SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
+
+#include <sqlite3.h>
+
+#include "base/err.h"
+
+/* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. */
+MUST_USE int schema_migrate(sqlite3 *db, struct err *e);
+
+#endif

@@ -1,0 +1,68 @@
+/* Pieces of chat answers: see chat_write.h. */
+#include "server/api/chat_write.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/str.h"
+
+void chat_write_head(struct buf *b, const struct completion *c, const char *object)
+{
+    buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", c->id, object, (long long)c->created_s);
+    json_write_string(b, c->model->id, strlen(c->model->id));
+}
+
+/* A token's bytes as text: what is not UTF-8 by itself becomes U+FFFD; `bytes` tells exactly. */
+static void write_token_text(struct buf *b, const struct event_token *t)
+{
+    char text[1024];
+    size_t n = 0;
+    for (size_t i = 0; i < t->n_bytes && n + 4 < sizeof text;) {
+        uint32_t cp;
+        int len = utf8_decode(t->bytes + i, t->n_bytes - i, &cp);
+        n += utf8_encode(len > 0 ? cp : 0xFFFD, text + n);
+        i += len > 0 ? (size_t)len : len < 0 ? (size_t)-len : t->n_bytes - i;
+    }
+    json_write_string(b, text, n);
+}
+
+static void write_token(struct buf *b, const struct event_token *t)
+{
+    buf_puts(b, "{\"token\":");
+    write_token_text(b, t);
+    /* JSON has no infinity; -9999 is what OpenAI writes for a token that cannot be */
+    buf_printf(b, ",\"logprob\":%.9g,\"bytes\":[", isfinite(t->logprob) ? (double)t->logprob : -9999.0);
+    for (size_t i = 0; i < t->n_bytes; i++) buf_printf(b, "%s%u", i ? "," : "", (unsigned char)t->bytes[i]);
+    buf_putc(b, ']');
+}
+
+void chat_write_logprobs(struct buf *b, const struct event *ev)
+{
+    for (size_t i = 0; i < ev->n_logprobs; i++) {
+        const struct event_logprob *p = &ev->logprobs[i];
+        if (i) buf_putc(b, ',');
+        write_token(b, &p->token);
+        buf_puts(b, ",\"top_logprobs\":[");
+        for (size_t j = 0; j < p->n_top; j++) {
+            if (j) buf_putc(b, ',');
+            write_token(b, &p->top[j]);
+            buf_putc(b, '}');
+        }
+        buf_puts(b, "]}");
+    }
+}
+
+void chat_write_usage(struct buf *b, const struct usage *u)
+{
+    buf_printf(b,
+               "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+               "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+               (long long)u->prompt_tokens, (long long)u->completion_tokens, (long long)(u->prompt_tokens + u->completion_tokens),
+               (long long)u->cached_tokens);
+}
+
+const char *chat_finish_name(enum finish_reason reason)
+{
+    return reason == FINISH_LENGTH ? "length" : "stop";
+}

@@ -1,0 +1,75 @@
+/* API errors: see errors.h. */
+#include "server/api/errors.h"
+
+#include <string.h>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/str.h"
+
+#define INVALID "invalid_request_error"
+
+const struct api_error_row api_errors[API_ERRORS] = {
+    [API_INVALID_VALUE] = {400, INVALID, "invalid_value", NULL},
+    [API_UNSUPPORTED_PARAMETER] = {400, INVALID, "unsupported_parameter", NULL},
+    [API_CONTEXT_LENGTH_EXCEEDED] = {400, INVALID, "context_length_exceeded", NULL},
+    [API_INVALID_API_KEY] = {401, "authentication_error", "invalid_api_key", NULL},
+    [API_PERMISSION_DENIED] = {403, "permission_error", "permission_denied", NULL},
+    [API_MODEL_NOT_FOUND] = {404, INVALID, "model_not_found", NULL},
+    [API_NOT_FOUND] = {404, INVALID, "not_found", NULL},
+    [API_METHOD_NOT_ALLOWED] = {405, INVALID, "method_not_allowed", NULL},
+    [API_REQUEST_TOO_LARGE] = {413, INVALID, "request_too_large", NULL},
+    [API_QUEUE_FULL] = {429, "rate_limit_error", "queue_full", "1"},
+    [API_NUMERIC_ERROR] = {500, "server_error", "numeric_error", NULL},
+    [API_INTERNAL_ERROR] = {500, "server_error", "internal_error", NULL},
+    [API_WORKER_DOWN] = {503, "server_error", "worker_down", "1"},
+    [API_DRAINING] = {503, "server_error", "draining", "5"},
+};
+
+static const enum api_error by_err[ERR_CODES] = {
+    [ERR_NONE] = API_INTERNAL_ERROR,         [ERR_INPUT] = API_INVALID_VALUE,        [ERR_UNSUPPORTED] = API_UNSUPPORTED_PARAMETER,
+    [ERR_LIMIT] = API_INVALID_VALUE,         [ERR_CONTEXT] = API_CONTEXT_LENGTH_EXCEEDED, [ERR_NOT_FOUND] = API_MODEL_NOT_FOUND,
+    [ERR_DENIED] = API_PERMISSION_DENIED,    [ERR_MEMORY] = API_QUEUE_FULL,          [ERR_IO] = API_INTERNAL_ERROR,
+    [ERR_BUSY] = API_QUEUE_FULL,             [ERR_GONE] = API_WORKER_DOWN,           [ERR_TIMEOUT] = API_WORKER_DOWN,
+    [ERR_NUMERIC] = API_NUMERIC_ERROR,       [ERR_INTERNAL] = API_INTERNAL_ERROR,
+};
+
+enum api_error api_error_of(const struct err *e)
+{
+    return (unsigned)e->code < ERR_CODES ? by_err[e->code] : API_INTERNAL_ERROR;
+}
+
+/* A message may quote what a client sent. */
+static void write_text(struct buf *b, const char *s)
+{
+    size_t n = strlen(s);
+    if (utf8_valid(s, n)) json_write_string(b, s, n);
+    else json_write_string(b, "(not valid UTF-8)", 17);
+}
+
+int api_error_write(struct buf *b, enum api_error kind, const struct err *e)
+{
+    bool hide = kind == API_INTERNAL_ERROR;
+    if (hide) log_error("internal error told to a client: %s", e->msg);
+    buf_puts(b, "{\"error\":{\"message\":");
+    write_text(b, hide ? "The server made a mistake; it is in its log." : e->msg);
+    buf_printf(b, ",\"type\":\"%s\",\"param\":", api_errors[kind].type);
+    if (e->param[0]) write_text(b, e->param);
+    else buf_puts(b, "null");
+    buf_printf(b, ",\"code\":\"%s\"}}", api_errors[kind].code);
+    return b->failed;
+}
+
+void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e)
+{
+    struct buf b;
+    buf_init(&b, 8192);
+    api_error_write(&b, kind, e);
+    if (b.failed) {
+        buf_clear(&b);
+        buf_puts(&b, "{\"error\":{\"message\":\"The error's message is too long.\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
+    }
+    if (api_errors[kind].retry_after) http_add_header(r, "retry-after", api_errors[kind].retry_after);
+    http_reply(r, api_errors[kind].status, "application/json", b.data, b.len);
+    buf_free(&b);
+}

@@ -1,0 +1,40 @@
+/* API errors: one table of what a client may be told: HTTP status, OpenAI type and code. The layers below return err codes; api_error_of maps them. */
+#ifndef SPILLWAY_SERVER_API_ERRORS_H
+#define SPILLWAY_SERVER_API_ERRORS_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "server/http.h"
+
+enum api_error {
+    API_INVALID_VALUE,
+    API_UNSUPPORTED_PARAMETER,
+    API_CONTEXT_LENGTH_EXCEEDED,
+    API_INVALID_API_KEY,
+    API_PERMISSION_DENIED,
+    API_MODEL_NOT_FOUND,
+    API_NOT_FOUND,
+    API_METHOD_NOT_ALLOWED,
+    API_REQUEST_TOO_LARGE,
+    API_QUEUE_FULL,
+    API_NUMERIC_ERROR,
+    API_INTERNAL_ERROR,
+    API_WORKER_DOWN,
+    API_DRAINING,
+    API_ERRORS
+};
+
+struct api_error_row {
+    unsigned status;
+    const char *type, *code;
+    const char *retry_after; /* seconds, NULL: no such header */
+};
+extern const struct api_error_row api_errors[API_ERRORS];
+
+/* What a failure of a lower layer is to a client. */
+enum api_error api_error_of(const struct err *e);
+/* Appends {"error":{...}}. The message and param of e are made valid UTF-8. Internal faults are told without their details. */
+int api_error_write(struct buf *b, enum api_error kind, const struct err *e);
+void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e);
+
+#endif

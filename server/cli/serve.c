@@ -1,0 +1,321 @@
+/* serve [MODEL ...]: puts the gateway together, runs its loop, takes it apart. One line a stage on standard error.
+ *
+ * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media processes, loop. It is ready
+ * when every worker has said hello; a worker that cannot start ends the server with its reason. SIGTERM or SIGINT drains: nothing new is taken,
+ * what runs is finished; a second one, or DRAIN_MS, ends it. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "server/cli/command.h"
+#include "server/cli/env.h"
+#include "server/cli/model_path.h"
+#include "server/gateway.h"
+
+enum { REFRESH_MS = 500, DRAIN_MS = 30000, DRAIN_LOOK_MS = 50, POOL_THREADS = 4 };
+
+struct serve {
+    struct gateway g;
+    const struct options *o;
+    char host[64], data[4096];
+    uint16_t port;
+    char first_key[ACCOUNTS_TOKEN_BYTES]; /* "" if there was one already */
+    struct loop_timer refresh, drain;
+    struct loop_watch *signals;
+    int signal_fd;
+    int64_t started_ms, drain_until_ms;
+    bool ready;
+    struct err failure; /* why the loop was stopped; ERR_NONE: on request */
+};
+
+static int parse_listen(struct serve *s, struct err *e)
+{
+    const char *text = s->o->listen, *colon = strrchr(text, ':');
+    int64_t port;
+    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port)) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
+    size_t n = (size_t)(colon - text);
+    if (n >= 2 && text[0] == '[' && text[n - 1] == ']') { /* [::1]:8080 */
+        text++;
+        n -= 2;
+    }
+    if (n >= sizeof s->host) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", s->o->listen);
+    memcpy(s->host, text, n);
+    if (strcmp(s->host, "localhost") == 0) strcpy(s->host, "127.0.0.1");
+    s->port = (uint16_t)port;
+    return 0;
+}
+
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
+}
+
+/* A file with the key and perhaps a line's end. */
+static int read_key_file(const char *path, struct buf *b, struct err *e)
+{
+    int rc = buf_read_file(b, path, e);
+    if (rc) return rc;
+    while (b->len && (b->data[b->len - 1] == '\n' || b->data[b->len - 1] == '\r')) b->data[--b->len] = '\0';
+    return b->len && strlen(b->data) == b->len ? 0 : err_set(e, ERR_INPUT, "%s: there is no key in it", path);
+}
+
+static int first_key(struct serve *s, struct err *e)
+{
+    struct buf b;
+    buf_init(&b, 4096);
+    int rc = s->o->api_key_file ? read_key_file(s->o->api_key_file, &b, e) : 0;
+    const char *given = b.len ? b.data : env_api_key();
+    int64_t id = 0;
+    if (!rc && given) id = accounts_key_add(s->g.accounts, "first", given, e);
+    else if (!rc && accounts_key_count(s->g.accounts) == 0) id = accounts_key_make(s->g.accounts, "first", s->first_key, e);
+    buf_free(&b);
+    return rc ? rc : id < 0 ? (int)id : 0;
+}
+
+static void refresh_fired(void *ctx)
+{
+    struct serve *s = ctx;
+    struct err e;
+    if (accounts_refresh(s->g.accounts, &e)) log_error("%s", e.msg);
+    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS)) log_error("out of memory: keys are no longer refreshed");
+}
+
+static int open_accounts(struct serve *s, struct err *e)
+{
+    if (s->o->no_auth) {
+        if (!is_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
+        log_info("accounts: none (--no-auth)");
+        return 0;
+    }
+    if (s->o->data) snprintf(s->data, sizeof s->data, "%s", s->o->data);
+    else {
+        int rc = env_data_dir(s->data, sizeof s->data, e);
+        if (rc) return rc;
+    }
+    int rc = accounts_open(&s->g.accounts, s->data, e);
+    if (!rc) rc = first_key(s, e);
+    if (rc) return rc;
+    log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));
+    s->refresh = (struct loop_timer){.fn = refresh_fired, .ctx = s};
+    refresh_fired(s);
+    return 0;
+}
+
+static void serve_stop(struct serve *s, const struct err *why)
+{
+    if (why) s->failure = *why;
+    loop_stop(s->g.loop);
+}
+
+static void announce(struct serve *s)
+{
+    s->ready = true;
+    bool v6 = strchr(s->host, ':') != NULL;
+    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), v6 ? "[" : "", s->host, v6 ? "]" : "",
+            http_port(s->g.http));
+    for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
+    fprintf(stderr, "\n");
+    if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
+    memset(s->first_key, 0, sizeof s->first_key);
+}
+
+static struct serve *serve_of(struct gateway_model *m)
+{
+    return (struct serve *)m->gateway; /* its first member */
+}
+
+/* The worker and the gateway read the same folder; they must have understood the same. */
+static int check_hello(struct gateway_model *m, const struct frame_hello *h, struct err *e)
+{
+    const struct prompt_info *info = prompt_model_info(m->prompt);
+    if (h->vocab != info->vocab) return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
+    if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
+                             h->tokens_per_tile != (uint32_t)info->images.tokens_per_tile))
+        return err_set(e, ERR_INTERNAL, "%s: worker and gateway differ about pictures", m->id);
+    return 0;
+}
+
+static void model_ready(void *ctx, const struct frame_hello *h)
+{
+    struct gateway_model *m = ctx;
+    struct serve *s = serve_of(m);
+    struct err e;
+    if (check_hello(m, h, &e)) {
+        serve_stop(s, &e);
+        return;
+    }
+    uint32_t own = prompt_model_info(m->prompt)->max_context;
+    m->max_context = own && own < h->max_context ? own : h->max_context;
+    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
+    for (size_t i = 0; i < s->g.n_models; i++)
+        if (!worker_is_ready(s->g.models[i]->worker)) return;
+    if (!s->ready) announce(s);
+}
+
+static void model_down(void *ctx, const struct err *why, bool was_ready)
+{
+    struct gateway_model *m = ctx;
+    (void)was_ready;
+    if (m->max_context) return; /* has served: it is restarted */
+    struct err e = *why;
+    err_prefix(&e, "model %s: its worker could not start", m->id);
+    serve_stop(serve_of(m), &e);
+}
+
+static int model_start(struct serve *s, const char *arg, struct err *e)
+{
+    struct gateway *g = &s->g;
+    if (g->n_models == GATEWAY_MAX_MODELS) return err_set(e, ERR_INPUT, "more than %d models", GATEWAY_MAX_MODELS);
+    struct gateway_model *m = calloc(1, sizeof *m);
+    if (!m) return err_set(e, ERR_MEMORY, "out of memory");
+    g->models[g->n_models++] = m;
+    m->gateway = g;
+    m->created_s = clock_wall_s();
+    int rc = model_path_find(arg, m->path, sizeof m->path, e);
+    if (rc) return rc;
+    const char *id = s->o->name ? s->o->name : model_path_id(arg, m->path);
+    if (!*id || strlen(id) >= sizeof m->id || !utf8_valid(id, strlen(id))) return err_set(e, ERR_INPUT, "%s: no usable name; give --name", arg);
+    for (size_t i = 0; i + 1 < g->n_models; i++)
+        if (strcmp(g->models[i]->id, id) == 0) return err_set(e, ERR_INPUT, "two models are called '%s'", id);
+    strcpy(m->id, id);
+    struct worker_config c = {.path = m->path, .name = m->id, .device = s->o->device, .compute = s->o->compute, .threads = s->o->threads,
+                              .kv_tokens = s->o->kv_tokens};
+    struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
+    return worker_proc_new(&m->worker, g->loop, &c, &events, e);
+}
+
+static int start_models(struct serve *s, struct err *e)
+{
+    const struct options *o = s->o;
+    if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
+    int rc = o->n_args ? 0 : model_start(s, "demo", e);
+    for (int i = 0; i < o->n_args && !rc; i++) rc = model_start(s, o->args[i], e);
+    for (size_t i = 0; i < s->g.n_models && !rc; i++) {
+        struct gateway_model *m = s->g.models[i];
+        rc = prompt_model_open(&m->prompt, m->path, e);
+        if (rc) break;
+        const struct prompt_info *info = prompt_model_info(m->prompt);
+        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
+    }
+    return rc;
+}
+
+static void drain_look(void *ctx)
+{
+    struct serve *s = ctx;
+    int64_t now_ms = loop_now_ms(s->g.loop);
+    bool idle = s->g.n_completions == 0 && http_open_requests(s->g.http) == 0;
+    if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS)) serve_stop(s, NULL);
+}
+
+static void signal_came(void *ctx, uint32_t events)
+{
+    (void)events;
+    struct serve *s = ctx;
+    struct signalfd_siginfo info;
+    if (read(s->signal_fd, &info, sizeof info) != (ssize_t)sizeof info) return;
+    if (s->g.draining || !s->ready) {
+        serve_stop(s, NULL);
+        return;
+    }
+    log_info("draining: %zu requests are running", s->g.n_completions);
+    s->g.draining = true;
+    s->drain_until_ms = loop_now_ms(s->g.loop) + DRAIN_MS;
+    s->drain = (struct loop_timer){.fn = drain_look, .ctx = s};
+    http_quiesce(s->g.http);
+    drain_look(s);
+}
+
+/* Before any thread is made: all of them inherit the blocked signals. */
+static int watch_signals(struct serve *s, struct err *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signal_fd < 0) return err_set(e, ERR_IO, "signalfd: %s", strerror(errno));
+    return loop_watch_add(s->g.loop, s->signal_fd, EPOLLIN, signal_came, s, &s->signals, e);
+}
+
+static void raise_descriptors(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l)) return;
+    l.rlim_cur = l.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &l); /* fewer streams at once if that is refused */
+}
+
+static int listen_http(struct serve *s, struct err *e)
+{
+    struct http_config c = http_config_default;
+    c.host = s->host;
+    c.port = s->port;
+    c.ctx = &s->g;
+    c.begin = gateway_begin;
+    c.handle = gateway_handle;
+    c.too_large = gateway_too_large;
+    return http_new(&s->g.http, s->g.loop, &c, e);
+}
+
+static int serve_start(struct serve *s, struct err *e)
+{
+    s->started_ms = clock_boot_ms();
+    s->g.default_max_tokens = s->o->default_max_tokens;
+    int rc = parse_listen(s, e);
+    if (!rc) rc = loop_new(&s->g.loop, e);
+    if (!rc) rc = watch_signals(s, e);
+    if (!rc) rc = open_accounts(s, e);
+    if (!rc) rc = listen_http(s, e);
+    if (!rc) rc = start_models(s, e);
+    if (!rc) rc = media_pool_new(&s->g.media, s->g.loop, (int)s->o->media_processes, e);
+    if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
+    return rc;
+}
+
+static void serve_close(struct serve *s)
+{
+    struct gateway *g = &s->g;
+    if (!g->loop) return;
+    http_free(g->http); /* ends what runs: completions stop their sequences */
+    pool_free(g->pool);
+    media_pool_free(g->media);
+    loop_run_posted(g->loop); /* frees the completions */
+    for (size_t i = 0; i < g->n_models; i++) {
+        worker_proc_free(g->models[i]->worker);
+        prompt_model_close(g->models[i]->prompt);
+        free(g->models[i]);
+    }
+    accounts_close(g->accounts);
+    loop_watch_remove(g->loop, s->signals);
+    if (s->signal_fd >= 0) close(s->signal_fd);
+    loop_free(g->loop);
+}
+
+int command_serve(const struct options *o)
+{
+    struct serve s = {.o = o, .signal_fd = -1};
+    struct err e = {0};
+    log_setup(LOG_INFO, "gateway");
+    raise_descriptors();
+    int rc = serve_start(&s, &e);
+    if (!rc) rc = loop_run(s.g.loop, &e);
+    if (!rc && s.failure.code) {
+        e = s.failure;
+        rc = -(int)e.code;
+    }
+    serve_close(&s);
+    return rc ? command_error(&e) : COMMAND_OK;
+}

@@ -1,0 +1,313 @@
+/* Completion: see completion.h. The stages are in order of time; each ends by calling the next. */
+#include "server/completion.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/media/data_url.h"
+#include "server/api/errors.h"
+
+enum { ARENA_MAX_BYTES = 256 << 20, MAX_PICTURE_PIXELS = 64 << 20 };
+
+static void completion_free(struct loop_call *call)
+{
+    struct completion *c = (struct completion *)((char *)call - offsetof(struct completion, freeing));
+    for (size_t i = 0; i < c->n_pictures; i++) {
+        if (c->pictures[i].bytes_fd >= 0) close(c->pictures[i].bytes_fd);
+        if (c->pictures[i].tiles_fd >= 0) close(c->pictures[i].tiles_fd);
+    }
+    prompt_messages_free(&c->messages);
+    json_decref(c->request);
+    buf_free(&c->body);
+    arena_free(&c->arena);
+    c->gateway->n_completions--;
+    free(c);
+}
+
+/* Frees at the loop's next round, so that whoever is calling us still has it. */
+static void completion_release(struct completion *c)
+{
+    if (!c->done || c->in_job || c->n_waiting || c->freeing_posted) return;
+    c->freeing_posted = true;
+    c->freeing.fn = completion_free;
+    loop_post(c->gateway->loop, &c->freeing);
+}
+
+/* No more events and no more bytes. */
+static void completion_done(struct completion *c)
+{
+    if (c->done) return;
+    c->done = true;
+    c->http = NULL;
+    if (c->started) c->source->stop(c);
+    if (c->opened) c->sink->close(c);
+    for (size_t i = 0; i < c->n_pictures; i++)
+        if (c->n_waiting && media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
+    completion_release(c);
+}
+
+static void completion_gone(void *ctx)
+{
+    completion_done(ctx);
+}
+
+void completion_drop(struct completion *c)
+{
+    if (c->http && c->headers_out) http_stream_cut(c->http);
+    completion_done(c);
+}
+
+static void completion_fail(struct completion *c, const struct err *e)
+{
+    if (c->done) return;
+    if (c->headers_out) c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
+    else api_error_reply(c->http, api_error_of(e), e);
+    completion_done(c);
+}
+
+/* --- reading: on a pool thread --- */
+
+static int read_model(struct completion *c, struct err *e)
+{
+    const json_t *v = json_object_get(c->request, "model");
+    if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
+    if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
+    c->model = gateway_model_find(c->gateway, json_string_value(v), json_string_length(v));
+    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
+    c->max_context = c->model->max_context;
+    return c->max_context ? 0 : err_set(e, ERR_GONE, "The model is still being loaded: try again.");
+}
+
+static int read_picture(const struct prompt_image *image, struct picture *p, struct buf *bytes, struct err *e)
+{
+    if (!image->url) return err_set(e, ERR_INPUT, "The picture has no URL.");
+    int rc = data_url_decode(image->url, image->n_url, MEDIA_MAX_IMAGE_BYTES, bytes, e);
+    if (rc) return rc;
+    p->bytes_fd = media_bytes_fd(bytes->data, bytes->len, e);
+    return p->bytes_fd < 0 ? p->bytes_fd : 0;
+}
+
+static int read_pictures(struct completion *c, struct err *e)
+{
+    size_t n = c->messages.n_images;
+    if (n == 0) return 0;
+    c->pictures = arena_array(&c->arena, n, sizeof *c->pictures);
+    c->grids = arena_array(&c->arena, n, sizeof *c->grids);
+    if (!c->pictures || !c->grids) return err_set(e, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < n; i++) c->pictures[i].bytes_fd = c->pictures[i].tiles_fd = -1;
+    c->n_pictures = n;
+    struct buf bytes;
+    buf_init(&bytes, MEDIA_MAX_IMAGE_BYTES);
+    int rc = 0;
+    for (size_t i = 0; i < n && !rc; i++) {
+        rc = read_picture(&c->messages.images[i], &c->pictures[i], &bytes, e);
+        if (rc) snprintf(e->param, sizeof e->param, "%s", c->messages.images[i].param);
+    }
+    buf_free(&bytes);
+    return rc;
+}
+
+static int make_prompt(struct completion *c, struct err *e)
+{
+    struct prompt_options o = {.grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
+    time_t now = time(NULL);
+    localtime_r(&now, &o.now);
+    int rc = prompt_from_messages(c->model->prompt, &c->messages, &o, &c->arena, &c->prompt, e);
+    if (rc && !e->param[0]) snprintf(e->param, sizeof e->param, "messages");
+    return rc;
+}
+
+static int read_request(struct completion *c, struct err *e)
+{
+    int rc = json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
+    if (rc) return rc;
+    buf_free(&c->body); /* the tree has its own copy */
+    if (!json_is_object(c->request)) return err_set(e, ERR_INPUT, "The request body must be a JSON object.");
+    rc = read_model(c, e);
+    const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
+    if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
+    if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages, e);
+    if (!rc) rc = read_pictures(c, e);
+    if (!rc && c->n_pictures == 0) rc = make_prompt(c, e);
+    return rc;
+}
+
+static struct completion *of_job(struct pool_job *j)
+{
+    return (struct completion *)((char *)j - offsetof(struct completion, job));
+}
+
+static void completion_job(struct completion *c, void (*work)(struct pool_job *j), void (*done)(struct pool_job *j))
+{
+    c->job.work = work;
+    c->job.done = done;
+    c->in_job = true;
+    pool_submit(c->gateway->pool, &c->job);
+}
+
+/* Back on the loop: false if that was the end of it. */
+static bool job_ended(struct completion *c)
+{
+    c->in_job = false;
+    if (c->err.code && !c->done) completion_fail(c, &c->err);
+    if (c->done) completion_release(c);
+    return !c->done;
+}
+
+/* --- running --- */
+
+static void completion_run(struct completion *c)
+{
+    struct err e = {0};
+    CHECK(c->prompt.n_ids < c->max_context); /* prompt_from_messages refuses the rest */
+    uint32_t room = c->max_context - (uint32_t)c->prompt.n_ids;
+    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
+    if (asked == 0) asked = c->gateway->default_max_tokens;
+    c->max_tokens = asked < room ? (uint32_t)asked : room;
+    c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
+    c->seed = (uint64_t)c->params.seed;
+    if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
+    c->source = &source_local;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    int rc = c->sink->open(c, &e);
+    c->opened = rc == 0;
+    if (!rc) {
+        rc = c->source->start(c, &e);
+        c->started = rc == 0;
+    }
+    if (rc) completion_fail(c, &e);
+}
+
+/* --- pictures --- */
+
+static void call_pictures(struct completion *c, enum media_call call, void (*done)(struct media_call_state *s, struct media_reply *reply))
+{
+    c->n_waiting = c->n_pictures; /* all first: an answer may come inside the call */
+    for (size_t i = 0; i < c->n_pictures; i++) {
+        struct picture *p = &c->pictures[i];
+        if (c->done) { /* failed by one before it */
+            c->n_waiting--;
+            continue;
+        }
+        p->call = (struct media_call_state){
+            .request = {.call = call, .image_fd = p->bytes_fd, .settings = prompt_model_info(c->model->prompt)->images,
+                        .detail_low = c->messages.images[i].detail_low, .max_pixels = MAX_PICTURE_PIXELS},
+            .done = done, .ctx = c};
+        media_pool_call(c->gateway->media, &p->call);
+    }
+    completion_release(c);
+}
+
+/* false: this was not the last picture, or there was an error. */
+static bool picture_ended(struct completion *c, const struct media_call_state *s, const struct media_reply *reply)
+{
+    c->n_waiting--;
+    size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) - c->pictures);
+    if (reply->err.code && !c->done) {
+        struct err e = reply->err;
+        snprintf(e.param, sizeof e.param, "%s", c->messages.images[i].param);
+        completion_fail(c, &e);
+    }
+    if (c->done) completion_release(c);
+    return !c->done && c->n_waiting == 0;
+}
+
+static struct picture *of_call(struct media_call_state *s)
+{
+    return (struct picture *)((char *)s - offsetof(struct picture, call));
+}
+
+static void picture_decoded(struct media_call_state *s, struct media_reply *reply)
+{
+    struct completion *c = s->ctx;
+    struct picture *p = of_call(s);
+    size_t i = (size_t)(p - c->pictures);
+    if (!reply->err.code) {
+        p->tiles_fd = reply->tiles_fd;
+        p->n_tiles = reply->n_tiles;
+        size_t n_bytes = (size_t)reply->n_tiles * sizeof *p->hash;
+        p->hash = c->done ? NULL : arena_alloc(&c->arena, n_bytes);
+        if (p->hash) memcpy(p->hash, reply->hash, n_bytes);
+        else if (!c->done) err_set(&reply->err, ERR_MEMORY, "out of memory");
+        if (reply->n_tiles != c->grids[i].n_tiles) err_set(&reply->err, ERR_INTERNAL, "a picture has %d tiles, probed were %d", reply->n_tiles, c->grids[i].n_tiles);
+    }
+    if (picture_ended(c, s, reply)) completion_run(c);
+}
+
+static void prompt_work(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (make_prompt(c, &c->err) == 0) c->err.code = ERR_NONE;
+}
+
+static void prompt_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) call_pictures(c, MEDIA_DECODE, picture_decoded);
+}
+
+static void picture_probed(struct media_call_state *s, struct media_reply *reply)
+{
+    struct completion *c = s->ctx;
+    size_t i = (size_t)(of_call(s) - c->pictures);
+    if (!reply->err.code) c->grids[i] = reply->grid;
+    if (picture_ended(c, s, reply)) completion_job(c, prompt_work, prompt_done);
+}
+
+static void read_work(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (read_request(c, &c->err) == 0) c->err.code = ERR_NONE;
+}
+
+static void read_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (!job_ended(c)) return;
+    if (c->n_pictures) call_pictures(c, MEDIA_PROBE, picture_probed);
+    else completion_run(c);
+}
+
+void completion_begin(struct gateway *g, struct http_request *r)
+{
+    struct completion *c = calloc(1, sizeof *c);
+    if (!c) {
+        struct err e;
+        err_set(&e, ERR_MEMORY, "The server is out of memory: try again.");
+        api_error_reply(r, API_QUEUE_FULL, &e);
+        return;
+    }
+    g->n_completions++;
+    c->gateway = g;
+    c->http = r;
+    c->created_s = clock_wall_s();
+    arena_init(&c->arena, ARENA_MAX_BYTES);
+    unsigned char bytes[12];
+    randombytes_buf(bytes, sizeof bytes);
+    memcpy(c->id, "chatcmpl-", 9);
+    sodium_bin2hex(c->id + 9, sizeof c->id - 9, bytes, sizeof bytes);
+    http_take_body(r, &c->body);
+    http_on_gone(r, completion_gone, c);
+    completion_job(c, read_work, read_done);
+}
+
+/* --- events --- */
+
+void completion_event(struct completion *c, const struct event *ev)
+{
+    if (c->done) return;
+    if (ev->type == EVENT_ERROR) {
+        completion_fail(c, ev->err);
+        return;
+    }
+    c->sink->event(c, ev);
+    if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
+    c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
+    completion_done(c);
+}

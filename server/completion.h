@@ -1,0 +1,65 @@
+/* Completion: one request for text on its way through the gateway, from its body to the last byte of its answer.
+ *
+ *     reading    a pool thread parses, checks, decodes data: URLs (and makes the prompt if there are no pictures)
+ *     probing    pictures' sizes are asked of a media process, hence tiles and tokens
+ *     prompting  a pool thread renders and tokenises
+ *     decoding   pictures become tiles
+ *     running    the source makes events, the sink writes them
+ *     done       answered, failed or left by the client; freed when nothing of it is under way any more
+ *
+ * Everything but the pool jobs is on the loop's thread. Memory: one arena a request. */
+#ifndef SPILLWAY_SERVER_COMPLETION_H
+#define SPILLWAY_SERVER_COMPLETION_H
+
+#include "base/arena.h"
+#include "engine/prompt.h"
+#include "server/api/chat_params.h"
+#include "server/gateway.h"
+#include "server/source.h"
+
+struct picture {
+    struct media_call_state call;
+    int bytes_fd;   /* the file's bytes, sealed; -1: none */
+    int tiles_fd;   /* -1: not decoded */
+    int n_tiles;
+    uint8_t (*hash)[MEDIA_HASH_BYTES];
+};
+
+struct completion {
+    struct gateway *gateway;
+    struct http_request *http; /* NULL: answered or gone */
+    struct pool_job job;
+    struct loop_call freeing;
+    struct arena arena;
+    struct buf body;
+    json_t *request;
+    struct gateway_model *model;
+    uint32_t max_context; /* the model's, read once */
+    struct chat_params params;
+    struct prompt_messages messages;
+    struct picture *pictures;
+    struct image_grid *grids;
+    size_t n_pictures, n_waiting; /* pictures whose call is under way */
+    struct prompt prompt;
+    struct err err;  /* of the pool job, or the first picture's */
+    bool in_job, done, freeing_posted, started, opened;
+    bool headers_out; /* the sink has begun the response */
+    uint64_t seed;
+    uint32_t max_tokens;
+    char id[40];
+    int64_t created_s;
+    size_t n_finished;
+    struct usage usage; /* kept by the source */
+    const struct source_ops *source;
+    const struct sink_ops *sink;
+    void *source_state, *sink_state;
+};
+
+/* Takes the request over. */
+void completion_begin(struct gateway *g, struct http_request *r);
+/* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next round. */
+void completion_event(struct completion *c, const struct event *ev);
+/* For sinks: the client does not take its bytes. */
+void completion_drop(struct completion *c);
+
+#endif

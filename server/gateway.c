@@ -1,0 +1,88 @@
+/* Gateway: routing and keys; see gateway.h. The table of endpoints is here. */
+#include "server/gateway.h"
+
+#include <string.h>
+
+#include "base/str.h"
+#include "server/api/endpoint.h"
+#include "server/api/errors.h"
+
+static const struct endpoint *const endpoints[] = {
+    &endpoint_chat_completions, &endpoint_models, &endpoint_model, &endpoint_livez, &endpoint_readyz,
+};
+enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0] };
+
+struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n)
+{
+    for (size_t i = 0; i < g->n_models; i++)
+        if (strlen(g->models[i]->id) == n && memcmp(g->models[i]->id, id, n) == 0) return g->models[i];
+    return NULL;
+}
+
+static bool path_fits(const struct endpoint *ep, const char *path)
+{
+    return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)] : strcmp(path, ep->path) == 0;
+}
+
+/* *path_known tells 405 from 404. */
+static const struct endpoint *route(const struct http_request *r, const struct endpoint **path_known)
+{
+    *path_known = NULL;
+    for (int i = 0; i < N_ENDPOINTS; i++) {
+        if (!path_fits(endpoints[i], http_path(r))) continue;
+        *path_known = endpoints[i];
+        if (strcmp(endpoints[i]->method, http_method(r)) == 0) return endpoints[i];
+    }
+    return NULL;
+}
+
+static void refuse_route(struct http_request *r, const struct endpoint *known)
+{
+    struct err e;
+    if (known) {
+        http_add_header(r, "allow", known->method);
+        err_set(&e, ERR_INPUT, "%s is for %s requests.", known->path, known->method);
+        api_error_reply(r, API_METHOD_NOT_ALLOWED, &e);
+    } else {
+        err_set(&e, ERR_NOT_FOUND, "There is nothing at '%.200s'.", http_path(r));
+        api_error_reply(r, API_NOT_FOUND, &e);
+    }
+}
+
+static bool key_holds(const struct gateway *g, const struct http_request *r, struct err *e)
+{
+    if (!g->accounts) return true;
+    const char *given = http_header(r, "authorization");
+    if (!given) {
+        err_set(e, ERR_DENIED, "No API key: send it as 'Authorization: Bearer KEY'.");
+        return false;
+    }
+    const char *token = strncasecmp(given, "bearer ", 7) == 0 ? given + 7 : given;
+    if (accounts_key_check(g->accounts, token) > 0) return true;
+    err_set(e, ERR_DENIED, "The API key is not known here or was revoked.");
+    return false;
+}
+
+void gateway_begin(void *ctx, struct http_request *r)
+{
+    const struct gateway *g = ctx;
+    const struct endpoint *known, *ep = route(r, &known);
+    struct err e;
+    if (!ep) refuse_route(r, known);
+    else if (ep->access == ACCESS_KEY && !key_holds(g, r, &e)) api_error_reply(r, API_INVALID_API_KEY, &e);
+}
+
+void gateway_handle(void *ctx, struct http_request *r)
+{
+    const struct endpoint *known, *ep = route(r, &known);
+    CHECK(ep != NULL); /* gateway_begin has refused the rest */
+    ep->handle(ctx, r);
+}
+
+void gateway_too_large(void *ctx, struct http_request *r)
+{
+    (void)ctx;
+    struct err e;
+    err_set(&e, ERR_LIMIT, "The request body is larger than %d bytes.", HTTP_MAX_BODY_BYTES);
+    api_error_reply(r, API_REQUEST_TOO_LARGE, &e);
+}

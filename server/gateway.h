@@ -1,0 +1,52 @@
+/* Gateway: what the endpoints share. Owned by `serve`, used on the loop's thread; models and prompt models are immutable once serving. */
+#ifndef SPILLWAY_SERVER_GATEWAY_H
+#define SPILLWAY_SERVER_GATEWAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/prompt.h"
+#include "server/accounts/accounts.h"
+#include "server/http.h"
+#include "server/loop.h"
+#include "server/media_proc.h"
+#include "server/pool.h"
+#include "server/worker_proc.h"
+
+enum { GATEWAY_MAX_MODELS = 64 };
+
+struct gateway;
+
+struct gateway_model {
+    struct gateway *gateway;
+    char id[256];
+    char path[4096];
+    struct prompt_model *prompt;
+    struct worker_proc *worker;
+    _Atomic uint32_t max_context; /* the smaller of the model's and the worker's; 0 until the worker was ready once */
+    int64_t created_s;
+};
+
+struct gateway {
+    struct loop *loop;
+    struct pool *pool;
+    struct http_server *http;
+    struct media_pool *media;
+    struct accounts *accounts; /* NULL: --no-auth */
+    struct gateway_model *models[GATEWAY_MAX_MODELS];
+    size_t n_models;
+    int64_t default_max_tokens;
+    bool draining;
+    size_t n_completions; /* alive, also those whose client is gone */
+};
+
+/* NULL if there is no such model. */
+struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n);
+/* The callbacks of struct http_config: routing by the table of endpoints, keys, errors of both. */
+void gateway_begin(void *gateway, struct http_request *r);
+void gateway_handle(void *gateway, struct http_request *r);
+void gateway_too_large(void *gateway, struct http_request *r);
+
+#endif

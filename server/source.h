@@ -1,0 +1,67 @@
+/* Source, event, sink: the one interface of the gateway. A source (the local worker, later hosted providers) turns a completion's normalised
+ * request into events; a sink turns events into bytes for the client. Any source works with any sink; neither knows the other.
+ *
+ * A source calls completion_event (completion.h) on the loop's thread: per choice any number of deltas, then one finish; or one error for the
+ * whole completion at any time, which ends it. A sink gets the same events plus one usage event after the last finish. */
+#ifndef SPILLWAY_SERVER_SOURCE_H
+#define SPILLWAY_SERVER_SOURCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/frame.h"
+
+struct completion;
+
+struct usage {
+    int64_t prompt_tokens, cached_tokens, completion_tokens;
+};
+
+struct event_token {
+    const char *bytes; /* may be a part of a character */
+    size_t n_bytes;
+    float logprob;
+};
+
+struct event_logprob {
+    struct event_token token;
+    const struct event_token *top; /* by falling logprob */
+    size_t n_top;
+};
+
+enum event_type { EVENT_DELTA, EVENT_FINISH, EVENT_USAGE, EVENT_ERROR };
+
+/* Everything pointed to is borrowed for the call. */
+struct event {
+    enum event_type type;
+    uint32_t choice;
+    const char *text; /* EVENT_DELTA: valid UTF-8, whole characters; may be empty when only logprobs are told */
+    size_t n_text;
+    const struct event_logprob *logprobs;
+    size_t n_logprobs;
+    enum finish_reason finish; /* EVENT_FINISH: FINISH_STOP or FINISH_LENGTH */
+    struct usage usage;        /* EVENT_USAGE */
+    const struct err *err;     /* EVENT_ERROR */
+};
+
+struct source_ops {
+    const char *name;
+    /* Events come later, never inside. On failure nothing was started. */
+    int (*start)(struct completion *c, struct err *e);
+    /* No event comes after it. Called once for each successful start, also when all choices have finished. */
+    void (*stop)(struct completion *c);
+};
+
+struct sink_ops {
+    const char *name;
+    int (*open)(struct completion *c, struct err *e);
+    void (*event)(struct completion *c, const struct event *ev);
+    void (*close)(struct completion *c); /* frees its state; called once for each successful open */
+};
+
+extern const struct source_ops source_local;     /* source_local.c: the model's own worker */
+extern const struct sink_ops sink_chat_json;     /* api/sink_chat_json.c: one JSON object */
+extern const struct sink_ops sink_chat_sse;      /* api/sink_chat_sse.c: chat.completion.chunk events */
+
+#endif

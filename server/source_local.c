@@ -1,0 +1,261 @@
+/* Local source: the model's own worker. One sequence a choice; ids become text here, stop strings are matched here.
+ *
+ * Tokens count up to the one that completes a stop string; what the worker made after it is neither sent nor counted. Logprobs are sent with
+ * the text of their token: held back with it while it may still become a stop string. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/completion.h"
+
+struct held_logprob {
+    size_t start, end; /* of the token's text in all text of the choice */
+    uint32_t n_top;
+    struct frame_logprob chosen, top[FRAME_MAX_TOP];
+};
+
+struct local_choice {
+    struct worker_sequence sequence;
+    struct completion *owner;
+    uint32_t index;
+    bool finished;
+    struct detok detok;
+    struct stop_match stop;
+    struct buf piece, text;    /* one token's text; what may be shown now */
+    size_t made_bytes, shown_bytes;
+    int64_t n_tokens;
+    struct held_logprob *held;
+    size_t n_held, cap_held;
+};
+
+struct local {
+    size_t n;
+    struct local_choice choices[CHAT_MAX_CHOICES];
+};
+
+enum { TEXT_MAX_BYTES = 1 << 20 };
+
+static void fail(struct completion *c, enum err_code code, const char *message)
+{
+    struct err e;
+    err_set(&e, code, "%s", message);
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+}
+
+static struct event_token event_token(const struct tokenizer *t, const struct frame_logprob *p)
+{
+    struct event_token out = {.logprob = p->logprob};
+    out.bytes = tokenizer_bytes(t, p->token, &out.n_bytes);
+    return out;
+}
+
+static int hold_logprob(struct local_choice *ch, const struct frame_logprob *p, uint32_t n_top, size_t start)
+{
+    if (n_top > FRAME_MAX_TOP) n_top = FRAME_MAX_TOP;
+    if (ch->n_held == ch->cap_held) {
+        size_t cap = ch->cap_held ? 2 * ch->cap_held : 8;
+        struct held_logprob *held = realloc(ch->held, cap * sizeof *held);
+        if (!held) return -ERR_MEMORY;
+        ch->held = held;
+        ch->cap_held = cap;
+    }
+    struct held_logprob *h = &ch->held[ch->n_held++];
+    *h = (struct held_logprob){.start = start, .end = ch->made_bytes, .n_top = n_top, .chosen = p[0]};
+    memcpy(h->top, p + 1, n_top * sizeof *h->top);
+    return 0;
+}
+
+/* How many of the held logprobs belong to text that is shown now. At a stop string: also the token that straddles it; at another end: all. */
+static size_t logprobs_due(const struct local_choice *ch, bool ending)
+{
+    size_t n = 0;
+    while (n < ch->n_held) {
+        const struct held_logprob *h = &ch->held[n];
+        bool due = ending ? !ch->stop.matched || h->start < ch->shown_bytes : h->end <= ch->shown_bytes;
+        if (!due) break;
+        n++;
+    }
+    return n;
+}
+
+/* Sends ch->text and the logprobs that go with it. false: the completion is done. */
+static bool send_delta(struct local_choice *ch, bool ending)
+{
+    struct completion *c = ch->owner;
+    const struct tokenizer *t = prompt_model_info(c->model->prompt)->tokenizer;
+    ch->shown_bytes += ch->text.len;
+    size_t n = logprobs_due(ch, ending);
+    if (ch->text.len == 0 && n == 0) return true;
+    struct event ev = {.type = EVENT_DELTA, .choice = ch->index, .text = ch->text.data, .n_text = ch->text.len};
+    struct event_logprob *out = n ? calloc(n, sizeof *out) : NULL;
+    struct event_token *tops = n ? calloc(n, FRAME_MAX_TOP * sizeof *tops) : NULL;
+    if (n && (!out || !tops)) fail(c, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < n && out && tops; i++) {
+        const struct held_logprob *h = &ch->held[i];
+        struct event_token *top = tops + i * FRAME_MAX_TOP;
+        for (uint32_t j = 0; j < h->n_top; j++) top[j] = event_token(t, &h->top[j]);
+        out[i] = (struct event_logprob){.token = event_token(t, &h->chosen), .top = top, .n_top = h->n_top};
+    }
+    ev.logprobs = out;
+    ev.n_logprobs = n;
+    completion_event(c, &ev);
+    free(out);
+    free(tops);
+    if (c->done) return false; /* local_stop has emptied the choice */
+    ch->n_held -= n;
+    memmove(ch->held, ch->held + n, ch->n_held * sizeof *ch->held);
+    buf_clear(&ch->text);
+    return true;
+}
+
+/* One token's text through the stop strings. 1: a stop string is complete. */
+static int take_text(struct local_choice *ch)
+{
+    ch->made_bytes += ch->piece.len;
+    int rc;
+    if (ch->n_tokens < ch->owner->params.min_tokens) rc = buf_append(&ch->text, ch->piece.data, ch->piece.len);
+    else rc = stop_match_push(&ch->stop, ch->piece.data, ch->piece.len, &ch->text);
+    buf_clear(&ch->piece);
+    return rc;
+}
+
+static int take_tokens(struct local_choice *ch, const struct frame_step_row *row)
+{
+    struct completion *c = ch->owner;
+    const struct tokenizer *t = prompt_model_info(c->model->prompt)->tokenizer;
+    for (uint32_t i = 0; i < row->n_tokens; i++) {
+        size_t start = ch->made_bytes;
+        int rc = detok_push(&ch->detok, t, row->tokens[i], true, &ch->piece);
+        if (rc) return rc;
+        ch->n_tokens++;
+        c->usage.completion_tokens++;
+        int stopped = take_text(ch);
+        if (stopped < 0) return stopped;
+        if (c->params.logprobs && row->logprobs) rc = hold_logprob(ch, row->logprobs + (size_t)i * (1 + row->n_top), row->n_top, start);
+        if (rc) return rc;
+        if (stopped) return 1;
+    }
+    return 0;
+}
+
+static void finish(struct local_choice *ch, enum finish_reason reason)
+{
+    ch->finished = true;
+    if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
+}
+
+/* The worker ended the sequence by itself: half characters and held text come out. */
+static void take_end(struct local_choice *ch, const struct frame_step_row *row)
+{
+    struct completion *c = ch->owner;
+    if (row->finish == FINISH_ERROR) {
+        struct err e = row->err;
+        if (e.code == ERR_NONE) err_set(&e, ERR_INTERNAL, "the worker told no reason");
+        completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+        return;
+    }
+    if (row->finish == FINISH_CANCELLED) {
+        fail(c, ERR_TIMEOUT, "The request took too long.");
+        return;
+    }
+    int rc = detok_flush(&ch->detok, &ch->piece);
+    if (!rc) rc = take_text(ch);
+    bool stopped = rc == 1;
+    if (rc >= 0) rc = stop_match_flush(&ch->stop, &ch->text);
+    if (rc < 0) fail(c, ERR_INTERNAL, "the text of a step does not fit");
+    else finish(ch, stopped ? FINISH_STOP : row->finish);
+}
+
+static void choice_row(struct worker_sequence *s, const struct frame_step_row *row)
+{
+    struct local_choice *ch = (struct local_choice *)s;
+    struct completion *c = ch->owner;
+    if (ch->finished || c->done) return;
+    if (row->cached_tokens > c->usage.cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) c->usage.cached_tokens = row->cached_tokens;
+    int rc = take_tokens(ch, row);
+    if (rc < 0) fail(c, ERR_INTERNAL, "the text of a step does not fit");
+    else if (rc == 1) {
+        worker_cancel(c->model->worker, s);
+        finish(ch, FINISH_STOP);
+    } else if (row->finish != FINISH_NONE) take_end(ch, row);
+    else send_delta(ch, false);
+}
+
+static void choice_down(struct worker_sequence *s, const struct err *why)
+{
+    struct local_choice *ch = (struct local_choice *)s;
+    completion_event(ch->owner, &(struct event){.type = EVENT_ERROR, .err = why});
+}
+
+/* All pictures' tiles in prompt order; the memfds are shared by all choices. */
+static int gather_tiles(struct completion *c, struct frame_submit *f, struct err *e)
+{
+    if (c->n_pictures == 0) return 0;
+    struct frame_tile *tiles = arena_array(&c->arena, c->prompt.n_tiles, sizeof *tiles);
+    int *fds = arena_array(&c->arena, c->n_pictures, sizeof *fds);
+    if (!tiles || !fds) return err_set(e, ERR_MEMORY, "out of memory");
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_pictures; i++) {
+        fds[i] = c->pictures[i].tiles_fd;
+        for (int j = 0; j < c->pictures[i].n_tiles && n < c->prompt.n_tiles; j++, n++) {
+            tiles[n] = (struct frame_tile){.fd_index = (uint32_t)i, .tile_index = (uint32_t)j};
+            memcpy(tiles[n].hash, c->pictures[i].hash[j], sizeof tiles[n].hash);
+        }
+    }
+    f->tiles = tiles;
+    f->n_tiles = (uint32_t)n;
+    f->fds = fds;
+    f->n_fds = (uint32_t)c->n_pictures;
+    return 0;
+}
+
+static void fill_submit(const struct completion *c, struct frame_submit *f)
+{
+    const struct chat_params *p = &c->params;
+    const struct prompt_info *info = prompt_model_info(c->model->prompt);
+    *f = (struct frame_submit){.weight = 1, .ids = c->prompt.ids, .n_ids = (uint32_t)c->prompt.n_ids, .eos = info->eos, .n_eos = info->n_eos,
+                               .banned = info->banned, .n_banned = info->n_banned, .bias = p->bias, .n_bias = p->n_bias};
+    f->sampling = (struct frame_sampling){
+        .temperature = (float)p->temperature, .top_p = (float)p->top_p, .min_p = (float)p->min_p,
+        .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k, .frequency_penalty = (float)p->frequency_penalty,
+        .presence_penalty = (float)p->presence_penalty, .repetition_penalty = (float)p->repetition_penalty, .seed = c->seed,
+        .top_logprobs = p->logprobs ? (int32_t)p->top_logprobs : -1, .max_tokens = c->max_tokens,
+        .min_tokens = p->min_tokens < c->max_tokens ? (uint32_t)p->min_tokens : c->max_tokens, .ignore_eos = p->ignore_eos};
+}
+
+static void local_stop(struct completion *c)
+{
+    struct local *l = c->source_state;
+    for (size_t i = 0; i < l->n; i++) {
+        struct local_choice *ch = &l->choices[i];
+        worker_cancel(c->model->worker, &ch->sequence);
+        stop_match_free(&ch->stop);
+        buf_free(&ch->piece);
+        buf_free(&ch->text);
+        free(ch->held);
+        *ch = (struct local_choice){.finished = true};
+    }
+    l->n = 0;
+}
+
+static int local_start(struct completion *c, struct err *e)
+{
+    struct local *l = arena_alloc(&c->arena, sizeof *l);
+    if (!l) return err_set(e, ERR_MEMORY, "out of memory");
+    c->source_state = l;
+    struct frame_submit f;
+    fill_submit(c, &f);
+    int rc = gather_tiles(c, &f, e);
+    for (int64_t i = 0; i < c->params.n && !rc; i++) {
+        struct local_choice *ch = &l->choices[l->n++];
+        *ch = (struct local_choice){.sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
+        stop_match_init(&ch->stop, c->params.stops, c->params.n_stops);
+        buf_init(&ch->piece, TEXT_MAX_BYTES);
+        buf_init(&ch->text, TEXT_MAX_BYTES);
+        f.sampling.choice = (uint32_t)i;
+        rc = worker_submit(c->model->worker, &ch->sequence, &f, e);
+    }
+    if (rc) local_stop(c);
+    return rc;
+}
+
+const struct source_ops source_local = {.name = "local", .start = local_start, .stop = local_stop};

@@ -1,0 +1,329 @@
+/* Worker process: see worker_proc.h. States: down (restart timer armed) -> starting (hello sent, none received) -> ready. */
+#include "server/worker_proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "server/child.h"
+
+enum {
+    BUCKETS = 1024,
+    QUEUE_BYTES = 64 << 20,
+    BACKOFF_FIRST_MS = 100,
+    BACKOFF_MAX_MS = 10000,
+    STEADY_MS = 30000,  /* who lived that long is restarted at once */
+    EXIT_NO_FIT = 78    /* engine/worker.h: the memory plan does not fit */
+};
+
+struct worker_proc {
+    struct loop *loop;
+    struct worker_config config;
+    struct worker_events events;
+    struct child child;
+    struct frame_conn *conn;
+    struct loop_watch *watch;
+    struct loop_timer restart;
+    int progress_fd;
+    bool ready, ever_ready, want_write;
+    struct frame_hello hello;
+    int64_t backoff_ms, started_ms;
+    uint64_t next_id;
+    struct worker_sequence *sequences[BUCKETS];
+};
+
+static int worker_start(struct worker_proc *w, struct err *e);
+
+static void sequence_link(struct worker_proc *w, struct worker_sequence *s)
+{
+    struct worker_sequence **at = &w->sequences[s->id % BUCKETS];
+    s->next = *at;
+    *at = s;
+}
+
+static struct worker_sequence *sequence_unlink(struct worker_proc *w, uint64_t id)
+{
+    for (struct worker_sequence **at = &w->sequences[id % BUCKETS]; *at; at = &(*at)->next) {
+        struct worker_sequence *s = *at;
+        if (s->id != id) continue;
+        *at = s->next;
+        return s;
+    }
+    return NULL;
+}
+
+static struct worker_sequence *sequence_find(const struct worker_proc *w, uint64_t id)
+{
+    for (struct worker_sequence *s = w->sequences[id % BUCKETS]; s; s = s->next)
+        if (s->id == id) return s;
+    return NULL;
+}
+
+static void restart_fired(void *ctx)
+{
+    struct worker_proc *w = ctx;
+    struct err e;
+    if (worker_start(w, &e) == 0) return;
+    log_error("worker %s: %s", w->config.name, e.msg);
+    w->backoff_ms = BACKOFF_MAX_MS;
+    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms)) log_error("worker %s: out of memory", w->config.name);
+}
+
+/* Ends the connection and everything in it. The process, if it still lives, is killed; its end starts the next one. */
+static void worker_fail(struct worker_proc *w, const struct err *why)
+{
+    if (!w->conn) return;
+    loop_watch_remove(w->loop, w->watch);
+    w->watch = NULL;
+    frame_conn_free(w->conn);
+    w->conn = NULL;
+    bool was_ready = w->ready;
+    w->ready = false;
+    child_kill(&w->child);
+    log_error("worker %s: %s", w->config.name, why->msg);
+    struct err told;
+    err_set(&told, ERR_GONE, "The model's worker ended while it was answering. It is being restarted: try again.");
+    for (size_t i = 0; i < BUCKETS; i++) {
+        while (w->sequences[i]) {
+            struct worker_sequence *s = w->sequences[i];
+            w->sequences[i] = s->next;
+            s->id = 0;
+            s->down(s, &told);
+        }
+    }
+    w->events.down(w->events.ctx, why, was_ready);
+}
+
+static void worker_exited(void *ctx, int status)
+{
+    struct worker_proc *w = ctx;
+    struct err why;
+    if (WIFSIGNALED(status)) err_set(&why, ERR_GONE, "ended by signal %d", WTERMSIG(status));
+    else if (WEXITSTATUS(status) == EXIT_NO_FIT) err_set(&why, ERR_LIMIT, "the model does not fit into memory as configured");
+    else err_set(&why, ERR_GONE, "ended with exit code %d", WEXITSTATUS(status));
+    worker_fail(w, &why);
+    if (!w->ever_ready) return;
+    int64_t now_ms = loop_now_ms(w->loop);
+    if (now_ms - w->started_ms > STEADY_MS) w->backoff_ms = 0;
+    int64_t wait_ms = w->backoff_ms;
+    w->backoff_ms = wait_ms == 0 ? BACKOFF_FIRST_MS : wait_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : wait_ms * 2;
+    log_info("worker %s: starting again in %lld ms", w->config.name, (long long)wait_ms);
+    if (loop_timer_set(w->loop, &w->restart, now_ms + wait_ms)) log_error("worker %s: out of memory", w->config.name);
+}
+
+static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct err *e)
+{
+    if (w->ready) return err_set(e, ERR_INPUT, "a second hello");
+    if (h->version != FRAME_VERSION) return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
+    if (w->ever_ready && memcmp(h->model_hash, w->hello.model_hash, FRAME_HASH_BYTES) != 0)
+        return err_set(e, ERR_INPUT, "the model's files have changed since the server was started");
+    if (h->max_context < 2 || h->vocab < 1) return err_set(e, ERR_INPUT, "hello with senseless limits");
+    w->hello = *h;
+    w->ready = w->ever_ready = true;
+    w->events.ready(w->events.ctx, &w->hello);
+    return 0;
+}
+
+static int take_step(struct worker_proc *w, const struct frame_step *step, struct err *e)
+{
+    if (!w->ready) return err_set(e, ERR_INPUT, "a step before hello");
+    for (uint32_t i = 0; i < step->n_rows; i++) {
+        const struct frame_step_row *row = &step->rows[i];
+        if (row->sequence == 0 || row->sequence >= w->next_id) return err_set(e, ERR_INPUT, "a row of a sequence that never was");
+        struct worker_sequence *s = sequence_find(w, row->sequence);
+        if (!s) continue; /* cancelled; the worker did not know yet */
+        if (row->finish != FINISH_NONE) {
+            sequence_unlink(w, row->sequence);
+            s->id = 0;
+        }
+        s->row(s, row);
+    }
+    return 0;
+}
+
+static int take_frame(struct worker_proc *w, const struct frame *f, struct err *e)
+{
+    switch (f->type) {
+    case FRAME_HELLO: return take_hello(w, &f->u.hello, e);
+    case FRAME_STEP: return take_step(w, &f->u.step, e);
+    case FRAME_PREDICTION: return 0; /* routing will read it */
+    default: return err_set(e, ERR_INPUT, "a frame of type %d is not a worker's to send", (int)f->type);
+    }
+}
+
+/* Found out while a caller of ours is submitting or cancelling: told on the loop's next round, so that nobody's sequence ends under his hands. */
+static void worker_abandon(struct worker_proc *w, const char *why)
+{
+    log_error("worker %s: %s", w->config.name, why);
+    shutdown(frame_conn_fd(w->conn), SHUT_RDWR);
+}
+
+static void worker_flush(struct worker_proc *w)
+{
+    if (!w->conn) return;
+    struct err e;
+    int rc = frame_conn_flush(w->conn, &e);
+    bool want_write = rc == 1;
+    if (rc >= 0 && want_write != w->want_write) {
+        w->want_write = want_write;
+        rc = loop_watch_change(w->loop, w->watch, EPOLLIN | (want_write ? EPOLLOUT : 0u), &e);
+    }
+    if (rc < 0) worker_abandon(w, e.msg);
+}
+
+static void worker_event(void *ctx, uint32_t events)
+{
+    struct worker_proc *w = ctx;
+    struct err e = {0};
+    if (events & EPOLLOUT) worker_flush(w);
+    if (!w->conn || !(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
+    int read_rc = frame_conn_read(w->conn, &e), rc = 1;
+    struct err frame_err;
+    while (rc > 0) {
+        struct frame f;
+        rc = frame_conn_next(w->conn, &f, &frame_err);
+        if (rc > 0 && take_frame(w, &f, &frame_err)) rc = -ERR_INPUT;
+    }
+    if (rc < 0) worker_fail(w, &frame_err);
+    else if (read_rc < 0) worker_fail(w, &e);
+}
+
+static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
+{
+    const struct worker_config *c = &w->config;
+    char threads[24], kv_tokens[24];
+    snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
+    snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
+    const char *argv[20] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
+    int n = 10;
+    if (c->compute) {
+        argv[n++] = "--compute";
+        argv[n++] = c->compute;
+    }
+    if (c->random_weights) {
+        argv[n++] = "--random-weights";
+        argv[n++] = c->random_weights;
+    }
+    argv[n++] = "--";
+    if (c->path) argv[n++] = c->path;
+    int fds[] = {sock, w->progress_fd};
+    return child_start(&w->child, w->loop, (char *const *)argv, fds, 2, worker_exited, w, e);
+}
+
+static int worker_start(struct worker_proc *w, struct err *e)
+{
+    int socks[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    w->started_ms = loop_now_ms(w->loop);
+    int rc = worker_spawn(w, socks[1], e);
+    close(socks[1]);
+    if (!rc) rc = frame_conn_new(&w->conn, socks[0], QUEUE_BYTES, e);
+    if (rc) {
+        close(socks[0]);
+        child_close(&w->child);
+        return rc;
+    }
+    w->want_write = false;
+    rc = loop_watch_add(w->loop, socks[0], EPOLLIN, worker_event, w, &w->watch, e);
+    struct frame_hello hello = {.version = FRAME_VERSION, .image_token = -1};
+    if (!rc && frame_put_hello(frame_conn_out(w->conn), &hello)) rc = err_set(e, ERR_INTERNAL, "hello does not fit");
+    if (rc) {
+        loop_watch_remove(w->loop, w->watch);
+        w->watch = NULL;
+        frame_conn_free(w->conn);
+        w->conn = NULL;
+        child_close(&w->child);
+        return rc;
+    }
+    worker_flush(w);
+    return 0;
+}
+
+/* A counter that the worker bumps while it computes; the watchdog that reads it is a later issue. */
+static int progress_make(struct err *e)
+{
+    int fd = memfd_create("spillway-progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) return fd;
+    int rc = err_set(e, ERR_IO, "memfd: %s", strerror(errno));
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
+int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events, struct err *e)
+{
+    struct worker_proc *w = *out = calloc(1, sizeof *w);
+    if (!w) return err_set(e, ERR_MEMORY, "out of memory");
+    w->loop = l;
+    w->config = *c;
+    w->events = *events;
+    w->next_id = 1;
+    w->child.pidfd = -1;
+    w->restart = (struct loop_timer){.fn = restart_fired, .ctx = w};
+    w->progress_fd = progress_make(e);
+    int rc = w->progress_fd < 0 ? w->progress_fd : worker_start(w, e);
+    if (rc) {
+        worker_proc_free(w);
+        *out = NULL;
+    }
+    return rc;
+}
+
+void worker_proc_free(struct worker_proc *w)
+{
+    if (!w) return;
+    loop_timer_clear(w->loop, &w->restart);
+    loop_watch_remove(w->loop, w->watch);
+    frame_conn_free(w->conn);
+    child_close(&w->child);
+    if (w->progress_fd >= 0) close(w->progress_fd);
+    free(w);
+}
+
+bool worker_is_ready(const struct worker_proc *w)
+{
+    return w->ready;
+}
+
+const struct frame_hello *worker_hello(const struct worker_proc *w)
+{
+    return &w->hello;
+}
+
+int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e)
+{
+    if (!w->ready) return err_set(e, ERR_GONE, "The model's worker is being restarted: try again.");
+    f->sequence = w->next_id;
+    struct buf *out = frame_conn_out(w->conn);
+    size_t before = out->len;
+    int rc = frame_put_submit(out, f);
+    if (rc) {
+        out->failed = 0; /* this sequence alone is refused */
+        if (before > FRAME_MAX_BYTES) return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
+        return err_set(e, ERR_LIMIT, "The request is too large for one frame of the worker's protocol.");
+    }
+    if (f->n_fds) rc = frame_conn_attach(w->conn, f->fds, f->n_fds, e);
+    if (rc) return rc;
+    s->id = w->next_id++;
+    sequence_link(w, s);
+    worker_flush(w);
+    return 0;
+}
+
+void worker_cancel(struct worker_proc *w, struct worker_sequence *s)
+{
+    if (!s->id) return;
+    uint64_t id = s->id;
+    sequence_unlink(w, id);
+    s->id = 0;
+    if (!w->conn) return;
+    if (frame_put_cancel(frame_conn_out(w->conn), &(struct frame_cancel){.sequence = id})) worker_abandon(w, "does not read its socket");
+    else worker_flush(w);
+}
