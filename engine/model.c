@@ -1,0 +1,154 @@
+/* The forward pass: reads top to bottom as the transformer does, the same for every family and backend. See model.h.
+ *
+ *   text:    embed -> layers x { qkv (norm, product, rope, append) -> attention -> project o -> gate_up (norm, silu) -> project down } -> head
+ *   vision:  patch_embed -> layers x { qkv (layernorm) -> attention -> project o -> up (layernorm, gelu) -> project fc2 } -> connect
+ *
+ * Nothing is allocated here but pictures. Everything checked here is our own caller's (the engine checks what comes from outside). */
+#include "engine/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/model_parts.h"
+
+/* --- text --- */
+struct step {
+    size_t n_rows, n_sequences;
+};
+
+/* Rows of the groups one after another; image tokens become "row n of a picture" (embed_args.token < 0). */
+static int lay_out(struct model *m, const struct model_group *groups, size_t n_groups, struct step *s, struct err *e)
+{
+    *s = (struct step){0};
+    m->n_logits = 0;
+    if (n_groups > MODEL_MAX_SEQUENCES) return err_set(e, ERR_LIMIT, "step: %zu groups, the limit is %d", n_groups, MODEL_MAX_SEQUENCES);
+    for (size_t i = 0; i < n_groups; i++) {
+        const struct model_group *g = &groups[i];
+        if (g->n_rows == 0 || s->n_rows + g->n_rows > m->limits.step_rows) return err_set(e, ERR_LIMIT, "step: more than %u rows", m->limits.step_rows);
+        if ((uint64_t)g->first_position + g->n_rows > (uint64_t)m->max_blocks * m->limits.block_tokens)
+            return err_set(e, ERR_CONTEXT, "step: position %u is past the longest sequence", g->first_position + g->n_rows);
+        m->blocks[s->n_sequences] = g->blocks;
+        uint32_t picture_row = g->picture_row;
+        for (uint32_t r = 0; r < g->n_rows; r++) {
+            size_t row = s->n_rows++;
+            int32_t token = g->tokens[r];
+            CHECK(token >= 0 && (uint32_t)token < m->limits.vocab);
+            if (g->picture && token == m->limits.image_token) {
+                CHECK(picture_row < g->picture->n_rows);
+                token = -1 - (int32_t)picture_row++;
+            }
+            m->token[row] = token;
+            m->pictures[row] = g->picture ? g->picture->rows : NULL;
+            m->position[row] = (int32_t)(g->first_position + r);
+            m->sequence[row] = (uint32_t)s->n_sequences;
+            m->prefill[row] = g->prefill;
+            if (!(g->all_logits || (g->logits && r + 1 == g->n_rows))) continue;
+            if (m->n_logits == MODEL_LOGIT_ROWS) return err_set(e, ERR_LIMIT, "step: more than %d rows of logits", MODEL_LOGIT_ROWS);
+            m->logit_row[m->n_logits++] = (uint32_t)row;
+        }
+        s->n_sequences++;
+    }
+    return 0;
+}
+
+static int text_layer(struct model *m, size_t i, size_t rows, struct err *e)
+{
+    const struct text_config *t = &m->config.text;
+    const struct text_layer *l = &m->layers[i];
+    struct device *d = m->device;
+    const size_t attended = (size_t)t->heads * t->head_dim;
+    struct rope rope = {.inv_freq = t->rope[i] ? t->inv_freq : NULL, .scale = t->rope_scale};
+    int rc = m->ops->qkv(d, &(struct qkv_args){.x = m->x, .norm = l->norm_in, .eps = t->norm_eps, .w = l->qkv, .hidden = t->hidden, .heads = t->heads, .rope = rope, .kv = m->kv, .layout = &m->kv_layout, .layer = i}, e);
+    if (!rc) rc = m->ops->attention(d, &(struct attention_args){.out = m->attended, .heads = t->heads, .kv = m->kv, .layout = &m->kv_layout, .layer = i}, e);
+    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = m->x, .in = m->attended, .w = l->o, .rows = rows, .n = t->hidden, .k = attended}, e);
+    if (!rc) rc = m->ops->gate_up(d, &(struct gate_up_args){.x = m->x, .norm = l->norm_post, .eps = t->norm_eps, .w = l->gate_up, .out = m->wide, .hidden = t->hidden, .inter = t->inter}, e);
+    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = m->x, .in = m->wide, .w = l->down, .rows = rows, .n = t->hidden, .k = t->inter}, e);
+    return rc;
+}
+
+int model_step(struct model *m, const struct model_group *groups, size_t n_groups, struct err *e)
+{
+    const struct text_config *t = &m->config.text;
+    struct step s;
+    int rc = lay_out(m, groups, n_groups, &s, e);
+    if (rc) return rc;
+    struct step_plan plan = {.n_rows = s.n_rows, .position = m->position, .sequence = m->sequence, .prefill = m->prefill, .n_sequences = s.n_sequences, .blocks = m->blocks};
+    rc = m->ops->plan(m->device, &plan, &(struct rope){t->inv_freq, t->rope_scale}, t->head_dim, e);
+    if (!rc) rc = m->ops->embed(m->device, &(struct embed_args){.table = m->embed, .token = m->token, .pictures = m->pictures, .x = m->x, .hidden = t->hidden}, e);
+    for (size_t i = 0; i < t->layers && !rc; i++) rc = text_layer(m, i, s.n_rows, e);
+    if (rc || m->n_logits == 0) return rc;
+    return m->ops->head(m->device, &(struct head_args){.x = m->x, .row = m->logit_row, .n = m->n_logits, .norm = m->norm, .eps = t->norm_eps, .w = m->head, .logits = m->logits, .hidden = t->hidden, .vocab = t->vocab}, e);
+}
+
+const float *model_logits(const struct model *m, size_t i)
+{
+    CHECK(i < m->n_logits);
+    return m->logits + i * m->config.text.vocab;
+}
+
+int model_read_logits(struct model *m, size_t i, float *out, struct err *e)
+{
+    return m->ops->read_back(m->device, out, model_logits(m, i), m->config.text.vocab * sizeof *out, e);
+}
+
+int model_sample(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e)
+{
+    return m->ops->sample(m->device, rows, n, m->config.text.vocab, out, e);
+}
+
+/* --- vision --- */
+static int vision_layer(struct model *m, size_t i, size_t positions, struct err *e)
+{
+    const struct vision_config *c = &m->config.vision;
+    const struct vision *v = &m->vision;
+    const struct vision_layer *l = &v->layers[i];
+    struct device *d = m->device;
+    int rc = m->ops->vision_qkv(d, &(struct vision_qkv_args){.x = v->x, .norm_weight = l->ln1, .norm_bias = l->ln1_bias, .eps = c->norm_eps, .w = l->qkv, .bias = l->qkv_bias, .rows = positions, .dim = c->dim}, e);
+    if (!rc) rc = m->ops->vision_attention(d, &(struct vision_attention_args){.out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads, .head_dim = c->dim / c->heads}, e);
+    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim}, e);
+    if (!rc) rc = m->ops->vision_up(d, &(struct vision_up_args){.x = v->x, .norm_weight = l->ln2, .norm_bias = l->ln2_bias, .eps = c->norm_eps, .w = l->fc1, .bias = l->fc1_bias, .out = v->wide, .rows = positions, .dim = c->dim, .inter = c->inter}, e);
+    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter}, e);
+    return rc;
+}
+
+int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, struct err *e)
+{
+    const struct vision_config *c = &m->config.vision;
+    const struct vision *v = &m->vision;
+    CHECK(m->limits.tile_px && tile < p->n_tiles);
+    const size_t positions = (size_t)c->grid * c->grid;
+    struct patch_args patches = {.tiles = pixels, .n_tiles = 1, .tile_px = c->image_px, .patch = c->patch, .grid = c->grid, .dim = c->dim, .rescale = m->images.rescale, .w = v->patch, .bias = v->patch_bias, .position = v->position, .x = v->x};
+    memcpy(patches.shift, m->images.mean, sizeof patches.shift);
+    memcpy(patches.scale, m->images.std, sizeof patches.scale);
+    int rc = m->ops->patch_embed(m->device, &patches, e);
+    for (size_t i = 0; i < c->layers && !rc; i++) rc = vision_layer(m, i, positions, e);
+    if (rc) return rc;
+    float *out = p->rows + (size_t)tile * m->limits.tokens_per_tile * m->config.text.hidden;
+    return m->ops->connect(m->device, &(struct connect_args){.x = v->x, .norm_weight = v->post, .norm_bias = v->post_bias, .eps = c->norm_eps, .n_tiles = 1, .grid = c->grid, .scale = c->scale, .dim = c->dim, .w = v->connector, .out = out, .hidden = m->config.text.hidden}, e);
+}
+
+int picture_new(struct model *m, uint32_t n_tiles, struct picture **out, struct err *e)
+{
+    *out = NULL;
+    if (m->limits.tile_px == 0) return err_set(e, ERR_UNSUPPORTED, "this model takes no pictures");
+    struct picture *p = calloc(1, sizeof *p);
+    if (!p) return err_set(e, ERR_MEMORY, "picture: out of memory");
+    p->n_tiles = n_tiles;
+    p->n_rows = n_tiles * m->limits.tokens_per_tile;
+    int rc = m->ops->alloc(m->device, (size_t)p->n_rows * m->config.text.hidden * sizeof *p->rows, (void **)&p->rows, e);
+    if (rc) free(p);
+    else *out = p;
+    return rc;
+}
+
+void picture_free(struct model *m, struct picture *p)
+{
+    if (!p) return;
+    m->ops->free(m->device, p->rows);
+    free(p);
+}
+
+const struct model_limits *model_limits(const struct model *m)
+{
+    return &m->limits;
+}
