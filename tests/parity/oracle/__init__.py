@@ -1,0 +1,1 @@
+"""The parity generator: one module a section; ../make_golden.py runs them."""
