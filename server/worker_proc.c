@@ -20,6 +20,7 @@ enum {
     QUEUE_BYTES = 64 << 20,
     BACKOFF_FIRST_MS = 100,
     BACKOFF_MAX_MS = 10000,
+    GRACE_MS = 200,     /* from the end of its socket to its own */
     STEADY_MS = 30000,  /* who lived that long is restarted at once */
     EXIT_NO_FIT = 78    /* engine/worker.h: the memory plan does not fit */
 };
@@ -31,9 +32,10 @@ struct worker_proc {
     struct child child;
     struct frame_conn *conn;
     struct loop_watch *watch;
-    struct loop_timer restart;
+    struct loop_timer restart, grace;
     int progress_fd;
     bool ready, ever_ready, want_write;
+    bool closing; /* its socket has ended, it has not yet: its exit tells the reason */
     struct frame_hello hello;
     int64_t backoff_ms, started_ms;
     uint64_t next_id;
@@ -85,8 +87,8 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
     w->watch = NULL;
     frame_conn_free(w->conn);
     w->conn = NULL;
-    bool was_ready = w->ready;
-    w->ready = false;
+    w->ready = w->closing = false;
+    loop_timer_clear(w->loop, &w->grace);
     child_kill(&w->child);
     log_error("worker %s: %s", w->config.name, why->msg);
     struct err told;
@@ -99,7 +101,7 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
             s->down(s, &told);
         }
     }
-    w->events.down(w->events.ctx, why, was_ready);
+    w->events.down(w->events.ctx, why);
 }
 
 static void worker_exited(void *ctx, int status)
@@ -168,7 +170,7 @@ static void worker_abandon(struct worker_proc *w, const char *why)
 
 static void worker_flush(struct worker_proc *w)
 {
-    if (!w->conn) return;
+    if (!w->conn || w->closing) return;
     struct err e;
     int rc = frame_conn_flush(w->conn, &e);
     bool want_write = rc == 1;
@@ -177,6 +179,21 @@ static void worker_flush(struct worker_proc *w)
         rc = loop_watch_change(w->loop, w->watch, EPOLLIN | (want_write ? EPOLLOUT : 0u), &e);
     }
     if (rc < 0) worker_abandon(w, e.msg);
+}
+
+static void grace_ended(void *ctx)
+{
+    child_kill(&((struct worker_proc *)ctx)->child);
+}
+
+/* Nothing more comes from it. Its exit, which follows at once if it died, says why. */
+static void worker_closing(struct worker_proc *w)
+{
+    loop_watch_remove(w->loop, w->watch);
+    w->watch = NULL;
+    w->ready = false;
+    w->closing = true;
+    if (loop_timer_set(w->loop, &w->grace, loop_now_ms(w->loop) + GRACE_MS)) child_kill(&w->child);
 }
 
 static void worker_event(void *ctx, uint32_t events)
@@ -193,7 +210,7 @@ static void worker_event(void *ctx, uint32_t events)
         if (rc > 0 && take_frame(w, &f, &frame_err)) rc = -ERR_INPUT;
     }
     if (rc < 0) worker_fail(w, &frame_err);
-    else if (read_rc < 0) worker_fail(w, &e);
+    else if (read_rc < 0) worker_closing(w);
 }
 
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
@@ -267,6 +284,7 @@ int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worke
     w->next_id = 1;
     w->child.pidfd = -1;
     w->restart = (struct loop_timer){.fn = restart_fired, .ctx = w};
+    w->grace = (struct loop_timer){.fn = grace_ended, .ctx = w};
     w->progress_fd = progress_make(e);
     int rc = w->progress_fd < 0 ? w->progress_fd : worker_start(w, e);
     if (rc) {
@@ -280,6 +298,7 @@ void worker_proc_free(struct worker_proc *w)
 {
     if (!w) return;
     loop_timer_clear(w->loop, &w->restart);
+    loop_timer_clear(w->loop, &w->grace);
     loop_watch_remove(w->loop, w->watch);
     frame_conn_free(w->conn);
     child_close(&w->child);
@@ -324,6 +343,7 @@ void worker_cancel(struct worker_proc *w, struct worker_sequence *s)
     sequence_unlink(w, id);
     s->id = 0;
     if (!w->conn) return;
+    if (w->closing) return;
     if (frame_put_cancel(frame_conn_out(w->conn), &(struct frame_cancel){.sequence = id})) worker_abandon(w, "does not read its socket");
     else worker_flush(w);
 }

@@ -28,7 +28,7 @@ struct worker_sequence {
 /* ready: hello has come, borrowed. down: it ended; before the first ready it is not restarted. */
 struct worker_events {
     void (*ready)(void *ctx, const struct frame_hello *hello);
-    void (*down)(void *ctx, const struct err *why, bool was_ready);
+    void (*down)(void *ctx, const struct err *why);
     void *ctx;
 };
 

@@ -163,10 +163,9 @@ static void model_ready(void *ctx, const struct frame_hello *h)
     if (!s->ready) announce(s);
 }
 
-static void model_down(void *ctx, const struct err *why, bool was_ready)
+static void model_down(void *ctx, const struct err *why)
 {
     struct gateway_model *m = ctx;
-    (void)was_ready;
     if (m->max_context) return; /* has served: it is restarted */
     struct err e = *why;
     err_prefix(&e, "model %s: its worker could not start", m->id);
