@@ -22,7 +22,10 @@ static int bad_character(const unsigned char *p, size_t n, size_t offset, struct
         if (base64_value(p[i]) < 64) continue;
         bool blank = p[i] == ' ' || (p[i] >= '\t' && p[i] <= '\r');
         return err_set(e, ERR_INPUT, "data URL: %s at byte %zu; base64 without line breaks is expected",
-                       blank ? "white space" : p[i] == '=' ? "padding before the end" : "a character that is not base64", offset + i);
+                       blank         ? "white space"
+                       : p[i] == '=' ? "padding before the end"
+                                     : "a character that is not base64",
+                       offset + i);
     }
     return err_set(e, ERR_INPUT, "data URL: not base64");
 }
@@ -32,16 +35,20 @@ static int decode_base64(const char *text, size_t n, size_t offset, size_t max_b
     const unsigned char *p = (const unsigned char *)text;
     if (n == 0) return err_set(e, ERR_INPUT, "data URL: no data after the comma");
     size_t pad = p[n - 1] == '=' ? 1 + (n > 1 && p[n - 2] == '=') : 0;
-    if (n / 4 * 3 > max_bytes + pad) return err_set(e, ERR_LIMIT, "data URL: about %zu bytes of data; the limit is %zu", n / 4 * 3, max_bytes);
-    if (n % 4) return err_set(e, ERR_INPUT, "data URL: %zu base64 characters, not a multiple of 4: cut short, or padding is missing", n);
+    if (n / 4 * 3 > max_bytes + pad)
+        return err_set(e, ERR_LIMIT, "data URL: about %zu bytes of data; the limit is %zu", n / 4 * 3, max_bytes);
+    if (n % 4)
+        return err_set(e, ERR_INPUT,
+                       "data URL: %zu base64 characters, not a multiple of 4: cut short, or padding is missing", n);
     size_t n_out = n / 4 * 3 - pad;
     int rc = buf_reserve(out, n_out);
-    if (rc) return err_set(e, (enum err_code)-rc, "data URL: no room for %zu bytes", n_out);
+    if (rc) return err_set(e, (enum err_code) - rc, "data URL: no room for %zu bytes", n_out);
     uint8_t *to = (uint8_t *)out->data + out->len;
     size_t full = (n - pad) / 4 * 4;
     unsigned bad = 0;
     for (size_t i = 0; i < full; i += 4) {
-        unsigned a = base64_value(p[i]), b = base64_value(p[i + 1]), c = base64_value(p[i + 2]), d = base64_value(p[i + 3]);
+        unsigned a = base64_value(p[i]), b = base64_value(p[i + 1]), c = base64_value(p[i + 2]),
+                 d = base64_value(p[i + 3]);
         bad |= a | b | c | d;
         uint32_t v = a << 18 | b << 12 | c << 6 | d;
         *to++ = (uint8_t)(v >> 16);
@@ -52,7 +59,8 @@ static int decode_base64(const char *text, size_t n, size_t offset, size_t max_b
     if (pad) {
         unsigned a = base64_value(p[full]), b = base64_value(p[full + 1]), c = pad == 1 ? base64_value(p[full + 2]) : 0;
         if ((a | b | c) & 64) return bad_character(p + full, 4 - pad, offset + full, e);
-        if (pad == 2 ? b & 15 : c & 3) return err_set(e, ERR_INPUT, "data URL: bits left over before the padding at byte %zu", offset + n - pad);
+        if (pad == 2 ? b & 15 : c & 3)
+            return err_set(e, ERR_INPUT, "data URL: bits left over before the padding at byte %zu", offset + n - pad);
         *to++ = (uint8_t)(a << 2 | b >> 4);
         if (pad == 1) *to++ = (uint8_t)(b << 4 | c >> 2);
     }

@@ -1,4 +1,5 @@
-/* Decode: see decode.h. The formats are rows of a table; this file has what they share: telling them apart, limits, EXIF. */
+/* Decode: see decode.h. The formats are rows of a table; this file has what they share: telling them apart, limits,
+ * EXIF. */
 #include "engine/media/decode.h"
 
 #include <inttypes.h>
@@ -42,7 +43,8 @@ static const struct image_codec *codec_find(const uint8_t *p, size_t n)
     return NULL;
 }
 
-static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, int64_t max_pixels, struct image_info *info, struct err *e)
+static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, int64_t max_pixels,
+                 struct image_info *info, struct err *e)
 {
     info->orientation = 1;
     info->format = codec->name;
@@ -53,7 +55,8 @@ static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, in
     if (w > IMAGE_MAX_SIDE || h > IMAGE_MAX_SIDE)
         return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; no side may be over %d", codec->name, w, h, IMAGE_MAX_SIDE);
     if ((int64_t)w * h > max_pixels)
-        return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; the limit is %" PRId64 " pixels", codec->name, w, h, max_pixels);
+        return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; the limit is %" PRId64 " pixels", codec->name, w, h,
+                       max_pixels);
     bool swap = info->orientation >= 5;
     info->width = swap ? h : w;
     info->height = swap ? w : h;

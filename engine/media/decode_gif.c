@@ -1,5 +1,6 @@
-/* GIF through giflib: the first frame on its screen, as Pillow shows it: what the frame does not cover is transparent if the frame has a
- * transparent colour and colour 0 otherwise; a frame that sticks out makes the screen larger; colours past the palette's end are greys. */
+/* GIF through giflib: the first frame on its screen, as Pillow shows it: what the frame does not cover is transparent
+ * if the frame has a transparent colour and colour 0 otherwise; a frame that sticks out makes the screen larger;
+ * colours past the palette's end are greys. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,18 +54,22 @@ static int gif_open(struct gif_reader *r, struct image_info *info, struct err *e
     int code = 0;
     r->transparent = -1;
     r->gif = DGifOpen(r, on_read, &code);
-    if (!r->gif) return code == D_GIF_ERR_NOT_ENOUGH_MEM ? err_set(e, ERR_MEMORY, "GIF: no memory") : fail(r, "broken header", e);
+    if (!r->gif)
+        return code == D_GIF_ERR_NOT_ENOUGH_MEM ? err_set(e, ERR_MEMORY, "GIF: no memory")
+                                                : fail(r, "broken header", e);
     for (;;) {
         GifRecordType type;
         if (DGifGetRecordType(r->gif, &type) != GIF_OK) return fail(r, "broken block", e);
-        if (type == TERMINATE_RECORD_TYPE) return err_set(e, ERR_INPUT, "GIF: no frame before its end at byte %zu", r->at);
+        if (type == TERMINATE_RECORD_TYPE)
+            return err_set(e, ERR_INPUT, "GIF: no frame before its end at byte %zu", r->at);
         if (type == IMAGE_DESC_RECORD_TYPE) break;
         int rc = type == EXTENSION_RECORD_TYPE ? read_extension(r, e) : 0;
         if (rc) return rc;
     }
     if (DGifGetImageDesc(r->gif) != GIF_OK) return fail(r, "broken frame header", e);
     const GifImageDesc *f = &r->gif->Image;
-    if (f->Width < 1 || f->Height < 1) return err_set(e, ERR_INPUT, "GIF: a frame of %d x %d pixels near byte %zu", f->Width, f->Height, r->at);
+    if (f->Width < 1 || f->Height < 1)
+        return err_set(e, ERR_INPUT, "GIF: a frame of %d x %d pixels near byte %zu", f->Width, f->Height, r->at);
     int right = f->Left + f->Width, bottom = f->Top + f->Height;
     info->stored_width = r->gif->SWidth > right ? r->gif->SWidth : right;
     info->stored_height = r->gif->SHeight > bottom ? r->gif->SHeight : bottom;

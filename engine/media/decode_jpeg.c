@@ -1,6 +1,7 @@
-/* JPEG through libjpeg-turbo with the settings of Pillow: accurate integer DCT, fancy upsampling, and for four colours Adobe's inverted CMYK
- * turned to RGB without a profile. Headers are walked here, without the library. libjpeg reports errors by a call that must not
- * return: it jumps back to jpeg_run, whose state lives in struct jpeg_reader, outside the jump's reach. */
+/* JPEG through libjpeg-turbo with the settings of Pillow: accurate integer DCT, fancy upsampling, and for four colours
+ * Adobe's inverted CMYK turned to RGB without a profile. Headers are walked here, without the library. libjpeg reports
+ * errors by a call that must not return: it jumps back to jpeg_run, whose state lives in struct jpeg_reader, outside
+ * the jump's reach. */
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,12 +11,11 @@
 
 #include "engine/media/decode_formats.h"
 
-enum { MAX_SCANS = 100 }; /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
+enum {
+    MAX_SCANS = 100
+}; /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
 
-static bool jpeg_match(const uint8_t *p, size_t n)
-{
-    return n >= 3 && p[0] == 0xFF && p[1] == 0xD8 && p[2] == 0xFF;
-}
+static bool jpeg_match(const uint8_t *p, size_t n) { return n >= 3 && p[0] == 0xFF && p[1] == 0xD8 && p[2] == 0xFF; }
 
 static bool is_frame_header(unsigned marker)
 {
@@ -29,7 +29,8 @@ static int read_frame_header(const uint8_t *p, size_t n, size_t at, struct image
     info->stored_height = (int)read_be16(p + 1);
     info->stored_width = (int)read_be16(p + 3);
     if (bits != 8) return err_set(e, ERR_UNSUPPORTED, "JPEG: %u bits a colour; 8 are read", bits);
-    if (colours != 1 && colours != 3 && colours != 4) return err_set(e, ERR_UNSUPPORTED, "JPEG: %u colours; 1, 3 and 4 are read", colours);
+    if (colours != 1 && colours != 3 && colours != 4)
+        return err_set(e, ERR_UNSUPPORTED, "JPEG: %u colours; 1, 3 and 4 are read", colours);
     return 0;
 }
 
@@ -48,7 +49,8 @@ static int jpeg_probe(const uint8_t *p, size_t n, struct image_info *info, struc
         if (n - at < 2) return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu before its frame header", n);
         size_t length = read_be16(p + at);
         if (length < 2) return err_set(e, ERR_INPUT, "JPEG: segment of length %zu at byte %zu", length, at);
-        if (length > n - at) return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu inside the segment at byte %zu", n, at);
+        if (length > n - at)
+            return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu inside the segment at byte %zu", n, at);
         const uint8_t *body = p + at + 2;
         size_t n_body = length - 2;
         if (is_frame_header(marker)) return read_frame_header(body, n_body, at, info, e);
@@ -73,10 +75,7 @@ struct jpeg_reader {
     int rc; /* set before a jump */
 };
 
-static struct jpeg_reader *reader_of(j_common_ptr c)
-{
-    return c->client_data;
-}
+static struct jpeg_reader *reader_of(j_common_ptr c) { return c->client_data; }
 
 static _Noreturn void fail(struct jpeg_reader *r, enum err_code code, const char *what)
 {
@@ -88,29 +87,36 @@ static void on_error(j_common_ptr c)
 {
     struct jpeg_reader *r = reader_of(c);
     switch (r->errors.msg_code) {
-    case JERR_OUT_OF_MEMORY: fail(r, ERR_MEMORY, "no memory");
-    case JERR_NO_HUFF_TABLE: fail(r, ERR_INPUT, "a Huffman table is missing");
-    case JERR_NO_QUANT_TABLE: fail(r, ERR_INPUT, "a quantisation table is missing");
-    case JERR_BAD_HUFF_TABLE: fail(r, ERR_INPUT, "bad Huffman table");
-    case JERR_BAD_LENGTH: fail(r, ERR_INPUT, "segment with a wrong length");
-    case JERR_SOF_UNSUPPORTED: fail(r, ERR_UNSUPPORTED, "a kind of compression that is not read");
-    case JERR_CONVERSION_NOTIMPL: fail(r, ERR_UNSUPPORTED, "a colour space that is not read");
-    default: fail(r, ERR_INPUT, "broken data");
+    case JERR_OUT_OF_MEMORY:
+        fail(r, ERR_MEMORY, "no memory");
+    case JERR_NO_HUFF_TABLE:
+        fail(r, ERR_INPUT, "a Huffman table is missing");
+    case JERR_NO_QUANT_TABLE:
+        fail(r, ERR_INPUT, "a quantisation table is missing");
+    case JERR_BAD_HUFF_TABLE:
+        fail(r, ERR_INPUT, "bad Huffman table");
+    case JERR_BAD_LENGTH:
+        fail(r, ERR_INPUT, "segment with a wrong length");
+    case JERR_SOF_UNSUPPORTED:
+        fail(r, ERR_UNSUPPORTED, "a kind of compression that is not read");
+    case JERR_CONVERSION_NOTIMPL:
+        fail(r, ERR_UNSUPPORTED, "a colour space that is not read");
+    default:
+        fail(r, ERR_INPUT, "broken data");
     }
 }
 
-/* Damaged picture data is only a warning to the library, which goes on with grey; to a user it is a broken file. Other warnings are harmless. */
+/* Damaged picture data is only a warning to the library, which goes on with grey; to a user it is a broken file. Other
+ * warnings are harmless. */
 static void on_message(j_common_ptr c, int level)
 {
     struct jpeg_reader *r = reader_of(c);
     int code = r->errors.msg_code;
-    if (level < 0 && (code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE || code == JWRN_ARITH_BAD_CODE)) fail(r, ERR_INPUT, "damaged picture data");
+    if (level < 0 && (code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE || code == JWRN_ARITH_BAD_CODE))
+        fail(r, ERR_INPUT, "damaged picture data");
 }
 
-static void on_output(j_common_ptr c)
-{
-    (void)c;
-}
+static void on_output(j_common_ptr c) { (void)c; }
 
 static void on_progress(j_common_ptr c)
 {
@@ -118,15 +124,9 @@ static void on_progress(j_common_ptr c)
     if (r->c.input_scan_number > MAX_SCANS) fail(r, ERR_LIMIT, "more than 100 scans");
 }
 
-static void source_nothing(j_decompress_ptr c)
-{
-    (void)c;
-}
+static void source_nothing(j_decompress_ptr c) { (void)c; }
 
-static boolean source_more(j_decompress_ptr c)
-{
-    fail(reader_of((j_common_ptr)c), ERR_INPUT, "ends too early,");
-}
+static boolean source_more(j_decompress_ptr c) { fail(reader_of((j_common_ptr)c), ERR_INPUT, "ends too early,"); }
 
 static void source_skip(j_decompress_ptr c, long n)
 {
@@ -168,7 +168,8 @@ static void read_rows(struct jpeg_reader *r, struct pixels *out)
 }
 
 /* The part that libjpeg may leave by a jump. */
-static int jpeg_run(struct jpeg_reader *r, const uint8_t *p, size_t n, const struct image_info *info, struct pixels *out)
+static int jpeg_run(struct jpeg_reader *r, const uint8_t *p, size_t n, const struct image_info *info,
+                    struct pixels *out)
 {
     r->c.err = jpeg_std_error(&r->errors);
     r->errors.error_exit = on_error;
@@ -178,9 +179,13 @@ static int jpeg_run(struct jpeg_reader *r, const uint8_t *p, size_t n, const str
     if (setjmp(r->back)) return r->rc;
     jpeg_create_decompress(&r->c);
     r->c.client_data = r;
-    r->source = (struct jpeg_source_mgr){.next_input_byte = p, .bytes_in_buffer = n, .init_source = source_nothing,
-        .fill_input_buffer = source_more, .skip_input_data = source_skip, .resync_to_restart = jpeg_resync_to_restart,
-        .term_source = source_nothing};
+    r->source = (struct jpeg_source_mgr){.next_input_byte = p,
+                                         .bytes_in_buffer = n,
+                                         .init_source = source_nothing,
+                                         .fill_input_buffer = source_more,
+                                         .skip_input_data = source_skip,
+                                         .resync_to_restart = jpeg_resync_to_restart,
+                                         .term_source = source_nothing};
     r->c.src = &r->source;
     r->progress.progress_monitor = on_progress;
     r->c.progress = &r->progress;

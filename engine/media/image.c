@@ -1,5 +1,5 @@
-/* Image arithmetic and prompt text: see image.h. The sizes follow Python's double arithmetic step by step, since one different rounding
- * is another tile grid; tests/parity's tables/image_sizes.json holds 9,000 cases. */
+/* Image arithmetic and prompt text: see image.h. The sizes follow Python's double arithmetic step by step, since one
+ * different rounding is another tile grid; tests/parity's tables/image_sizes.json holds 9,000 cases. */
 #include "engine/media/image.h"
 
 #include <math.h>
@@ -21,15 +21,13 @@ int image_settings_check(const struct image_settings *s, struct err *e)
     if (!isfinite(s->rescale)) return err_set(e, ERR_INPUT, "rescale_factor is not a finite number");
     for (int c = 0; c < 3; c++) {
         if (!isfinite(s->mean[c])) return err_set(e, ERR_INPUT, "image_mean[%d] is not a finite number", c);
-        if (!isfinite(s->std[c]) || s->std[c] == 0) return err_set(e, ERR_INPUT, "image_std[%d] is not a finite number other than 0", c);
+        if (!isfinite(s->std[c]) || s->std[c] == 0)
+            return err_set(e, ERR_INPUT, "image_std[%d] is not a finite number other than 0", c);
     }
     return 0;
 }
 
-static int at_least_1(int v)
-{
-    return v < 1 ? 1 : v;
-}
+static int at_least_1(int v) { return v < 1 ? 1 : v; }
 
 /* The first resize: the longest edge becomes `edge` (smaller pictures grow), the other is made even by adding. */
 static void rescale_to_edge(int edge, int *w, int *h)
@@ -60,10 +58,7 @@ static void cap_to_side(int side, int *w, int *h)
     }
 }
 
-static int round_up(int v, int step)
-{
-    return (v + step - 1) / step * step;
-}
+static int round_up(int v, int step) { return (v + step - 1) / step * step; }
 
 /* The second resize: both sides to multiples of the tile, the longer one first. */
 static void round_to_tiles(int tile, int w1, int h1, int *w2, int *h2)
@@ -85,7 +80,8 @@ int image_grid_for(const struct image_settings *s, int width, int height, bool d
     int rc = image_settings_check(s, e);
     if (rc) return rc;
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
-        return err_set(e, ERR_INPUT, "picture of %d x %d pixels: each side must be 1 to %d", width, height, IMAGE_MAX_SIDE);
+        return err_set(e, ERR_INPUT, "picture of %d x %d pixels: each side must be 1 to %d", width, height,
+                       IMAGE_MAX_SIDE);
     g->width = g->w1 = width;
     g->height = g->h1 = height;
     rescale_to_edge(s->longest_edge, &g->w1, &g->h1);
@@ -113,7 +109,8 @@ static const char fake_mark[] = "<fake_token_around_image>";
 static const char global_mark[] = "<global-img>";
 enum { IMAGE_MARK_BYTES = sizeof image_mark - 1 };
 
-/* Writes into text when it is there, counts in any case: one function measures and fills, so the two cannot drift apart. */
+/* Writes into text when it is there, counts in any case: one function measures and fills, so the two cannot drift
+ * apart. */
 struct writer {
     char *text;
     uint8_t *marks;
@@ -163,8 +160,8 @@ static size_t next_mark(struct marked_text in, size_t from)
 }
 
 /* Stops past max_bytes, so that a long list of marks costs no more than the text allowed. */
-static void expand(struct writer *w, const struct image_settings *s, struct marked_text in, const struct image_grid *grids,
-                   size_t n_images, size_t max_bytes)
+static void expand(struct writer *w, const struct image_settings *s, struct marked_text in,
+                   const struct image_grid *grids, size_t n_images, size_t max_bytes)
 {
     size_t at = 0;
     for (size_t i = 0; i < n_images && w->n <= max_bytes; i++) {
@@ -183,10 +180,12 @@ int image_expand_prompt(const struct image_settings *s, struct marked_text in, c
     size_t n_marks = 0;
     for (size_t at = next_mark(in, 0); at < in.n; at = next_mark(in, at + IMAGE_MARK_BYTES)) n_marks++;
     if (n_marks != n_images)
-        return err_set(e, ERR_INPUT, "the prompt has %zu places for pictures and the request has %zu pictures", n_marks, n_images);
+        return err_set(e, ERR_INPUT, "the prompt has %zu places for pictures and the request has %zu pictures", n_marks,
+                       n_images);
     struct writer w = {0};
     expand(&w, s, in, grids, n_images, max_bytes);
-    if (w.n > max_bytes) return err_set(e, ERR_LIMIT, "the prompt with its pictures is longer than %zu bytes", max_bytes);
+    if (w.n > max_bytes)
+        return err_set(e, ERR_LIMIT, "the prompt with its pictures is longer than %zu bytes", max_bytes);
     size_t n = w.n;
     w = (struct writer){.text = arena_alloc(arena, n + 1)};
     if (w.text && in.marks) w.marks = arena_alloc(arena, n + 1);
@@ -199,7 +198,8 @@ int image_expand_prompt(const struct image_settings *s, struct marked_text in, c
 
 void image_normalise(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, float *out)
 {
-    /* A byte has 256 values, so each channel is a table. The reference scales in double, rounds to float and goes on in float. */
+    /* A byte has 256 values, so each channel is a table. The reference scales in double, rounds to float and goes on in
+     * float. */
     float table[3][256];
     for (int c = 0; c < 3; c++)
         for (int v = 0; v < 256; v++) table[c][v] = ((float)(v * s->rescale) - s->mean[c]) / s->std[c];

@@ -1,6 +1,6 @@
-/* image_settings_read: preprocessor_config.json and config.json of a model folder to struct image_settings. Where a key is left out, the
- * default of the reference's Idefics3ImageProcessor holds, except for sizes: those come from the vision tower, which must agree with
- * them in any case (a tile is one input of the tower). */
+/* image_settings_read: preprocessor_config.json and config.json of a model folder to struct image_settings. Where a key
+ * is left out, the default of the reference's Idefics3ImageProcessor holds, except for sizes: those come from the
+ * vision tower, which must agree with them in any case (a tile is one input of the tower). */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -100,7 +100,9 @@ static int read_model(struct image_settings *s, const json_t *o, struct err *e)
     if (!s->tile_px) s->tile_px = image_size;
     if (!s->longest_edge) s->longest_edge = image_size <= IMAGE_MAX_TILE_PX ? 4 * image_size : image_size;
     if (s->tile_px != image_size)
-        return err_set(e, ERR_INPUT, "max_image_size.longest_edge is %d and vision_config.image_size %d: they must agree", s->tile_px, image_size);
+        return err_set(e, ERR_INPUT,
+                       "max_image_size.longest_edge is %d and vision_config.image_size %d: they must agree", s->tile_px,
+                       image_size);
     return 0;
 }
 

@@ -1,5 +1,6 @@
-/* The packets of the media socket as they lie in memory, shared by its two ends (media_wire.c, media_serve.c) only. Every field has a fixed
- * width and any value of it is legal to read (no bool, no enum), since the bytes are the other end's. */
+/* The packets of the media socket as they lie in memory, shared by its two ends (media_wire.c, media_serve.c) only.
+ * Every field has a fixed width and any value of it is legal to read (no bool, no enum), since the bytes are the other
+ * end's. */
 #ifndef SPILLWAY_ENGINE_MEDIA_MEDIA_PACKETS_H
 #define SPILLWAY_ENGINE_MEDIA_MEDIA_PACKETS_H
 
@@ -34,7 +35,8 @@ struct media_reply_packet {
 
 /* One packet with at most one descriptor (-1: none). Return 0 or a negative code: -ERR_BUSY, -ERR_GONE, -ERR_IO. */
 MUST_USE int media_packet_send(int sock, const void *packet, size_t n, int fd, struct err *e);
-/* The packet must have exactly n bytes and *fd is the descriptor that came with it or -1; -ERR_INPUT otherwise, with nothing left open. */
+/* The packet must have exactly n bytes and *fd is the descriptor that came with it or -1; -ERR_INPUT otherwise, with
+ * nothing left open. */
 MUST_USE int media_packet_recv(int sock, void *packet, size_t n, int *fd, struct err *e);
 /* fd is a memfd sealed against writing, growing and shrinking, of min..max bytes; its size is *size. */
 MUST_USE int media_fd_check(int fd, size_t min_bytes, size_t max_bytes, size_t *size, struct err *e);

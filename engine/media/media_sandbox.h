@@ -4,8 +4,9 @@
 
 #include "base/err.h"
 
-/* Dies with its parent, gains no privileges, at most 1 GiB of address space and 16 descriptors, no core file, and a list of system calls; any
- * other call kills the process. Memory and system-call limits are left out under the address sanitizer, which needs both. */
+/* Dies with its parent, gains no privileges, at most 1 GiB of address space and 16 descriptors, no core file, and a
+ * list of system calls; any other call kills the process. Memory and system-call limits are left out under the address
+ * sanitizer, which needs both. */
 MUST_USE int media_sandbox_enter(struct err *e);
 
 #endif

@@ -8,10 +8,7 @@
 
 #ifdef __SANITIZE_ADDRESS__
 /* The sanitizer watches the heap but not mappings. */
-void *pixels_map(size_t n_bytes)
-{
-    return calloc(1, n_bytes);
-}
+void *pixels_map(size_t n_bytes) { return calloc(1, n_bytes); }
 
 void pixels_unmap(void *p, size_t n_bytes)
 {
@@ -74,7 +71,8 @@ int pixels_orient(struct pixels *p, int orientation, struct err *e)
     struct pixels q;
     int rc = pixels_alloc(&q, swap ? p->height : p->width, swap ? p->width : p->height, 3, e);
     if (rc) return rc;
-    /* (dx, dy) of the source for one step right and one step down in the result, and the source of the result's first pixel */
+    /* (dx, dy) of the source for one step right and one step down in the result, and the source of the result's first
+     * pixel */
     bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
     bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
     ptrdiff_t row = (ptrdiff_t)p->width * 3, step_x = from_right ? -3 : 3, step_y = from_bottom ? -row : row;

@@ -1,5 +1,5 @@
-/* Pixels: an 8-bit RGB picture in memory, mapped rather than malloc'ed, so that closing a large one gives its memory back to the system at
- * once: the media process stays small. Row-major, 3 bytes a pixel, no padding between rows. */
+/* Pixels: an 8-bit RGB picture in memory, mapped rather than malloc'ed, so that closing a large one gives its memory
+ * back to the system at once: the media process stays small. Row-major, 3 bytes a pixel, no padding between rows. */
 #ifndef SPILLWAY_ENGINE_MEDIA_PIXELS_H
 #define SPILLWAY_ENGINE_MEDIA_PIXELS_H
 

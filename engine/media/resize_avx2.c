@@ -1,6 +1,7 @@
 /* Resize kernels for AVX2 (run-time chosen). Sums are int32 and exact, so the bits are those of the plain path.
- * Row: two taps of RGB a step, as lanes [r0 g0 b0 - r1 g1 b1 -]. An 8-byte load covers 2 2/3 pixels and so reads up to 2 bytes past the last
- * pixel it needs, plus 3 for a tap of weight 0; the slack of struct pixels covers that. Column: 16 bytes of the row a step. */
+ * Row: two taps of RGB a step, as lanes [r0 g0 b0 - r1 g1 b1 -]. An 8-byte load covers 2 2/3 pixels and so reads up to
+ * 2 bytes past the last pixel it needs, plus 3 for a tap of weight 0; the slack of struct pixels covers that. Column:
+ * 16 bytes of the row a step. */
 #ifdef __x86_64__
 #include <immintrin.h>
 #include <string.h>
@@ -45,7 +46,8 @@ TARGET void resize_column_avx2(const int32_t *weights, int count, const uint8_t 
         }
         __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(low, RESIZE_BITS), _mm256_srai_epi32(high, RESIZE_BITS));
         words = _mm256_permute4x64_epi64(words, 0xD8); /* packs works in each half; put the halves in order */
-        _mm_storeu_si128((__m128i *)(to + x), _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+        _mm_storeu_si128((__m128i *)(to + x),
+                         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
     }
     resize_column_tail(weights, count, from, row_bytes, x, to);
 }

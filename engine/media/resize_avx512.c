@@ -1,5 +1,5 @@
-/* Resize kernels for AVX-512 (F and BW, run-time chosen): as resize_avx2.c with twice the lanes. Row: four taps of RGB a step, 12 bytes from one
- * 16-byte load; it reads up to 4 bytes past the last tap, plus 9 for taps of weight 0. */
+/* Resize kernels for AVX-512 (F and BW, run-time chosen): as resize_avx2.c with twice the lanes. Row: four taps of RGB
+ * a step, 12 bytes from one 16-byte load; it reads up to 4 bytes past the last tap, plus 9 for taps of weight 0. */
 #ifdef __x86_64__
 #include <immintrin.h>
 #include <string.h>

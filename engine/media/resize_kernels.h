@@ -1,4 +1,5 @@
-/* The inner loops of resize.c, one set a path. Both take what resize.c has laid out: sources with PIXELS_SLACK_BYTES behind them. */
+/* The inner loops of resize.c, one set a path. Both take what resize.c has laid out: sources with PIXELS_SLACK_BYTES
+ * behind them. */
 #ifndef SPILLWAY_ENGINE_MEDIA_RESIZE_KERNELS_H
 #define SPILLWAY_ENGINE_MEDIA_RESIZE_KERNELS_H
 
@@ -11,7 +12,7 @@ enum { RESIZE_BITS = 22, RESIZE_ROUND = 1 << (RESIZE_BITS - 1), RESIZE_TAP_GROUP
 /* Weights of one pass: output i is the sum over k of weight[i * stride + k] * source[first[i] + k], k < count[i].
  * stride is a multiple of RESIZE_TAP_GROUP and the weights past count[i] are 0. */
 struct resize_taps {
-    int32_t *weights; /* (n_out, stride) */
+    int32_t *weights;   /* (n_out, stride) */
     int *first, *count; /* (n_out) */
     int n_out, stride;
 };
@@ -32,6 +33,7 @@ void resize_column_avx2(const int32_t *weights, int count, const uint8_t *from, 
 void resize_row_avx512(const struct resize_taps *taps, const uint8_t *from, uint8_t *to);
 void resize_column_avx512(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, uint8_t *to);
 /* Columns [from_byte, row_bytes) of one output row, plainly: the vector paths' ends. */
-void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte, uint8_t *to);
+void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte,
+                        uint8_t *to);
 
 #endif

@@ -1,5 +1,5 @@
-/* Golden files for the picture tests: JSON, whole files, SHA-256, and tensors of a safetensors file. Everything fails the test on an error;
- * buffers and JSON are the caller's to free. */
+/* Golden files for the picture tests: JSON, whole files, SHA-256, and tensors of a safetensors file. Everything fails
+ * the test on an error; buffers and JSON are the caller's to free. */
 #ifndef SPILLWAY_TESTS_UNIT_GOLDEN_H
 #define SPILLWAY_TESTS_UNIT_GOLDEN_H
 

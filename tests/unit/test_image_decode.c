@@ -1,5 +1,5 @@
-/* Decoding: every golden picture's pixels, odd files made here by hand, and what broken files come to: cut at many lengths, bits flipped, sizes
- * that lie. Run under the address sanitizer this is the over-read test. */
+/* Decoding: every golden picture's pixels, odd files made here by hand, and what broken files come to: cut at many
+ * lengths, bits flipped, sizes that lie. Run under the address sanitizer this is the over-read test. */
 #include "tests/unit/golden.h"
 
 #include <png.h>
@@ -55,7 +55,8 @@ static void test_every_golden_picture_has_the_references_pixels(void **state)
     const json_t *images = json_object_get(index, "images");
     size_t n_checked = 0;
     for (size_t i = 0; i < json_array_size(images); i++) {
-        const json_t *c = json_array_get(images, i), *size = json_object_get(c, "size_wh"), *stored = json_object_get(c, "stored_size_wh");
+        const json_t *c = json_array_get(images, i), *size = json_object_get(c, "size_wh"),
+                     *stored = json_object_get(c, "stored_size_wh");
         const char *file = json_string_value(json_object_get(c, "file"));
         char name[256], hex[65];
         snprintf(name, sizeof name, "images/%s", file);
@@ -116,13 +117,15 @@ static void collect(png_structp png, png_bytep p, size_t n)
     assert_int_equal(buf_append(png_get_io_ptr(png), p, n), 0);
 }
 
-static void make_png(struct buf *out, int width, int height, int bits, int type, const void *rows, size_t row_bytes, const png_color_16 *key)
+static void make_png(struct buf *out, int width, int height, int bits, int type, const void *rows, size_t row_bytes,
+                     const png_color_16 *key)
 {
     buf_init(out, 16 << 20);
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
     png_infop info = png_create_info_struct(png);
     png_set_write_fn(png, out, collect, NULL);
-    png_set_IHDR(png, info, (png_uint_32)width, (png_uint_32)height, bits, type, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_IHDR(png, info, (png_uint_32)width, (png_uint_32)height, bits, type, PNG_INTERLACE_NONE,
+                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     if (key) png_set_tRNS(png, info, NULL, 0, key);
     png_write_info(png, info);
     for (int y = 0; y < height; y++) png_write_row(png, (const uint8_t *)rows + (size_t)y * row_bytes);
@@ -188,10 +191,12 @@ static void test_the_pixel_cap_is_by_the_header(void **state)
 
 /* --- GIFs made here --- */
 
-/* Screen 3 x 2, colours 0 red, 1 green, 2 blue, 3 black; a frame of 1 x 1 of colour 1 at (left, top); transparent: index, or -1. */
+/* Screen 3 x 2, colours 0 red, 1 green, 2 blue, 3 black; a frame of 1 x 1 of colour 1 at (left, top); transparent:
+ * index, or -1. */
 static size_t make_gif(uint8_t out[128], int left, int top, int transparent)
 {
-    static const uint8_t head[] = {'G', 'I', 'F', '8', '9', 'a', 3, 0, 2, 0, 0xF1, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0};
+    static const uint8_t head[] = {'G', 'I', 'F', '8', '9', 'a', 3, 0, 2,   0, 0xF1, 0, 0,
+                                   255, 0,   0,   0,   255, 0,   0, 0, 255, 0, 0,    0};
     size_t n = sizeof head;
     memcpy(out, head, n);
     if (transparent >= 0) {
@@ -252,7 +257,8 @@ static void test_other_formats_are_named_as_unread(void **state)
     assert_int_equal(decode_exact("BM\0\0\0\0", 6, MAX_PIXELS, &p, &e), -ERR_UNSUPPORTED);
     assert_int_equal(decode_exact("<svg></svg>", 11, MAX_PIXELS, &p, &e), -ERR_UNSUPPORTED);
     assert_int_equal(decode_exact("", 0, MAX_PIXELS, &p, &e), -ERR_INPUT);
-    for (size_t n = 1; n < 12; n++) assert_int_not_equal(decode_exact("\xFF\xD8\xFFGIF89aRIFFxxx", n, MAX_PIXELS, &p, &e), 0);
+    for (size_t n = 1; n < 12; n++)
+        assert_int_not_equal(decode_exact("\xFF\xD8\xFFGIF89aRIFFxxx", n, MAX_PIXELS, &p, &e), 0);
 }
 
 /* --- damage --- */
@@ -290,7 +296,8 @@ static void cut(const struct buf *bytes, const struct pixels *whole, const char 
         struct pixels p;
         struct err e;
         if (decode_exact(bytes->data, n, MAX_PIXELS, &p, &e)) continue;
-        if (memcmp(p.rgb, whole->rgb, (size_t)p.width * (size_t)p.height * 3)) fail_msg("%s cut to %zu bytes gave another picture", file, n);
+        if (memcmp(p.rgb, whole->rgb, (size_t)p.width * (size_t)p.height * 3))
+            fail_msg("%s cut to %zu bytes gave another picture", file, n);
         pixels_free(&p);
     }
 }
@@ -308,7 +315,8 @@ static void flip(const struct buf *bytes, const struct pixels *whole, const char
     for (int i = 0; i < 150; i++) {
         uint8_t *copy = exact_copy(bytes->data, bytes->len);
         size_t near = i % 3 ? bytes->len : 64; /* headers are where it hurts */
-        for (int k = 0; k <= i % 4; k++) copy[next_random((uint32_t)(near < bytes->len ? near : bytes->len))] ^= (uint8_t)(1u << next_random(8));
+        for (int k = 0; k <= i % 4; k++)
+            copy[next_random((uint32_t)(near < bytes->len ? near : bytes->len))] ^= (uint8_t)(1u << next_random(8));
         struct pixels p;
         struct err e;
         clock_t start = clock();

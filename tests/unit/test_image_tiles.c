@@ -1,4 +1,5 @@
-/* Pixels to tiles: resize kernels, every golden picture in every geometry, and that each vector path gives the plain path's bits. */
+/* Pixels to tiles: resize kernels, every golden picture in every geometry, and that each vector path gives the plain
+ * path's bits. */
 #include "tests/unit/golden.h"
 
 #include <stdlib.h>
@@ -32,11 +33,13 @@ static void test_resize_agrees_with_every_golden_kernel(void **state)
     json_t *header = golden_tensor_header(&file), *cases = golden_json("preprocess/resize.json");
     assert_true(json_array_size(cases) >= 30);
     for (size_t i = 0; i < json_array_size(cases); i++) {
-        const json_t *c = json_array_get(cases, i), *src = json_object_get(c, "src_wh"), *dst = json_object_get(c, "dst_wh");
+        const json_t *c = json_array_get(cases, i), *src = json_object_get(c, "src_wh"),
+                     *dst = json_object_get(c, "dst_wh");
         char name[32];
         size_t n;
         struct pixels from, to;
-        assert_int_equal(pixels_alloc(&from, json_int(json_array_get(src, 0)), json_int(json_array_get(src, 1)), 3, NULL), 0);
+        assert_int_equal(
+            pixels_alloc(&from, json_int(json_array_get(src, 0)), json_int(json_array_get(src, 1)), 3, NULL), 0);
         snprintf(name, sizeof name, "src%d", json_int(json_object_get(c, "i")));
         const uint8_t *bytes = golden_tensor(&file, header, name, &n);
         assert_int_equal(n, from.width * from.height * 3);
@@ -74,7 +77,8 @@ static void test_vector_paths_give_the_plain_paths_bits(void **state)
         assert_int_equal(resize_pixels(&from, w2, h2, filter, RESIZE_PLAIN, &plain, NULL), 0);
         for (int path = 1; path <= (int)resize_best_path(); path++) {
             assert_int_equal(resize_pixels(&from, w2, h2, filter, (enum resize_path)path, &fast, NULL), 0);
-            if (memcmp(plain.rgb, fast.rgb, (size_t)w2 * (size_t)h2 * 3)) fail_msg("%d x %d to %d x %d, filter %d, path %d", w, h, w2, h2, filter, path);
+            if (memcmp(plain.rgb, fast.rgb, (size_t)w2 * (size_t)h2 * 3))
+                fail_msg("%d x %d to %d x %d, filter %d, path %d", w, h, w2, h2, filter, path);
             pixels_free(&fast);
         }
         pixels_free(&plain);
@@ -112,7 +116,8 @@ static void check_comparer(uint8_t *tiles, size_t tile_bytes, const json_t *hash
     free(keep);
 }
 
-static void check_floats(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, const char *want, const char *name)
+static void check_floats(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, const char *want,
+                         const char *name)
 {
     size_t n = n_tiles * 3 * (size_t)s->tile_px * (size_t)s->tile_px;
     float *out = malloc(n * sizeof *out);
@@ -156,11 +161,9 @@ static void check_picture(const struct image_settings *s, const json_t *c, const
     buf_free(&bytes);
 }
 
-/* Pillow clips 16-bit grey at 255 where the high byte is right (and we take it); its own test is in test_image_decode.c. */
-static bool reference_is_wrong(const char *file)
-{
-    return !strncmp(file, "gray16", 6);
-}
+/* Pillow clips 16-bit grey at 255 where the high byte is right (and we take it); its own test is in
+ * test_image_decode.c. */
+static bool reference_is_wrong(const char *file) { return !strncmp(file, "gray16", 6); }
 
 static void check_geometry(const char *geometry, size_t min_pictures)
 {
@@ -168,9 +171,14 @@ static void check_geometry(const char *geometry, size_t min_pictures)
     snprintf(name, sizeof name, "preprocess/%s.json", geometry);
     json_t *file = golden_json(name);
     const json_t *g = json_object_get(file, "geometry"), *images = json_object_get(file, "images");
-    struct image_settings s = {.longest_edge = json_int(json_object_get(g, "size")), .tile_px = json_int(json_object_get(g, "tile")),
-                               .tokens_per_tile = 1, .split = json_is_true(json_object_get(g, "split")), .resample = 1,
-                               .mean = {0.5f, 0.5f, 0.5f}, .std = {0.5f, 0.5f, 0.5f}, .rescale = 0.00392156862745098};
+    struct image_settings s = {.longest_edge = json_int(json_object_get(g, "size")),
+                               .tile_px = json_int(json_object_get(g, "tile")),
+                               .tokens_per_tile = 1,
+                               .split = json_is_true(json_object_get(g, "split")),
+                               .resample = 1,
+                               .mean = {0.5f, 0.5f, 0.5f},
+                               .std = {0.5f, 0.5f, 0.5f},
+                               .rescale = 0.00392156862745098};
     size_t n_checked = 0;
     for (size_t i = 0; i < json_array_size(images); i++) {
         const json_t *c = json_array_get(images, i);

@@ -1,5 +1,5 @@
-/* The media process over its socket, really forked and caged: tiles equal to those made here, errors for what is wrong, hostile packets from
- * either end, size at rest, and its death with the socket. */
+/* The media process over its socket, really forked and caged: tiles equal to those made here, errors for what is wrong,
+ * hostile packets from either end, size at rest, and its death with the socket. */
 #include "tests/unit/golden.h"
 
 #include <fcntl.h>
@@ -20,8 +20,14 @@ enum { UNDER_ASAN = 1 };
 enum { UNDER_ASAN = 0 };
 #endif
 
-static const struct image_settings settings = {.longest_edge = 256, .tile_px = 64, .tokens_per_tile = 4, .split = true, .resample = 1,
-                                               .mean = {0.5f, 0.5f, 0.5f}, .std = {0.5f, 0.5f, 0.5f}, .rescale = 1.0 / 255};
+static const struct image_settings settings = {.longest_edge = 256,
+                                               .tile_px = 64,
+                                               .tokens_per_tile = 4,
+                                               .split = true,
+                                               .resample = 1,
+                                               .mean = {0.5f, 0.5f, 0.5f},
+                                               .std = {0.5f, 0.5f, 0.5f},
+                                               .rescale = 1.0 / 255};
 
 struct process {
     pid_t pid;
@@ -59,7 +65,8 @@ static void assert_clean_end(struct process *p)
     if (!WIFEXITED(status) || WEXITSTATUS(status)) fail_msg("the process ended with status %#x", (unsigned)status);
 }
 
-static struct media_reply call(const struct process *p, enum media_call what, int fd, const struct image_settings *s, int64_t max_pixels)
+static struct media_reply call(const struct process *p, enum media_call what, int fd, const struct image_settings *s,
+                               int64_t max_pixels)
 {
     static uint64_t id = 1000;
     struct media_request q = {.call = what, .id = ++id, .image_fd = fd, .settings = *s, .max_pixels = max_pixels};
@@ -110,8 +117,8 @@ static void check_tiles(const struct media_reply *r, const char *name)
 static void test_decode_gives_sealed_tiles_and_their_hashes(void **state)
 {
     (void)state;
-    static const char *const names[] = {"images/jpg_640x480.jpg", "images/rgba_120x90.png", "images/exif6_60x36.jpg", "images/gif_50x40.gif",
-                                        "images/webp_lossless_50x40.webp"};
+    static const char *const names[] = {"images/jpg_640x480.jpg", "images/rgba_120x90.png", "images/exif6_60x36.jpg",
+                                        "images/gif_50x40.gif", "images/webp_lossless_50x40.webp"};
     struct process p = start();
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         int fd = fd_of(names[i]);
@@ -299,9 +306,13 @@ static void test_extra_descriptors_are_refused_and_closed(void **state)
         struct media_reply_packet p;
         good_reply(&p);
         struct iovec part = {.iov_base = &p, .iov_len = sizeof p};
-        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))};
+        struct msghdr m = {.msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = control.bytes,
+                           .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))};
         struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        *c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+        *c = (struct cmsghdr){
+            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
         for (size_t i = 0; i < n_fds; i++) memcpy(CMSG_DATA(c) + i * sizeof(int), &(int){1}, sizeof(int));
         assert_int_equal(sendmsg(pair[0], &m, 0), sizeof p);
         struct media_reply r;
@@ -347,10 +358,12 @@ static void test_the_process_does_not_grow(void **state)
         close(r.tiles_fd);
         if (i == 2) early = status_kib(p.pid, "VmRSS:");
     }
-    struct media_reply r = call(&p, MEDIA_PROBE, fds[2], &hub, 1 << 26); /* answered only after the last one was tidied up */
+    struct media_reply r =
+        call(&p, MEDIA_PROBE, fds[2], &hub, 1 << 26); /* answered only after the last one was tidied up */
     assert_int_equal(r.err.code, ERR_NONE);
     long late = status_kib(p.pid, "VmRSS:");
-    print_message("    resident after 3 pictures %ld KiB, after %d %ld KiB, peak %ld KiB\n", early, 3 * rounds, late, status_kib(p.pid, "VmHWM:"));
+    print_message("    resident after 3 pictures %ld KiB, after %d %ld KiB, peak %ld KiB\n", early, 3 * rounds, late,
+                  status_kib(p.pid, "VmHWM:"));
     if (!UNDER_ASAN) {
         assert_true(late < 15 * 1024);
         assert_true(late < early + 1024);
@@ -372,8 +385,8 @@ static void test_the_process_is_caged(void **state)
     assert_clean_end(&p);
 }
 
-/* The timer's signal in the middle of a picture: its error comes before the process ends. The signal may fall before or after the work, so it is
- * tried until it does not. */
+/* The timer's signal in the middle of a picture: its error comes before the process ends. The signal may fall before or
+ * after the work, so it is tried until it does not. */
 static void test_a_picture_that_takes_too_long_gets_an_error(void **state)
 {
     (void)state;
@@ -385,7 +398,8 @@ static void test_a_picture_that_takes_too_long_gets_an_error(void **state)
     for (int i = 0; i < 50 && !seen; i++) {
         struct process p = start();
         assert_int_equal(call(&p, MEDIA_PROBE, fd, &hub, 1 << 26).err.code, ERR_NONE);
-        struct media_request q = {.call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
+        struct media_request q = {
+            .call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
         struct media_reply r;
         assert_int_equal(media_send_request(p.sock, &q, NULL), 0);
         usleep(2000 * (unsigned)(1 + i % 8));
