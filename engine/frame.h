@@ -5,7 +5,7 @@
  * count. Both ends treat the other's frames as hostile: every count is checked against the bytes that are there, every
  * id against what is known; a malformed frame closes the connection. Version and model hash are exchanged first
  * (hello). The worker never blocks on the socket: a bounded queue, then it drops the connection and exits. Decoders
- * fill structs whose pointers borrow the frame's body (until the next frame_reader_next) except descriptors, which the
+ * fill structs whose pointers borrow the frame's body (until the next frame_conn_next) except descriptors, which the
  * receiver owns and must close. */
 #ifndef SPILLWAY_ENGINE_FRAME_H
 #define SPILLWAY_ENGINE_FRAME_H

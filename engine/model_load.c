@@ -206,7 +206,7 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
     l->kv_bytes = blocks * block_bytes;
     uint64_t capacity = blocks * l->block_tokens;
     l->max_context = capacity < t->max_positions ? (uint32_t)capacity : t->max_positions;
-    m->max_blocks = (l->max_context + l->block_tokens - 1) / l->block_tokens;
+    m->max_blocks = l->n_blocks; /* the scheduler keeps to max_context; comparisons (`logits`) may go past it */
     uint64_t have = available_bytes();
     if (l->kv_bytes > have)
         return err_set(e, ERR_MEMORY, "the KV cache of %u blocks of %u tokens needs %llu MiB, %llu MiB of memory are available; lower --kv-tokens", l->n_blocks, l->block_tokens,

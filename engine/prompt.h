@@ -3,11 +3,13 @@
  *
  * A prompt_model is what prompts need of a model folder: tokenizer, chat template, picture settings, end-of-sequence
  * ids, sampling defaults. It is immutable after opening and may be used by many threads. A request goes through three
- * calls, so that pictures can be probed in between without blocking: prompt_messages_read   validates `messages` and
- * lists the pictures in prompt order (their data: URLs are not looked at) (caller)               data_url_decode +
- * MEDIA_PROBE: one struct image_grid a picture prompt_from_messages   template -> picture expansion -> ids Text
- * provenance holds throughout: what a request says never becomes a control token or a placeholder. No pixel, no weight
- * and no socket is touched here. */
+ * calls, so that pictures can be probed in between without blocking:
+ * - prompt_messages_read validates `messages` and lists the pictures in prompt order (their data: URLs are not read);
+ * - the caller decodes the URLs and probes the pictures: one struct image_grid a picture;
+ * - prompt_from_messages: template, picture expansion, ids.
+ *
+ * Text provenance holds throughout: what a request says never becomes a control token or a placeholder. No pixel, no
+ * weight and no socket is touched here. */
 #ifndef SPILLWAY_ENGINE_PROMPT_H
 #define SPILLWAY_ENGINE_PROMPT_H
 

@@ -1,7 +1,8 @@
-/* Worker: the process that owns one model. `spillway worker MODEL`, started by the gateway with
- *     descriptor 3: the frame protocol's socket (engine/frame.h);
- *     descriptor 4, optional: a memfd of at least 8 bytes, sealed against shrinking, where a uint64 counter grows with
- * every layer computed and every turn of the loop: a watchdog sees a hang by its standing still while there is work.
+/* Worker: the process that owns one model. `spillway worker MODEL` is started by the gateway with two descriptors:
+ * - 3: the frame protocol's socket (engine/frame.h);
+ * - 4, optional: a memfd of at least 8 bytes, sealed against shrinking, where a uint64 counter grows with every
+ *   operation computed and every turn of the loop: a watchdog sees a hang by its standing still while there is work.
+ *
  * Both sides say hello first. The worker dies with its parent (PR_SET_PDEATHSIG), ignores SIGINT (a terminal sends it
  * to the gateway as well, which drains), and never blocks on the socket: a full queue ends it. */
 #ifndef SPILLWAY_ENGINE_WORKER_H

@@ -214,10 +214,13 @@ static int take_room(struct run *r, struct err *e)
     const struct model_limits *l = r->limits;
     const struct prompt *p = &r->question.prompt;
     r->n_ids = p->n_ids;
+    /* Beyond the model's context the figures are still defined, and comparisons want them; only the cache limits. */
+    size_t cache = (size_t)l->n_blocks * l->block_tokens;
+    if (r->n_ids > cache)
+        return err_set(e, ERR_LIMIT, "the prompt has %zu tokens, the KV cache takes %zu", r->n_ids, cache);
     if (r->n_ids > l->max_context)
-        return err_set(e, ERR_CONTEXT, "the prompt has %zu tokens, the model's context is %u", r->n_ids,
-                       l->max_context);
-    size_t room = l->max_context - r->n_ids + 1; /* the last one is not computed */
+        fprintf(stderr, "note: the prompt has %zu tokens, the model's context is %u\n", r->n_ids, l->max_context);
+    size_t room = cache - r->n_ids + 1; /* the last one is not computed */
     r->n_greedy = (size_t)r->o->max_tokens < room ? (size_t)r->o->max_tokens : room;
     r->ids = calloc(r->n_ids + r->n_greedy, sizeof *r->ids);
     r->blocks = calloc(l->n_blocks, sizeof *r->blocks);

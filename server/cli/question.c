@@ -9,8 +9,7 @@ enum { ARENA_MAX_BYTES = 256 << 20 };
 
 static struct prompt_options prompt_options(const struct question *q)
 {
-    struct prompt_options po = {
-        .grids = q->pictures.grids, .n_grids = q->pictures.n, .max_context = prompt_model_info(q->model)->max_context};
+    struct prompt_options po = {.grids = q->pictures.grids, .n_grids = q->pictures.n, .max_context = q->max_context};
     time_t now = (time_t)clock_wall_s();
     localtime_r(&now, &po.now);
     return po;
@@ -57,6 +56,7 @@ int question_open(struct question *q, const char *dir, const struct options *o, 
     int rc = prompt_model_open(&q->model, dir, e);
     if (rc) return rc;
     const struct prompt_info *info = prompt_model_info(q->model);
+    if (user) q->max_context = info->max_context;
     if (o->n_images && !info->has_images)
         return err_set(e, ERR_UNSUPPORTED, "--image: this model does not take pictures");
     if (o->n_images) {

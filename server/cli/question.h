@@ -14,13 +14,17 @@ struct question {
     struct pictures pictures;
     struct arena arena;
     struct prompt prompt;
+    uint32_t max_context; /* 0: prompts of any length */
 };
 
 /* dir: the model folder. Decodes o->images and makes the prompt; the first of these that is not NULL says from what:
- *   messages  OpenAI messages; pictures as {"type":"image"}, or image_url whose URL is not looked at: the files come
- * from --image, in order prompt    a rendered, trusted prompt whose literal <image> marks are filled by --image in
- * order user      what one user says, after the pictures; without a chat template it is completed as plain text Close
- * in any case. */
+ * - messages: OpenAI messages; pictures as {"type":"image"}, or image_url whose URL is not looked at: the files come
+ *   from --image, in order;
+ * - prompt: a rendered, trusted prompt whose literal <image> marks are filled by --image in order;
+ * - user: what one user says, after the pictures; without a chat template it is completed as plain text. Only this one
+ *   must leave room in the context for an answer.
+ *
+ * Close in any case. */
 MUST_USE int question_open(struct question *q, const char *dir, const struct options *o, const json_t *messages,
                            const struct buf *prompt, const char *user, struct err *e);
 void question_close(struct question *q); /* accepts a zeroed struct */
