@@ -41,14 +41,15 @@ asan ubsan tsan: setup
 
 golden:
 	@tools/setup --parity
-	build/venv-parity/bin/python tests/parity/make_golden.py --seed $(SEED) --out build/golden-$(SEED)
+	build/venv-parity/bin/python -B tests/parity/make_golden.py --seed $(SEED) --out build/golden-$(SEED)
 
-parity: build
+# One build folder for all seeds: changing the goldens compiles only the tests again.
+parity: setup
 	@tools/setup --tests
-	@test -d build/golden-$(SEED) || $(MAKE) --no-print-directory golden SEED=$(SEED)
-	cmake -S . -B build/parity-$(SEED) -DSPILLWAY_GOLDEN_DIR=$(CURDIR)/build/golden-$(SEED) --log-level=WARNING >/dev/null
-	cmake --build build/parity-$(SEED) -j $(JOBS) -- --no-print-directory
-	cd build/parity-$(SEED) && $(CTEST) -L parity
+	@test -f build/golden-$(SEED)/manifest.json || $(MAKE) --no-print-directory golden SEED=$(SEED)
+	@cmake --preset release -B build/parity -DSPILLWAY_GOLDEN_DIR=$(CURDIR)/build/golden-$(SEED) --log-level=WARNING >/dev/null
+	@cmake --build build/parity -j $(JOBS) -- --no-print-directory
+	cd build/parity && $(CTEST) -L parity
 
 bench: build
 	@tools/setup --tests

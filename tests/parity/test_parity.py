@@ -153,7 +153,8 @@ def swap_halves_of_queries_and_keys(folder):
     raw = bytearray(path.read_bytes())
     n = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + n])
-    head_dim = json.loads((folder / "config.json").read_text())["head_dim"]
+    config = json.loads((folder / "config.json").read_text())
+    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     for name, h in header.items():
         if ".q_proj." in name or ".k_proj." in name:
             start, end = (8 + n + x for x in h["data_offsets"])
