@@ -1,6 +1,7 @@
 /* JSON: see json.h. */
 #include "base/json.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -34,6 +35,32 @@ static int json_scan(const char *p, size_t n, const struct json_limits *l, const
     return 0;
 }
 
+/* The name of the top-level member whose value the first `at` bytes end in, "" if there is none or it is not plain text: so that a number which
+ * JSON cannot hold is still blamed on its field. */
+static void json_member_at(const char *p, size_t at, char *out, size_t cap)
+{
+    const char *name = NULL, *string = NULL;
+    size_t n_name = 0, n_string = 0;
+    unsigned depth = 0;
+    for (size_t i = 0; i < at; i++) {
+        char c = p[i];
+        if (c == '"') {
+            size_t start = ++i;
+            while (i < at && p[i] != '"') i += p[i] == '\\' ? 2 : 1;
+            string = p + start;
+            n_string = i < at ? i - start : 0;
+        } else if (c == '{' || c == '[') depth++;
+        else if ((c == '}' || c == ']') && depth > 0) depth--;
+        else if (c == ':' && depth == 1) {
+            name = string;
+            n_name = n_string;
+        } else if (c == ',' && depth == 1) name = NULL;
+    }
+    bool plain = name && n_name > 0 && n_name < cap && !memchr(name, '\\', n_name) && utf8_valid(name, n_name);
+    if (plain) memcpy(out, name, n_name);
+    out[plain ? n_name : 0] = '\0';
+}
+
 int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out, struct err *e)
 {
     *out = NULL;
@@ -45,7 +72,9 @@ int json_read(const char *p, size_t n, const struct json_limits *limits, const c
     *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &je);
     if (*out) return 0;
     if (json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "%s: out of memory", what);
-    return err_set(e, ERR_INPUT, "%s: malformed JSON at byte %d: %s", what, je.position, je.text);
+    char member[64];
+    json_member_at(p, je.position > 0 && (size_t)je.position <= n ? (size_t)je.position : 0, member, sizeof member);
+    return err_set_param(e, ERR_INPUT, member, "%s: malformed JSON at byte %d: %s", what, je.position, je.text);
 }
 
 int json_read_file(const char *path, const struct json_limits *limits, json_t **out, struct err *e)

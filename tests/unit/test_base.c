@@ -192,9 +192,28 @@ static void test_json_write_string_escapes(void **state)
     buf_free(&b);
 }
 
+static void test_json_blames_the_member(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text, *param;
+    } cases[] = {
+        {"{\"a\":1,\"temperature\":1e400}", "temperature"}, {"{\"n\":9223372036854775808,\"b\":1}", "n"}, {"{\"x\":NaN}", "x"},
+        {"{\"x\":{\"y\":[1,-]}}", "x"},                 {"{\"a\":\"b:c\",\"x\":01}", "x"},          {"{\"x\":1,}", ""},
+        {"[NaN]", ""},                                  {"{\"a\\\"b\":NaN}", ""},                    {"", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *v;
+        struct err e;
+        assert_int_equal(json_read(cases[i].text, strlen(cases[i].text), &json_limits_request, "text", &v, &e), -ERR_INPUT);
+        assert_string_equal(e.param, cases[i].param);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_json_blames_the_member),
         cmocka_unit_test(test_err_set_returns_the_negative_code),
         cmocka_unit_test(test_err_message_is_never_cut_inside_a_character),
         cmocka_unit_test(test_arena_refuses_past_its_ceiling),
