@@ -243,6 +243,15 @@ static int sort_by_name(struct safetensors *s, struct err *e)
     return 0;
 }
 
+int safetensors_open_file(struct safetensors *s, const char *dir, const char *name, struct err *e)
+{
+    *s = (struct safetensors){0};
+    int rc = add_file(s, dir, name, e);
+    if (!rc) rc = sort_by_name(s, e);
+    if (rc) safetensors_close(s);
+    return rc;
+}
+
 int safetensors_open(struct safetensors *s, const char *dir, struct err *e)
 {
     *s = (struct safetensors){0};
@@ -251,8 +260,7 @@ int safetensors_open(struct safetensors *s, const char *dir, struct err *e)
     json_t *index = NULL;
     int rc = json_read_file(path, &json_limits_file, &index, e);
     if (rc == -ERR_NOT_FOUND) {
-        rc = add_file(s, dir, "model.safetensors", e);
-        if (!rc) rc = sort_by_name(s, e);
+        rc = safetensors_open_file(s, dir, "model.safetensors", e);
     } else if (!rc) {
         const json_t *map = json_object_get(index, "weight_map");
         if (!json_is_object(map) || json_object_size(map) == 0) rc = err_set(e, ERR_INPUT, "%s: weight_map must be an object that names files", path);

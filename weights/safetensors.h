@@ -39,6 +39,8 @@ struct safetensors {
 };
 
 MUST_USE int safetensors_open(struct safetensors *s, const char *dir, struct err *e);
+/* One file of any name in dir. */
+MUST_USE int safetensors_open_file(struct safetensors *s, const char *dir, const char *name, struct err *e);
 void safetensors_close(struct safetensors *s); /* accepts a zeroed or half-open struct */
 /* NULL if there is none. */
 const struct tensor *safetensors_find(const struct safetensors *s, const char *name);
