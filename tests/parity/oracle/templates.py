@@ -52,106 +52,88 @@ def vlm_default_template():
     return DEFAULT_CHAT_TEMPLATE
 
 
+def without_video(template):
+    """The same as the first SmolVLM folders have it."""
+    return template.replace("{% elif line['type'] == 'video' %}{{ '<video>' }}", "")
+
+
+def chat_case(ctu, name, template, conv, messages, tools=None, agp=True, **kwargs):
+    return {
+        "template": name,
+        "conv": conv,
+        "messages": messages,
+        "tools": tools,
+        "add_generation_prompt": agp,
+        "kwargs": kwargs,
+        "expect": render_case(ctu, template, messages, tools, agp, **kwargs),
+    }
+
+
+def smollm3_cases(ctu, convs):
+    """What only this template knows: tools in three spellings, and thinking switched on and off."""
+    options = [
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+        {"xml_tools": TOOLS},
+        {"python_tools": ["def f(x: int) -> int: ...", "def g(): ..."]},
+        {"xml_tools": TOOLS[:1], "python_tools": ["def f(x): ..."], "enable_thinking": False},
+    ]
+    cases = []
+    for conv in ("user", "sys_user", "multi", "no_think", "override", "tools_call", "spaces"):
+        cases += [chat_case(ctu, "smollm3", SMOLLM3_TPL, conv, convs[conv], **kw) for kw in options]
+        cases.append(chat_case(ctu, "smollm3", SMOLLM3_TPL, conv, convs[conv], TOOLS))
+    return cases
+
+
+def probe_cases(ctu):
+    cases = []
+    for name, template, context in PROBES:
+        case = {"name": name, "template": template, "context": context}
+        try:
+            case["text"] = ctu._compile_jinja_template(template).render(**context)
+        except Exception as e:
+            case["error"] = f"{type(e).__name__}: {e}"
+        cases.append(case)
+    return cases
+
+
+def real_cases(ctu, folder, convs, own_cases):
+    """Templates of model files, which are not ours to keep here; the re-authored SmolLM3 template must agree with the real one."""
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    cases = []
+    for f in sorted(Path(folder).glob("*.jinja")):
+        template = f.read_text(encoding="utf-8")
+        for conv, messages in convs:
+            for tools in (None, TOOLS) if conv in ("user", "tools_call", "sys_user") else (None,):
+                cases.append(chat_case(ctu, f.name, template, conv, messages, tools, **tokens))
+        if f.stem.lower().startswith("smollm3"):
+            differ = 0
+            for c in (c for c in own_cases if c["template"] == "smollm3"):
+                got = render_case(ctu, template, c["messages"], c["tools"], c["add_generation_prompt"], **c["kwargs"])
+                differ += got.get("text") != c["expect"].get("text")
+            log(f"re-authored SmolLM3 template vs {f.name}: {differ} differences")
+    return cases
+
+
 def section_tpl(seed, out, real_dir=None):
     d = out / "templates"
     d.mkdir(parents=True, exist_ok=True)
-    tpls = {
-        "smollm1": SMOLLM1_TPL,
-        "smollm2": SMOLLM2_TPL,
-        "smollm3": SMOLLM3_TPL,
-        "smolvlm2_default": vlm_default_template(),
-    }
-    tpls["smolvlm"] = tpls["smolvlm2_default"].replace("{% elif line['type'] == 'video' %}{{ '<video>' }}", "")
+    default = vlm_default_template()
+    templates = {"smollm1": SMOLLM1_TPL, "smollm2": SMOLLM2_TPL, "smollm3": SMOLLM3_TPL, "smolvlm2_default": default}
+    templates["smolvlm"] = without_video(default)
     convs, vconvs = conversations(seed), vlm_conversations(seed)
-    cases = []
+    now = {"now_local": FIXED_NOW.isoformat()}
     with frozen_clock() as ctu:
-        for name, t in tpls.items():
-            (d / f"{name}.jinja").write_text(t, encoding="utf-8")
-            for cn, m in (vconvs if "vlm" in name else convs).items():
-                for agp in (False, True):
-                    cases.append(
-                        {
-                            "template": name,
-                            "conv": cn,
-                            "messages": m,
-                            "tools": None,
-                            "add_generation_prompt": agp,
-                            "kwargs": {},
-                            "expect": render_case(ctu, t, m, None, agp),
-                        }
-                    )
-        t = tpls["smollm3"]
-        for cn in ("user", "sys_user", "multi", "no_think", "override", "tools_call", "spaces"):
-            for kw in (
-                {"enable_thinking": False},
-                {"enable_thinking": True},
-                {"xml_tools": TOOLS},
-                {"python_tools": ["def f(x: int) -> int: ...", "def g(): ..."]},
-                {"xml_tools": TOOLS[:1], "python_tools": ["def f(x): ..."], "enable_thinking": False},
-            ):
-                cases.append(
-                    {
-                        "template": "smollm3",
-                        "conv": cn,
-                        "messages": convs[cn],
-                        "tools": None,
-                        "add_generation_prompt": True,
-                        "kwargs": kw,
-                        "expect": render_case(ctu, t, convs[cn], None, True, **kw),
-                    }
-                )
-            cases.append(
-                {
-                    "template": "smollm3",
-                    "conv": cn,
-                    "messages": convs[cn],
-                    "tools": TOOLS,
-                    "add_generation_prompt": True,
-                    "kwargs": {},
-                    "expect": render_case(ctu, t, convs[cn], TOOLS, True),
-                }
-            )
-        probes = []
-        for name, t, c in PROBES:
-            try:
-                probes.append(
-                    {"name": name, "template": t, "context": c, "text": ctu._compile_jinja_template(t).render(**c)}
-                )
-            except Exception as e:
-                probes.append({"name": name, "template": t, "context": c, "error": f"{type(e).__name__}: {e}"})
-        jdump(
-            d / "cases.json",
-            {"now_local": FIXED_NOW.isoformat(), "defined_none": ["tools", "documents"], "cases": cases},
-        )
-        jdump(d / "probes.json", {"now_local": FIXED_NOW.isoformat(), "probes": probes})
+        cases = []
+        for name, template in templates.items():
+            (d / f"{name}.jinja").write_text(template, encoding="utf-8")
+            for conv, messages in (vconvs if "vlm" in name else convs).items():
+                cases += [chat_case(ctu, name, template, conv, messages, agp=agp) for agp in (False, True)]
+        cases += smollm3_cases(ctu, convs)
+        probes = probe_cases(ctu)
+        jdump(d / "cases.json", {**now, "defined_none": ["tools", "documents"], "cases": cases})
+        jdump(d / "probes.json", {**now, "probes": probes})
         if real_dir:
-            rc = []
-            extra = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-            for f in sorted(Path(real_dir).glob("*.jinja")):
-                t = f.read_text(encoding="utf-8")
-                for cn, m in list(convs.items()) + list(vconvs.items()):
-                    for tools in (None, TOOLS):
-                        if tools and cn not in ("user", "tools_call", "sys_user"):
-                            continue
-                        rc.append(
-                            {
-                                "template": f.name,
-                                "conv": cn,
-                                "messages": m,
-                                "tools": tools,
-                                "add_generation_prompt": True,
-                                "kwargs": extra,
-                                "expect": render_case(ctu, t, m, tools, True, **extra),
-                            }
-                        )
-                if f.stem.lower().startswith("smollm3"):  # the re-authored template must agree with the real one
-                    bad = 0
-                    for c in cases:
-                        if c["template"] == "smollm3":
-                            g = render_case(
-                                ctu, t, c["messages"], c["tools"], c["add_generation_prompt"], **c["kwargs"]
-                            )
-                            bad += g.get("text") != c["expect"].get("text")
-                    log(f"re-authored SmolLM3 template vs {f.name}: {bad} differences")
-            jdump(d / "real_cases.json", {"now_local": FIXED_NOW.isoformat(), "cases": rc})
-    return len(cases), len(probes)
+            both = [*convs.items(), *vconvs.items()]
+            jdump(d / "real_cases.json", {**now, "cases": real_cases(ctu, real_dir, both, cases)})
+    log("templates:", len(cases), "cases,", len(probes), "probes")
