@@ -30,10 +30,6 @@ def as_dtype(model, dt):
     return m
 
 
-V5_STYLE = "v5"
-HUB_STYLE = "hub"
-
-
 def hub_text_cfg(c, extra=None):
     """A config.json text block spelled as on the Hub (rope_theta, torch_dtype; defaults partly left out)."""
     d = {

@@ -76,7 +76,27 @@ def write_png_raw(path, arr, bit_depth, color_type, interlace=False):
     Path(path).write_bytes(data + png_chunk(b"IDAT", zlib.compress(raw, 9)) + png_chunk(b"IEND", b""))
 
 
+def write_broken(r, d):
+    """Hostile and broken files: the loader must answer an error, never crash or hang."""
+    flipped = bytearray((d / "rgb_64x64.png").read_bytes())
+    flipped[60] ^= 255
+    enormous = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", enormous), (b"IDAT", zlib.compress(b"\0" * 64)), (b"IEND", b""))
+    files = {
+        "bad_empty.png": b"",
+        "bad_garbage.jpg": r.integers(0, 256, 400, dtype=np.uint8).tobytes(),
+        "bad_trunc.png": (d / "rgb_100x80.png").read_bytes()[:300],
+        "bad_trunc.jpg": (d / "jpg_640x480.jpg").read_bytes()[:700],
+        "bad_hugedims.png": b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*c) for c in chunks),
+        "bad_crc.png": bytes(flipped),
+    }
+    for name, data in files.items():
+        (d / name).write_bytes(data)
+    return sorted(files)
+
+
 def make_images(seed, d):
+    """Writes one picture of each format and kind; returns their names, and those of the broken files."""
     from PIL import Image
 
     r = rng_for(seed, "images")
@@ -137,21 +157,7 @@ def make_images(seed, d):
         save(f"exif{o}_60x36.jpg", im, quality=92, exif=ex)
     save("webp_lossless_50x40.webp", synth(r, 50, 40), lossless=True)
     save("gif_50x40.gif", synth(r, 50, 40).quantize(64))
-    # hostile / broken files: the loader must answer an error, never crash or hang
-    bad = {
-        "bad_empty.png": b"",
-        "bad_garbage.jpg": bytes(r.integers(0, 256, 400, dtype=np.uint8).tobytes()),
-        "bad_trunc.png": (d / "rgb_100x80.png").read_bytes()[:300],
-        "bad_trunc.jpg": (d / "jpg_640x480.jpg").read_bytes()[:700],
-        "bad_hugedims.png": b"\x89PNG\r\n\x1a\n"
-        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
-        + png_chunk(b"IDAT", zlib.compress(b"\0" * 64))
-        + png_chunk(b"IEND", b""),
-        "bad_crc.png": (lambda b: b[:60] + bytes([b[60] ^ 255]) + b[61:])((d / "rgb_64x64.png").read_bytes()),
-    }
-    for k, v in bad.items():
-        (d / k).write_bytes(v)
-    return names, sorted(bad)
+    return names, write_broken(r, d)
 
 
 def decode_policies(path):
@@ -201,114 +207,123 @@ def run_proc(p, imgs):
     return f["pixel_values"][0], u["pixel_values"][0], f["rows"][0], f["cols"][0], f["pixel_attention_mask"][0]
 
 
-def section_img(seed, out):
+def index_entry(path):
+    """(what is to be known of a picture, the picture as the processor gets it)"""
+    _, mode, size, orientation, white, drop = decode_policies(path)
+    entry = {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha(path.read_bytes()),
+        "pil_mode": mode,
+        "stored_size_wh": list(size),
+        "exif_orientation": orientation,
+        "size_wh": list(white.size),
+        "rgb_white_sha256": sha(white.tobytes()),
+        "rgb_drop_sha256": sha(drop.tobytes()),
+        "lossy": path.name.endswith(".jpg"),
+        "note": None,
+        "mean_rgb": np.asarray(white).reshape(-1, 3).mean(0).tolist(),
+    }
+    if path.name.startswith("gray16"):
+        entry["note"] = "Pillow clips 16-bit grey at 255 instead of scaling: a sane server may differ here"
+    if path.suffix in (".jpg", ".webp") and max(white.size) <= 700:
+        decoded = path.parent / "decoded" / (path.name + ".png")
+        decoded.parent.mkdir(exist_ok=True)
+        white.save(decoded)
+        entry["decoded_png"] = f"decoded/{decoded.name}"
+    return entry, white
+
+
+# source and target sizes that random ones would miss
+ODD_RESIZES = [
+    (1, 1, 64, 64),
+    (64, 64, 1, 1),
+    (7, 50, 28, 200),
+    (50, 1, 13, 1),
+    (33, 33, 33, 33),
+    (200, 3, 64, 64),
+]
+
+
+def resize_cases(r):
+    """(cases, tensors) of Pillow's resize alone; every third one Lanczos, which the processors use."""
     from PIL import Image
 
-    d = out / "images"
-    names, bad = make_images(seed, d)
-    idx = []
-    loaded = {}
-    for n in names:
-        im, mode, size, orient, white, drop = decode_policies(d / n)
-        loaded[n] = white
-        e = {
-            "file": n,
-            "bytes": (d / n).stat().st_size,
-            "sha256": sha((d / n).read_bytes()),
-            "pil_mode": mode,
-            "stored_size_wh": list(size),
-            "exif_orientation": orient,
-            "size_wh": list(white.size),
-            "rgb_white_sha256": sha(white.tobytes()),
-            "rgb_drop_sha256": sha(drop.tobytes()),
-            "lossy": n.endswith(".jpg"),
-            "note": (
-                "Pillow clips 16-bit grey at 255 instead of scaling: a sane server may differ here"
-                if n.startswith("gray16")
-                else None
-            ),
-            "mean_rgb": np.asarray(white).reshape(-1, 3).mean(0).tolist(),
-        }
-        if n.endswith((".jpg", ".webp")) and max(white.size) <= 700:
-            (d / "decoded").mkdir(exist_ok=True)
-            white.save(d / "decoded" / (n + ".png"))
-            e["decoded_png"] = f"decoded/{n}.png"
-        idx.append(e)
-    r = rng_for(seed, "pre")
-    # raw resize kernels
-    cases, tens = [], {}
+    filters = {"lanczos": 1, "bicubic": 3, "bilinear": 2}
+    cases, tensors = [], {}
     for k in range(36):
         w, h = int(r.integers(1, 60)), int(r.integers(1, 60))
-        w2, h2 = (int(r.integers(1, 120)), int(r.integers(1, 120)))
-        if k < 6:
-            w, h, w2, h2 = [
-                (1, 1, 64, 64),
-                (64, 64, 1, 1),
-                (7, 50, 28, 200),
-                (50, 1, 13, 1),
-                (33, 33, 33, 33),
-                (200, 3, 64, 64),
-            ][k]
-        res = ("lanczos", "bicubic", "bilinear")[k % 3] if k >= 12 else "lanczos"
+        w2, h2 = int(r.integers(1, 120)), int(r.integers(1, 120))
+        if k < len(ODD_RESIZES):
+            w, h, w2, h2 = ODD_RESIZES[k]
+        name = list(filters)[k % 3] if k >= 12 else "lanczos"
         src = Image.fromarray(r.integers(0, 256, (h, w, 3), dtype=np.uint8))
-        dst = src.resize((w2, h2), {"lanczos": 1, "bicubic": 3, "bilinear": 2}[res])
-        tens[f"src{k}"], tens[f"dst{k}"] = np.asarray(src), np.asarray(dst)
-        cases.append({"i": k, "filter": res, "src_wh": [w, h], "dst_wh": [w2, h2]})
-    st_save(out / "preprocess" / "resize.safetensors", tens)
+        dst = src.resize((w2, h2), filters[name])
+        tensors[f"src{k}"], tensors[f"dst{k}"] = np.asarray(src), np.asarray(dst)
+        cases.append({"i": k, "filter": name, "src_wh": [w, h], "dst_wh": [w2, h2]})
+    return cases, tensors
+
+
+def tile_entry(name, processor, picture):
+    """(hashes and means of a picture's tiles, the tiles)"""
+    pixels, tiles, rows, cols, mask = run_proc(processor, [picture])
+    assert tiles.dtype == np.uint8 and mask.min() == 1
+    again = (tiles.astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.5)
+    entry = {
+        "file": name,
+        "rows": rows[0],
+        "cols": cols[0],
+        "tiles": int(tiles.shape[0]),
+        "tile_u8_sha256": [sha(np.ascontiguousarray(t).tobytes()) for t in tiles],
+        "f32_sha256": sha(np.ascontiguousarray(pixels).tobytes()),
+        "f32_from_u8_max_abs_diff": float(np.abs(again - pixels).max()),
+        "tile_mean_u8": [float(t.mean()) for t in tiles],
+    }
+    return entry, tiles
+
+
+def samples(r, tiles):
+    """64 pixels by number, where the tiles themselves would be too large to keep."""
+    shape = (tiles.shape[0], 3, tiles.shape[2], tiles.shape[2])
+    points = [[int(r.integers(0, n)) for n in shape] for _ in range(64)]
+    return [at + [int(tiles[tuple(at)])] for at in points]
+
+
+def preprocess_geometry(seed, out, name, pictures):
+    from PIL import Image
+
+    processor, entries, kept = image_processor(name), [], {}
+    for file, picture in pictures.items():
+        entry, tiles = tile_entry(file, processor, picture)
+        if GEOMS[name]["tile"] <= 64:
+            kept[file] = tiles
+        else:
+            entry["samples_tcyx_u8"] = samples(rng_for(seed, name + file), tiles)
+            if file in ("jpg_640x480.jpg", "rgb_7x500.png", "rgba_120x90.png"):
+                (out / name).mkdir(parents=True, exist_ok=True)
+                for which, tile in (("global", tiles[-1]), ("tile0", tiles[0])):
+                    Image.fromarray(np.moveaxis(tile, 0, -1)).save(out / name / f"{file}.{which}.png")
+        entries.append(entry)
+    if kept:
+        st_save(out / f"{name}.safetensors", kept)
+    layout = "tiles are CHW uint8 after resize, before *1/255, (x-0.5)/0.5; last tile is the global view"
+    jdump(out / f"{name}.json", {"geometry": GEOMS[name], "layout": layout, "images": entries})
+    log("preprocess", name)
+
+
+def section_img(seed, out):
+    names, broken = make_images(seed, out / "images")
+    entries, pictures = [], {}
+    for name in names:
+        entry, pictures[name] = index_entry(out / "images" / name)
+        entries.append(entry)
+    cases, tensors = resize_cases(rng_for(seed, "pre"))
+    st_save(out / "preprocess" / "resize.safetensors", tensors)
     jdump(out / "preprocess" / "resize.json", cases)
-    for gname, g in GEOMS.items():
-        p = image_processor(gname)
-        rec, tens = [], {}
-        for n in names:
-            px, u8, rows, cols, mask = run_proc(p, [loaded[n]])
-            assert u8.dtype == np.uint8 and mask.min() == 1
-            chk = (u8.astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.5)
-            e = {
-                "file": n,
-                "rows": rows[0],
-                "cols": cols[0],
-                "tiles": int(u8.shape[0]),
-                "tile_u8_sha256": [sha(np.ascontiguousarray(t).tobytes()) for t in u8],
-                "f32_sha256": sha(np.ascontiguousarray(px).tobytes()),
-                "f32_from_u8_max_abs_diff": float(np.abs(chk - px).max()),
-                "tile_mean_u8": [float(t.mean()) for t in u8],
-            }
-            if g["tile"] <= 64:
-                tens[n] = u8
-            else:
-                q = rng_for(seed, gname + n)
-                pts = [
-                    [
-                        int(q.integers(0, u8.shape[0])),
-                        int(q.integers(0, 3)),
-                        int(q.integers(0, g["tile"])),
-                        int(q.integers(0, g["tile"])),
-                    ]
-                    for _ in range(64)
-                ]
-                e["samples_tcyx_u8"] = [pt + [int(u8[tuple(pt)])] for pt in pts]
-                if n in ("jpg_640x480.jpg", "rgb_7x500.png", "rgba_120x90.png"):
-                    gd = out / "preprocess" / gname
-                    gd.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(np.moveaxis(u8[-1], 0, -1)).save(gd / (n + ".global.png"))
-                    Image.fromarray(np.moveaxis(u8[0], 0, -1)).save(gd / (n + ".tile0.png"))
-            rec.append(e)
-        if tens:
-            st_save(out / "preprocess" / f"{gname}.safetensors", tens)
-        jdump(
-            out / "preprocess" / f"{gname}.json",
-            {
-                "geometry": g,
-                "layout": "tiles are CHW uint8 after resize, before *1/255, (x-0.5)/0.5; last tile is the global view",
-                "images": rec,
-            },
-        )
-        log("preprocess", gname)
-    jdump(
-        d / "index.json",
-        {
-            "images": idx,
-            "must_fail": bad,
-            "note": "goldens under preprocess/ use the 'white' policy; 'drop' differs only for images with transparency; bad_trunc.* may decode partially in lenient decoders",
-        },
+    for name in GEOMS:
+        preprocess_geometry(seed, out / "preprocess", name, pictures)
+    note = (
+        "goldens under preprocess/ use the 'white' policy; 'drop' differs only for images with transparency; "
+        "bad_trunc.* may decode partially in lenient decoders"
     )
+    jdump(out / "images" / "index.json", {"images": entries, "must_fail": broken, "note": note})

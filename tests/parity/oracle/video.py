@@ -6,12 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image, ImageSequence
 
 from .common import jdump, log, rng_for, sha, st_save
 from .models import as_dtype, init_weights
-from .pictures import GEOMS, image_processor, synth
-from .templates import frozen_clock, render_case, vlm_default_template
-from .vlm import vlm_case, vlm_specs
+from .pictures import image_processor, synth
+from .templates import frozen_clock, render_case
+from .vlm import run_vlm, vlm_specs
 
 
 def write_avi_mjpg(path, jpegs, w, h, fps_num, fps_den):
@@ -49,105 +50,118 @@ def video_tiles(frames, tile, size):
     return u, f
 
 
-def section_video(seed, out, toks):
-    import torch
-    from PIL import Image
+# clip: frames, frames a second, width, height, container
+CLIPS = {
+    "clip_a": (60, 10.0, 96, 64, "avi"),
+    "clip_b": (75, 25.0, 48, 80, "avi"),
+    "clip_gif": (24, 4.0, 50, 40, "gif"),
+    "clip_one": (1, 30.0, 40, 40, "avi"),
+    "clip_long": (1400, 20.0, 16, 12, "avi"),
+}
+
+
+def draw_frames(r, n, w, h):
+    """A spot that bounces over a picture, and a bar on top that grows brighter with time."""
+    ground = np.asarray(synth(r, w, h))
+    x, y, dx, dy = r.uniform(0, w), r.uniform(0, h), r.uniform(1, 4), r.uniform(1, 3)
+    frames = []
+    for k in range(n):
+        a = ground.copy()
+        x0, y0 = int(abs((x + dx * k) % (2 * w) - w)), int(abs((y + dy * k) % (2 * h) - h))
+        a[max(0, y0 - 4) : y0 + 5, max(0, x0 - 4) : x0 + 5] = ((k * 37) % 256, (k * 91) % 256, (k * 13) % 256)
+        a[:3, :] = k * 255 // max(1, n - 1)
+        frames.append(Image.fromarray(a))
+    return frames
+
+
+def write_clip(folder, frames, fps, container):
+    """Returns the frames as a decoder sees them."""
+    if container == "gif":
+        path = folder / "clip.gif"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0)
+        return [f.convert("RGB") for f in ImageSequence.Iterator(Image.open(path))]
+    jpegs = []
+    for f in frames:
+        b = io.BytesIO()
+        f.save(b, "JPEG", quality=88 if len(frames) < 500 else 60)
+        jpegs.append(b.getvalue())
+    write_avi_mjpg(folder / "clip.avi", jpegs, *frames[0].size, int(fps), 1)
+    return [Image.open(io.BytesIO(j)).convert("RGB") for j in jpegs]
+
+
+def sample(frames, fps):
+    """(metadata, indices) by the library's rule."""
     from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
-    from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
     from transformers.video_utils import VideoMetadata
 
-    r = rng_for(seed, "video")
-    vd = out / "video"
-    name, cls, cfg, tok, geom, seq, kind = [s for s in vlm_specs(toks) if s[0] == "smolvlm2"][0]
-    g = GEOMS[geom]
-    model = as_dtype(as_dtype(init_weights(cls(cfg).float(), seed, name, False), torch.bfloat16), torch.float32)
-    tpl = vlm_default_template()
-    fake = SimpleNamespace(
-        image_seq_len=seq,
+    n, (w, h) = len(frames), frames[0].size
+    data = VideoMetadata(total_num_frames=n, fps=fps, duration=n / fps, width=w, height=h)
+    rule = SimpleNamespace(num_frames=64, fps=1)
+    at = [int(i) for i in SmolVLMVideoProcessor.sample_frames(rule, data, num_frames=64, fps=1, skip_secs=1)]
+    data.frames_indices = at
+    return data, at
+
+
+def video_prompt(spec, pixels, data):
+    """(prompt, expanded prompt)"""
+    from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
+
+    content = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
+    with frozen_clock() as ctu:
+        prompt = render_case(ctu, spec.template, [{"role": "user", "content": content}], None, True)["text"]
+    processor = SimpleNamespace(
+        image_seq_len=spec.seq,
         image_token="<image>",
         fake_image_token="<fake_token_around_image>",
         global_image_token="<global-img>",
     )
-    clips = {
-        "clip_a": (60, 10.0, 96, 64, "avi"),
-        "clip_b": (75, 25.0, 48, 80, "avi"),
-        "clip_gif": (24, 4.0, 50, 40, "gif"),
-        "clip_one": (1, 30.0, 40, 40, "avi"),
-        "clip_long": (1400, 20.0, 16, 12, "avi"),
-    }
-    for cn, (n, fps, w, h, ext) in clips.items():
-        d = vd / cn
-        d.mkdir(parents=True, exist_ok=True)
-        bg = synth(r, w, h)
-        bx, by, vx, vy = r.uniform(0, w), r.uniform(0, h), r.uniform(1, 4), r.uniform(1, 3)
-        frames = []
-        for k in range(n):
-            a = np.asarray(bg).copy()
-            x0, y0 = int(abs((bx + vx * k) % (2 * w) - w)), int(abs((by + vy * k) % (2 * h) - h))
-            a[max(0, y0 - 4) : y0 + 5, max(0, x0 - 4) : x0 + 5] = ((k * 37) % 256, (k * 91) % 256, (k * 13) % 256)
-            a[:3, :] = k * 255 // max(1, n - 1)
-            frames.append(Image.fromarray(a))
-        if ext == "avi":
-            js = []
-            for f in frames:
-                b = io.BytesIO()
-                f.save(b, "JPEG", quality=88 if n < 500 else 60)
-                js.append(b.getvalue())
-            write_avi_mjpg(d / "clip.avi", js, w, h, int(fps), 1)
-            dec = [Image.open(io.BytesIO(j)).convert("RGB") for j in js]
-        else:
-            frames[0].save(d / "clip.gif", save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0)
-            gif = Image.open(d / "clip.gif")
-            dec = []
-            for k in range(gif.n_frames):
-                gif.seek(k)
-                dec.append(gif.convert("RGB"))
-            n = len(dec)
-        md = VideoMetadata(total_num_frames=n, fps=fps, duration=n / fps, width=w, height=h)
-        ind = [
-            int(i)
-            for i in SmolVLMVideoProcessor.sample_frames(
-                SimpleNamespace(num_frames=64, fps=1), md, num_frames=64, fps=1, skip_secs=1
-            )
-        ]
-        md.frames_indices = ind
-        sel = [dec[i] for i in ind]
-        if n < 500:
-            (d / "frames").mkdir(exist_ok=True)
-            for i, f in zip(ind, sel):
-                f.save(d / "frames" / f"{i:05d}.png")
-        u8, px = video_tiles(sel, g["tile"], g["tile"])
-        with frozen_clock() as ctu:
-            prompt = render_case(
-                ctu,
-                tpl,
-                [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What happens?"}]}],
-                None,
-                True,
-            )["text"]
-        rep = SmolVLMProcessor.replace_video_token(fake, {"pixel_values": px[None], "video_metadata": [md]}, 0)
-        pe = prompt.replace("<video>", rep)
-        ids, mm, rec, ten = vlm_case(model, tok, pe, px, len(ind) < 20, False)
-        ten["tiles_u8"] = u8
-        rec.update(
-            total_frames=n,
-            fps=fps,
-            duration=n / fps,
-            indices=ind,
-            prompt=prompt,
-            prompt_expanded=pe,
-            frame_rgb_sha256=[sha(f.tobytes()) for f in sel],
-            size_wh=[w, h],
-            video_size=g["tile"],
-            tile=g["tile"],
-        )
-        st_save(vd / cn / "golden.safetensors", ten)
-        jdump(vd / cn / "golden.json", {"model": "smolvlm2-bf16", "compute": "float32", **rec})
-        log("video", cn, len(ind), "frames,", len(ids), "tokens, min margin", round(rec["min_margin"], 4))
-    # tiles for the real geometry, first frames of clip_a
-    fr = [Image.open(p) for p in sorted((vd / "clip_a" / "frames").glob("*.png"))[:3]]
-    u8, _ = video_tiles(fr, 512, 512)
-    jdump(
-        vd / "hub512_tiles.json",
-        {"clip": "clip_a", "first_frames": 3, "u8_sha256": [sha(np.ascontiguousarray(x).tobytes()) for x in u8]},
+    inputs = {"pixel_values": pixels[None], "video_metadata": [data]}
+    return prompt, prompt.replace("<video>", SmolVLMProcessor.replace_video_token(processor, inputs, 0))
+
+
+def video_case(spec, model, folder, frames, fps):
+    data, at = sample(frames, fps)
+    chosen = [frames[i] for i in at]
+    if len(frames) < 500:
+        (folder / "frames").mkdir(exist_ok=True)
+        for i, f in zip(at, chosen):
+            f.save(folder / "frames" / f"{i:05d}.png")
+    tile = spec.g["tile"]
+    tiles, pixels = video_tiles(chosen, tile, tile)
+    prompt, expanded = video_prompt(spec, pixels, data)
+    _, _, case, kept = run_vlm(model, spec.tok, expanded, pixels, len(at) < 20, False)
+    kept["tiles_u8"] = tiles
+    case.update(
+        total_frames=len(frames),
+        fps=fps,
+        duration=len(frames) / fps,
+        indices=at,
+        prompt=prompt,
+        prompt_expanded=expanded,
+        frame_rgb_sha256=[sha(f.tobytes()) for f in chosen],
+        size_wh=list(frames[0].size),
+        video_size=tile,
+        tile=tile,
     )
+    st_save(folder / "golden.safetensors", kept)
+    jdump(folder / "golden.json", {"model": "smolvlm2-bf16", "compute": "float32", **case})
+    margin = round(case["min_margin"], 4)
+    log("video", folder.name, len(at), "frames,", len(case["input_ids"]), "tokens, min margin", margin)
+
+
+def section_video(seed, out, toks):
+    import torch
+
+    r = rng_for(seed, "video")
+    spec = next(s for s in vlm_specs(toks) if s.name == "smolvlm2")
+    master = init_weights(spec.cls(spec.config).float(), seed, spec.name, False)
+    model = as_dtype(as_dtype(master, torch.bfloat16), torch.float32)
+    for name, (n, fps, w, h, container) in CLIPS.items():
+        folder = out / "video" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = write_clip(folder, draw_frames(r, n, w, h), fps, container)
+        video_case(spec, model, folder, frames, fps)
+    # tiles of the real geometry
+    first = [Image.open(p) for p in sorted((out / "video/clip_a/frames").glob("*.png"))[:3]]
+    hashes = [sha(np.ascontiguousarray(x).tobytes()) for x in video_tiles(first, 512, 512)[0]]
+    jdump(out / "video" / "hub512_tiles.json", {"clip": "clip_a", "first_frames": 3, "u8_sha256": hashes})
