@@ -189,16 +189,19 @@ def draw_text(r, img, text, rgb, split, width_share, cx=None, cy=None):
 # ---------------------------------------------------------------- scenes
 class Scene:
     """What is in the picture: objects = [(shape, colour, cx, cy)] with centres in 0..1, sorted left to right; text and its colour, or None;
-    glyphs = [(letter, cx, cy)]."""
+    extents = [(rx, ry)] of the objects; glyphs = [(letter, cx, cy)]."""
 
     def __init__(self):
-        self.objects, self.glyphs, self.text, self.text_colour, self.ground = [], [], None, None, None
+        self.objects, self.extents, self.glyphs, self.text, self.text_colour, self.ground = [], [], [], None, None, None
 
     def cells(self, g):
-        """For each cell of a g x g grid: what has its centre there, as (shape, colour, letter) numbers with 0 for nothing."""
+        """For each cell of a g x g grid: the object that covers its centre and the letter centred in it, as (shape, colour, letter) numbers with 0 for nothing."""
         out = np.zeros((g, g, 3), np.int64)
-        for sh, c, x, y in self.objects:
-            out[min(int(y * g), g - 1), min(int(x * g), g - 1), :2] = SHAPES.index(sh) + 1, list(COLOURS).index(c) + 1
+        middle = (np.arange(g) + 0.5) / g
+        for (sh, c, x, y), (rx, ry) in zip(self.objects, self.extents):
+            inside = ((middle[None, :] - x) / rx) ** 2 + ((middle[:, None] - y) / ry) ** 2 < 0.8
+            inside[min(int(y * g), g - 1), min(int(x * g), g - 1)] = True
+            out[inside, :2] = SHAPES.index(sh) + 1, list(COLOURS).index(c) + 1
         for ch, x, y in self.glyphs:
             out[min(max(int(y * g), 0), g - 1), min(max(int(x * g), 0), g - 1), 2] = LETTERS.index(ch) + 1
         return out.reshape(g * g, 3)
@@ -241,6 +244,7 @@ def scene(r, split):
             shape = str(r.choice(SHAPES))
             draw_shape(r, img, shape, cx, cy, rad, c, None)
             s.objects.append((shape, name, cx / w, cy / h))
+            s.extents.append((rad / w, rad / h))
             s.glyphs = draw_text(r, img, shown, rgb, split, float(r.uniform(0.6, 0.95)), cy=0.3 * h)
         else:
             lo = 0.35 if len(s.text) < 4 else 0.62
@@ -263,44 +267,78 @@ def scene(r, split):
         used.append(name)
         draw_shape(r, img, shape, cx, cy, rad, rgb, None)
         s.objects.append((shape, name, cx / w, cy / h))
-    s.objects.sort(key=lambda o: o[2])
+        s.extents.append((rad / w, rad / h))
+    order = sorted(range(len(s.objects)), key=lambda i: s.objects[i][2])
+    s.objects, s.extents = [s.objects[i] for i in order], [s.extents[i] for i in order]
     return img, s
 
 
 # ---------------------------------------------------------------- questions
 # For each kind: wordings of training, then wordings that only the held-out splits use. {C} stands for colour or color.
 ASK = {
-    "describe": (["Describe the picture.", "Describe this image.", "What is in the picture?", "What do you see?", "What is shown here?", "Caption this.", "Tell me what you see.",
+    "describe": (["Describe the picture.",
+                  "What can you see?", "What is drawn here?", "What's this?", "What objects are in the picture?", "List the objects.", "List what you see.", "Describe it.", "Describe what is shown.", "What does the image contain?", "What is in this picture?", "Give me a caption.", "Say what is in the image.", "Which objects are shown?", "What is this a picture of?",
+                   "Describe this image.", "What is in the picture?", "What do you see?", "What is shown here?", "Caption this.", "Tell me what you see.",
                   "What's in this image?", "Give a short description.", "Please describe what you see.", "Can you describe the image?"],
                  ["Write a caption for this picture.", "What does this picture show?", "Please describe the picture."]),
-    "colour_of": (["What {C} is the {s}?", "Which {C} is the {s}?", "What is the {C} of the {s}?", "The {s} is what {C}?", "Tell me the {C} of the {s}.", "{C} of the {s}?", "Name the {s}'s {C}.",
+    "colour_of": (["What {C} is the {s}?",
+                  "What's the {C} of the {s}?", "What's the {s}'s {C}?", "Do you know the {C} of the {s}?", "Give the {C} of the {s}.", "Say which {C} the {s} is.", "The {s}: what {C}?", "Could you tell me what {C} the {s} is?", "I want to know the {C} of the {s}.", "Which {C} is that {s}?", "Is the {s} red, blue or some other {C}?",
+                   "Which {C} is the {s}?", "What is the {C} of the {s}?", "The {s} is what {C}?", "Tell me the {C} of the {s}.", "{C} of the {s}?", "Name the {s}'s {C}.",
                    "what {C} is the {s}", "What {C} does the {s} have?", "In what {C} is the {s} drawn?"],
                   ["Can you tell me the {C} of the {s}?", "Which {C} does the {s} have?", "Please name the {C} of the {s}."]),
-    "colour_it": (["What {C} is it?", "What {C} is the shape?", "Which {C} do you see?", "What is the {C} of the object?", "Name the {C} of the shape.", "What {C} is this?"],
+    "colour_it": (["What {C} is it?",
+                  "What is its {C}?", "Which {C} is it?", "Which {C} is this?", "Tell me the {C}.", "What's the {C}?", "Say the {C} of the shape.", "What {C} is the object?", "What is the {C}?", "What {C} do you see?",
+                   "What {C} is the shape?", "Which {C} do you see?", "What is the {C} of the object?", "Name the {C} of the shape.", "What {C} is this?"],
                   ["Tell me which {C} it is.", "Which {C} is the shape?"]),
-    "shape_it": (["Which shape do you see?", "What shape is it?", "What shape is this?", "Name the shape.", "What is the shape?", "What kind of shape is shown?", "Which shape is in the picture?"],
+    "shape_it": (["Which shape do you see?",
+                  "Identify the shape.", "Which shape is it?", "What shape do you see?", "Say which shape you see.", "What figure is this?", "What form does it have?", "What is the shape here?", "What kind of shape is it?", "What's the shape?", "Which figure do you see?",
+                   "What shape is it?", "What shape is this?", "Name the shape.", "What is the shape?", "What kind of shape is shown?", "Which shape is in the picture?"],
                  ["What shape is in this image?", "Tell me the shape.", "Which shape is this?"]),
-    "shape_of": (["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "Name the {c} shape.", "The {c} one is what shape?", "What shape is the {c} object?", "What {c} shape do you see?"],
+    "shape_of": (["What shape is {c}?",
+                  "What shape does the {c} object have?", "What is the shape of the {c} object?", "The {c} object: what shape is it?", "What kind of shape is {c}?", "Tell me the shape that is {c}.", "Which of the shapes is {c}?", "What is {c} in the picture?", "What's the {c} thing?", "Say what shape is {c}.", "What {c} thing is there?", "What form is the {c} one?",
+                   "Which shape is {c}?", "What is the {c} shape?", "Name the {c} shape.", "The {c} one is what shape?", "What shape is the {c} object?", "What {c} shape do you see?"],
                  ["Which shape is the {c} one?", "Tell me what shape the {c} object is."]),
-    "count_all": (["How many shapes are there?", "How many objects are there?", "Count the shapes.", "How many shapes do you see?", "What is the number of shapes?", "How many things are in the picture?"],
+    "count_all": (["How many shapes are there?",
+                  "How many figures are there?", "How many shapes are in the picture?", "How many shapes?", "Count all shapes.", "Count everything.", "Count the things you see.", "Tell me how many shapes there are.", "How many objects do you see?", "Number of shapes?", "How many objects are in the image?", "How many shapes are shown?", "What is the total number of objects?", "How many are there?",
+                   "How many objects are there?", "Count the shapes.", "How many shapes do you see?", "What is the number of shapes?", "How many things are in the picture?"],
                   ["How many shapes are in this image?", "Please count the objects.", "How many shapes can you see?"]),
-    "count": (["How many {p} are there?", "How many {p} do you see?", "Count the {p}.", "What is the number of {p}?", "How many {p} are in the picture?", "how many {p}", "How many {p}?", "Tell me how many {p} there are."],
+    "count": (["How many {p} are there?",
+                  "Number of {p}?", "How many {p} are shown?", "How many {p} are in the image?", "Count all the {p}.", "What number of {p} is there?", "Can you count the {p}?", "How many {p} does it show?", "Give the number of {p}.", "Are there {p}, and how many?", "How many {p} in total?", "Say how many {p} you see.",
+                   "How many {p} do you see?", "Count the {p}.", "What is the number of {p}?", "How many {p} are in the picture?", "how many {p}", "How many {p}?", "Tell me how many {p} there are."],
               ["How many {p} can you see?", "Please count the {p}.", "How many {p} does the picture have?"]),
-    "left_right": (["Is the {a} left or right of the {b}?", "Is the {a} to the left or to the right of the {b}?", "On which side of the {b} is the {a}, left or right?", "Is the {a} on the left or the right of the {b}?"],
+    "left_right": (["Is the {a} left or right of the {b}?",
+                  "Where is the {a} relative to the {b}, left or right?", "Is the {a} left of the {b} or right of it?", "Which side of the {b} is the {a} on?", "Is the {a} on the left side or the right side of the {b}?", "Left or right of the {b}: where is the {a}?", "The {a} is on which side of the {b}?", "Compared with the {b}, is the {a} left or right?", "Do you see the {a} left or right of the {b}?", "Say if the {a} is left or right of the {b}.",
+                   "Is the {a} to the left or to the right of the {b}?", "On which side of the {b} is the {a}, left or right?", "Is the {a} on the left or the right of the {b}?"],
                    ["Does the {a} stand left or right of the {b}?", "Left or right: where is the {a} from the {b}?"]),
-    "above_below": (["Is the {a} above or below the {b}?", "Is the {a} over or under the {b}, above or below?", "Is the {a} higher or lower than the {b}, above or below?"],
+    "above_below": (["Is the {a} above or below the {b}?",
+                  "Is the {a} above the {b} or below it?", "Where is the {a} relative to the {b}, above or below?", "Above or below the {b}: where is the {a}?", "Compared with the {b}, is the {a} above or below?", "Do you see the {a} above or below the {b}?", "Say if the {a} is above or below the {b}.", "Is the {a} placed above or below the {b}?", "The {a}: above or below the {b}?",
+                   "Is the {a} over or under the {b}, above or below?", "Is the {a} higher or lower than the {b}, above or below?"],
                     ["Above or below: where is the {a} from the {b}?", "Does the {a} lie above or below the {b}?"]),
-    "where": (["Where is the {a}?", "Where in the picture is the {a}?", "In which part of the image is the {a}?", "What is the position of the {a}?", "Where do you see the {a}?"],
+    "where": (["Where is the {a}?",
+                  "Where's the {a}?", "Where is the {a} in the image?", "Where is the {a} placed?", "Tell me where the {a} is.", "Which part of the picture has the {a}?", "Locate the {a}.", "Find the {a}.", "What part of the image shows the {a}?", "Say where the {a} is.", "At which place is the {a}?", "Where does the {a} lie?",
+                   "Where in the picture is the {a}?", "In which part of the image is the {a}?", "What is the position of the {a}?", "Where do you see the {a}?"],
               ["Where can I find the {a}?", "In what part of the picture is the {a}?"]),
-    "exists": (["Is there a {a}?", "Do you see a {a}?", "Is a {a} in the picture?", "Does the picture show a {a}?", "Can you see a {a}?"],
+    "exists": (["Is there a {a}?",
+                  "Is there any {a} in the picture?", "Is a {a} there?", "Is there a {a} in this image?", "Can you find a {a}?", "Does it contain a {a}?", "Is there a {a} here?", "Does the image show a {a}?", "Any {a} here?", "Is any {a} visible?", "Tell me if there is a {a}.",
+                   "Do you see a {a}?", "Is a {a} in the picture?", "Does the picture show a {a}?", "Can you see a {a}?"],
                ["Does the image have a {a}?", "Is there any {a} here?"]),
-    "leftmost": (["What is on the far left?", "Which object is leftmost?", "What is the leftmost shape?", "What do you see on the left?"], ["What stands furthest to the left?"]),
-    "rightmost": (["What is on the far right?", "Which object is rightmost?", "What is the rightmost shape?", "What do you see on the right?"], ["What stands furthest to the right?"]),
-    "read": (["What does the text say?", "What is written here?", "Read the text.", "What word is shown?", "What does it say?", "Which word do you see?", "What is the text?", "Read the word.", "What does the sign say?",
+    "leftmost": (["What is on the far left?",
+                  "Which shape is furthest left?", "What is at the left edge?", "Name the leftmost object.", "Which object is on the far left?", "What is the object on the left?",
+                   "Which object is leftmost?", "What is the leftmost shape?", "What do you see on the left?"], ["What stands furthest to the left?"]),
+    "rightmost": (["What is on the far right?",
+                  "Which shape is furthest right?", "What is at the right edge?", "Name the rightmost object.", "Which object is on the far right?", "What is the object on the right?",
+                   "Which object is rightmost?", "What is the rightmost shape?", "What do you see on the right?"], ["What stands furthest to the right?"]),
+    "read": (["What does the text say?",
+                  "What is the word?", "What does this say?", "What's written?", "What text is shown?", "What are the letters?", "Tell me the word.", "Tell me what is written.", "Which text is in the picture?", "What does it read?", "Which letters or digits do you see?", "What is printed?", "Spell the text.", "What text is in the image?", "What does the writing say?", "What number is shown?",
+                   "What is written here?", "Read the text.", "What word is shown?", "What does it say?", "Which word do you see?", "What is the text?", "Read the word.", "What does the sign say?",
               "What number or word is printed?", "Can you read the text?", "Transcribe the text.", "What is written in the picture?"],
              ["Please read what is written.", "What does the printed text say?", "What text do you see?"]),
-    "text_colour": (["What {C} is the text?", "What {C} is the writing?", "In what {C} is the text written?", "Which {C} are the letters?"], ["Tell me the {C} of the text."]),
-    "ground": (["What {C} is the background?", "What is the background {C}?", "Which {C} is the background?", "What {C} is behind the shapes?"], ["Tell me the {C} of the background."]),
+    "text_colour": (["What {C} is the text?",
+                  "What is the {C} of the text?", "What {C} are the letters?", "Which {C} is the text?", "What {C} is the word?", "Name the {C} of the writing.", "What {C} do the letters have?",
+                   "What {C} is the writing?", "In what {C} is the text written?", "Which {C} are the letters?"], ["Tell me the {C} of the text."]),
+    "ground": (["What {C} is the background?",
+                  "What's the {C} of the background?", "What {C} is the ground?", "Which {C} does the background have?", "What {C} is the picture's background?", "Name the background {C}.",
+                   "What is the background {C}?", "Which {C} is the background?", "What {C} is behind the shapes?"], ["Tell me the {C} of the background."]),
     "decline": (["What is the person's name?", "How old is the person?", "What time is it?", "Where was this picture taken?", "Who drew this?", "What is behind the shapes?", "How heavy is it?", "What is the dog doing?",
                  "What breed is the cat?", "Which city is this?", "What is the weather like?", "How much does it cost?", "Who took the photo?", "What is the man wearing?", "What happens next?", "When was this made?",
                  "What is the phone number?", "What song is playing?", "Is the woman happy?", "What brand is the car?", "What does it smell like?", "Why is it there?", "Who is in the picture?", "What day is it?",
@@ -308,6 +346,44 @@ ASK = {
                 ["What is the boy's name?", "Which country is this?", "How old is the dog?", "Who made this picture?", "What is the girl eating?", "What year was this taken?", "How fast is the car?",
                  "What is the teacher saying?", "Where does the man live?", "What colour are her eyes?"]),
 }
+
+
+# Questions that no picture of ours answers, for training: one of each slot is filled in.
+SLOTS = {"who": "person man woman lady child king driver artist player doctor baby".split(), "animal": "dog cat horse bird fish cow".split(),
+         "doing": ["doing", "wearing", "holding", "thinking", "reading", "drinking", "looking at", "cooking", "playing"],
+         "did": "drew painted took owns sent wrote found built".split(), "done": "drawn painted taken sold found built".split(),
+         "adj": "heavy expensive far loud warm old deep strong cold tall".split(), "it": ["it", "the shape", "the house", "the river", "the tree", "this", "the picture", "the train"],
+         "place": "city town street museum planet room school village".split(), "time": "time day month season hour".split(), "sense": "smell taste sound feel".split(),
+         "mood": "happy sad angry tired rich".split(), "part": "hair shirt hat coat car house".split(), "prep": "behind inside under".split(),
+         "what": ["phone number", "address", "price", "title", "date", "weather", "job", "temperature"]}
+UNANSWERABLE = ["What is the {who}'s name?", "What is the name of the {who}?", "How old is the {who}?", "What is the {who} {doing}?", "Where is the {who} going?", "Where was this {done}?", "Where does the {animal} sleep?",
+                "Who {did} this?", "Who {did} the picture?", "What {time} is it?", "When was this {done}?", "How {adj} is {it}?", "Which {place} is this?", "What {place} do you see?", "Why is the {who} {mood}?", "Is the {who} {mood}?",
+                "What is the {animal} {doing}?", "What breed is the {animal}?", "What is the {animal} called?", "What does it {sense} like?", "What {C} is the {who}'s {part}?", "What is {prep} the shapes?", "What is the {what}?", "Tell me the {what}.",
+                "What did the {who} say?", "What will the {who} do next?", "Where does the {who} work?", "Who is the {who}?", "Which {who} is this?", "Tell me the {who}'s age.", "How many {who}s are famous?", "Does the {who} like the {animal}?"]
+LEADS = ["Tell me, ", "Look at the picture. ", "Hey, ", "Question: ", "I would like to know: ", "Look: ", "Say, ", "Quick question: ", "Hi! ", "And now: ", "Excuse me, ", "In this image: "]
+TAILS = [" Answer briefly.", " Please.", " Thanks.", " Answer in one word.", " Please answer.", " Be short.", " Tell me."]
+
+
+def reword(r, q):
+    """A user's own ways with a question of training: a lead, a tail, small letters, no full stop. Never a held-out wording."""
+    k = r.random()
+    if k < 0.15:
+        lead = str(r.choice(LEADS))
+        q = lead + (q if lead[-2] in ".!:" else q[0].lower() + q[1:])
+    elif k < 0.23:
+        q = q + str(r.choice(TAILS))
+    elif k < 0.31:
+        q = q[0].lower() + q[1:]
+    if r.random() < 0.08:
+        q = q.rstrip(".?")
+    return q
+
+
+def unanswerable(r):
+    q = str(r.choice(UNANSWERABLE))
+    for slot, fills in SLOTS.items():
+        q = q.replace("{" + slot + "}", str(r.choice(fills)))
+    return q
 
 
 def spelled(r, text, **kw):
@@ -349,7 +425,9 @@ def questions(r, s, split):
 
     def ask(kind, group, answer, **kw):
         forms = ASK[kind][0 if split == "train" else 1]
-        out.append((kind, group, spelled(r, str(r.choice(forms)), **kw), answer))
+        q = unanswerable(r) if kind == "decline" and split == "train" and r.random() < 0.75 else str(r.choice(forms))
+        q = spelled(r, q, **kw)
+        out.append((kind, group, reword(r, q) if split == "train" else q, answer))
     obj = s.objects
     shapes, colours = [o[0] for o in obj], [o[1] for o in obj]
     cap = str.capitalize
@@ -410,6 +488,11 @@ def questions(r, s, split):
         ask("ground", "other", cap(s.ground) + ".")
     ask("decline", "decline", DECLINE)
     return out
+
+
+for _trained, _held in ASK.values():
+    if set(_trained) & set(_held):
+        raise SystemExit(f"held-out wording in the training list: {set(_trained) & set(_held)}")
 
 
 # ---------------------------------------------------------------- about Spillway itself (no picture)

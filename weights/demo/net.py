@@ -45,16 +45,16 @@ class Vision(nn.Module):
         self.proj = nn.Linear(c["v_hidden"] * c["scale"] ** 2, c["hidden"], bias=False)
 
     def forward(self, pixels):
-        """pixels (B, 3, edge, edge) in -1..1 -> (B, picture tokens, hidden)"""
+        """pixels (B, 3, edge, edge) in -1..1 -> (B, picture tokens, hidden), and the encoder's patches (B, patches, v_hidden)"""
         c, p, s = self.c, self.c["patch"], self.c["scale"]
         b, g = pixels.shape[0], c["edge"] // p
         x = pixels.view(b, 3, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(b, g * g, -1)
         x = self.patch(x) + self.pos
         for layer in self.blocks:
             x = layer(x)
-        x = self.post(x)
-        x = x.view(b, g // s, s, g // s, s, -1).permute(0, 1, 3, 2, 4, 5).reshape(b, (g // s) ** 2, -1)
-        return self.proj(x)
+        patches = self.post(x)
+        x = patches.view(b, g // s, s, g // s, s, -1).permute(0, 1, 3, 2, 4, 5).reshape(b, (g // s) ** 2, -1)
+        return self.proj(x), patches
 
 
 class RMSNorm(nn.Module):

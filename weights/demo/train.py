@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Trains the built-in demo model on synthetic pictures (data.py). CPU, seeded, resumable.
 
-    train.py --state DIR --steps N [--decay 0.3] [--batch 32] [--threads 2]
+    train.py --state DIR --pretrain N                the encoder alone: N batches of pictures, read by a linear probe
+    train.py --state DIR --minutes M [--decay 0.4]   the whole model, from the encoder's state where there is one (or --steps N)
 
-DIR keeps the newest checkpoint (last.pt), the one before the learning rate falls (stable.pt, from which a longer run can go on), the tokenizer and log.txt.
+DIR keeps the encoder's state (pictures.pt), the newest checkpoint (last.pt), the one before the learning rate falls (level.pt: copied to last.pt, a longer run goes on from it), the tokenizer and log.txt.
 Batch n is drawn from seed (seed, n), so a resumed run sees the pictures it would have seen. Then: export.py --state DIR, eval.py.
 
-One sequence is a picture and several questions about it: each question attends the picture and itself only ("packed"), so that no
-answer leans on an earlier one. Shares: 70 % packed, 10 % a conversation, 12 % one question written before the picture, 8 % no picture.
+One sequence is a picture and as many questions about it as fit in WIDTH tokens: each question attends the picture and itself only
+("packed"), so that no answer leans on an earlier one. Shares: 78 % packed, 8 % a conversation, 8 % one question written before the
+picture, 6 % no picture; one in twenty begins with a system message.
 Only answers are scored. Hidden matrices learn by Muon (orthogonalised momentum), the rest by AdamW.
 """
 import argparse
@@ -25,6 +27,8 @@ import data
 import net
 import tokenizer as tok
 
+WIDTH = 208
+SYSTEM = ["You are a helpful assistant.", "Answer briefly.", "You are Spillway's demo model.", "Be kind and short.", "You describe pictures."]
 GROUPS = ["colour", "shape", "count", "position", "read", "decline", "other"]
 
 
@@ -38,7 +42,7 @@ class Packer:
         self.eou, self.image = g["<end_of_utterance>"], g["<image>"]
         self.picture = [g["<fake_token_around_image>"], g["<global-img>"]] + [self.image] * net.n_picture_tokens(c) + [g["<fake_token_around_image>"]]
         self.start = [g["<|im_start|>"]]
-        self.user, self.user_sp = self.enc("User:"), self.enc("User: ")
+        self.user = self.enc("User:")
 
     def enc(self, s):
         return self.t.encode(s, add_special_tokens=False).ids
@@ -55,33 +59,41 @@ class Packer:
     def sequence(self, r, split, edge):
         """One sequence: dict of ids, seg (0 = seen by all), pos, label, group; its tile or None; what stands in each cell of the tile."""
         out = {"ids": [], "seg": [], "label": [], "group": []}
-        form = r.random() if split == "train" else 0.0
-        if form > 0.92:
-            self.turn(out, self.start, 0, -1, False)
-            for k in range(1, 7):
+        train = split == "train"
+        form = r.random() if train else 0.0
+        start = list(self.start)
+        user = "User:"
+        if train and r.random() < 0.05:
+            start += self.enc("System: " + str(r.choice(SYSTEM))) + [self.eou]
+            user = "\nUser:"
+        if form > 0.94:
+            self.turn(out, start, 0, -1, False)
+            for k in range(1, 9):
                 q, a = data.text_only(r, split)
-                self.add(out, self.enc("User: " + q), a, k, 6)
-            return self.finish(out, 1), None, None
+                if len(out["ids"]) < WIDTH - 48:
+                    self.add(out, self.enc(user + " " + q), a, k, 6)
+            return self.finish(out, len(start)), None, None
         tile, _, what, qs = data.sample(r, split, edge)
-        cells = what.cells(edge // self.c["patch"] // self.c["scale"])
-        order = r.permutation(len(qs))
-        keep = [qs[i] for i in order][:6]
-        reads = [q for q in qs if q[1] == "read"]
-        if reads and reads[0] not in keep:
-            keep[0] = reads[0]
-        if split == "train" and qs[0] not in keep and r.random() < 0.4:
-            keep[-1] = qs[0]
-        if form > 0.80:                                        # the question first, then the picture
-            _, group, q, a = reads[0] if reads and r.random() < 0.5 else keep[0]
-            self.turn(out, self.start, 0, -1, False)
-            self.add(out, self.enc("User: " + q) + self.picture, a, 1, GROUPS.index(group))
-            return self.finish(out, 1), tile, cells
-        self.turn(out, self.start + self.user + self.picture, 0, -1, False)
+        cells = what.cells(edge // self.c["patch"])
+        qs = [qs[i] for i in r.permutation(len(qs))]
+        qs.sort(key=lambda q: q[1] != "read" and (q[0] != "describe" or r.random() < 0.4))      # these first: they ask the most of the encoder
+        if form > 0.86:                                        # the question first, then the picture
+            _, group, q, a = qs[0] if r.random() < 0.5 else qs[-1]
+            self.turn(out, start, 0, -1, False)
+            self.add(out, self.enc(user + " " + q) + self.picture, a, 1, GROUPS.index(group))
+            return self.finish(out, len(start)), tile, cells
+        self.turn(out, start + self.enc(user) + self.picture, 0, -1, False)
         prefix = len(out["ids"])
-        chain = form > 0.70
-        for k, (_, group, q, a) in enumerate(keep[:4] if chain else keep, 1):
+        chain = form > 0.78
+        if chain:
+            qs = [qs[i] for i in r.permutation(len(qs))][:4]
+        for k, (_, group, q, a) in enumerate(qs, 1):
             lead = self.enc("\nUser: " + q) if chain and k > 1 else self.enc(q)
+            before = len(out["ids"])
             self.add(out, lead, a, 0 if chain else k, GROUPS.index(group))
+            if k > 1 and len(out["ids"]) > WIDTH:
+                for key in out:
+                    del out[key][before:]
         return self.finish(out, prefix), tile, cells
 
     def add(self, out, question, answer, seg, group):
@@ -136,28 +148,81 @@ def producer(out, first, args, c, worker, workers):
 
 
 class Probe(torch.nn.Module):
-    """Training only: a linear reading of each picture token for the shape, colour and letter centred in its cell, so that the encoder sees
-    early what the questions are about. Not exported."""
+    """Training only: a linear reading of each patch for the shape and colour that cover it and the letter centred in it, so that the encoder
+    sees early what the questions are about. Not exported."""
 
     def __init__(self, c):
         super().__init__()
         self.sizes = [len(data.SHAPES) + 1, len(data.COLOURS) + 1, len(data.LETTERS) + 1]
-        self.read = torch.nn.Linear(c["hidden"], sum(self.sizes))
+        self.read = torch.nn.Linear(c["v_hidden"], sum(self.sizes))
 
-    def loss(self, rows, cells):
+    def loss(self, patches, cells):
         total = 0.0
-        for k, out in enumerate(self.read(rows).float().split(self.sizes, -1)):
+        for k, out in enumerate(self.read(patches).float().split(self.sizes, -1)):
             weight = torch.ones(self.sizes[k])
-            weight[0] = 0.15                                   # most cells hold nothing
+            weight[0] = 0.01 if k == 2 else 0.1                # most patches hold nothing, nearly all no letter
             total = total + F.cross_entropy(out.reshape(-1, self.sizes[k]), cells[..., k].reshape(-1), weight)
         return 0.3 * total
+
+    def right(self, patches, cells):
+        """Share of the patches that hold a shape, colour, letter for which it is read rightly."""
+        out = []
+        for k, x in enumerate(self.read(patches).float().split(self.sizes, -1)):
+            want = cells[..., k]
+            out.append(float((x.argmax(-1) == want)[want > 0].float().mean()))
+        return out
+
+
+def picture_producer(out, first, args, c):
+    torch.set_num_threads(1)
+    os.nice(2)
+    for step in range(first, args.pretrain):
+        r = np.random.default_rng([args.seed, 7, step])
+        drawn = [data.sample(r, "train", c["edge"]) for _ in range(32)]
+        out.put((np.stack([d[0] for d in drawn]), np.stack([d[2].cells(c["edge"] // c["patch"]) for d in drawn])))
+
+
+def pretrain(args, model, probe, c, say, path):
+    """The encoder and the probe alone: six times as many pictures a second as with the text model behind them. Half of each batch is fresh, half
+    drawn again from the newest 12,000."""
+    opts = optimisers(model.vision, probe)
+    base = [[g["lr"] for g in o.param_groups] for o in opts]
+    made = mp.get_context("spawn").Queue(16)
+    mp.get_context("spawn").Process(target=picture_producer, args=(made, 0, args, c), daemon=True).start()
+    kept, r, t0, seen = [], np.random.default_rng(args.seed), time.time(), None
+    for step in range(args.pretrain):
+        if step % 2 == 0 or not made.empty():
+            kept = (kept + [made.get()])[-375:]
+        pick = [kept[-1]] + ([kept[int(r.integers(len(kept)))]] if len(kept) > 8 else [])
+        tiles, cells = (np.concatenate(x) for x in zip(*pick))
+        pixels = ((torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).contiguous()
+        k = schedule(step, step / args.pretrain, 0.25)
+        for o, lrs in zip(opts, base):
+            for g, lr in zip(o.param_groups, lrs):
+                g["lr"] = lr * k
+        with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
+            loss = probe.loss(model.vision(pixels)[1], torch.from_numpy(cells))
+        for o in opts:
+            o.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.vision.parameters(), 1.0)
+        for o in opts:
+            o.step()
+        seen = loss.item() if seen is None else 0.98 * seen + 0.02 * loss.item()
+        if (step + 1) % 50 == 0:
+            with torch.no_grad():
+                right = probe.right(model.vision(pixels)[1], torch.from_numpy(cells))
+            say(f"picture step {step + 1} cells {seen:.4f} lr x{k:.3f} {(time.time() - t0) / (step + 1):.2f} s/step, drawn {len(kept)}, right: " + " ".join(f"{v:.2f}" for v in right))
+        if (step + 1) % 250 == 0 or step + 1 == args.pretrain:
+            torch.save({"model": model.state_dict(), "probe": probe.state_dict(), "config": c}, str(path) + ".tmp")
+            os.replace(str(path) + ".tmp", path)
 
 
 # ---------------------------------------------------------------- optimiser
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrix is orthogonalised by five Newton-Schulz steps (K. Jordan, 2024)."""
 
-    def __init__(self, params, lr=0.01, momentum=0.95, weight_decay=0.01):
+    def __init__(self, params, lr=0.006, momentum=0.95, weight_decay=0.05):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -181,16 +246,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimisers(model, probe):
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith(("embed", "head", "vision.pos", "vision.patch"))]
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith(("embed", "head", "vision.pos", "vision.patch", "pos", "patch"))]
     ids = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in ids] + list(probe.parameters())
-    return [Muon(hidden, lr=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+    return [Muon(hidden, lr=0.006, weight_decay=0.05), torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
-def schedule(step, steps, decay):
-    down = int(steps * (1 - decay))
-    warm = min(1.0, (step + 1) / 100)
-    return warm if step < down else warm * max(0.01, (steps - step) / (steps - down))
+def schedule(step, done, decay):
+    """Share of the learning rate after `done` (0..1) of the run: 100 steps up, level, then straight down over the last `decay` of it."""
+    return min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - done) / decay))
 
 
 # ---------------------------------------------------------------- scoring
@@ -202,7 +266,7 @@ def dev_score(model, packer, c, n, seed=77):
         r = np.random.default_rng([seed, i])
         ids, pos, mask, pixels, label, group, _ = to_torch(collate([packer.sequence(r, "dev", c["edge"]) for _ in range(min(32, n - i))]))
         with torch.autocast("cpu", torch.bfloat16):
-            h = model(ids, pos, mask, model.vision(pixels))
+            h = model(ids, pos, mask, model.vision(pixels)[0])
         want = torch.full_like(label, -1)
         want[:, :-1] = label[:, 1:]
         best = torch.full_like(label, -2)
@@ -224,22 +288,25 @@ def dev_score(model, packer, c, n, seed=77):
 
 
 # ---------------------------------------------------------------- the run
-def save(path, model, probe, opts, step, losses):
+def save(path, model, probe, opts, step, losses, spent_s):
     tmp = str(path) + ".tmp"
-    torch.save({"model": model.state_dict(), "probe": probe.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "config": model.c, "loss": losses}, tmp)
+    torch.save({"model": model.state_dict(), "probe": probe.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "spent_s": spent_s, "config": model.c, "loss": losses}, tmp)
     os.replace(tmp, path)
 
 
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--state", required=True)
-    p.add_argument("--steps", type=int, required=True)
-    p.add_argument("--decay", type=float, default=0.3)
+    p.add_argument("--steps", type=int, default=1000000)
+    p.add_argument("--minutes", type=float, default=0, help="of training in all, resumed parts included; the learning rate falls by the clock")
+    p.add_argument("--pretrain", type=int, default=0)
+    p.add_argument("--decay", type=float, default=0.4)
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--workers", type=int, default=1)
     p.add_argument("--fp32", action="store_true")
+    p.add_argument("--init", help="start from this checkpoint's weights, with a fresh optimiser and schedule")
     args = p.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -249,14 +316,19 @@ def main():
     model = net.DemoNet(c, packer.image)
     probe = Probe(c)
     opts = optimisers(model, probe)
-    first, ema, seen = 0, None, None
+    first, ema, seen, before_s = 0, None, None, 0.0
     if (state / "last.pt").exists():
         ck = torch.load(state / "last.pt", weights_only=True)
         model.load_state_dict(ck["model"])
         probe.load_state_dict(ck["probe"])
         for o, s in zip(opts, ck["opts"]):
             o.load_state_dict(s)
-        first, ema = ck["step"], ck["loss"]
+        first, ema, before_s = ck["step"], ck["loss"], ck.get("spent_s", 0.0)
+    elif args.init or (state / "pictures.pt").exists():
+        ck = torch.load(args.init or state / "pictures.pt", weights_only=True)
+        model.load_state_dict(ck["model"])
+        if ck["probe"]["read.weight"].shape == probe.read.weight.shape:
+            probe.load_state_dict(ck["probe"])
     base = [[g.get("initial_lr", g["lr"]) for g in o.param_groups] for o in opts]
     for o in opts:
         for g in o.param_groups:
@@ -267,11 +339,13 @@ def main():
         print(s, flush=True)
         log.write(s + "\n")
     say(f"{sum(q.numel() for q in model.parameters())} parameters, from step {first} to {args.steps}")
+    if args.pretrain:
+        return pretrain(args, model, probe, c, say, state / "pictures.pt")
     batches = mp.get_context("spawn").Queue(8)
     makers = [mp.get_context("spawn").Process(target=producer, args=(batches, first, args, c, w, args.workers), daemon=True) for w in range(args.workers)]
     for m in makers:
         m.start()
-    t0, waited = time.time(), 0.0
+    t0, waited, level_saved = time.time(), 0.0, (state / "level.pt").exists()
     for step in range(first, args.steps):
         t1 = time.time()
         _, a = batches.get()
@@ -279,15 +353,17 @@ def main():
         ids, pos, mask, pixels, label, _, cells = to_torch(a)
         want = torch.full_like(label, -1)
         want[:, :-1] = label[:, 1:]
-        k = schedule(step, args.steps, args.decay)
+        spent = before_s + time.time() - t0
+        share = spent / (60 * args.minutes) if args.minutes else step / args.steps
+        k = schedule(step, share, args.decay)
         for o, lrs in zip(opts, base):
             for g, lr in zip(o.param_groups, lrs):
                 g["lr"] = lr * k
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
-            rows = model.vision(pixels)
+            rows, patches = model.vision(pixels)
             h = model(ids, pos, mask, rows)
             loss = F.cross_entropy(model.head(h[want >= 0]).float(), want[want >= 0])
-            found = probe.loss(rows, cells)
+            found = probe.loss(patches, cells)
         for o in opts:
             o.zero_grad(set_to_none=True)
         (loss + found).backward()
@@ -299,11 +375,18 @@ def main():
         done = step + 1
         if done % 20 == 0:
             say(f"step {done} loss {ema:.4f} cells {seen:.4f} lr x{k:.3f} {(time.time() - t0) / (done - first):.2f} s/step, waited {waited:.0f} s, width {ids.shape[1]}")
-        if done % 250 == 0 or done == args.steps:
-            save(state / "last.pt", model, probe, opts, done, ema)
-            say("dev " + " ".join(f"{g} {100 * v:.0f}" for g, v in dev_score(model, packer, c, 96 if done < args.steps else 480).items()))
-        if done == int(args.steps * (1 - args.decay)):
-            save(state / "stable.pt", model, probe, opts, done, ema)
+        last = done == args.steps or args.minutes and share >= 1
+        if done % 100 == 0 or last:
+            save(state / "last.pt", model, probe, opts, done, ema, spent)
+        if done % 200 == 0 or last:
+            say("dev " + " ".join(f"{g} {100 * v:.0f}" for g, v in dev_score(model, packer, c, 480 if last else 64).items()))
+        if share > 1 - args.decay and not level_saved:
+            save(state / "level.pt", model, probe, opts, done, ema, spent)
+            level_saved = True
+        if last:
+            break
+    for m in makers:
+        m.terminate()
 
 
 if __name__ == "__main__":
