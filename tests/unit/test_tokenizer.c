@@ -1,0 +1,318 @@
+/* The tokenizer against the reference library's results: every kind, every case; provenance; hostile texts and files. */
+#include <stdlib.h>
+
+#include "tests/unit/golden.h"
+
+#include "base/str.h"
+#include "engine/text/tokenizer.h"
+
+static const char *const kinds[] = {"smollm2", "smolvlm", "smolvlm_v1", "smollm3", "llama3_bos", "edge"};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
+
+static struct tokenizer *open_kind(const char *kind)
+{
+    char relative[128], dir[4096];
+    snprintf(relative, sizeof relative, "tokenizer/%s", kind);
+    golden_path(dir, relative);
+    struct tokenizer *t;
+    struct err e = {0};
+    if (tokenizer_open(&t, dir, &e)) fail_msg("%s: %s", kind, e.msg);
+    return t;
+}
+
+static json_t *cases_of(const char *kind)
+{
+    char file[128];
+    snprintf(file, sizeof file, "tokenizer/%s/cases.json", kind);
+    return golden_json(file);
+}
+
+static bool same_ids(const struct tokens *got, const json_t *want)
+{
+    if (got->n != json_array_size(want)) return false;
+    for (size_t i = 0; i < got->n; i++)
+        if (got->ids[i] != json_integer_value(json_array_get(want, i))) return false;
+    return true;
+}
+
+static void encode(const struct tokenizer *t, const char *text, size_t n, const uint8_t *marks, unsigned flags, struct tokens *out)
+{
+    struct err e = {0};
+    tokens_init(out, 1 << 22);
+    if (tokenizer_encode(t, (struct marked_text){text, marks, n}, flags, out, &e)) fail_msg("%s", e.msg);
+}
+
+static size_t check_encode(const struct tokenizer *t, const char *kind, const json_t *list, const char *key, unsigned flags)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *c = json_array_get(list, i), *text = json_object_get(c, json_object_get(c, "text") ? "text" : "policy_text");
+        struct tokens got;
+        encode(t, json_string_value(text), json_string_length(text), NULL, flags, &got);
+        if (!same_ids(&got, json_object_get(c, key))) {
+            for (size_t k = 0; k < got.n; k++) print_message("%d ", got.ids[k]);
+            fail_msg("%s: %s[%zu] '%s' differs", kind, key, i, json_string_value(text));
+        }
+        tokens_free(&got);
+    }
+    return json_array_size(list);
+}
+
+static void test_tokenizer_encodes_as_the_reference(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        json_t *all = cases_of(kinds[k]);
+        size_t n = check_encode(t, kinds[k], json_object_get(all, "encode"), "ids", 0);
+        n += check_encode(t, kinds[k], json_object_get(all, "encode"), "ids_special", TOKENIZER_ADD_SPECIAL);
+        n += check_encode(t, kinds[k], json_object_get(all, "invalid_utf8"), "ids", 0);
+        print_message("%s: %zu texts\n", kinds[k], n);
+        assert_true(n > 300);
+        assert_int_equal(tokenizer_size(t), json_integer_value(json_object_get(all, "vocab_size")));
+        json_decref(all);
+        tokenizer_close(t);
+    }
+}
+
+static void check_decode(const struct tokenizer *t, const char *kind, const json_t *c, const char *key, bool skip)
+{
+    const json_t *list = json_object_get(c, "ids"), *want = json_object_get(c, key);
+    int32_t ids[4096];
+    size_t n = json_array_size(list);
+    assert_true(n <= 4096);
+    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    buf_reserve(&out, 0);
+    assert_int_equal(tokenizer_decode(t, ids, n, skip, &out), 0);
+    if (out.len != json_string_length(want) || memcmp(out.data, json_string_value(want), out.len)) fail_msg("%s: %s: '%s', expected '%s'", kind, key, out.data, json_string_value(want));
+    buf_free(&out);
+}
+
+static void test_tokenizer_decodes_as_the_reference(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        json_t *all = cases_of(kinds[k]);
+        const char *const lists[] = {"decode", "encode"};
+        for (size_t l = 0; l < 2; l++) {
+            const json_t *list = json_object_get(all, lists[l]);
+            assert_true(json_array_size(list) > 50);
+            for (size_t i = 0; i < json_array_size(list); i++) {
+                check_decode(t, kinds[k], json_array_get(list, i), "decode", false);
+                check_decode(t, kinds[k], json_array_get(list, i), "decode_skip", true);
+            }
+        }
+        json_decref(all);
+        tokenizer_close(t);
+    }
+}
+
+static void test_detok_never_emits_half_a_character(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        json_t *all = cases_of(kinds[k]), *list = json_object_get(all, "stream");
+        assert_true(json_array_size(list) > 50);
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const json_t *c = json_array_get(list, i), *ids = json_object_get(c, "ids"), *pieces = json_object_get(c, "pieces");
+            struct detok d = {0};
+            struct buf out;
+            buf_init(&out, 1 << 16);
+            for (size_t j = 0; j <= json_array_size(ids); j++) {
+                buf_clear(&out);
+                buf_reserve(&out, 0);
+                const json_t *want = j < json_array_size(ids) ? json_array_get(pieces, j) : json_object_get(c, "flush");
+                if (j < json_array_size(ids)) assert_int_equal(detok_push(&d, t, (int32_t)json_integer_value(json_array_get(ids, j)), false, &out), 0);
+                else assert_int_equal(detok_flush(&d, &out), 0);
+                assert_int_equal(out.len, json_string_length(want));
+                assert_memory_equal(out.data, json_string_value(want), out.len);
+                assert_true(utf8_valid(out.data, out.len));
+            }
+            buf_free(&out);
+        }
+        json_decref(all);
+        tokenizer_close(t);
+    }
+}
+
+/* --- provenance --- */
+static void test_special_tokens_in_request_bytes_are_text(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        tokenizer_forbid_in_request(t, "<image>");
+        json_t *all = cases_of(kinds[k]), *added = json_object_get(all, "added_tokens");
+        for (size_t i = 0; i < json_array_size(added); i++) {
+            const json_t *a = json_array_get(added, i);
+            if (!json_is_true(json_object_get(a, "special"))) continue;
+            const char *content = json_string_value(json_object_get(a, "content"));
+            size_t n = strlen(content);
+            uint8_t marks[256];
+            struct tokens got;
+            encode(t, content, n, NULL, 0, &got); /* the model's own text: one token */
+            assert_int_equal(got.n, 1);
+            assert_int_equal(got.ids[0], json_integer_value(json_object_get(a, "id")));
+            tokens_free(&got);
+            for (size_t from = 0; from < n; from++) { /* one request byte anywhere is enough */
+                memset(marks, MARK_TEMPLATE, n);
+                marks[from] = MARK_REQUEST;
+                encode(t, content, n, marks, 0, &got);
+                for (size_t j = 0; j < got.n; j++) assert_false(tokenizer_is_special(t, got.ids[j]));
+                struct buf out;
+                buf_init(&out, 4096);
+                assert_int_equal(tokenizer_decode(t, got.ids, got.n, false, &out), 0);
+                assert_string_equal(out.data, content);
+                buf_free(&out);
+                tokens_free(&got);
+            }
+        }
+        json_decref(all);
+        tokenizer_close(t);
+    }
+}
+
+static void test_request_text_without_control_tokens_is_encoded_as_the_reference(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        json_t *all = cases_of(kinds[k]), *list = json_object_get(all, "encode");
+        size_t compared = 0;
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const json_t *c = json_array_get(list, i), *ids = json_object_get(c, "ids"), *text = json_object_get(c, "text");
+            bool special = false;
+            for (size_t j = 0; j < json_array_size(ids); j++) special |= tokenizer_is_special(t, (int32_t)json_integer_value(json_array_get(ids, j)));
+            if (special) continue;
+            uint8_t marks[8192];
+            memset(marks, MARK_REQUEST, sizeof marks);
+            struct tokens got;
+            encode(t, json_string_value(text), json_string_length(text), marks, 0, &got);
+            if (strcmp(kinds[k], "edge")) assert_true(same_ids(&got, ids)); /* NFC segments are marked as wholes; their special:false tokens still match */
+            compared++;
+            tokens_free(&got);
+        }
+        assert_true(compared > 100);
+        json_decref(all);
+        tokenizer_close(t);
+    }
+}
+
+/* --- hostile input --- */
+static uint32_t next_random(uint32_t *s)
+{
+    return *s = *s * 1664525 + 1013904223;
+}
+
+static void test_random_text_round_trips(void **state)
+{
+    (void)state;
+    uint32_t seed = 7;
+    struct tokenizer *t = open_kind("smollm2");
+    for (int round = 0; round < 2000; round++) {
+        char text[256];
+        size_t n = 0;
+        uint8_t marks[256];
+        memset(marks, MARK_REQUEST, sizeof marks);
+        for (uint32_t i = next_random(&seed) >> 26; i > 0; i--) {
+            uint32_t cp = next_random(&seed) >> (11 + (next_random(&seed) >> 28));
+            if (cp > 0x10FFFF || (cp >= 0xD800 && cp < 0xE000)) cp = ' ';
+            n += utf8_encode(cp, text + n);
+        }
+        struct tokens got;
+        encode(t, text, n, marks, 0, &got);
+        struct buf out;
+        buf_init(&out, 4096);
+        buf_reserve(&out, 0);
+        assert_int_equal(tokenizer_decode(t, got.ids, got.n, false, &out), 0);
+        assert_int_equal(out.len, n);
+        assert_memory_equal(out.data, text, n);
+        buf_free(&out);
+        tokens_free(&got);
+    }
+    tokenizer_close(t);
+}
+
+static void test_long_monotonous_texts_are_encoded(void **state)
+{
+    (void)state;
+    static const char *const units[] = {" ", "a", "=", "\n", "na ", "e\xCC\x81", "1", "\xF0\x9F\x98\x80", "'s"};
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
+            size_t unit = strlen(units[u]), n = (size_t)(256 << 10) / unit * unit;
+            char *text = malloc(n + 2);
+            for (size_t i = 0; i < n; i += unit) memcpy(text + i, units[u], unit);
+            memcpy(text + n, "x", 2);
+            struct tokens got;
+            encode(t, text, n + 1, NULL, 0, &got);
+            assert_true(got.n > 0);
+            tokens_free(&got);
+            free(text);
+        }
+        tokenizer_close(t);
+    }
+}
+
+static void test_token_limit_stops_encoding(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_kind("smollm2");
+    struct tokens out;
+    struct err e = {0};
+    tokens_init(&out, 5);
+    assert_int_equal(tokenizer_encode(t, (struct marked_text){"1 2 3 4 5 6", NULL, 11}, 0, &out, &e), -ERR_LIMIT);
+    assert_int_equal(tokenizer_encode(t, (struct marked_text){"\xff", NULL, 1}, 0, &out, &e), -ERR_INPUT);
+    tokens_free(&out);
+    tokenizer_close(t);
+}
+
+static void test_broken_files_are_refused_by_field(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *says;
+    } bad[] = {
+        {"{}", "model"},
+        {"{\"model\":{\"type\":\"Unigram\"}}", "Unigram"},
+        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", "model.vocab"},
+        {"{\"model\":{\"vocab\":{\"a\":10000000},\"merges\":[]}}", "model.vocab"},
+        {"{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", "model.vocab"},
+        {"{\"model\":{\"vocab\":{\"a\":\"0\"},\"merges\":[]}}", "model.vocab"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[[\"a\",\"b\"]]}}", "model.merges[0]"},
+        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}}", "model.merges[0]"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"aa\"]}}", "model.merges[0]"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[7]}}", "model.merges[0]"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1}]}", "added_tokens[0].content"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\",\"special\":3}]}", "added_tokens[0].special"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\"},{\"id\":1,\"content\":\"y\"}]}", "added_tokens[1]"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "Metaspace"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}}", "pattern"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"NFKC\"}}", "NFKC"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}}", "decoder"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *v;
+        struct err e = {0};
+        struct tokenizer *t;
+        assert_int_equal(json_read(bad[i].json, strlen(bad[i].json), &json_limits_file, "tokenizer.json", &v, &e), 0);
+        assert_true(tokenizer_load(&t, v, NULL, &e) < 0);
+        assert_null(t);
+        if (!strstr(e.msg, bad[i].says)) fail_msg("'%s' does not name %s", e.msg, bad[i].says);
+        json_decref(v);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tokenizer_encodes_as_the_reference), cmocka_unit_test(test_tokenizer_decodes_as_the_reference), cmocka_unit_test(test_detok_never_emits_half_a_character),
+        cmocka_unit_test(test_special_tokens_in_request_bytes_are_text), cmocka_unit_test(test_request_text_without_control_tokens_is_encoded_as_the_reference),
+        cmocka_unit_test(test_random_text_round_trips), cmocka_unit_test(test_long_monotonous_texts_are_encoded), cmocka_unit_test(test_token_limit_stops_encoding),
+        cmocka_unit_test(test_broken_files_are_refused_by_field),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
