@@ -109,6 +109,31 @@ static void test_tokenizer_decodes_as_the_reference(void **state)
     }
 }
 
+/* One token at a time: what is out so far equals the reference's, or is ahead of it by U+FFFD only (Python's decoder, which made the goldens,
+ * holds ED A0..BF although no third byte can save it; we replace definite errors at once). At the end both are the same. */
+static void check_stream(const struct tokenizer *t, const json_t *c)
+{
+    const json_t *ids = json_object_get(c, "ids"), *pieces = json_object_get(c, "pieces"), *flush = json_object_get(c, "flush");
+    struct detok d = {0};
+    struct buf out, want;
+    buf_init(&out, 1 << 16);
+    buf_init(&want, 1 << 16);
+    buf_reserve(&out, 0);
+    buf_reserve(&want, 0);
+    for (size_t j = 0; j <= json_array_size(ids); j++) {
+        const json_t *piece = j < json_array_size(ids) ? json_array_get(pieces, j) : flush;
+        buf_append(&want, json_string_value(piece), json_string_length(piece));
+        if (j < json_array_size(ids)) assert_int_equal(detok_push(&d, t, (int32_t)json_integer_value(json_array_get(ids, j)), false, &out), 0);
+        else assert_int_equal(detok_flush(&d, &out), 0);
+        assert_true(utf8_valid(out.data, out.len));
+        assert_true(out.len >= want.len && memcmp(out.data, want.data, want.len) == 0);
+        for (size_t i = want.len; i < out.len; i += 3) assert_memory_equal(out.data + i, "\xEF\xBF\xBD", 3);
+    }
+    assert_int_equal(out.len, want.len);
+    buf_free(&out);
+    buf_free(&want);
+}
+
 static void test_detok_never_emits_half_a_character(void **state)
 {
     (void)state;
@@ -116,23 +141,7 @@ static void test_detok_never_emits_half_a_character(void **state)
         struct tokenizer *t = open_kind(kinds[k]);
         json_t *all = cases_of(kinds[k]), *list = json_object_get(all, "stream");
         assert_true(json_array_size(list) > 50);
-        for (size_t i = 0; i < json_array_size(list); i++) {
-            const json_t *c = json_array_get(list, i), *ids = json_object_get(c, "ids"), *pieces = json_object_get(c, "pieces");
-            struct detok d = {0};
-            struct buf out;
-            buf_init(&out, 1 << 16);
-            for (size_t j = 0; j <= json_array_size(ids); j++) {
-                buf_clear(&out);
-                buf_reserve(&out, 0);
-                const json_t *want = j < json_array_size(ids) ? json_array_get(pieces, j) : json_object_get(c, "flush");
-                if (j < json_array_size(ids)) assert_int_equal(detok_push(&d, t, (int32_t)json_integer_value(json_array_get(ids, j)), false, &out), 0);
-                else assert_int_equal(detok_flush(&d, &out), 0);
-                assert_int_equal(out.len, json_string_length(want));
-                assert_memory_equal(out.data, json_string_value(want), out.len);
-                assert_true(utf8_valid(out.data, out.len));
-            }
-            buf_free(&out);
-        }
+        for (size_t i = 0; i < json_array_size(list); i++) check_stream(t, json_array_get(list, i));
         json_decref(all);
         tokenizer_close(t);
     }
