@@ -163,17 +163,31 @@ def swap_halves_of_queries_and_keys(folder):
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("tolerance, edit", [
-    pytest.param(F32_TOLERANCE, edit_config(rms_norm_eps=1e-5), id="eps 1e-5 for 1e-6"),
-    pytest.param(BF16_TOLERANCE, swap_halves_of_queries_and_keys, id="wrong rope sign"),
-    pytest.param(BF16_TOLERANCE, edit_config(no_rope_layers=[1, 1, 1, 1, 1]), id="rope in the layer without"),
-])
-def test_a_fault_in_the_model_is_found(text_run, tolerance, edit):
+LARGE_FAULTS = [
+    pytest.param(swap_halves_of_queries_and_keys, id="wrong rope sign"),
+    pytest.param(edit_config(no_rope_layers=[1, 1, 1, 1, 1]), id="rope in the layer without"),
+]
+
+
+def test_a_wrong_eps_is_found(text_run):
+    """1e-5 for 1e-6: the smallest fault that the tolerance has to catch."""
+    a = text_run.answer(model=damaged_model(text_run, edit_config(rms_norm_eps=1e-5)))
+    with pytest.raises(Mismatch, match="logit difference"):
+        text_run.check_logits(a, F32_TOLERANCE)
+
+
+@pytest.mark.parametrize("edit", LARGE_FAULTS)
+def test_a_fault_in_the_model_is_found_even_at_the_bf16_tolerance(text_run, edit):
     a = text_run.answer(model=damaged_model(text_run, edit))
     with pytest.raises(Mismatch, match="logit difference"):
-        text_run.check_logits(a, tolerance)
+        text_run.check_logits(a, BF16_TOLERANCE)
+
+
+@pytest.mark.parametrize("edit", LARGE_FAULTS)
+def test_a_fault_in_the_model_is_found_by_statistics_alone(text_run, edit):
+    a = text_run.answer(model=damaged_model(text_run, edit))
     with pytest.raises(Mismatch, match="of all logits|logit element"):
-        compare_statistics(a.logits, text_run.case["logits"], tolerance)
+        compare_statistics(a.logits, text_run.case["logits"], F32_TOLERANCE)
 
 
 def test_pictures_in_the_wrong_order_are_found(picture_run):
