@@ -252,17 +252,22 @@ static json_t *golden_case(const char *name, const char *which)
     return c;
 }
 
-/* The clock at which the reference rendered its templates. */
+/* The clock at which the reference rendered its templates. Found by text: the file holds integers that JSON's readers
+ * may refuse (as ours does). */
 static struct tm golden_now(void)
 {
     char path[512];
-    json_t *file;
+    struct buf text;
     struct err e;
     struct tm now = {0};
+    buf_init(&text, 64 << 20);
     snprintf(path, sizeof path, "%s/templates/cases.json", SPILLWAY_GOLDEN_DIR);
-    if (json_read_file(path, &json_limits_file, &file, &e)) fail_msg("%s", e.msg);
-    assert_non_null(strptime(json_string_value(json_object_get(file, "now_local")), "%Y-%m-%dT%H:%M:%S", &now));
-    json_decref(file);
+    if (buf_read_file(&text, path, &e)) fail_msg("%s", e.msg);
+    const char *at = strstr(text.data, "\"now_local\"");
+    at = at ? strchr(at, '2') : NULL;
+    assert_non_null(at);
+    assert_non_null(strptime(at, "%Y-%m-%dT%H:%M:%S", &now));
+    buf_free(&text);
     return now;
 }
 
