@@ -102,7 +102,7 @@ static bool send_delta(struct local_choice *ch, bool ending)
     free(tops);
     if (c->done) return false; /* local_stop has emptied the choice */
     ch->n_held -= n;
-    memmove(ch->held, ch->held + n, ch->n_held * sizeof *ch->held);
+    if (n) memmove(ch->held, ch->held + n, ch->n_held * sizeof *ch->held);
     buf_clear(&ch->text);
     return true;
 }
