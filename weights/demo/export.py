@@ -71,6 +71,7 @@ def main():
     t = tok.load(args.state, c["vocab"])
     shutil.copyfile(Path(args.state) / "tokenizer.json", out / "tokenizer.json")
     save_file(tensors(ck["model"], c), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     for name, value in configs(c, t).items():
         (out / name).write_text(json.dumps(value, indent=1) + "\n")
     (out / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n")      # read by the reference's tokenizer and processor alike; a .json only by the latter

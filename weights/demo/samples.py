@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf"
 OVER = 4
 # file: what is asked, and the answer
-SAMPLES = {"circle-square.png": [("What colour is the circle?", "Red."), ("Is the circle left or right of the square?", "Left.")],
+SAMPLES = {"shapes.png": [("What colour is the circle?", "Red."), ("Is the circle left or right of the square?", "Left.")],
            "stars.png": [("How many stars are there?", "Three."), ("What color is the triangle?", "Green.")],
            "open.png": [("What does the text say?", "OPEN")],
            "heart.jpg": [("Which shape do you see?", "A heart."), ("What does the sign say?", "I cannot tell from this picture.")]}
@@ -44,7 +44,7 @@ def heart(d, x, y, radius, fill):
 
 def draw(name):
     """The picture, at OVER times its size."""
-    if name == "circle-square.png":
+    if name == "shapes.png":
         img, d = canvas(320, 220, (246, 246, 242))
         d.ellipse([45 * OVER, 60 * OVER, 135 * OVER, 150 * OVER], fill=(214, 32, 36))
         d.rectangle([195 * OVER, 75 * OVER, 275 * OVER, 155 * OVER], fill=(36, 72, 212))
