@@ -1,7 +1,7 @@
 /* Child: one process of our own binary with sockets at fixed descriptors; its end is told on the loop (pidfd).
  *
- * The child inherits nothing but standard streams and the descriptors given (3, 4, ...), has no signals blocked and dies with us
- * (it asks for that itself: PR_SET_PDEATHSIG). */
+ * The child inherits nothing but standard streams and the descriptors given (3, 4, ...), has no signals blocked and
+ * dies with us (it asks for that itself: PR_SET_PDEATHSIG). */
 #ifndef SPILLWAY_SERVER_CHILD_H
 #define SPILLWAY_SERVER_CHILD_H
 
@@ -22,8 +22,8 @@ struct child {
 };
 
 /* argv[0] is only a name: the program is /proc/self/exe. fds stay the caller's. */
-MUST_USE int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds, void (*exited)(void *ctx, int status),
-                         void *ctx, struct err *e);
+MUST_USE int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds,
+                         void (*exited)(void *ctx, int status), void *ctx, struct err *e);
 void child_kill(struct child *c); /* exited will be called; nothing if there is none */
 /* Kills and waits for the end, without calling exited. Accepts a zeroed struct. */
 void child_close(struct child *c);

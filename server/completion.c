@@ -52,10 +52,7 @@ static void completion_done(struct completion *c)
     completion_release(c);
 }
 
-static void completion_gone(void *ctx)
-{
-    completion_done(ctx);
-}
+static void completion_gone(void *ctx) { completion_done(ctx); }
 
 void completion_drop(struct completion *c)
 {
@@ -66,8 +63,10 @@ void completion_drop(struct completion *c)
 static void completion_fail(struct completion *c, const struct err *e)
 {
     if (c->done) return;
-    if (c->headers_out) c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
-    else api_error_reply(c->http, api_error_of(e), e);
+    if (c->headers_out)
+        c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
+    else
+        api_error_reply(c->http, api_error_of(e), e);
     completion_done(c);
 }
 
@@ -79,7 +78,8 @@ static int read_model(struct completion *c, struct err *e)
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
     c->model = gateway_model_find(c->gateway, json_string_value(v), json_string_length(v));
-    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
+    if (!c->model)
+        return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
     c->max_context = c->model->max_context;
     return c->max_context ? 0 : err_set(e, ERR_GONE, "The model is still being loaded: try again.");
 }
@@ -115,7 +115,8 @@ static int read_pictures(struct completion *c, struct err *e)
 
 static int make_prompt(struct completion *c, struct err *e)
 {
-    struct prompt_options o = {.grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
+    struct prompt_options o = {
+        .grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
     time_t now = time(NULL);
     localtime_r(&now, &o.now);
     int rc = prompt_from_messages(c->model->prompt, &c->messages, &o, &c->arena, &c->prompt, e);
@@ -125,14 +126,17 @@ static int make_prompt(struct completion *c, struct err *e)
 
 static int read_request(struct completion *c, struct err *e)
 {
-    int rc = json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
+    int rc =
+        json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
     if (rc) return rc;
     buf_free(&c->body); /* the tree has its own copy */
     if (!json_is_object(c->request)) return err_set(e, ERR_INPUT, "The request body must be a JSON object.");
     rc = read_model(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
-    if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages, e);
+    if (!rc)
+        rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages,
+                                  e);
     if (!rc) rc = read_pictures(c, e);
     if (!rc && c->n_pictures == 0) rc = make_prompt(c, e);
     return rc;
@@ -186,7 +190,8 @@ static void completion_run(struct completion *c)
 
 /* --- pictures --- */
 
-static void call_pictures(struct completion *c, enum media_call call, void (*done)(struct media_call_state *s, struct media_reply *reply))
+static void call_pictures(struct completion *c, enum media_call call,
+                          void (*done)(struct media_call_state *s, struct media_reply *reply))
 {
     c->n_waiting = c->n_pictures; /* all first: an answer may come inside the call */
     for (size_t i = 0; i < c->n_pictures; i++) {
@@ -195,10 +200,13 @@ static void call_pictures(struct completion *c, enum media_call call, void (*don
             c->n_waiting--;
             continue;
         }
-        p->call = (struct media_call_state){
-            .request = {.call = call, .image_fd = p->bytes_fd, .settings = prompt_model_info(c->model->prompt)->images,
-                        .detail_low = c->messages.images[i].detail_low, .max_pixels = MAX_PICTURE_PIXELS},
-            .done = done, .ctx = c};
+        p->call = (struct media_call_state){.request = {.call = call,
+                                                        .image_fd = p->bytes_fd,
+                                                        .settings = prompt_model_info(c->model->prompt)->images,
+                                                        .detail_low = c->messages.images[i].detail_low,
+                                                        .max_pixels = MAX_PICTURE_PIXELS},
+                                            .done = done,
+                                            .ctx = c};
         media_pool_call(c->gateway->media, &p->call);
     }
     completion_release(c);
@@ -208,7 +216,8 @@ static void call_pictures(struct completion *c, enum media_call call, void (*don
 static bool picture_ended(struct completion *c, const struct media_call_state *s, const struct media_reply *reply)
 {
     c->n_waiting--;
-    size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) - c->pictures);
+    size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) -
+                        c->pictures);
     if (reply->err.code && !c->done) {
         struct err e = reply->err;
         snprintf(e.param, sizeof e.param, "%s", c->messages.images[i].param);
@@ -233,9 +242,13 @@ static void picture_decoded(struct media_call_state *s, struct media_reply *repl
         p->n_tiles = reply->n_tiles;
         size_t n_bytes = (size_t)reply->n_tiles * sizeof *p->hash;
         p->hash = c->done ? NULL : arena_alloc(&c->arena, n_bytes);
-        if (p->hash) memcpy(p->hash, reply->hash, n_bytes);
-        else if (!c->done) err_set(&reply->err, ERR_MEMORY, "out of memory");
-        if (reply->n_tiles != c->grids[i].n_tiles) err_set(&reply->err, ERR_INTERNAL, "a picture has %d tiles, probed were %d", reply->n_tiles, c->grids[i].n_tiles);
+        if (p->hash)
+            memcpy(p->hash, reply->hash, n_bytes);
+        else if (!c->done)
+            err_set(&reply->err, ERR_MEMORY, "out of memory");
+        if (reply->n_tiles != c->grids[i].n_tiles)
+            err_set(&reply->err, ERR_INTERNAL, "a picture has %d tiles, probed were %d", reply->n_tiles,
+                    c->grids[i].n_tiles);
     }
     if (picture_ended(c, s, reply)) completion_run(c);
 }
@@ -270,8 +283,10 @@ static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
     if (!job_ended(c)) return;
-    if (c->n_pictures) call_pictures(c, MEDIA_PROBE, picture_probed);
-    else completion_run(c);
+    if (c->n_pictures)
+        call_pictures(c, MEDIA_PROBE, picture_probed);
+    else
+        completion_run(c);
 }
 
 void completion_begin(struct gateway *g, struct http_request *r)

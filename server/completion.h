@@ -19,8 +19,8 @@
 
 struct picture {
     struct media_call_state call;
-    int bytes_fd;   /* the file's bytes, sealed; -1: none */
-    int tiles_fd;   /* -1: not decoded */
+    int bytes_fd; /* the file's bytes, sealed; -1: none */
+    int tiles_fd; /* -1: not decoded */
     int n_tiles;
     uint8_t (*hash)[MEDIA_HASH_BYTES];
 };
@@ -41,7 +41,7 @@ struct completion {
     struct image_grid *grids;
     size_t n_pictures, n_waiting; /* pictures whose call is under way */
     struct prompt prompt;
-    struct err err;  /* of the pool job, or the first picture's */
+    struct err err; /* of the pool job, or the first picture's */
     bool in_job, done, freeing_posted, started, opened;
     bool headers_out; /* the sink has begun the response */
     uint64_t seed;
@@ -57,7 +57,8 @@ struct completion {
 
 /* Takes the request over. */
 void completion_begin(struct gateway *g, struct http_request *r);
-/* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next round. */
+/* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next
+ * round. */
 void completion_event(struct completion *c, const struct event *ev);
 /* For sinks: the client does not take its bytes. */
 void completion_drop(struct completion *c);

@@ -77,12 +77,15 @@ static int timer_wanted(CURLM *multi, long ms, void *ctx)
 {
     (void)multi;
     struct curl_loop *c = ctx;
-    if (ms < 0) loop_timer_clear(c->loop, &c->timer);
-    else if (loop_timer_set(c->loop, &c->timer, loop_now_ms(c->loop) + ms)) return -1;
+    if (ms < 0)
+        loop_timer_clear(c->loop, &c->timer);
+    else if (loop_timer_set(c->loop, &c->timer, loop_now_ms(c->loop) + ms))
+        return -1;
     return 0;
 }
 
-int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx, struct err *e)
+int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx,
+                  struct err *e)
 {
     struct curl_loop *c = *out = calloc(1, sizeof *c);
     if (c) c->multi = curl_multi_init();
@@ -116,7 +119,4 @@ int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e)
     return code ? err_set(e, ERR_IO, "curl: %s", curl_multi_strerror(code)) : 0;
 }
 
-void curl_loop_remove(struct curl_loop *c, CURL *easy)
-{
-    curl_multi_remove_handle(c->multi, easy);
-}
+void curl_loop_remove(struct curl_loop *c, CURL *easy) { curl_multi_remove_handle(c->multi, easy); }

@@ -1,5 +1,5 @@
-/* Curl on the loop: a multi handle whose sockets and timer are our loop's. Transfers are plain easy handles; done() is called on the
- * loop's thread when one has ended, already taken off the multi handle. Nothing here waits. */
+/* Curl on the loop: a multi handle whose sockets and timer are our loop's. Transfers are plain easy handles; done() is
+ * called on the loop's thread when one has ended, already taken off the multi handle. Nothing here waits. */
 #ifndef SPILLWAY_SERVER_CURL_LOOP_H
 #define SPILLWAY_SERVER_CURL_LOOP_H
 
@@ -9,7 +9,8 @@
 #include "server/loop.h"
 
 struct curl_loop;
-MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx, struct err *e);
+MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code),
+                           void *ctx, struct err *e);
 /* Transfers must have been removed. Accepts NULL. */
 void curl_loop_free(struct curl_loop *c);
 MUST_USE int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e);

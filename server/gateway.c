@@ -21,7 +21,8 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 
 static bool path_fits(const struct endpoint *ep, const char *path)
 {
-    return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)] : strcmp(path, ep->path) == 0;
+    return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)]
+                                        : strcmp(path, ep->path) == 0;
 }
 
 /* *path_known tells 405 from 404. */
@@ -68,8 +69,10 @@ void gateway_begin(void *ctx, struct http_request *r)
     const struct gateway *g = ctx;
     const struct endpoint *known, *ep = route(r, &known);
     struct err e;
-    if (!ep) refuse_route(r, known);
-    else if (ep->access == ACCESS_KEY && !key_holds(g, r, &e)) api_error_reply(r, API_INVALID_API_KEY, &e);
+    if (!ep)
+        refuse_route(r, known);
+    else if (ep->access == ACCESS_KEY && !key_holds(g, r, &e))
+        api_error_reply(r, API_INVALID_API_KEY, &e);
 }
 
 void gateway_handle(void *ctx, struct http_request *r)

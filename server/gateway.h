@@ -1,4 +1,5 @@
-/* Gateway: what the endpoints share. Owned by `serve`, used on the loop's thread; models and prompt models are immutable once serving. */
+/* Gateway: what the endpoints share. Owned by `serve`, used on the loop's thread; models and prompt models are
+ * immutable once serving. */
 #ifndef SPILLWAY_SERVER_GATEWAY_H
 #define SPILLWAY_SERVER_GATEWAY_H
 

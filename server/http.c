@@ -1,5 +1,6 @@
-/* HTTP: see http.h. One struct connection a socket (watched for departure by our own epoll for its whole life, one deadline timer), one
- * struct http_request a request. The library runs in http_before_wait, once a round, if its epoll woke up or something was resumed. */
+/* HTTP: see http.h. One struct connection a socket (watched for departure by our own epoll for its whole life, one
+ * deadline timer), one struct http_request a request. The library runs in http_before_wait, once a round, if its epoll
+ * woke up or something was resumed. */
 #include "server/http.h"
 
 #include <arpa/inet.h>
@@ -17,15 +18,19 @@
 #include "base/str.h"
 
 enum {
-    POOL_BYTES = 20 << 10,           /* the library's memory of a connection: header fields and one chunk out */
-    BLOCK_BYTES = 2048,              /* of a stream's response; only HTTP/1.0 clients use it */
-    DISCARD_BYTES = 1 << 20,         /* a refused request's body up to this is read, so that the connection lives on */
+    POOL_BYTES = 20 << 10,   /* the library's memory of a connection: header fields and one chunk out */
+    BLOCK_BYTES = 2048,      /* of a stream's response; only HTTP/1.0 clients use it */
+    DISCARD_BYTES = 1 << 20, /* a refused request's body up to this is read, so that the connection lives on */
     MAX_EXTRA_HEADERS = 8,
     BACKLOG = 1024
 };
 
-const struct http_config http_config_default = {
-    .host = "127.0.0.1", .port = 8080, .header_ms = 10000, .body_ms = 30000, .idle_ms = 60000, .max_connections = 12000};
+const struct http_config http_config_default = {.host = "127.0.0.1",
+                                                .port = 8080,
+                                                .header_ms = 10000,
+                                                .body_ms = 30000,
+                                                .idle_ms = 60000,
+                                                .max_connections = 12000};
 
 struct connection {
     struct http_server *server;
@@ -50,13 +55,13 @@ struct http_request {
     struct MHD_Connection *mhd;
     enum request_state state;
     bool suspended, handled, replied_early;
-    bool streaming;               /* response is a stream (also after its end) */
-    bool queued;                  /* the library has the response */
-    bool stream_bad;              /* end the stream with an error */
+    bool streaming;  /* response is a stream (also after its end) */
+    bool queued;     /* the library has the response */
+    bool stream_bad; /* end the stream with an error */
     unsigned status;
     const char *content_type;
-    struct buf body;              /* in, then the reply or what of the stream has not been taken yet */
-    size_t body_bytes;            /* of the body, also of what is not kept */
+    struct buf body;   /* in, then the reply or what of the stream has not been taken yet */
+    size_t body_bytes; /* of the body, also of what is not kept */
     const char *method;
     char *path;
     char id[HTTP_REQUEST_ID_BYTES];
@@ -126,8 +131,10 @@ static void connection_expired(void *ctx)
 static void connection_deadline(struct connection *c, int64_t ms)
 {
     struct loop *l = c->server->loop;
-    if (ms <= 0) loop_timer_clear(l, &c->deadline);
-    else if (loop_timer_set(l, &c->deadline, loop_now_ms(l) + ms)) shutdown(c->fd, SHUT_RDWR); /* none without a deadline */
+    if (ms <= 0)
+        loop_timer_clear(l, &c->deadline);
+    else if (loop_timer_set(l, &c->deadline, loop_now_ms(l) + ms))
+        shutdown(c->fd, SHUT_RDWR); /* none without a deadline */
 }
 
 static void connection_started(struct http_server *s, struct MHD_Connection *mhd, void **socket_ctx)
@@ -157,16 +164,21 @@ static void connection_closed(struct http_server *s, void **socket_ctx)
     *socket_ctx = NULL;
     loop_watch_remove(s->loop, c->watch);
     loop_timer_clear(s->loop, &c->deadline);
-    if (c->prev) c->prev->next = c->next;
-    else s->connections = c->next;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        s->connections = c->next;
     if (c->next) c->next->prev = c->prev;
     free(c);
 }
 
-static void notify_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx, enum MHD_ConnectionNotificationCode what)
+static void notify_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx,
+                              enum MHD_ConnectionNotificationCode what)
 {
-    if (what == MHD_CONNECTION_NOTIFY_STARTED) connection_started(ctx, mhd, socket_ctx);
-    else connection_closed(ctx, socket_ctx);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED)
+        connection_started(ctx, mhd, socket_ctx);
+    else
+        connection_closed(ctx, socket_ctx);
 }
 
 static struct connection *connection_of(struct MHD_Connection *mhd)
@@ -181,7 +193,8 @@ static void *request_line_seen(void *ctx, const char *uri, struct MHD_Connection
     (void)uri;
     struct http_server *s = ctx;
     struct connection *c = connection_of(mhd);
-    if (c && c->deadline.at_ms > loop_now_ms(s->loop) + s->config.header_ms) connection_deadline(c, s->config.header_ms);
+    if (c && c->deadline.at_ms > loop_now_ms(s->loop) + s->config.header_ms)
+        connection_deadline(c, s->config.header_ms);
     return NULL;
 }
 
@@ -194,7 +207,8 @@ static void request_free(struct http_request *r)
     free(r);
 }
 
-static void request_completed(void *ctx, struct MHD_Connection *mhd, void **request_ctx, enum MHD_RequestTerminationCode how)
+static void request_completed(void *ctx, struct MHD_Connection *mhd, void **request_ctx,
+                              enum MHD_RequestTerminationCode how)
 {
     (void)mhd;
     (void)how;
@@ -224,7 +238,8 @@ static void request_make_id(struct http_request *r)
     sodium_bin2hex(r->id + 4, sizeof r->id - 4, bytes, sizeof bytes);
 }
 
-static struct http_request *request_new(struct connection *c, struct MHD_Connection *mhd, const char *method, const char *path)
+static struct http_request *request_new(struct connection *c, struct MHD_Connection *mhd, const char *method,
+                                        const char *path)
 {
     struct http_request *r = calloc(1, sizeof *r);
     if (!r) return NULL;
@@ -274,8 +289,11 @@ static ssize_t stream_read(void *ctx, uint64_t pos, char *out, size_t max)
 static enum MHD_Result request_queue(struct http_request *r)
 {
     struct MHD_Response *response;
-    if (r->streaming) response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, stream_read, r, NULL);
-    else response = MHD_create_response_from_buffer(r->body.len, r->body.len ? (void *)r->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
+    if (r->streaming)
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, stream_read, r, NULL);
+    else
+        response = MHD_create_response_from_buffer(r->body.len, r->body.len ? (void *)r->body.data : (void *)"",
+                                                   MHD_RESPMEM_MUST_COPY);
     if (!response) return MHD_NO;
     bool ok = MHD_add_response_header(response, "x-request-id", r->id) == MHD_YES;
     if (r->content_type) ok &= MHD_add_response_header(response, "content-type", r->content_type) == MHD_YES;
@@ -287,8 +305,8 @@ static enum MHD_Result request_queue(struct http_request *r)
     return done;
 }
 
-static enum MHD_Result request_begin(struct http_server *s, struct connection *c, struct MHD_Connection *mhd, const char *path,
-                                     const char *method, void **request_ctx)
+static enum MHD_Result request_begin(struct http_server *s, struct connection *c, struct MHD_Connection *mhd,
+                                     const char *path, const char *method, void **request_ctx)
 {
     struct http_request *r = *request_ctx = request_new(c, mhd, method, path);
     if (!r) return MHD_NO;
@@ -306,8 +324,8 @@ static enum MHD_Result request_begin(struct http_server *s, struct connection *c
     return MHD_YES;
 }
 
-/* A body beyond the maximum, found out on the way: the library takes a response only before or after the body, so the answer is
- * written by hand and the connection closed. */
+/* A body beyond the maximum, found out on the way: the library takes a response only before or after the body, so the
+ * answer is written by hand and the connection closed. */
 static enum MHD_Result request_refuse_rest(struct http_server *s, struct http_request *r)
 {
     buf_clear(&r->body);
@@ -315,8 +333,10 @@ static enum MHD_Result request_refuse_rest(struct http_server *s, struct http_re
     CHECK(r->state == REQUEST_REPLIED && !r->streaming);
     struct buf out;
     buf_init(&out, 4096 + r->body.len);
-    buf_printf(&out, "HTTP/1.1 %u Refused\r\nconnection: close\r\nx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: %zu\r\n\r\n", r->status,
-               r->id, r->content_type, r->body.len);
+    buf_printf(&out,
+               "HTTP/1.1 %u Refused\r\nconnection: close\r\nx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: "
+               "%zu\r\n\r\n",
+               r->status, r->id, r->content_type, r->body.len);
     buf_append(&out, r->body.data, r->body.len);
     if (!out.failed) {
         ssize_t sent = send(r->conn->fd, out.data, out.len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -338,8 +358,8 @@ static enum MHD_Result request_upload(struct http_server *s, struct http_request
     return rc ? MHD_NO : MHD_YES;
 }
 
-static enum MHD_Result handle_request(void *ctx, struct MHD_Connection *mhd, const char *path, const char *method, const char *version,
-                                      const char *data, size_t *n_data, void **request_ctx)
+static enum MHD_Result handle_request(void *ctx, struct MHD_Connection *mhd, const char *path, const char *method,
+                                      const char *version, const char *data, size_t *n_data, void **request_ctx)
 {
     (void)version;
     struct http_server *s = ctx;
@@ -400,7 +420,8 @@ static int http_bind(struct http_server *s, struct err *e)
         v6->sin6_family = AF_INET6;
         v6->sin6_port = htons(s->config.port);
         n = sizeof *v6;
-    } else return err_set(e, ERR_INPUT, "'%s' is not a numeric address", s->config.host);
+    } else
+        return err_set(e, ERR_INPUT, "'%s' is not a numeric address", s->config.host);
     int one = 1;
     s->listen_fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s->listen_fd < 0) return err_set(e, ERR_IO, "socket: %s", strerror(errno));
@@ -431,9 +452,10 @@ int http_new(struct http_server **out, struct loop *l, const struct http_config 
     int rc = http_bind(s, e);
     if (rc) goto fail;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle_request, s, MHD_OPTION_EXTERNAL_LOGGER, library_log,
-        NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT,
-        c->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, s,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT, c->max_connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, s,
         MHD_OPTION_NOTIFY_COMPLETED, request_completed, s, MHD_OPTION_URI_LOG_CALLBACK, request_line_seen, s,
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!s->daemon) {
@@ -466,14 +488,12 @@ void http_free(struct http_server *s)
     if (s->daemon) {
         MHD_run(s->daemon); /* takes up what was resumed: the library may not be stopped with suspended connections */
         MHD_stop_daemon(s->daemon);
-    } else if (s->listen_fd >= 0 && !s->listen_closed) close(s->listen_fd);
+    } else if (s->listen_fd >= 0 && !s->listen_closed)
+        close(s->listen_fd);
     free(s);
 }
 
-uint16_t http_port(const struct http_server *s)
-{
-    return s->port;
-}
+uint16_t http_port(const struct http_server *s) { return s->port; }
 
 void http_quiesce(struct http_server *s)
 {
@@ -483,30 +503,18 @@ void http_quiesce(struct http_server *s)
     if (fd >= 0) close(fd);
 }
 
-unsigned http_open_requests(const struct http_server *s)
-{
-    return s->n_requests;
-}
+unsigned http_open_requests(const struct http_server *s) { return s->n_requests; }
 
-const char *http_method(const struct http_request *r)
-{
-    return r->method;
-}
+const char *http_method(const struct http_request *r) { return r->method; }
 
-const char *http_path(const struct http_request *r)
-{
-    return r->path;
-}
+const char *http_path(const struct http_request *r) { return r->path; }
 
 const char *http_header(const struct http_request *r, const char *name)
 {
     return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
 }
 
-const char *http_request_id(const struct http_request *r)
-{
-    return r->id;
-}
+const char *http_request_id(const struct http_request *r) { return r->id; }
 
 void http_take_body(struct http_request *r, struct buf *body)
 {

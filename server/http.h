@@ -1,11 +1,12 @@
 /* HTTP: libmicrohttpd inside our loop, behind requests, replies and streams. Nothing outside http.c knows the library.
  *
- * A request's way: `begin` when its headers are there (it may reply: wrong key, unknown path), `handle` when its body is there too. From then
- * on the request is the handler's until it has given one whole reply (http_reply) or ended a stream (http_stream_end, http_stream_cut), at
- * once or any time later on the loop's thread; meanwhile the connection is suspended and costs nothing. If the client leaves before, on_gone
- * is called once. After the reply, the stream's end or on_gone the request must not be touched any more.
- * A client that closes its sending side counts as gone (as nginx's 499 does). What the library does not do (deadlines, watching suspended connections) is done
- * here; docs/architecture.md tells what was found out about it. */
+ * A request's way: `begin` when its headers are there (it may reply: wrong key, unknown path), `handle` when its body
+ * is there too. From then on the request is the handler's until it has given one whole reply (http_reply) or ended a
+ * stream (http_stream_end, http_stream_cut), at once or any time later on the loop's thread; meanwhile the connection
+ * is suspended and costs nothing. If the client leaves before, on_gone is called once. After the reply, the stream's
+ * end or on_gone the request must not be touched any more. A client that closes its sending side counts as gone (as
+ * nginx's 499 does). What the library does not do (deadlines, watching suspended connections) is done here;
+ * docs/architecture.md tells what was found out about it. */
 #ifndef SPILLWAY_SERVER_HTTP_H
 #define SPILLWAY_SERVER_HTTP_H
 
@@ -44,7 +45,7 @@ void http_quiesce(struct http_server *s);
 unsigned http_open_requests(const struct http_server *s);
 
 const char *http_method(const struct http_request *r);
-const char *http_path(const struct http_request *r); /* unescaped, without the query */
+const char *http_path(const struct http_request *r);                     /* unescaped, without the query */
 const char *http_header(const struct http_request *r, const char *name); /* NULL if absent */
 /* The client's x-request-id if it is sane (1..64 of A-Z a-z 0-9 . _ -), else one of ours. */
 const char *http_request_id(const struct http_request *r);

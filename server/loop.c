@@ -1,4 +1,5 @@
-/* Loop: see loop.h. Timers are a binary heap of pointers whose members know their place; removed watches are freed between batches. */
+/* Loop: see loop.h. Timers are a binary heap of pointers whose members know their place; removed watches are freed
+ * between batches. */
 #include "server/loop.h"
 
 #include <errno.h>
@@ -62,7 +63,8 @@ static void wake_event(void *ctx, uint32_t events)
 
 void loop_run_posted(struct loop *l)
 {
-    while (take_posted(l)) {}
+    while (take_posted(l)) {
+    }
 }
 
 int loop_new(struct loop **out, struct err *e)
@@ -104,7 +106,8 @@ void loop_free(struct loop *l)
     free(l);
 }
 
-int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx, struct loop_watch **out, struct err *e)
+int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx, struct loop_watch **out,
+                   struct err *e)
 {
     struct loop_watch *w = *out = malloc(sizeof *w);
     if (!w) return err_set(e, ERR_MEMORY, "out of memory");
@@ -168,8 +171,10 @@ void loop_timer_clear(struct loop *l, struct loop_timer *t)
     t->place = 0;
     struct loop_timer *moved = l->heap[--l->n_timers];
     if (moved == t) return;
-    if (i > 0 && l->heap[(i - 1) / 2]->at_ms > moved->at_ms) heap_up(l, i, moved);
-    else heap_down(l, i, moved);
+    if (i > 0 && l->heap[(i - 1) / 2]->at_ms > moved->at_ms)
+        heap_up(l, i, moved);
+    else
+        heap_down(l, i, moved);
 }
 
 int loop_timer_set(struct loop *l, struct loop_timer *t, int64_t at_ms)
@@ -247,12 +252,6 @@ int loop_run(struct loop *l, struct err *e)
     return 0;
 }
 
-void loop_stop(struct loop *l)
-{
-    l->stop = true;
-}
+void loop_stop(struct loop *l) { l->stop = true; }
 
-int64_t loop_now_ms(const struct loop *l)
-{
-    return l->now_ms;
-}
+int64_t loop_now_ms(const struct loop *l) { return l->now_ms; }

@@ -13,7 +13,8 @@
 #include "server/child.h"
 
 enum {
-    CALL_MAX_MS = 30000,    /* the process has a shorter limit of its own; this one is for a process that does not keep it */
+    CALL_MAX_MS =
+        30000, /* the process has a shorter limit of its own; this one is for a process that does not keep it */
     RESTART_SOON_MS = 1000, /* who died younger than that is restarted later */
     RESTART_WAIT_MS = 500
 };
@@ -93,15 +94,18 @@ static void process_restart(void *ctx)
     struct err e;
     if (process_start(m, &e) == 0) return;
     log_error("media: %s", e.msg);
-    if (loop_timer_set(m->pool->loop, &m->restart, loop_now_ms(m->pool->loop) + RESTART_WAIT_MS)) log_error("media: out of memory");
+    if (loop_timer_set(m->pool->loop, &m->restart, loop_now_ms(m->pool->loop) + RESTART_WAIT_MS))
+        log_error("media: out of memory");
 }
 
 static void process_exited(void *ctx, int status)
 {
     struct media_process *m = ctx;
     process_down(m);
-    if (WIFSIGNALED(status)) log_warn("media: ended by signal %d, starting again", WTERMSIG(status));
-    else log_warn("media: ended with exit code %d, starting again", WEXITSTATUS(status));
+    if (WIFSIGNALED(status))
+        log_warn("media: ended by signal %d, starting again", WTERMSIG(status));
+    else
+        log_warn("media: ended with exit code %d, starting again", WEXITSTATUS(status));
     int64_t now_ms = loop_now_ms(m->pool->loop);
     int64_t wait_ms = now_ms - m->started_ms < RESTART_SOON_MS ? RESTART_WAIT_MS : 0;
     if (loop_timer_set(m->pool->loop, &m->restart, now_ms + wait_ms)) log_error("media: out of memory");
@@ -117,7 +121,8 @@ static void process_limit(void *ctx)
 static int process_start(struct media_process *m, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks))
+        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     char *argv[] = {"spillway", "media", NULL};
     m->started_ms = loop_now_ms(m->pool->loop);
     int rc = child_start(&m->child, m->pool->loop, argv, &socks[1], 1, process_exited, m, e);
@@ -149,7 +154,7 @@ static void process_give(struct media_process *m)
         p->first = c->next;
         if (!p->first) p->last = &p->first;
         if (rc) {
-            call_fail(c, (enum err_code)-rc, e.msg);
+            call_fail(c, (enum err_code) - rc, e.msg);
             continue;
         }
         m->call = c;

@@ -1,7 +1,8 @@
 /* Media processes: a small pool that probes and decodes pictures. Calls queue up, each process has one at a time.
  *
- * A process that dies fails the call it had (-ERR_GONE; a picture that kills its decoder is not tried twice) and is started again; a call that had
- * not reached it goes to the next. All on the loop's thread; done is called exactly once for each call that was not taken back. */
+ * A process that dies fails the call it had (-ERR_GONE; a picture that kills its decoder is not tried twice) and is
+ * started again; a call that had not reached it goes to the next. All on the loop's thread; done is called exactly once
+ * for each call that was not taken back. */
 #ifndef SPILLWAY_SERVER_MEDIA_PROC_H
 #define SPILLWAY_SERVER_MEDIA_PROC_H
 

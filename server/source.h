@@ -1,8 +1,10 @@
-/* Source, event, sink: the one interface of the gateway. A source (the local worker, later hosted providers) turns a completion's normalised
- * request into events; a sink turns events into bytes for the client. Any source works with any sink; neither knows the other.
+/* Source, event, sink: the one interface of the gateway. A source (the local worker, later hosted providers) turns a
+ * completion's normalised request into events; a sink turns events into bytes for the client. Any source works with any
+ * sink; neither knows the other.
  *
- * A source calls completion_event (completion.h) on the loop's thread: per choice any number of deltas, then one finish; or one error for the
- * whole completion at any time, which ends it. A sink gets the same events plus one usage event after the last finish. */
+ * A source calls completion_event (completion.h) on the loop's thread: per choice any number of deltas, then one
+ * finish; or one error for the whole completion at any time, which ends it. A sink gets the same events plus one usage
+ * event after the last finish. */
 #ifndef SPILLWAY_SERVER_SOURCE_H
 #define SPILLWAY_SERVER_SOURCE_H
 
@@ -60,8 +62,8 @@ struct sink_ops {
     void (*close)(struct completion *c); /* frees its state; called once for each successful open */
 };
 
-extern const struct source_ops source_local;     /* source_local.c: the model's own worker */
-extern const struct sink_ops sink_chat_json;     /* api/sink_chat_json.c: one JSON object */
-extern const struct sink_ops sink_chat_sse;      /* api/sink_chat_sse.c: chat.completion.chunk events */
+extern const struct source_ops source_local; /* source_local.c: the model's own worker */
+extern const struct sink_ops sink_chat_json; /* api/sink_chat_json.c: one JSON object */
+extern const struct sink_ops sink_chat_sse;  /* api/sink_chat_sse.c: chat.completion.chunk events */
 
 #endif

@@ -1,7 +1,7 @@
 /* Local source: the model's own worker. One sequence a choice; ids become text here, stop strings are matched here.
  *
- * Tokens count up to the one that completes a stop string; what the worker made after it is neither sent nor counted. Logprobs are sent with
- * the text of their token: held back with it while it may still become a stop string. */
+ * Tokens count up to the one that completes a stop string; what the worker made after it is neither sent nor counted.
+ * Logprobs are sent with the text of their token: held back with it while it may still become a stop string. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +20,7 @@ struct local_choice {
     bool finished;
     struct detok detok;
     struct stop_match stop;
-    struct buf piece, text;    /* one token's text; what may be shown now */
+    struct buf piece, text; /* one token's text; what may be shown now */
     size_t made_bytes, shown_bytes;
     int64_t n_tokens;
     struct held_logprob *held;
@@ -64,7 +64,8 @@ static int hold_logprob(struct local_choice *ch, const struct frame_logprob *p, 
     return 0;
 }
 
-/* How many of the held logprobs belong to text that is shown now. At a stop string: also the token that straddles it; at another end: all. */
+/* How many of the held logprobs belong to text that is shown now. At a stop string: also the token that straddles it;
+ * at another end: all. */
 static size_t logprobs_due(const struct local_choice *ch, bool ending)
 {
     size_t n = 0;
@@ -112,8 +113,10 @@ static int take_text(struct local_choice *ch)
 {
     ch->made_bytes += ch->piece.len;
     int rc;
-    if (ch->n_tokens < ch->owner->params.min_tokens) rc = buf_append(&ch->text, ch->piece.data, ch->piece.len);
-    else rc = stop_match_push(&ch->stop, ch->piece.data, ch->piece.len, &ch->text);
+    if (ch->n_tokens < ch->owner->params.min_tokens)
+        rc = buf_append(&ch->text, ch->piece.data, ch->piece.len);
+    else
+        rc = stop_match_push(&ch->stop, ch->piece.data, ch->piece.len, &ch->text);
     buf_clear(&ch->piece);
     return rc;
 }
@@ -130,7 +133,8 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
         c->usage.completion_tokens++;
         int stopped = take_text(ch);
         if (stopped < 0) return stopped;
-        if (c->params.logprobs && row->logprobs) rc = hold_logprob(ch, row->logprobs + (size_t)i * (1 + row->n_top), row->n_top, start);
+        if (c->params.logprobs && row->logprobs)
+            rc = hold_logprob(ch, row->logprobs + (size_t)i * (1 + row->n_top), row->n_top, start);
         if (rc) return rc;
         if (stopped) return 1;
     }
@@ -140,7 +144,8 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
 static void finish(struct local_choice *ch, enum finish_reason reason)
 {
     ch->finished = true;
-    if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
+    if (send_delta(ch, true))
+        completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
 }
 
 /* The worker ended the sequence by itself: half characters and held text come out. */
@@ -161,8 +166,10 @@ static void take_end(struct local_choice *ch, const struct frame_step_row *row)
     if (!rc) rc = take_text(ch);
     bool stopped = rc == 1;
     if (rc >= 0) rc = stop_match_flush(&ch->stop, &ch->text);
-    if (rc < 0) fail(c, ERR_INTERNAL, "the text of a step does not fit");
-    else finish(ch, stopped ? FINISH_STOP : row->finish);
+    if (rc < 0)
+        fail(c, ERR_INTERNAL, "the text of a step does not fit");
+    else
+        finish(ch, stopped ? FINISH_STOP : row->finish);
 }
 
 static void choice_row(struct worker_sequence *s, const struct frame_step_row *row)
@@ -170,14 +177,18 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     struct local_choice *ch = (struct local_choice *)s;
     struct completion *c = ch->owner;
     if (ch->finished || c->done) return;
-    if (row->cached_tokens > c->usage.cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) c->usage.cached_tokens = row->cached_tokens;
+    if (row->cached_tokens > c->usage.cached_tokens && row->cached_tokens <= c->usage.prompt_tokens)
+        c->usage.cached_tokens = row->cached_tokens;
     int rc = take_tokens(ch, row);
-    if (rc < 0) fail(c, ERR_INTERNAL, "the text of a step does not fit");
+    if (rc < 0)
+        fail(c, ERR_INTERNAL, "the text of a step does not fit");
     else if (rc == 1) {
         worker_cancel(c->model->worker, s);
         finish(ch, FINISH_STOP);
-    } else if (row->finish != FINISH_NONE) take_end(ch, row);
-    else send_delta(ch, false);
+    } else if (row->finish != FINISH_NONE)
+        take_end(ch, row);
+    else
+        send_delta(ch, false);
 }
 
 static void choice_down(struct worker_sequence *s, const struct err *why)
@@ -212,14 +223,28 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
 {
     const struct chat_params *p = &c->params;
     const struct prompt_info *info = prompt_model_info(c->model->prompt);
-    *f = (struct frame_submit){.weight = 1, .ids = c->prompt.ids, .n_ids = (uint32_t)c->prompt.n_ids, .eos = info->eos, .n_eos = info->n_eos,
-                               .banned = info->banned, .n_banned = info->n_banned, .bias = p->bias, .n_bias = p->n_bias};
-    f->sampling = (struct frame_sampling){
-        .temperature = (float)p->temperature, .top_p = (float)p->top_p, .min_p = (float)p->min_p,
-        .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k, .frequency_penalty = (float)p->frequency_penalty,
-        .presence_penalty = (float)p->presence_penalty, .repetition_penalty = (float)p->repetition_penalty, .seed = c->seed,
-        .top_logprobs = p->logprobs ? (int32_t)p->top_logprobs : -1, .max_tokens = c->max_tokens,
-        .min_tokens = p->min_tokens < c->max_tokens ? (uint32_t)p->min_tokens : c->max_tokens, .ignore_eos = p->ignore_eos};
+    *f = (struct frame_submit){.weight = 1,
+                               .ids = c->prompt.ids,
+                               .n_ids = (uint32_t)c->prompt.n_ids,
+                               .eos = info->eos,
+                               .n_eos = info->n_eos,
+                               .banned = info->banned,
+                               .n_banned = info->n_banned,
+                               .bias = p->bias,
+                               .n_bias = p->n_bias};
+    f->sampling =
+        (struct frame_sampling){.temperature = (float)p->temperature,
+                                .top_p = (float)p->top_p,
+                                .min_p = (float)p->min_p,
+                                .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k,
+                                .frequency_penalty = (float)p->frequency_penalty,
+                                .presence_penalty = (float)p->presence_penalty,
+                                .repetition_penalty = (float)p->repetition_penalty,
+                                .seed = c->seed,
+                                .top_logprobs = p->logprobs ? (int32_t)p->top_logprobs : -1,
+                                .max_tokens = c->max_tokens,
+                                .min_tokens = p->min_tokens < c->max_tokens ? (uint32_t)p->min_tokens : c->max_tokens,
+                                .ignore_eos = p->ignore_eos};
 }
 
 static void local_stop(struct completion *c)
@@ -247,7 +272,8 @@ static int local_start(struct completion *c, struct err *e)
     int rc = gather_tiles(c, &f, e);
     for (int64_t i = 0; i < c->params.n && !rc; i++) {
         struct local_choice *ch = &l->choices[l->n++];
-        *ch = (struct local_choice){.sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
+        *ch = (struct local_choice){
+            .sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
         stop_match_init(&ch->stop, c->params.stops, c->params.n_stops);
         buf_init(&ch->piece, TEXT_MAX_BYTES);
         buf_init(&ch->text, TEXT_MAX_BYTES);

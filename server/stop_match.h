@@ -1,7 +1,8 @@
 /* Stop strings: lets through the text of a stream up to the first stop string and holds back what may yet become one.
  *
- * The first stop string to be complete wins (of several complete at the same byte, the longest), so the result does not depend on how the
- * text is split. At most the longest stop string's length less one is held. The stop string itself is not let through. */
+ * The first stop string to be complete wins (of several complete at the same byte, the longest), so the result does not
+ * depend on how the text is split. At most the longest stop string's length less one is held. The stop string itself is
+ * not let through. */
 #ifndef SPILLWAY_SERVER_STOP_MATCH_H
 #define SPILLWAY_SERVER_STOP_MATCH_H
 
@@ -27,7 +28,8 @@ struct stop_match {
 
 void stop_match_init(struct stop_match *m, const struct stop_string *stops, size_t n_stops);
 void stop_match_free(struct stop_match *m); /* accepts a zeroed struct */
-/* Appends to out what may be shown now. Returns 1 when a stop string is complete (what follows is dropped), 0, or a buffer's error. */
+/* Appends to out what may be shown now. Returns 1 when a stop string is complete (what follows is dropped), 0, or a
+ * buffer's error. */
 MUST_USE int stop_match_push(struct stop_match *m, const char *p, size_t n, struct buf *out);
 /* The text ended without a stop string: what was held is shown. */
 MUST_USE int stop_match_flush(struct stop_match *m, struct buf *out);

@@ -1,4 +1,5 @@
-/* Worker process: see worker_proc.h. States: down (restart timer armed) -> starting (hello sent, none received) -> ready. */
+/* Worker process: see worker_proc.h. States: down (restart timer armed) -> starting (hello sent, none received) ->
+ * ready. */
 #include "server/worker_proc.h"
 
 #include <errno.h>
@@ -20,9 +21,9 @@ enum {
     QUEUE_BYTES = 64 << 20,
     BACKOFF_FIRST_MS = 100,
     BACKOFF_MAX_MS = 10000,
-    GRACE_MS = 200,     /* from the end of its socket to its own */
-    STEADY_MS = 30000,  /* who lived that long is restarted at once */
-    EXIT_NO_FIT = 78    /* engine/worker.h: the memory plan does not fit */
+    GRACE_MS = 200,    /* from the end of its socket to its own */
+    STEADY_MS = 30000, /* who lived that long is restarted at once */
+    EXIT_NO_FIT = 78   /* engine/worker.h: the memory plan does not fit */
 };
 
 struct worker_proc {
@@ -76,7 +77,8 @@ static void restart_fired(void *ctx)
     if (worker_start(w, &e) == 0) return;
     log_error("worker %s: %s", w->config.name, e.msg);
     w->backoff_ms = BACKOFF_MAX_MS;
-    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms)) log_error("worker %s: out of memory", w->config.name);
+    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms))
+        log_error("worker %s: out of memory", w->config.name);
 }
 
 /* Ends the connection and everything in it. The process, if it still lives, is killed; its end starts the next one. */
@@ -108,9 +110,12 @@ static void worker_exited(void *ctx, int status)
 {
     struct worker_proc *w = ctx;
     struct err why;
-    if (WIFSIGNALED(status)) err_set(&why, ERR_GONE, "ended by signal %d", WTERMSIG(status));
-    else if (WEXITSTATUS(status) == EXIT_NO_FIT) err_set(&why, ERR_LIMIT, "the model does not fit into memory as configured");
-    else err_set(&why, ERR_GONE, "ended with exit code %d", WEXITSTATUS(status));
+    if (WIFSIGNALED(status))
+        err_set(&why, ERR_GONE, "ended by signal %d", WTERMSIG(status));
+    else if (WEXITSTATUS(status) == EXIT_NO_FIT)
+        err_set(&why, ERR_LIMIT, "the model does not fit into memory as configured");
+    else
+        err_set(&why, ERR_GONE, "ended with exit code %d", WEXITSTATUS(status));
     worker_fail(w, &why);
     if (!w->ever_ready) return;
     int64_t now_ms = loop_now_ms(w->loop);
@@ -124,7 +129,8 @@ static void worker_exited(void *ctx, int status)
 static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct err *e)
 {
     if (w->ready) return err_set(e, ERR_INPUT, "a second hello");
-    if (h->version != FRAME_VERSION) return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
+    if (h->version != FRAME_VERSION)
+        return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
     if (w->ever_ready && memcmp(h->model_hash, w->hello.model_hash, FRAME_HASH_BYTES) != 0)
         return err_set(e, ERR_INPUT, "the model's files have changed since the server was started");
     if (h->max_context < 2 || h->vocab < 1) return err_set(e, ERR_INPUT, "hello with senseless limits");
@@ -139,7 +145,8 @@ static int take_step(struct worker_proc *w, const struct frame_step *step, struc
     if (!w->ready) return err_set(e, ERR_INPUT, "a step before hello");
     for (uint32_t i = 0; i < step->n_rows; i++) {
         const struct frame_step_row *row = &step->rows[i];
-        if (row->sequence == 0 || row->sequence >= w->next_id) return err_set(e, ERR_INPUT, "a row of a sequence that never was");
+        if (row->sequence == 0 || row->sequence >= w->next_id)
+            return err_set(e, ERR_INPUT, "a row of a sequence that never was");
         struct worker_sequence *s = sequence_find(w, row->sequence);
         if (!s) continue; /* cancelled; the worker did not know yet */
         if (row->finish != FINISH_NONE) {
@@ -154,14 +161,19 @@ static int take_step(struct worker_proc *w, const struct frame_step *step, struc
 static int take_frame(struct worker_proc *w, const struct frame *f, struct err *e)
 {
     switch (f->type) {
-    case FRAME_HELLO: return take_hello(w, &f->u.hello, e);
-    case FRAME_STEP: return take_step(w, &f->u.step, e);
-    case FRAME_PREDICTION: return 0; /* routing will read it */
-    default: return err_set(e, ERR_INPUT, "a frame of type %d is not a worker's to send", (int)f->type);
+    case FRAME_HELLO:
+        return take_hello(w, &f->u.hello, e);
+    case FRAME_STEP:
+        return take_step(w, &f->u.step, e);
+    case FRAME_PREDICTION:
+        return 0; /* routing will read it */
+    default:
+        return err_set(e, ERR_INPUT, "a frame of type %d is not a worker's to send", (int)f->type);
     }
 }
 
-/* Found out while a caller of ours is submitting or cancelling: told on the loop's next round, so that nobody's sequence ends under his hands. */
+/* Found out while a caller of ours is submitting or cancelling: told on the loop's next round, so that nobody's
+ * sequence ends under his hands. */
 static void worker_abandon(struct worker_proc *w, const char *why)
 {
     log_error("worker %s: %s", w->config.name, why);
@@ -181,10 +193,7 @@ static void worker_flush(struct worker_proc *w)
     if (rc < 0) worker_abandon(w, e.msg);
 }
 
-static void grace_ended(void *ctx)
-{
-    child_kill(&((struct worker_proc *)ctx)->child);
-}
+static void grace_ended(void *ctx) { child_kill(&((struct worker_proc *)ctx)->child); }
 
 /* Nothing more comes from it. Its exit, which follows at once if it died, says why. */
 static void worker_closing(struct worker_proc *w)
@@ -209,8 +218,10 @@ static void worker_event(void *ctx, uint32_t events)
         rc = frame_conn_next(w->conn, &f, &frame_err);
         if (rc > 0 && take_frame(w, &f, &frame_err)) rc = -ERR_INPUT;
     }
-    if (rc < 0) worker_fail(w, &frame_err);
-    else if (read_rc < 0) worker_closing(w);
+    if (rc < 0)
+        worker_fail(w, &frame_err);
+    else if (read_rc < 0)
+        worker_closing(w);
 }
 
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
@@ -219,7 +230,8 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
     char threads[24], kv_tokens[24];
     snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
     snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
-    const char *argv[20] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
+    const char *argv[20] = {"spillway", "worker",    "--name", c->name,       "--device",
+                            c->device,  "--threads", threads,  "--kv-tokens", kv_tokens};
     int n = 10;
     if (c->compute) {
         argv[n++] = "--compute";
@@ -238,7 +250,8 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
 static int worker_start(struct worker_proc *w, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
+        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     w->started_ms = loop_now_ms(w->loop);
     int rc = worker_spawn(w, socks[1], e);
     close(socks[1]);
@@ -268,13 +281,16 @@ static int worker_start(struct worker_proc *w, struct err *e)
 static int progress_make(struct err *e)
 {
     int fd = memfd_create("spillway-progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) return fd;
+    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 &&
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+        return fd;
     int rc = err_set(e, ERR_IO, "memfd: %s", strerror(errno));
     if (fd >= 0) close(fd);
     return rc;
 }
 
-int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events, struct err *e)
+int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c,
+                    const struct worker_events *events, struct err *e)
 {
     struct worker_proc *w = *out = calloc(1, sizeof *w);
     if (!w) return err_set(e, ERR_MEMORY, "out of memory");
@@ -306,15 +322,9 @@ void worker_proc_free(struct worker_proc *w)
     free(w);
 }
 
-bool worker_is_ready(const struct worker_proc *w)
-{
-    return w->ready;
-}
+bool worker_is_ready(const struct worker_proc *w) { return w->ready; }
 
-const struct frame_hello *worker_hello(const struct worker_proc *w)
-{
-    return &w->hello;
-}
+const struct frame_hello *worker_hello(const struct worker_proc *w) { return &w->hello; }
 
 int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e)
 {
@@ -325,7 +335,8 @@ int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame
     int rc = frame_put_submit(out, f);
     if (rc) {
         out->failed = 0; /* this sequence alone is refused */
-        if (before > FRAME_MAX_BYTES) return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
+        if (before > FRAME_MAX_BYTES)
+            return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
         return err_set(e, ERR_LIMIT, "The request is too large for one frame of the worker's protocol.");
     }
     if (f->n_fds) rc = frame_conn_attach(w->conn, f->fds, f->n_fds, e);
@@ -344,6 +355,8 @@ void worker_cancel(struct worker_proc *w, struct worker_sequence *s)
     s->id = 0;
     if (!w->conn) return;
     if (w->closing) return;
-    if (frame_put_cancel(frame_conn_out(w->conn), &(struct frame_cancel){.sequence = id})) worker_abandon(w, "does not read its socket");
-    else worker_flush(w);
+    if (frame_put_cancel(frame_conn_out(w->conn), &(struct frame_cancel){.sequence = id}))
+        worker_abandon(w, "does not read its socket");
+    else
+        worker_flush(w);
 }

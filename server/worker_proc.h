@@ -1,8 +1,8 @@
 /* Worker process, seen from the gateway: starts it, speaks the frame protocol with it, starts it again when it dies.
  *
- * Its death, a malformed frame or a full queue end every sequence in it with -ERR_GONE (down is called once for each) and it is restarted: at
- * once the first time, then after 0.1 s doubling to 10 s, until it has lived for a while. All calls on the loop's thread. Frames are
- * hostile input here: rows for sequences never submitted end the worker. */
+ * Its death, a malformed frame or a full queue end every sequence in it with -ERR_GONE (down is called once for each)
+ * and it is restarted: at once the first time, then after 0.1 s doubling to 10 s, until it has lived for a while. All
+ * calls on the loop's thread. Frames are hostile input here: rows for sequences never submitted end the worker. */
 #ifndef SPILLWAY_SERVER_WORKER_PROC_H
 #define SPILLWAY_SERVER_WORKER_PROC_H
 
@@ -12,7 +12,8 @@
 struct worker_proc;
 
 struct worker_config {
-    const char *path, *name, *device, *compute, *random_weights; /* random_weights and compute may be NULL; borrowed for good */
+    const char *path, *name, *device, *compute,
+        *random_weights; /* random_weights and compute may be NULL; borrowed for good */
     int64_t threads, kv_tokens;
 };
 
@@ -32,12 +33,14 @@ struct worker_events {
     void *ctx;
 };
 
-MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events, struct err *e);
+MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c,
+                             const struct worker_events *events, struct err *e);
 /* Kills it; sequences are told nothing. Accepts NULL. */
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);
 const struct frame_hello *worker_hello(const struct worker_proc *w); /* of the last one that was ready */
-/* f->sequence is chosen here. Errors: -ERR_GONE (not ready), -ERR_BUSY, -ERR_LIMIT (does not fit a frame). f->fds are dup-ed. */
+/* f->sequence is chosen here. Errors: -ERR_GONE (not ready), -ERR_BUSY, -ERR_LIMIT (does not fit a frame). f->fds are
+ * dup-ed. */
 MUST_USE int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e);
 /* Nothing more is heard of the sequence; the worker ends it within two steps. */
 void worker_cancel(struct worker_proc *w, struct worker_sequence *s);

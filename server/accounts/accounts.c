@@ -38,7 +38,8 @@ static int db_error(const struct accounts *a, struct err *e)
 static int make_dirs(const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
-    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path) return err_set(e, ERR_INPUT, "%.100s...: the path is too long", dir);
+    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path)
+        return err_set(e, ERR_INPUT, "%.100s...: the path is too long", dir);
     for (char *p = path + 1;; p++) {
         if (*p && *p != '/') continue;
         char kept = *p;
@@ -62,7 +63,8 @@ static int secret_make(const char *path, struct err *e)
     int rc = ok ? 0 : err_set(e, ERR_IO, "%s: %s", temporary, strerror(errno));
     close(fd);
     sodium_memzero(secret, sizeof secret);
-    if (!rc && link(temporary, path) && errno != EEXIST) rc = err_set(e, ERR_IO, "%s: %s", path, strerror(errno)); /* first come, first kept */
+    if (!rc && link(temporary, path) && errno != EEXIST)
+        rc = err_set(e, ERR_IO, "%s: %s", path, strerror(errno)); /* first come, first kept */
     unlink(temporary);
     return rc;
 }
@@ -86,7 +88,8 @@ static int secret_read(struct accounts *a, const char *dir, struct err *e)
 static int load_keys(struct accounts *a, struct err *e)
 {
     sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(a->db, "SELECT id, key_digest FROM accounts WHERE kind = 'key' AND closed_s IS NULL", -1, &s, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(a->db, "SELECT id, key_digest FROM accounts WHERE kind = 'key' AND closed_s IS NULL", -1, &s,
+                           NULL) != SQLITE_OK)
         return db_error(a, e);
     struct key_digest *keys = NULL;
     size_t n = 0, cap = 0;
@@ -126,11 +129,13 @@ static int open_db(struct accounts *a, const char *dir, struct err *e)
     umask(old);
     if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, a->db ? sqlite3_errmsg(a->db) : "out of memory");
     sqlite3_busy_timeout(a->db, BUSY_MS);
-    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL, NULL, NULL) != SQLITE_OK)
+    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL,
+                     NULL, NULL) != SQLITE_OK)
         return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
     int rc = schema_migrate(a->db, e);
     if (rc) return err_prefix(e, "%s", path);
-    if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK) return db_error(a, e);
+    if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK)
+        return db_error(a, e);
     return 0;
 }
 
@@ -145,8 +150,10 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     if (!rc) rc = open_db(a, dir, e);
     if (!rc) rc = accounts_refresh(a, e);
     if (!rc) rc = load_keys(a, e);
-    if (rc) accounts_close(a);
-    else *out = a;
+    if (rc)
+        accounts_close(a);
+    else
+        *out = a;
     return rc;
 }
 
@@ -189,22 +196,21 @@ int64_t accounts_key_check(const struct accounts *a, const char *token)
     return id;
 }
 
-size_t accounts_key_count(const struct accounts *a)
-{
-    return a->n_keys;
-}
+size_t accounts_key_count(const struct accounts *a) { return a->n_keys; }
 
-static int64_t key_insert(struct accounts *a, const char *name, const char *token, const unsigned char d[DIGEST_BYTES], struct err *e)
+static int64_t key_insert(struct accounts *a, const char *name, const char *token, const unsigned char d[DIGEST_BYTES],
+                          struct err *e)
 {
     sqlite3_stmt *s = NULL;
-    const char *sql = "INSERT INTO accounts (kind, parent, name, created_s, key_digest, key_hint) VALUES ('key', 2, ?, unixepoch(), ?, ?)";
+    const char *sql = "INSERT INTO accounts (kind, parent, name, created_s, key_digest, key_hint) VALUES ('key', 2, ?, "
+                      "unixepoch(), ?, ?)";
     if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
     sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
     sqlite3_bind_blob(s, 2, d, DIGEST_BYTES, SQLITE_STATIC);
     sqlite3_bind_text(s, 3, token + strlen(token) - HINT_CHARS, -1, SQLITE_STATIC);
     int step = sqlite3_step(s);
     int64_t id = sqlite3_last_insert_rowid(a->db);
-    int rc = step == SQLITE_DONE ? 0
+    int rc = step == SQLITE_DONE         ? 0
              : step == SQLITE_CONSTRAINT ? err_set(e, ERR_INPUT, "this key is known already and was revoked")
                                          : db_error(a, e);
     sqlite3_finalize(s);
@@ -216,9 +222,11 @@ int64_t accounts_key_add(struct accounts *a, const char *name, const char *token
 {
     size_t n = strlen(token);
     if (n < ACCOUNTS_MIN_TOKEN || n > ACCOUNTS_MAX_TOKEN)
-        return err_set(e, ERR_INPUT, "an API key must have %d to %d characters", ACCOUNTS_MIN_TOKEN, ACCOUNTS_MAX_TOKEN);
+        return err_set(e, ERR_INPUT, "an API key must have %d to %d characters", ACCOUNTS_MIN_TOKEN,
+                       ACCOUNTS_MAX_TOKEN);
     for (size_t i = 0; i < n; i++)
-        if (token[i] <= ' ' || token[i] > '~') return err_set(e, ERR_INPUT, "an API key must be printable ASCII without blanks");
+        if (token[i] <= ' ' || token[i] > '~')
+            return err_set(e, ERR_INPUT, "an API key must be printable ASCII without blanks");
     int64_t known = accounts_key_check(a, token);
     if (known) return known;
     unsigned char d[DIGEST_BYTES];
@@ -231,7 +239,8 @@ int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOU
     unsigned char bytes[RANDOM_BYTES];
     randombytes_buf(bytes, sizeof bytes);
     memcpy(token, "sk-spillway-", 12);
-    sodium_bin2base64(token + 12, ACCOUNTS_TOKEN_BYTES - 12, bytes, sizeof bytes, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+    sodium_bin2base64(token + 12, ACCOUNTS_TOKEN_BYTES - 12, bytes, sizeof bytes,
+                      sodium_base64_VARIANT_URLSAFE_NO_PADDING);
     return accounts_key_add(a, name, token, e);
 }
 
@@ -243,19 +252,23 @@ int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e)
     sqlite3_bind_int64(s, 1, id);
     int rc = sqlite3_step(s) == SQLITE_DONE ? 0 : db_error(a, e);
     sqlite3_finalize(s);
-    if (!rc && sqlite3_changes(a->db) == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
+    if (!rc && sqlite3_changes(a->db) == 0)
+        rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
     return rc ? rc : load_keys(a, e);
 }
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
 {
     sqlite3_stmt *s = NULL;
-    const char *sql = "SELECT id, name, key_hint, created_s, coalesce(closed_s, 0) FROM accounts WHERE kind = 'key' ORDER BY id";
+    const char *sql =
+        "SELECT id, name, key_hint, created_s, coalesce(closed_s, 0) FROM accounts WHERE kind = 'key' ORDER BY id";
     if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
     int step;
     while ((step = sqlite3_step(s)) == SQLITE_ROW) {
-        struct accounts_key k = {.id = sqlite3_column_int64(s, 0), .name = (const char *)sqlite3_column_text(s, 1),
-                                 .hint = (const char *)sqlite3_column_text(s, 2), .created_s = sqlite3_column_int64(s, 3),
+        struct accounts_key k = {.id = sqlite3_column_int64(s, 0),
+                                 .name = (const char *)sqlite3_column_text(s, 1),
+                                 .hint = (const char *)sqlite3_column_text(s, 2),
+                                 .created_s = sqlite3_column_int64(s, 3),
                                  .revoked_s = sqlite3_column_int64(s, 4)};
         fn(ctx, &k);
     }

@@ -1,4 +1,5 @@
-/* Schema: the migrations, in order, each in a transaction of its own. A migration that was released is never changed: changes are new ones. */
+/* Schema: the migrations, in order, each in a transaction of its own. A migration that was released is never changed:
+ * changes are new ones. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
 #define SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
 

@@ -1,4 +1,5 @@
-/* POST /v1/chat/completions: hands the request over to a completion (completion.c), which checks it, runs it and answers. */
+/* POST /v1/chat/completions: hands the request over to a completion (completion.c), which checks it, runs it and
+ * answers. */
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
 #include "server/completion.h"

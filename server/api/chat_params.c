@@ -11,10 +11,10 @@ enum field_kind {
     FIELD_REAL,
     FIELD_INT,
     FIELD_BOOL,
-    FIELD_OWN,      /* read() */
+    FIELD_OWN,       /* read() */
     FIELD_ELSEWHERE, /* model, messages */
-    FIELD_IGNORED,  /* does not change the answer */
-    FIELD_REFUSED   /* would change it: only the value that asks for nothing passes */
+    FIELD_IGNORED,   /* does not change the answer */
+    FIELD_REFUSED    /* would change it: only the value that asks for nothing passes */
 };
 
 /* What FIELD_REFUSED lets pass (null always does). */
@@ -25,15 +25,21 @@ struct field {
     enum field_kind kind;
     size_t at;
     double min, max;
-    int (*read)(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+    int (*read)(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                struct err *e);
     enum nothing nothing;
 };
 
-static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
-static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
-static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
-static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
-static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e);
+static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e);
+static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e);
+static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model,
+                               struct arena *arena, struct err *e);
+static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                       struct err *e);
 
 #define AT(x) offsetof(struct chat_params, x)
 #define MAX_COUNT 2147483647.0
@@ -94,13 +100,20 @@ static const struct field *field_find(const char *name)
 static const char *type_name(const json_t *v)
 {
     switch (json_typeof(v)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a number";
-    case JSON_NULL: return "null";
-    default: return "a boolean";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number";
+    case JSON_NULL:
+        return "null";
+    default:
+        return "a boolean";
     }
 }
 
@@ -112,16 +125,20 @@ static int wrong_type(const char *name, const json_t *v, const char *wanted, str
 static int read_number(const struct field *f, struct chat_params *p, const json_t *v, struct err *e)
 {
     bool whole = f->kind == FIELD_INT;
-    if (whole ? !json_is_integer(v) : !json_is_number(v)) return wrong_type(f->name, v, whole ? "an integer" : "a number", e);
+    if (whole ? !json_is_integer(v) : !json_is_number(v))
+        return wrong_type(f->name, v, whole ? "an integer" : "a number", e);
     double x = json_number_value(v);
     if (!(x >= f->min && x <= f->max))
         return err_set_param(e, ERR_INPUT, f->name, "'%s' must be between %.10g and %.10g.", f->name, f->min, f->max);
-    if (whole) *(int64_t *)((char *)p + f->at) = json_integer_value(v);
-    else *(double *)((char *)p + f->at) = x;
+    if (whole)
+        *(int64_t *)((char *)p + f->at) = json_integer_value(v);
+    else
+        *(double *)((char *)p + f->at) = x;
     return 0;
 }
 
-static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e)
 {
     (void)model;
     (void)arena;
@@ -135,13 +152,16 @@ static int stop_add(struct chat_params *p, const json_t *v, const char *name, st
 {
     if (!json_is_string(v)) return wrong_type(name, v, "a string", e);
     size_t n = json_string_length(v);
-    if (n < 1 || n > STOP_MAX_BYTES) return err_set_param(e, ERR_INPUT, name, "A stop string must have 1 to %d bytes.", STOP_MAX_BYTES);
-    if (p->n_stops == STOP_MAX_STRINGS) return err_set_param(e, ERR_INPUT, "stop", "At most %d stop strings.", STOP_MAX_STRINGS);
+    if (n < 1 || n > STOP_MAX_BYTES)
+        return err_set_param(e, ERR_INPUT, name, "A stop string must have 1 to %d bytes.", STOP_MAX_BYTES);
+    if (p->n_stops == STOP_MAX_STRINGS)
+        return err_set_param(e, ERR_INPUT, "stop", "At most %d stop strings.", STOP_MAX_STRINGS);
     p->stops[p->n_stops++] = (struct stop_string){.p = json_string_value(v), .n = n};
     return 0;
 }
 
-static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e)
 {
     (void)model;
     (void)arena;
@@ -156,11 +176,13 @@ static int read_stop(struct chat_params *p, const json_t *v, const struct prompt
     return 0;
 }
 
-static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                     struct err *e)
 {
     if (!json_is_object(v)) return wrong_type("logit_bias", v, "an object", e);
     size_t n = json_object_size(v), i = 0;
-    if (n > CHAT_MAX_BIAS) return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias' may have at most %d members.", CHAT_MAX_BIAS);
+    if (n > CHAT_MAX_BIAS)
+        return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias' may have at most %d members.", CHAT_MAX_BIAS);
     struct frame_bias *bias = arena_array(arena, n ? n : 1, sizeof *bias);
     if (!bias) return err_set(e, ERR_MEMORY, "out of memory");
     void *it;
@@ -169,10 +191,13 @@ static int read_bias(struct chat_params *p, const json_t *v, const struct prompt
         json_t *value = json_object_iter_value(it);
         int64_t id;
         if (!str_parse_int64(key, 0, (int64_t)model->vocab - 1, &id))
-            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.32s' is not a token id from 0 to %u.", key, model->vocab - 1);
+            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.32s' is not a token id from 0 to %u.",
+                                 key, model->vocab - 1);
         double x = json_number_value(value);
         if (!json_is_number(value) || !(x >= -100 && x <= 100))
-            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': the bias of token %lld must be a number from -100 to 100.", (long long)id);
+            return err_set_param(e, ERR_INPUT, "logit_bias",
+                                 "'logit_bias': the bias of token %lld must be a number from -100 to 100.",
+                                 (long long)id);
         bias[i] = (struct frame_bias){.token = (int32_t)id, .bias = (float)x};
     }
     p->bias = bias;
@@ -180,7 +205,8 @@ static int read_bias(struct chat_params *p, const json_t *v, const struct prompt
     return 0;
 }
 
-static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model,
+                               struct arena *arena, struct err *e)
 {
     (void)model;
     (void)arena;
@@ -198,7 +224,8 @@ static int read_stream_options(struct chat_params *p, const json_t *v, const str
     return 0;
 }
 
-static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                       struct err *e)
 {
     (void)model;
     (void)arena;
@@ -215,34 +242,43 @@ static bool string_is(const json_t *v, const char *s)
 static bool asks_for_nothing(enum nothing what, const json_t *v)
 {
     switch (what) {
-    case NOTHING_NULL: return false;
-    case NOTHING_EMPTY: return json_is_array(v) && json_array_size(v) == 0;
-    case NOTHING_FALSE: return json_is_false(v);
-    case NOTHING_TEXT_FORMAT: return json_is_object(v) && string_is(json_object_get(v, "type"), "text");
-    case NOTHING_TEXT_LIST: return json_is_array(v) && json_array_size(v) == 1 && string_is(json_array_get(v, 0), "text");
-    case NOTHING_NO_TOOL: return string_is(v, "none") || string_is(v, "auto");
+    case NOTHING_NULL:
+        return false;
+    case NOTHING_EMPTY:
+        return json_is_array(v) && json_array_size(v) == 0;
+    case NOTHING_FALSE:
+        return json_is_false(v);
+    case NOTHING_TEXT_FORMAT:
+        return json_is_object(v) && string_is(json_object_get(v, "type"), "text");
+    case NOTHING_TEXT_LIST:
+        return json_is_array(v) && json_array_size(v) == 1 && string_is(json_array_get(v, 0), "text");
+    case NOTHING_NO_TOOL:
+        return string_is(v, "none") || string_is(v, "auto");
     }
     return false;
 }
 
-static int read_field(const struct field *f, struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                      struct err *e)
+static int read_field(const struct field *f, struct chat_params *p, const json_t *v, const struct prompt_info *model,
+                      struct arena *arena, struct err *e)
 {
     bool number = f->kind == FIELD_REAL || f->kind == FIELD_INT || f->read == read_seed;
     if (json_is_null(v) && !number) return 0; /* as if it were not there */
     switch (f->kind) {
     case FIELD_REAL:
-    case FIELD_INT: return read_number(f, p, v, e);
+    case FIELD_INT:
+        return read_number(f, p, v, e);
     case FIELD_BOOL:
         if (!json_is_boolean(v)) return wrong_type(f->name, v, "a boolean", e);
         *(bool *)((char *)p + f->at) = json_is_true(v);
         return 0;
-    case FIELD_OWN: return f->read(p, v, model, arena, e);
+    case FIELD_OWN:
+        return f->read(p, v, model, arena, e);
     case FIELD_REFUSED:
         if (asks_for_nothing(f->nothing, v)) return 0;
         return err_set_param(e, ERR_UNSUPPORTED, f->name, "'%s' is not supported by this server.", f->name);
     case FIELD_ELSEWHERE:
-    case FIELD_IGNORED: return 0;
+    case FIELD_IGNORED:
+        return 0;
     }
     return err_set(e, ERR_INTERNAL, "field '%s' has no kind", f->name);
 }
@@ -251,11 +287,12 @@ static int read_field(const struct field *f, struct chat_params *p, const json_t
 static int check_together(const struct chat_params *p, const json_t *request, struct err *e)
 {
     if (p->max_tokens && p->max_completion_tokens && p->max_tokens != p->max_completion_tokens)
-        return err_set_param(e, ERR_INPUT, "max_tokens", "'max_tokens' and 'max_completion_tokens' are given and differ.");
+        return err_set_param(e, ERR_INPUT, "max_tokens",
+                             "'max_tokens' and 'max_completion_tokens' are given and differ.");
     int64_t max = p->max_completion_tokens ? p->max_completion_tokens : p->max_tokens;
     if (max && p->min_tokens > max)
-        return err_set_param(e, ERR_INPUT, "min_tokens", "'min_tokens' (%lld) is more than the maximum of %lld tokens.", (long long)p->min_tokens,
-                             (long long)max);
+        return err_set_param(e, ERR_INPUT, "min_tokens", "'min_tokens' (%lld) is more than the maximum of %lld tokens.",
+                             (long long)p->min_tokens, (long long)max);
     if (json_object_get(request, "top_logprobs") && !p->logprobs)
         return err_set_param(e, ERR_INPUT, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true.");
     const json_t *options = json_object_get(request, "stream_options");
@@ -264,11 +301,16 @@ static int check_together(const struct chat_params *p, const json_t *request, st
     return 0;
 }
 
-int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena, struct err *e)
+int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena,
+                     struct err *e)
 {
     const struct prompt_defaults *d = &model->defaults;
-    *p = (struct chat_params){.temperature = d->temperature, .top_p = d->top_p, .min_p = d->min_p, .top_k = d->top_k,
-                              .repetition_penalty = d->repetition_penalty, .n = 1};
+    *p = (struct chat_params){.temperature = d->temperature,
+                              .top_p = d->top_p,
+                              .min_p = d->min_p,
+                              .top_k = d->top_k,
+                              .repetition_penalty = d->repetition_penalty,
+                              .n = 1};
     for (void *it = json_object_iter((json_t *)request); it; it = json_object_iter_next((json_t *)request, it)) {
         const char *name = json_object_iter_key(it);
         const struct field *f = field_find(name);
@@ -290,7 +332,8 @@ size_t chat_params_numbers(struct chat_number *out, size_t cap)
     for (int i = 0; i < N_FIELDS; i++) {
         const struct field *f = &fields[i];
         if (f->kind != FIELD_REAL && f->kind != FIELD_INT) continue;
-        if (n < cap) out[n] = (struct chat_number){.name = f->name, .whole = f->kind == FIELD_INT, .min = f->min, .max = f->max};
+        if (n < cap)
+            out[n] = (struct chat_number){.name = f->name, .whole = f->kind == FIELD_INT, .min = f->min, .max = f->max};
         n++;
     }
     return n;

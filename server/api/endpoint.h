@@ -12,7 +12,7 @@ struct endpoint {
     void (*handle)(struct gateway *g, struct http_request *r);
 };
 
-extern const struct endpoint endpoint_chat_completions; /* chat_completions.c */
+extern const struct endpoint endpoint_chat_completions;       /* chat_completions.c */
 extern const struct endpoint endpoint_models, endpoint_model; /* models.c */
 extern const struct endpoint endpoint_livez, endpoint_readyz; /* health.c */
 

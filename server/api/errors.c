@@ -27,11 +27,20 @@ const struct api_error_row api_errors[API_ERRORS] = {
 };
 
 static const enum api_error by_err[ERR_CODES] = {
-    [ERR_NONE] = API_INTERNAL_ERROR,         [ERR_INPUT] = API_INVALID_VALUE,        [ERR_UNSUPPORTED] = API_UNSUPPORTED_PARAMETER,
-    [ERR_LIMIT] = API_INVALID_VALUE,         [ERR_CONTEXT] = API_CONTEXT_LENGTH_EXCEEDED, [ERR_NOT_FOUND] = API_MODEL_NOT_FOUND,
-    [ERR_DENIED] = API_PERMISSION_DENIED,    [ERR_MEMORY] = API_QUEUE_FULL,          [ERR_IO] = API_INTERNAL_ERROR,
-    [ERR_BUSY] = API_QUEUE_FULL,             [ERR_GONE] = API_WORKER_DOWN,           [ERR_TIMEOUT] = API_WORKER_DOWN,
-    [ERR_NUMERIC] = API_NUMERIC_ERROR,       [ERR_INTERNAL] = API_INTERNAL_ERROR,
+    [ERR_NONE] = API_INTERNAL_ERROR,
+    [ERR_INPUT] = API_INVALID_VALUE,
+    [ERR_UNSUPPORTED] = API_UNSUPPORTED_PARAMETER,
+    [ERR_LIMIT] = API_INVALID_VALUE,
+    [ERR_CONTEXT] = API_CONTEXT_LENGTH_EXCEEDED,
+    [ERR_NOT_FOUND] = API_MODEL_NOT_FOUND,
+    [ERR_DENIED] = API_PERMISSION_DENIED,
+    [ERR_MEMORY] = API_QUEUE_FULL,
+    [ERR_IO] = API_INTERNAL_ERROR,
+    [ERR_BUSY] = API_QUEUE_FULL,
+    [ERR_GONE] = API_WORKER_DOWN,
+    [ERR_TIMEOUT] = API_WORKER_DOWN,
+    [ERR_NUMERIC] = API_NUMERIC_ERROR,
+    [ERR_INTERNAL] = API_INTERNAL_ERROR,
 };
 
 enum api_error api_error_of(const struct err *e)
@@ -43,8 +52,10 @@ enum api_error api_error_of(const struct err *e)
 static void write_text(struct buf *b, const char *s)
 {
     size_t n = strlen(s);
-    if (utf8_valid(s, n)) json_write_string(b, s, n);
-    else json_write_string(b, "(not valid UTF-8)", 17);
+    if (utf8_valid(s, n))
+        json_write_string(b, s, n);
+    else
+        json_write_string(b, "(not valid UTF-8)", 17);
 }
 
 int api_error_write(struct buf *b, enum api_error kind, const struct err *e)
@@ -54,8 +65,10 @@ int api_error_write(struct buf *b, enum api_error kind, const struct err *e)
     buf_puts(b, "{\"error\":{\"message\":");
     write_text(b, hide ? "The server made a mistake; it is in its log." : e->msg);
     buf_printf(b, ",\"type\":\"%s\",\"param\":", api_errors[kind].type);
-    if (e->param[0]) write_text(b, e->param);
-    else buf_puts(b, "null");
+    if (e->param[0])
+        write_text(b, e->param);
+    else
+        buf_puts(b, "null");
     buf_printf(b, ",\"code\":\"%s\"}}", api_errors[kind].code);
     return b->failed;
 }
@@ -67,7 +80,8 @@ void api_error_reply(struct http_request *r, enum api_error kind, const struct e
     api_error_write(&b, kind, e);
     if (b.failed) {
         buf_clear(&b);
-        buf_puts(&b, "{\"error\":{\"message\":\"The error's message is too long.\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
+        buf_puts(&b, "{\"error\":{\"message\":\"The error's message is too "
+                     "long.\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
     }
     if (api_errors[kind].retry_after) http_add_header(r, "retry-after", api_errors[kind].retry_after);
     http_reply(r, api_errors[kind].status, "application/json", b.data, b.len);

@@ -1,4 +1,5 @@
-/* API errors: one table of what a client may be told: HTTP status, OpenAI type and code. The layers below return err codes; api_error_of maps them. */
+/* API errors: one table of what a client may be told: HTTP status, OpenAI type and code. The layers below return err
+ * codes; api_error_of maps them. */
 #ifndef SPILLWAY_SERVER_API_ERRORS_H
 #define SPILLWAY_SERVER_API_ERRORS_H
 
@@ -33,7 +34,8 @@ extern const struct api_error_row api_errors[API_ERRORS];
 
 /* What a failure of a lower layer is to a client. */
 enum api_error api_error_of(const struct err *e);
-/* Appends {"error":{...}}. The message and param of e are made valid UTF-8. Internal faults are told without their details. */
+/* Appends {"error":{...}}. The message and param of e are made valid UTF-8. Internal faults are told without their
+ * details. */
 int api_error_write(struct buf *b, enum api_error kind, const struct err *e);
 void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e);
 

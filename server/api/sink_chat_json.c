@@ -1,4 +1,5 @@
-/* Chat JSON sink: one chat.completion object when the last choice has finished. Nothing is sent before, so an error is a plain HTTP error. */
+/* Chat JSON sink: one chat.completion object when the last choice has finished. Nothing is sent before, so an error is
+ * a plain HTTP error. */
 #include "server/api/chat_write.h"
 #include "server/api/errors.h"
 
@@ -35,7 +36,8 @@ static void write_choice(struct buf *b, const struct completion *c, const struct
         buf_puts(b, "{\"content\":[");
         buf_append(b, ch->logprobs.data, ch->logprobs.len);
         buf_puts(b, "],\"refusal\":null}");
-    } else buf_puts(b, "null");
+    } else
+        buf_puts(b, "null");
     buf_printf(b, ",\"finish_reason\":\"%s\"}", chat_finish_name(ch->finish));
 }
 
@@ -58,7 +60,8 @@ static void reply(struct completion *c, const struct usage *u)
     if (b.failed || failed) {
         err_set(&e, ERR_INTERNAL, "an answer does not fit its buffer");
         api_error_reply(c->http, API_INTERNAL_ERROR, &e);
-    } else http_reply(c->http, 200, "application/json", b.data, b.len);
+    } else
+        http_reply(c->http, 200, "application/json", b.data, b.len);
     buf_free(&b);
 }
 
@@ -70,8 +73,10 @@ static void json_sink_event(struct completion *c, const struct event *ev)
         buf_append(&ch->text, ev->text, ev->n_text);
         if (ev->n_logprobs && ch->logprobs.len) buf_putc(&ch->logprobs, ',');
         if (c->params.logprobs) chat_write_logprobs(&ch->logprobs, ev);
-    } else if (ev->type == EVENT_FINISH) ch->finish = ev->finish;
-    else if (ev->type == EVENT_USAGE) reply(c, &ev->usage);
+    } else if (ev->type == EVENT_FINISH)
+        ch->finish = ev->finish;
+    else if (ev->type == EVENT_USAGE)
+        reply(c, &ev->usage);
 }
 
 static void json_sink_close(struct completion *c)
@@ -83,4 +88,5 @@ static void json_sink_close(struct completion *c)
     }
 }
 
-const struct sink_ops sink_chat_json = {.name = "chat_json", .open = json_sink_open, .event = json_sink_event, .close = json_sink_close};
+const struct sink_ops sink_chat_json = {
+    .name = "chat_json", .open = json_sink_open, .event = json_sink_event, .close = json_sink_close};

@@ -1,6 +1,8 @@
-/* Chat SSE sink: chat.completion.chunk events as OpenAI sends them. Per choice: role, content deltas, finish; then usage if asked for, then [DONE].
+/* Chat SSE sink: chat.completion.chunk events as OpenAI sends them. Per choice: role, content deltas, finish; then
+ * usage if asked for, then [DONE].
  *
- * The response's headers go out with the first event. After that an error is an event of its own and there is no [DONE]. */
+ * The response's headers go out with the first event. After that an error is an event of its own and there is no
+ * [DONE]. */
 #include "server/api/chat_write.h"
 #include "server/api/errors.h"
 
@@ -38,7 +40,10 @@ static void write_role(struct chat_sse *s, const struct completion *c, uint32_t 
     if (s->role_sent[choice]) return;
     s->role_sent[choice] = true;
     chunk_begin(s, c);
-    buf_printf(&s->out, "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}", choice);
+    buf_printf(&s->out,
+               "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,"
+               "\"finish_reason\":null}",
+               choice);
     chunk_end(s, c);
 }
 
@@ -52,7 +57,8 @@ static void write_delta(struct chat_sse *s, const struct completion *c, const st
         buf_puts(&s->out, "{\"content\":[");
         chat_write_logprobs(&s->out, ev);
         buf_puts(&s->out, "],\"refusal\":null}");
-    } else buf_puts(&s->out, "null");
+    } else
+        buf_puts(&s->out, "null");
     buf_puts(&s->out, ",\"finish_reason\":null}");
     chunk_end(s, c);
 }
@@ -60,7 +66,8 @@ static void write_delta(struct chat_sse *s, const struct completion *c, const st
 static void write_finish(struct chat_sse *s, const struct completion *c, const struct event *ev)
 {
     chunk_begin(s, c);
-    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}", ev->choice, chat_finish_name(ev->finish));
+    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}", ev->choice,
+               chat_finish_name(ev->finish));
     chunk_end(s, c);
 }
 
@@ -80,9 +87,12 @@ static void sse_event(struct completion *c, const struct event *ev)
     struct chat_sse *s = c->sink_state;
     buf_clear(&s->out);
     if (ev->type == EVENT_DELTA || ev->type == EVENT_FINISH) write_role(s, c, ev->choice);
-    if (ev->type == EVENT_DELTA) write_delta(s, c, ev);
-    else if (ev->type == EVENT_FINISH) write_finish(s, c, ev);
-    else if (ev->type == EVENT_USAGE) write_last(s, c, ev);
+    if (ev->type == EVENT_DELTA)
+        write_delta(s, c, ev);
+    else if (ev->type == EVENT_FINISH)
+        write_finish(s, c, ev);
+    else if (ev->type == EVENT_USAGE)
+        write_last(s, c, ev);
     else {
         buf_puts(&s->out, "data: ");
         api_error_write(&s->out, api_error_of(ev->err), ev->err);
@@ -93,13 +103,12 @@ static void sse_event(struct completion *c, const struct event *ev)
         http_add_header(c->http, "cache-control", "no-cache");
         http_stream_begin(c->http, 200, "text/event-stream; charset=utf-8");
     }
-    if (s->out.failed || http_stream_write(c->http, s->out.data, s->out.len)) completion_drop(c);
-    else if (ev->type == EVENT_USAGE || ev->type == EVENT_ERROR) http_stream_end(c->http);
+    if (s->out.failed || http_stream_write(c->http, s->out.data, s->out.len))
+        completion_drop(c);
+    else if (ev->type == EVENT_USAGE || ev->type == EVENT_ERROR)
+        http_stream_end(c->http);
 }
 
-static void sse_close(struct completion *c)
-{
-    buf_free(&((struct chat_sse *)c->sink_state)->out);
-}
+static void sse_close(struct completion *c) { buf_free(&((struct chat_sse *)c->sink_state)->out); }
 
 const struct sink_ops sink_chat_sse = {.name = "chat_sse", .open = sse_open, .event = sse_event, .close = sse_close};

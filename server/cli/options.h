@@ -1,8 +1,8 @@
 /* Options: the one table of commands and flags. It parses command lines and prints every --help.
  *
- * A row is an option: which commands take it, flag, argument, range or choices, default, help. Adding an option is one row here and one
- * field of struct options. Values are checked against their range when they are parsed; whether a file exists is the command's to find
- * out. Strings are borrowed from argv. */
+ * A row is an option: which commands take it, flag, argument, range or choices, default, help. Adding an option is one
+ * row here and one field of struct options. Values are checked against their range when they are parsed; whether a file
+ * exists is the command's to find out. Strings are borrowed from argv. */
 #ifndef SPILLWAY_SERVER_CLI_OPTIONS_H
 #define SPILLWAY_SERVER_CLI_OPTIONS_H
 

@@ -1,8 +1,8 @@
 /* serve [MODEL ...]: puts the gateway together, runs its loop, takes it apart. One line a stage on standard error.
  *
- * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media processes, loop. It is ready
- * when every worker has said hello; a worker that cannot start ends the server with its reason. SIGTERM or SIGINT drains: nothing new is taken,
- * what runs is finished; a second one, or DRAIN_MS, ends it. */
+ * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media
+ * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
+ * reason. SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; a second one, or DRAIN_MS, ends it. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
@@ -43,7 +43,8 @@ static int parse_listen(struct serve *s, struct err *e)
 {
     const char *text = s->o->listen, *colon = strrchr(text, ':');
     int64_t port;
-    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port)) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
+    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port))
+        return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
     size_t n = (size_t)(colon - text);
     if (n >= 2 && text[0] == '[' && text[n - 1] == ']') { /* [::1]:8080 */
         text++;
@@ -56,10 +57,7 @@ static int parse_listen(struct serve *s, struct err *e)
     return 0;
 }
 
-static bool is_loopback(const char *host)
-{
-    return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
-}
+static bool is_loopback(const char *host) { return strcmp(host, "::1") == 0 || str_starts_with(host, "127."); }
 
 /* A file with the key and perhaps a line's end. */
 static int read_key_file(const char *path, struct buf *b, struct err *e)
@@ -77,8 +75,10 @@ static int first_key(struct serve *s, struct err *e)
     int rc = s->o->api_key_file ? read_key_file(s->o->api_key_file, &b, e) : 0;
     const char *given = b.len ? b.data : env_api_key();
     int64_t id = 0;
-    if (!rc && given) id = accounts_key_add(s->g.accounts, "first", given, e);
-    else if (!rc && accounts_key_count(s->g.accounts) == 0) id = accounts_key_make(s->g.accounts, "first", s->first_key, e);
+    if (!rc && given)
+        id = accounts_key_add(s->g.accounts, "first", given, e);
+    else if (!rc && accounts_key_count(s->g.accounts) == 0)
+        id = accounts_key_make(s->g.accounts, "first", s->first_key, e);
     buf_free(&b);
     return rc ? rc : id < 0 ? (int)id : 0;
 }
@@ -88,17 +88,20 @@ static void refresh_fired(void *ctx)
     struct serve *s = ctx;
     struct err e;
     if (accounts_refresh(s->g.accounts, &e)) log_error("%s", e.msg);
-    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS)) log_error("out of memory: keys are no longer refreshed");
+    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS))
+        log_error("out of memory: keys are no longer refreshed");
 }
 
 static int open_accounts(struct serve *s, struct err *e)
 {
     if (s->o->no_auth) {
-        if (!is_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
+        if (!is_loopback(s->host))
+            return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
         log_info("accounts: none (--no-auth)");
         return 0;
     }
-    if (s->o->data) snprintf(s->data, sizeof s->data, "%s", s->o->data);
+    if (s->o->data)
+        snprintf(s->data, sizeof s->data, "%s", s->o->data);
     else {
         int rc = env_data_dir(s->data, sizeof s->data, e);
         if (rc) return rc;
@@ -122,24 +125,23 @@ static void announce(struct serve *s)
 {
     s->ready = true;
     bool v6 = strchr(s->host, ':') != NULL;
-    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), v6 ? "[" : "", s->host, v6 ? "]" : "",
-            http_port(s->g.http));
+    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms),
+            v6 ? "[" : "", s->host, v6 ? "]" : "", http_port(s->g.http));
     for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
     fprintf(stderr, "\n");
     if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
     memset(s->first_key, 0, sizeof s->first_key);
 }
 
-static struct serve *serve_of(struct gateway_model *m)
-{
-    return (struct serve *)m->gateway; /* its first member */
-}
+static struct serve *serve_of(struct gateway_model *m) { return (struct serve *)m->gateway; /* its first member */ }
 
 /* The worker and the gateway read the same folder; they must have understood the same. */
 static int check_hello(struct gateway_model *m, const struct frame_hello *h, struct err *e)
 {
     const struct prompt_info *info = prompt_model_info(m->prompt);
-    if (h->vocab != info->vocab) return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
+    if (h->vocab != info->vocab)
+        return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab,
+                       info->vocab);
     if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
                              h->tokens_per_tile != (uint32_t)info->images.tokens_per_tile))
         return err_set(e, ERR_INTERNAL, "%s: worker and gateway differ about pictures", m->id);
@@ -184,11 +186,16 @@ static int model_start(struct serve *s, const char *arg, struct err *e)
     int rc = model_path_find(arg, m->path, sizeof m->path, e);
     if (rc) return rc;
     const char *id = s->o->name ? s->o->name : model_path_id(arg, m->path);
-    if (!*id || strlen(id) >= sizeof m->id || !utf8_valid(id, strlen(id))) return err_set(e, ERR_INPUT, "%s: no usable name; give --name", arg);
+    if (!*id || strlen(id) >= sizeof m->id || !utf8_valid(id, strlen(id)))
+        return err_set(e, ERR_INPUT, "%s: no usable name; give --name", arg);
     for (size_t i = 0; i + 1 < g->n_models; i++)
         if (strcmp(g->models[i]->id, id) == 0) return err_set(e, ERR_INPUT, "two models are called '%s'", id);
     strcpy(m->id, id);
-    struct worker_config c = {.path = m->path, .name = m->id, .device = s->o->device, .compute = s->o->compute, .threads = s->o->threads,
+    struct worker_config c = {.path = m->path,
+                              .name = m->id,
+                              .device = s->o->device,
+                              .compute = s->o->compute,
+                              .threads = s->o->threads,
                               .kv_tokens = s->o->kv_tokens};
     struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
     return worker_proc_new(&m->worker, g->loop, &c, &events, e);
@@ -205,7 +212,8 @@ static int start_models(struct serve *s, struct err *e)
         rc = prompt_model_open(&m->prompt, m->path, e);
         if (rc) break;
         const struct prompt_info *info = prompt_model_info(m->prompt);
-        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
+        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "",
+                 info->has_template ? "" : ", no chat template");
     }
     return rc;
 }
@@ -215,7 +223,8 @@ static void drain_look(void *ctx)
     struct serve *s = ctx;
     int64_t now_ms = loop_now_ms(s->g.loop);
     bool idle = s->g.n_completions == 0 && http_open_requests(s->g.http) == 0;
-    if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS)) serve_stop(s, NULL);
+    if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS))
+        serve_stop(s, NULL);
 }
 
 static void signal_came(void *ctx, uint32_t events)

@@ -1,4 +1,5 @@
-/* Accounts: migrations from nothing and from a newer schema, keys made, checked, revoked, seen by another handle, never stored in the clear. */
+/* Accounts: migrations from nothing and from a newer schema, keys made, checked, revoked, seen by another handle, never
+ * stored in the clear. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -176,7 +177,8 @@ static void test_accounts_key_text_is_stored_nowhere(void **state)
         if (buf_read_file(&b, path, &e) == 0 && b.len) {
             assert_null(memmem(b.data, b.len, token, strlen(token)));
             assert_null(memmem(b.data, b.len, token + 12, 20));
-            seen += memmem(b.data, b.len, token + strlen(token) - 4, 4) != NULL; /* the hint: we do look at the right bytes */
+            seen += memmem(b.data, b.len, token + strlen(token) - 4, 4) !=
+                    NULL; /* the hint: we do look at the right bytes */
         }
         buf_free(&b);
     }

@@ -1,5 +1,6 @@
-/* The HTTP layer over real sockets: replies, streams, departure while suspended, whole deadlines, refused bodies, curl on the same loop.
- * With a number as argument: that many idle streams, and what they cost (docs/architecture.md quotes 10,000). */
+/* The HTTP layer over real sockets: replies, streams, departure while suspended, whole deadlines, refused bodies, curl
+ * on the same loop. With a number as argument: that many idle streams, and what they cost (docs/architecture.md quotes
+ * 10,000). */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -85,8 +86,10 @@ static void handle(void *ctx, struct http_request *r)
     struct buf body = {0};
     http_take_body(r, &body);
     const char *path = http_path(r);
-    if (strcmp(path, "/echo") == 0) http_reply(r, 200, "text/plain", body.data, body.len);
-    else if (strcmp(path, "/hang") == 0) http_on_gone(r, hang_gone, NULL);
+    if (strcmp(path, "/echo") == 0)
+        http_reply(r, 200, "text/plain", body.data, body.len);
+    else if (strcmp(path, "/hang") == 0)
+        http_on_gone(r, hang_gone, NULL);
     else if (strcmp(path, "/idle") == 0) {
         http_on_gone(r, hang_gone, NULL);
         http_stream_begin(r, 200, "text/event-stream");
@@ -102,14 +105,12 @@ static void handle(void *ctx, struct http_request *r)
         http_stream_begin(r, 200, "text/event-stream");
         assert_int_equal(http_stream_write(r, "half", 4), 0);
         http_stream_cut(r);
-    } else http_reply(r, 404, "text/plain", "none", 4);
+    } else
+        http_reply(r, 404, "text/plain", "none", 4);
     buf_free(&body);
 }
 
-static void stop_loop(void *ctx)
-{
-    loop_stop(ctx);
-}
+static void stop_loop(void *ctx) { loop_stop(ctx); }
 
 static int setup(void **state)
 {
@@ -166,7 +167,8 @@ static size_t client_read(int fd, char *out, size_t cap, bool *closed)
     *closed = false;
     for (;;) {
         ssize_t got = recv(fd, out + n, cap - 1 - n, MSG_DONTWAIT);
-        if (got > 0) n += (size_t)got;
+        if (got > 0)
+            n += (size_t)got;
         else {
             *closed = got == 0 || (got < 0 && errno != EAGAIN);
             break;
@@ -236,8 +238,10 @@ static void departure(const char *path, bool reset)
     struct linger l = {.l_onoff = 1};
     if (reset) setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
     int64_t left_ms = clock_boot_ms();
-    if (reset) close(fd);
-    else shutdown(fd, SHUT_WR);
+    if (reset)
+        close(fd);
+    else
+        shutdown(fd, SHUT_WR);
     run_for(300);
     if (!reset) close(fd);
     assert_int_equal(t.n_gone, 1);
@@ -403,7 +407,8 @@ static void test_curl_multi_shares_the_loop(void **state)
 static void test_http_free_ends_open_requests(void **state)
 {
     (void)state;
-    int a = client_send("GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"), b = client_send("GET /idle HTTP/1.1\r\nHost: x\r\n\r\n");
+    int a = client_send("GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"),
+        b = client_send("GET /idle HTTP/1.1\r\nHost: x\r\n\r\n");
     run_for(50);
     http_free(t.http);
     t.http = NULL;
@@ -451,7 +456,8 @@ static int idle_streams(int n)
     if (child == 0) {
         for (int i = 0; i < n; i++) {
             int fd = client_connect(port);
-            const char *request = "GET /idle HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-0123456789012345678901234567890123456789\r\n\r\n";
+            const char *request = "GET /idle HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                                  "sk-0123456789012345678901234567890123456789\r\n\r\n";
             if (send(fd, request, strlen(request), 0) < 0) _exit(1);
         }
         pause();
@@ -463,9 +469,9 @@ static int idle_streams(int n)
     long cpu_us = cpu_us_now();
     run_for(2000);
     cpu_us = cpu_us_now() - cpu_us;
-    printf("%d idle streams: RSS %ld KiB over base (%ld KiB), %.1f KiB each; open in %lld ms; idle CPU %.2f %%\n", t.n_streams,
-           resident_kb() - before_kb, before_kb, (double)(resident_kb() - before_kb) / n, (long long)(clock_boot_ms() - start_ms - 3000),
-           (double)cpu_us / 20000.0);
+    printf("%d idle streams: RSS %ld KiB over base (%ld KiB), %.1f KiB each; open in %lld ms; idle CPU %.2f %%\n",
+           t.n_streams, resident_kb() - before_kb, before_kb, (double)(resident_kb() - before_kb) / n,
+           (long long)(clock_boot_ms() - start_ms - 3000), (double)cpu_us / 20000.0);
     printf("a chunk of another stream costs %.1f us of CPU beside them\n", chunk_cpu_us());
     t.n_gone = 0; /* those of the streams above */
     kill(child, SIGKILL);
@@ -483,13 +489,20 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (argc > 1) return idle_streams(atoi(argv[1]));
     const struct CMUnitTest tests[] = {
-        HTTP_TEST(test_http_replies_and_keeps_the_connection), HTTP_TEST(test_http_streams_in_chunks),
-        HTTP_TEST(test_http_cut_stream_has_no_last_chunk),     HTTP_TEST(test_http_notices_fin_while_waiting),
-        HTTP_TEST(test_http_notices_reset_while_waiting),      HTTP_TEST(test_http_notices_fin_in_an_idle_stream),
-        HTTP_TEST(test_http_notices_reset_in_an_idle_stream),  HTTP_TEST(test_http_header_deadline_is_whole),
-        HTTP_TEST(test_http_body_deadline_is_whole),           HTTP_TEST(test_http_idle_connection_is_closed),
-        HTTP_TEST(test_http_refuses_early),                    HTTP_TEST(test_http_refuses_endless_chunked_body),
-        HTTP_TEST(test_curl_multi_shares_the_loop),            HTTP_TEST(test_http_free_ends_open_requests),
+        HTTP_TEST(test_http_replies_and_keeps_the_connection),
+        HTTP_TEST(test_http_streams_in_chunks),
+        HTTP_TEST(test_http_cut_stream_has_no_last_chunk),
+        HTTP_TEST(test_http_notices_fin_while_waiting),
+        HTTP_TEST(test_http_notices_reset_while_waiting),
+        HTTP_TEST(test_http_notices_fin_in_an_idle_stream),
+        HTTP_TEST(test_http_notices_reset_in_an_idle_stream),
+        HTTP_TEST(test_http_header_deadline_is_whole),
+        HTTP_TEST(test_http_body_deadline_is_whole),
+        HTTP_TEST(test_http_idle_connection_is_closed),
+        HTTP_TEST(test_http_refuses_early),
+        HTTP_TEST(test_http_refuses_endless_chunked_body),
+        HTTP_TEST(test_curl_multi_shares_the_loop),
+        HTTP_TEST(test_http_free_ends_open_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

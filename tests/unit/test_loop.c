@@ -1,4 +1,5 @@
-/* The event loop: timers against a plain sort, calls posted from threads, watches removed inside callbacks; the thread pool on it. */
+/* The event loop: timers against a plain sort, calls posted from threads, watches removed inside callbacks; the thread
+ * pool on it. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,10 +40,7 @@ static void timer_fired(void *ctx)
     tc->fired_ms[tc->n_fired++] = t->at_ms;
 }
 
-static void stop_loop(void *ctx)
-{
-    loop_stop(ctx);
-}
+static void stop_loop(void *ctx) { loop_stop(ctx); }
 
 static void test_loop_timers_fire_once_in_order(void **state)
 {

@@ -1,5 +1,6 @@
-/* Supervision of processes: this program starts itself as `worker` and as `media`. The media process is the real one; the worker is one that
- * misbehaves as its MODEL argument says, over the real frame protocol: what a real worker must never do has to be made somewhere. */
+/* Supervision of processes: this program starts itself as `worker` and as `media`. The media process is the real one;
+ * the worker is one that misbehaves as its MODEL argument says, over the real frame protocol: what a real worker must
+ * never do has to be made somewhere. */
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -28,7 +29,8 @@ static void worker_flush_all(struct frame_conn *c)
     while (frame_conn_flush(c, NULL) == 1) poll(&(struct pollfd){.fd = 3, .events = POLLOUT}, 1, -1);
 }
 
-static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *tokens, uint32_t n, enum finish_reason finish)
+static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *tokens, uint32_t n,
+                       enum finish_reason finish)
 {
     struct frame_step_row row = {.sequence = sequence, .tokens = tokens, .n_tokens = n, .finish = finish};
     if (frame_put_step(frame_conn_out(c), &(struct frame_step){.rows = &row, .n_rows = 1})) _exit(3);
@@ -47,7 +49,8 @@ static void worker_answer(struct frame_conn *c, const struct frame_submit *f, co
     struct stat st;
     for (uint32_t i = 0; i < f->n_fds; i++) /* told by the number of tokens: descriptors have arrived */
         if (fstat(f->fds[i], &st) == 0) worker_row(c, f->sequence, (int32_t[]){(int32_t)st.st_size}, 1, FINISH_NONE);
-    for (uint32_t i = 0; i < f->n_ids; i++) worker_row(c, f->sequence, &f->ids[i], 1, i + 1 == f->n_ids ? FINISH_LENGTH : FINISH_NONE);
+    for (uint32_t i = 0; i < f->n_ids; i++)
+        worker_row(c, f->sequence, &f->ids[i], 1, i + 1 == f->n_ids ? FINISH_LENGTH : FINISH_NONE);
 }
 
 static int fake_worker(const char *how)
@@ -57,8 +60,14 @@ static int fake_worker(const char *how)
     struct frame f;
     if (!strcmp(how, "never")) return 78;
     if (frame_conn_new(&c, 3, 1 << 22, NULL)) return 3;
-    struct frame_hello hello = {.version = FRAME_VERSION, .max_context = 100, .vocab = 1000, .block_tokens = 16, .n_blocks = 10, .max_sequences = 10,
-                                .image_token = -1, .device = "test"};
+    struct frame_hello hello = {.version = FRAME_VERSION,
+                                .max_context = 100,
+                                .vocab = 1000,
+                                .block_tokens = 16,
+                                .n_blocks = 10,
+                                .max_sequences = 10,
+                                .image_token = -1,
+                                .device = "test"};
     if (!strcmp(how, "version")) hello.version = 99;
     if (frame_put_hello(frame_conn_out(c), &hello)) return 3;
     for (;;) {
@@ -109,10 +118,7 @@ static void on_down(void *ctx, const struct err *why)
     snprintf(t.why, sizeof t.why, "%s", why->msg);
 }
 
-static void stop_loop(void *ctx)
-{
-    loop_stop(ctx);
-}
+static void stop_loop(void *ctx) { loop_stop(ctx); }
 
 static void run_for(int64_t ms)
 {
@@ -172,7 +178,10 @@ static int submit(struct sequence *q, uint32_t n_ids, int fd)
     static const int32_t ids[] = {5, 6, 7};
     *q = (struct sequence){.base = {.row = take_row, .down = take_down}};
     struct frame_tile tile = {0};
-    struct frame_submit f = {.weight = 1, .ids = ids, .n_ids = n_ids, .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = 5}};
+    struct frame_submit f = {.weight = 1,
+                             .ids = ids,
+                             .n_ids = n_ids,
+                             .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = 5}};
     if (fd >= 0) {
         f.tiles = &tile;
         f.n_tiles = 1;
@@ -320,14 +329,22 @@ static void call_done(struct media_call_state *s, struct media_reply *r)
 }
 
 /* A PNG's header is enough for a probe. */
-static const unsigned char png_head[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n', 0, 0, 0, 13, 'I', 'H', 'D', 'R', 0, 0, 0, 40, 0, 0, 0, 30,
-                                         8, 2, 0, 0, 0, 0xB4, 0x52, 0x39, 0xF5};
+static const unsigned char png_head[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n', 0,    0,    0,
+                                         13,   'I', 'H', 'D', 'R',  0,    0,    0,    40,   0,    0,
+                                         0,    30,  8,   2,   0,    0,    0,    0xB4, 0x52, 0x39, 0xF5};
 
 static void call_start(struct media_pool *p, struct call *c, int fd)
 {
-    static const struct image_settings settings = {.longest_edge = 96, .tile_px = 96, .tokens_per_tile = 36, .resample = 1,
-                                                   .mean = {0.5f, 0.5f, 0.5f}, .std = {0.5f, 0.5f, 0.5f}, .rescale = 1 / 255.0};
-    *c = (struct call){.base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings, .max_pixels = 1 << 20}, .done = call_done}};
+    static const struct image_settings settings = {.longest_edge = 96,
+                                                   .tile_px = 96,
+                                                   .tokens_per_tile = 36,
+                                                   .resample = 1,
+                                                   .mean = {0.5f, 0.5f, 0.5f},
+                                                   .std = {0.5f, 0.5f, 0.5f},
+                                                   .rescale = 1 / 255.0};
+    *c = (struct call){
+        .base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings, .max_pixels = 1 << 20},
+                 .done = call_done}};
     media_pool_call(p, &c->base);
 }
 
