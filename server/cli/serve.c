@@ -158,7 +158,9 @@ static void model_ready(void *ctx, const struct frame_hello *h)
         return;
     }
     uint32_t own = prompt_model_info(m->prompt)->max_context;
-    m->max_context = own && own < h->max_context ? own : h->max_context;
+    uint64_t cache = (uint64_t)h->n_blocks * h->block_tokens; /* a sequence that cannot fit alone is never admitted */
+    uint32_t limit = cache < h->max_context ? (uint32_t)cache : h->max_context;
+    m->max_context = own && own < limit ? own : limit;
     log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
     for (size_t i = 0; i < s->g.n_models; i++)
         if (!worker_is_ready(s->g.models[i]->worker)) return;
