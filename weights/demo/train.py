@@ -56,6 +56,13 @@ class Packer:
         out["label"] += ids if scored else [-1] * len(ids)
         out["group"] += [group] * len(ids)
 
+    @staticmethod
+    def rank(r, q):
+        """Random order in which questions fill a sequence: what asks most of the encoder first, the plentiful yes-or-no and declined ones rather later."""
+        if q[1] == "read" or q[0] == "describe" and r.random() < 0.5:
+            return r.random() - 1
+        return r.random() + (0.5 if q[0] == "exists" or q[1] == "decline" else 0)
+
     def sequence(self, r, split, edge):
         """One sequence: dict of ids, seg (0 = seen by all), pos, label, group; its tile or None; what stands in each cell of the tile."""
         out = {"ids": [], "seg": [], "label": [], "group": []}
@@ -75,8 +82,7 @@ class Packer:
             return self.finish(out, len(start)), None, None
         tile, _, what, qs = data.sample(r, split, edge)
         cells = what.cells(edge // self.c["patch"])
-        qs = [qs[i] for i in r.permutation(len(qs))]
-        qs.sort(key=lambda q: q[1] != "read" and (q[0] != "describe" or r.random() < 0.4))      # these first: they ask the most of the encoder
+        qs.sort(key=lambda q: self.rank(r, q))
         if form > 0.86:                                        # the question first, then the picture
             _, group, q, a = qs[0] if r.random() < 0.5 else qs[-1]
             self.turn(out, start, 0, -1, False)
