@@ -292,8 +292,10 @@ static void check_prompt(const struct prompt_model *m, const char *messages, con
     struct prompt_options o = {
         .grids = grids, .n_grids = pm.n_images, .now = golden_now(), .max_context = prompt_model_info(m)->max_context};
     if (prompt_from_messages(m, &pm, &o, &arena, &p, &e)) fail_msg("%s", e.msg);
-    assert_int_equal(p.n_ids, json_array_size(want));
-    for (size_t i = 0; i < p.n_ids; i++) assert_int_equal(p.ids[i], json_integer_value(json_array_get(want, i)));
+    size_t n = json_array_size(want);
+    if (n == 400) assert_true(p.n_ids >= n); /* the generator keeps the first 400 ids of a long chat */
+    else assert_int_equal(p.n_ids, n);
+    for (size_t i = 0; i < n; i++) assert_int_equal(p.ids[i], json_integer_value(json_array_get(want, i)));
     if (pm.n_images) { /* the same without room: both numbers are told */
         o.max_context = (uint32_t)p.n_ids;
         struct prompt none;

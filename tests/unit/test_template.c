@@ -184,7 +184,7 @@ static void test_hostile_templates_are_stopped(void **state)
     memset(deep, '[', sizeof deep);
     memcpy(deep, "{{ ", 3);
     memset(deep + 2000, ']', 1997);
-    memcpy(deep + 3996, "}}", 3);
+    memcpy(deep + 3997, "}}", 3);
     expect_code(deep, -ERR_LIMIT, "nested");
     size_t n = 0;
     for (int i = 0; i < 200; i++) n += (size_t)sprintf(deep + n, "{%% if 1 %%}");
