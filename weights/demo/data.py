@@ -161,10 +161,10 @@ def fonts(split):
 
 def random_text(r):
     k = r.random()
-    if k < 0.45:
+    if k < 0.55:
         return str(r.choice(WORDS))
-    if k < 0.72:
-        return "".join(r.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), size=int(r.integers(2, 7))))
+    if k < 0.73:
+        return "".join(r.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), size=int(r.integers(2, 6))))
     return "".join(r.choice(list("0123456789"), size=int(r.integers(1, 5))))
 
 

@@ -234,21 +234,25 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for g in self.param_groups:
+            by_shape = {}
             for p in g["params"]:
-                if p.grad is None:
-                    continue
-                m = self.state[p].setdefault("m", torch.zeros_like(p))
-                m.lerp_(p.grad, 1 - g["momentum"])
-                x = p.grad.lerp(m, g["momentum"])
-                tall = x.shape[0] > x.shape[1]
-                x = x.T if tall else x
-                x = x / (x.norm() + 1e-7)
+                if p.grad is not None:
+                    by_shape.setdefault((min(p.shape), max(p.shape)), []).append(p)
+            for ps in by_shape.values():
+                xs = []
+                for p in ps:
+                    m = self.state[p].setdefault("m", torch.zeros_like(p))
+                    m.lerp_(p.grad, 1 - g["momentum"])
+                    x = p.grad.lerp(m, g["momentum"])
+                    xs.append(x.T if x.shape[0] > x.shape[1] else x)
+                x = torch.stack(xs)
+                x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
                 for _ in range(5):
-                    a = x @ x.T
+                    a = x @ x.transpose(1, 2)
                     x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-                x = x.T if tall else x
-                p.mul_(1 - g["lr"] * g["weight_decay"])
-                p.add_(x, alpha=-g["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+                for p, y in zip(ps, x.float()):
+                    p.mul_(1 - g["lr"] * g["weight_decay"])
+                    p.add_(y.T if p.shape[0] > p.shape[1] else y, alpha=-g["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
 def optimisers(model, probe):
