@@ -67,7 +67,13 @@ int err_prefix(struct err *e, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof e->msg) snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %s", old);
+    const char *tail[] = {": ", old};
+    for (size_t i = 0; i < 2 && n >= 0 && (size_t)n < sizeof e->msg; i++) {
+        size_t left = sizeof e->msg - (size_t)n - 1, len = strlen(tail[i]);
+        memcpy(e->msg + n, tail[i], len < left ? len : left);
+        n += (int)(len < left ? len : left);
+        e->msg[n] = '\0';
+    }
     trim_utf8(e->msg, sizeof e->msg);
     return -(int)e->code;
 }
