@@ -62,12 +62,28 @@ struct activation {
     bool is_bf16;
 };
 
+/* Where packed weights lie, one after another in large pages, until the device is closed. */
+struct cpu_region {
+    struct cpu_chunk {
+        unsigned char *base, *next, *end;
+        size_t bytes;
+        struct cpu_chunk *older;
+    } *newest;
+};
+/* Zeroed, 64-byte aligned, NULL when it cannot be had. */
+void *cpu_region_take(struct cpu_region *r, size_t bytes);
+void cpu_region_free(struct cpu_region *r);
+/* Zeroed, 64-byte aligned; a page costs memory from its first write on. NULL when it cannot be had. */
+void *cpu_zeroed(size_t bytes);
+void cpu_zeroed_free(void *p); /* accepts NULL */
+
 struct device {
     const struct cpu_kernels *k;
     struct threads *threads;
     enum compute compute;
     volatile uint64_t *progress;
     struct device_limits limits;
+    struct cpu_region weights;
     /* scratch, made by reserve */
     unsigned char *act;      /* normalised or rounded operand rows */
     size_t act_bytes;

@@ -37,15 +37,9 @@ static void device_close(struct device *d)
 {
     if (!d) return;
     threads_free(d->threads);
-    free(d->act);
-    free(d->qkv);
-    free(d->thread_scratch);
-    free(d->cos);
-    free(d->sin);
-    free(d->position);
-    free(d->sequence);
-    free(d->blocks);
-    free(d->tasks);
+    void *const scratch[] = {d->act, d->qkv, d->thread_scratch, d->cos, d->sin, d->position, d->sequence, d->blocks, d->tasks};
+    for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) cpu_zeroed_free(scratch[i]);
+    cpu_region_free(&d->weights);
     free(d);
 }
 
@@ -83,10 +77,8 @@ static size_t max_size(size_t a, size_t b)
 static int scratch(void *out, size_t n, size_t size, struct err *e)
 {
     size_t bytes;
-    void *p = NULL;
-    if (!__builtin_mul_overflow(n, size, &bytes) && bytes < SIZE_MAX - 64) p = aligned_alloc(64, (bytes + 127) & ~(size_t)63);
+    void *p = __builtin_mul_overflow(n, size, &bytes) ? NULL : cpu_zeroed(bytes);
     if (!p) return err_set(e, ERR_MEMORY, "cpu: scratch memory of %zu x %zu bytes could not be had", n, size);
-    memset(p, 0, bytes);
     memcpy(out, &p, sizeof p);
     return 0;
 }
@@ -134,7 +126,7 @@ static int device_alloc(struct device *d, size_t bytes, void **out, struct err *
 static void device_free(struct device *d, void *p)
 {
     (void)d;
-    free(p);
+    cpu_zeroed_free(p);
 }
 
 static int device_copy(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)

@@ -71,13 +71,12 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
     w->panels = (w->n + PANEL - 1) / PANEL * (kind == PACK_GATE_UP ? 2 : 1);
     w->panel_bytes = w->dtype == DTYPE_BF16 ? w->kp * PANEL * sizeof(bf16) : w->k * PANEL * sizeof(float);
     w->bytes = w->panels * w->panel_bytes;
-    size_t rounded = (w->bytes + 63) & ~(size_t)63;
-    w->data = aligned_alloc(64, rounded);
+    w->data = cpu_region_take(&d->weights, w->bytes);
     if (!w->data) {
+        int rc = err_set(e, ERR_MEMORY, "packing weights: %zu bytes could not be had", w->bytes);
         free(w);
-        return err_set(e, ERR_MEMORY, "packing weights: %zu bytes could not be had", rounded);
+        return rc;
     }
-    memset(w->data, 0, rounded);
     struct pack_job j = {w, parts, n_parts};
     threads_run(d->threads, pack_share, &j);
     *out = w;
@@ -87,9 +86,7 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
 void cpu_weight_free(struct device *d, struct weight *w)
 {
     (void)d;
-    if (!w) return;
-    free(w->data);
-    free(w);
+    free(w); /* its panels belong to the device's region */
 }
 
 size_t cpu_weight_bytes(const struct weight *w)

@@ -165,26 +165,32 @@ static void layernorm(const float *x, const float *w, const float *b, float eps,
     for (i = 0; i < n; i++) out[i] = (x[i] - mean) * scale * w[i] + b[i];
 }
 
+INLINE vf silu_mul_vf(vf g, vf u)
+{
+    return g / (exp_vf(-g) + 1.0f) * u;
+}
+
 static void silu_mul(const float *gate, const float *up, size_t n, float *out)
 {
-    for (size_t i = 0; i < n; i += VW) {
-        size_t m = n - i < VW ? n - i : VW;
-        vf g = load_part(gate + i, m), u = load_part(up + i, m);
-        vf y = g / (exp_vf(-g) + 1.0f) * u;
-        memcpy(out + i, &y, m * 4);
-    }
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) store(out + i, silu_mul_vf(load(gate + i), load(up + i)));
+    vf y = silu_mul_vf(load_part(gate + i, n - i), load_part(up + i, n - i));
+    memcpy(out + i, &y, (n - i) * 4);
+}
+
+INLINE vf gelu_vf(vf v)
+{
+    vf u = (v + v * v * v * 0.044715f) * 0.7978845608028654f;
+    vf tanh_u = 1.0f - 2.0f / (exp_vf(u * 2.0f) + 1.0f);
+    return v * 0.5f * (tanh_u + 1.0f);
 }
 
 static void gelu(float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i += VW) {
-        size_t m = n - i < VW ? n - i : VW;
-        vf v = load_part(x + i, m);
-        vf u = (v + v * v * v * 0.044715f) * 0.7978845608028654f;
-        vf tanh_u = 1.0f - 2.0f / (exp_vf(u * 2.0f) + 1.0f);
-        vf y = v * 0.5f * (tanh_u + 1.0f);
-        memcpy(x + i, &y, m * 4);
-    }
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) store(x + i, gelu_vf(load(x + i)));
+    vf y = gelu_vf(load_part(x + i, n - i));
+    memcpy(x + i, &y, (n - i) * 4);
 }
 
 /* --- attention --- */
