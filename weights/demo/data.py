@@ -420,14 +420,15 @@ def region(x, y):
 
 
 def questions(r, s, split):
-    """Everything askable: (kind, group, question, answer). group is one of colour, shape, count, position, read, decline, other."""
+    """Everything askable: (kind, group, question, answer, mentions). group is one of colour, shape, count, position, read, decline, other;
+    mentions are the objects a question speaks of, as (words, number in s.objects)."""
     out = []
 
-    def ask(kind, group, answer, **kw):
+    def ask(kind, group, answer, mentions=(), **kw):
         forms = ASK[kind][0 if split == "train" else 1]
         q = unanswerable(r) if kind == "decline" and split == "train" and r.random() < 0.75 else str(r.choice(forms))
         q = spelled(r, q, **kw)
-        out.append((kind, group, reword(r, q) if split == "train" else q, answer))
+        out.append((kind, group, reword(r, q) if split == "train" else q, answer, mentions))
     obj = s.objects
     shapes, colours = [o[0] for o in obj], [o[1] for o in obj]
     cap = str.capitalize
@@ -435,16 +436,16 @@ def questions(r, s, split):
     if len(obj) == 1:
         ask("colour_it", "colour", cap(colours[0]) + ".")
         ask("shape_it", "shape", cap(article(shapes[0])) + ".")
-    for sh, c, x, y in obj:
+    for k, (sh, c, x, y) in enumerate(obj):
         if shapes.count(sh) == 1:
-            ask("colour_of", "colour", cap(c) + ".", s=sh)
+            ask("colour_of", "colour", cap(c) + ".", [(sh, k)], s=sh)
         if colours.count(c) == 1:
-            ask("shape_of", "shape", cap(article(sh)) + ".", c=c)
+            ask("shape_of", "shape", cap(article(sh)) + ".", [(c, k)], c=c)
         one = sh if shapes.count(sh) == 1 else f"{c} {sh}" if [o[:2] for o in obj].count((sh, c)) == 1 else None
         if one and r.random() < 0.2:
             one = f"{c} {sh}"
         if one and region(x, y):
-            ask("where", "position", region(x, y) + ".", a=one)
+            ask("where", "position", region(x, y) + ".", [(one, k)], a=one)
     if obj:
         ask("count_all", "count", NUMBERS[len(obj)] + ".")
         for sh in dict.fromkeys(shapes):
@@ -471,9 +472,9 @@ def questions(r, s, split):
         b = shapes[j] if shapes.count(shapes[j]) == 1 and r.random() < 0.7 else f"{colours[j]} {shapes[j]}"
         dx, dy = obj[i][2] - obj[j][2], obj[i][3] - obj[j][3]
         if abs(dx) > 0.12:
-            ask("left_right", "position", "Left." if dx < 0 else "Right.", a=a, b=b)
+            ask("left_right", "position", "Left." if dx < 0 else "Right.", [(a, i), (b, j)], a=a, b=b)
         if abs(dy) > 0.12:
-            ask("above_below", "position", "Above." if dy < 0 else "Below.", a=a, b=b)
+            ask("above_below", "position", "Above." if dy < 0 else "Below.", [(a, i), (b, j)], a=a, b=b)
     if len(obj) > 1:
         if obj[1][2] - obj[0][2] > 0.1:
             ask("leftmost", "other", cap(article(f"{colours[0]} {shapes[0]}")) + ".")

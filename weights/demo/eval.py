@@ -38,7 +38,7 @@ def cases(n):
         for group in list(TARGETS) + ["other"]:
             of = [q for q in qs if q[1] == group]
             if of:
-                _, _, q, a = of[int(r.integers(len(of)))]
+                _, _, q, a, _ = of[int(r.integers(len(of)))]
                 yield png.getvalue(), tile, group, q, a
 
 

@@ -141,6 +141,8 @@ class DemoNet(nn.Module):
         angle = position[..., None].float() * self.inv_freq
         angle = torch.cat([angle, angle], -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        self.inner = []                                        # the residual after each layer but the last, for train.py's Pointer
         for layer in self.layers:
+            self.inner.append(x)
             x = layer(x, cos, sin, mask)
         return self.norm(x)                                    # logits = self.head(of the rows that are scored)
