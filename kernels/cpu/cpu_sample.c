@@ -80,13 +80,11 @@ static void penalise(float *logits, size_t vocab, const struct sample_row *row, 
         }
     }
     if (p->frequency_penalty == 0 && p->presence_penalty == 0) return;
+    memset(count, 0, vocab * sizeof *count);
     for (size_t i = 0; i < row->n_made; i++) {
         int32_t t = row->made[i];
         if (t < 0 || (size_t)t >= vocab) continue;
-        logits[t] -= p->frequency_penalty;
-        bool again = false;
-        for (size_t j = 0; j < i && !again; j++) again = row->made[j] == t;
-        if (!again) logits[t] -= p->presence_penalty;
+        logits[t] -= p->frequency_penalty + (count[t]++ ? 0 : p->presence_penalty);
     }
 }
 
