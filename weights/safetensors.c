@@ -51,7 +51,7 @@ static int file_map(struct safetensors_file *f, const char *dir, struct err *e)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, f->name) >= sizeof path) return err_set(e, ERR_INPUT, "%s: path too long", dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused below, not waited for */
     if (fd < 0) return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", path, strerror(errno));
     struct stat st;
     int rc = 0;
@@ -146,15 +146,19 @@ static int by_name(const void *pa, const void *pb)
     return strcmp(((const struct tensor *)pa)->name, ((const struct tensor *)pb)->name);
 }
 
-/* The tensors of files[file], the newest in the list, must not share bytes. */
-static int check_overlap(struct safetensors *s, size_t first, const char *file, struct err *e)
+/* The tensors of one file, the newest in the list, must fill its data in turn, without sharing bytes and without a gap, as the format asks. */
+static int check_places(struct safetensors *s, size_t first, const struct safetensors_file *f, struct err *e)
 {
-    if (s->n_tensors == first) return 0;
-    qsort(s->tensors + first, s->n_tensors - first, sizeof *s->tensors, by_place);
-    for (size_t i = first + 1; i < s->n_tensors; i++) {
-        const struct tensor *a = &s->tensors[i - 1], *b = &s->tensors[i];
-        if ((const unsigned char *)a->data + a->bytes > (const unsigned char *)b->data) return err_set(e, ERR_INPUT, "%s: tensors %s and %s overlap", file, a->name, b->name);
+    if (s->n_tensors > first) qsort(s->tensors + first, s->n_tensors - first, sizeof *s->tensors, by_place);
+    const unsigned char *data = f->map + f->header_bytes, *end = data;
+    for (size_t i = first; i < s->n_tensors; i++) {
+        const struct tensor *t = &s->tensors[i];
+        const unsigned char *at = t->data;
+        if (at < end) return err_set(e, ERR_INPUT, "%s: tensors %s and %s overlap at offset %zu of the data", f->name, s->tensors[i - 1].name, t->name, (size_t)(at - data));
+        if (at > end) return err_set(e, ERR_INPUT, "%s: the data from offset %zu to %zu, before %s, belong to no tensor", f->name, (size_t)(end - data), (size_t)(at - data), t->name);
+        end = at + t->bytes;
     }
+    if (end != f->map + f->bytes) return err_set(e, ERR_INPUT, "%s: %zu bytes after the last tensor, at offset %zu of the data", f->name, (size_t)(f->map + f->bytes - end), (size_t)(end - data));
     return 0;
 }
 
@@ -180,7 +184,7 @@ static int read_header(struct safetensors *s, size_t file, struct err *e)
         else s->n_tensors++, rc = read_tensor(t, f, v, e);
     }
     json_decref(header);
-    return rc ? rc : check_overlap(s, first, f->name, e);
+    return rc ? rc : check_places(s, first, f, e);
 }
 
 static int add_file(struct safetensors *s, const char *dir, const char *name, struct err *e)
