@@ -69,6 +69,9 @@ static int request_variables(const struct prompt_model *m, const struct prompt_m
 {
     if (kwargs && !json_is_object(kwargs))
         return err_set_param(e, ERR_INPUT, "chat_template_kwargs", "chat_template_kwargs: must be an object");
+    if (json_object_size(kwargs) > PROMPT_MAX_KWARGS) /* each becomes a variable, found by looking through all */
+        return err_set_param(e, ERR_LIMIT, "chat_template_kwargs", "chat_template_kwargs: %zu members, the limit is %d",
+                             json_object_size(kwargs), PROMPT_MAX_KWARGS);
     *out = json_object();
     int rc =
         *out && !json_object_set(*out, "messages", messages->messages) ? 0 : err_set(e, ERR_MEMORY, "out of memory");

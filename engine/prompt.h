@@ -25,7 +25,7 @@
 #include "engine/text/marked_text.h"
 #include "engine/text/tokenizer.h"
 
-enum { PROMPT_MAX_MESSAGES = 2048, PROMPT_MAX_IMAGES = 20 };
+enum { PROMPT_MAX_MESSAGES = 2048, PROMPT_MAX_IMAGES = 20, PROMPT_MAX_KWARGS = 64 };
 
 /* generation_config.json; what it does not say is "off". Holds where the request is silent. */
 struct prompt_defaults {

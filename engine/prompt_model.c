@@ -159,8 +159,8 @@ static int config_int(const json_t *config, const char *dir, const char *field, 
                       struct err *e)
 {
     const json_t *v = json_object_get(json_object_get(config, "text_config"), field);
-    if (!v) v = json_object_get(config, field);
-    if (!v) return field_error(e, dir, "config.json", field, "is missing");
+    if (!v || json_is_null(v)) v = json_object_get(config, field);
+    if (!v || json_is_null(v)) return field_error(e, dir, "config.json", field, "is missing");
     if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max)
         return field_error(e, dir, "config.json", field, "is not an integer in range");
     *out = json_integer_value(v);

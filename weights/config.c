@@ -103,34 +103,51 @@ static int read_yarn(const struct section *s, struct yarn *y, uint32_t max_posit
     return rc;
 }
 
-/* rope_theta on top (transformers 4) or in rope_parameters (5); rope_scaling null or an object. */
+/* An object in s, or NULL if it is absent or null. */
+static int read_object(const struct section *s, const char *key, const json_t **out, struct err *e)
+{
+    const json_t *v = json_object_get(s->v, key);
+    *out = NULL;
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_object(v)) return err_set(e, ERR_INPUT, "config.json: %s%s must be an object or null", s->name, key);
+    *out = v;
+    return 0;
+}
+
+/* How the frequencies in t->inv_freq change for long contexts: not at all, or by YaRN. s: rope_scaling or rope_parameters. */
+static int read_rope_type(struct text_config *t, const struct section *s, double theta, bool required, struct err *e)
+{
+    const json_t *type = json_object_get(s->v, "rope_type");
+    if (!type) type = json_object_get(s->v, "type");
+    if (!type && required) return err_set(e, ERR_INPUT, "config.json: %srope_type is missing", s->name);
+    const char *word = type ? json_string_value(type) : "default";
+    if (word && strcmp(word, "default") == 0) return 0;
+    if (!word || strcmp(word, "yarn")) return err_set(e, ERR_UNSUPPORTED, "config.json: %srope_type '%.32s' is not supported", s->name, word ? word : "?");
+    struct yarn y;
+    int rc = read_yarn(s, &y, t->max_positions, e);
+    if (!rc) yarn_apply(t, theta, &y);
+    return rc;
+}
+
+/* rope_theta on top (transformers 4) or in rope_parameters (5), where the type may be silent; rope_scaling null or an object with its type. */
 static int read_rope(struct text_config *t, const struct section *text, const struct family *f, struct err *e)
 {
-    char name[64];
-    const json_t *params = json_object_get(text->v, "rope_parameters"), *scaling = json_object_get(text->v, "rope_scaling");
-    bool in_params = json_is_object(params) && json_object_get(params, "rope_theta");
-    snprintf(name, sizeof name, "%s%s", text->name, in_params ? "rope_parameters." : "");
-    struct section theta_at = {in_params ? params : text->v, name};
+    char params_name[64], scaling_name[64];
+    struct section params = {NULL, params_name}, scaling = {NULL, scaling_name};
+    snprintf(params_name, sizeof params_name, "%srope_parameters.", text->name);
+    snprintf(scaling_name, sizeof scaling_name, "%srope_scaling.", text->name);
+    int rc = read_object(text, "rope_parameters", &params.v, e);
+    if (!rc) rc = read_object(text, "rope_scaling", &scaling.v, e);
+    if (rc) return rc;
+    const struct section *theta_at = params.v && !absent(&params, "rope_theta") ? &params : text;
     double theta;
-    if (absent(&theta_at, "rope_theta")) log_warn("config.json: %srope_theta is missing; %s assumes %g", text->name, f->architecture, f->rope_theta);
-    int rc = read_number(&theta_at, "rope_theta", f->rope_theta, 1.001, 1e12, &theta, e);
+    if (absent(theta_at, "rope_theta")) log_warn("config.json: %srope_theta is missing; %s assumes %g", text->name, f->architecture, f->rope_theta);
+    rc = read_number(theta_at, "rope_theta", f->rope_theta, 1.001, 1e12, &theta, e);
     if (rc) return rc;
     t->rope_scale = 1;
     for (uint32_t j = 0; j < t->head_dim / 2; j++) t->inv_freq[j] = 1.0f / powf((float)theta, (float)(2 * j) / (float)t->head_dim);
-    const json_t *how = json_is_object(scaling) ? scaling : params;
-    if (!json_is_object(how)) return 0;
-    const json_t *type = json_object_get(how, "rope_type");
-    if (!type) type = json_object_get(how, "type");
-    if (!type || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0)) return 0;
-    if (!json_is_string(type) || strcmp(json_string_value(type), "yarn"))
-        return err_set(e, ERR_UNSUPPORTED, "config.json: %s: rope type '%.32s' is not supported", text->name, json_is_string(type) ? json_string_value(type) : "?");
-    char where[64];
-    snprintf(where, sizeof where, "%s%s.", text->name, how == scaling ? "rope_scaling" : "rope_parameters");
-    struct section s = {how, where};
-    struct yarn y;
-    rc = read_yarn(&s, &y, t->max_positions, e);
-    if (!rc) yarn_apply(t, theta, &y);
-    return rc;
+    if (scaling.v) return read_rope_type(t, &scaling, theta, true, e);
+    return params.v ? read_rope_type(t, &params, theta, false, e) : 0;
 }
 
 static int read_rope_layers(struct text_config *t, const struct section *s, const struct family *f, struct err *e)
@@ -151,6 +168,21 @@ static int read_rope_layers(struct text_config *t, const struct section *s, cons
     return 0;
 }
 
+/* Every layer sees the whole context; another kind would be computed wrongly. */
+static int expect_full_attention(const struct section *s, struct err *e)
+{
+    const json_t *list = json_object_get(s->v, "layer_types"), *v;
+    if (!list || json_is_null(list)) return 0;
+    if (!json_is_array(list)) return err_set(e, ERR_INPUT, "config.json: %slayer_types must be an array or null", s->name);
+    size_t i;
+    json_array_foreach((json_t *)list, i, v)
+    {
+        const char *word = json_string_value(v);
+        if (!word || strcmp(word, "full_attention")) return err_set(e, ERR_UNSUPPORTED, "config.json: %slayer_types[%zu]: only 'full_attention' is supported", s->name, i);
+    }
+    return 0;
+}
+
 /* --- sections --- */
 static int read_text(struct model_config *c, const struct section *s, const struct section *top, struct err *e)
 {
@@ -161,6 +193,8 @@ static int read_text(struct model_config *c, const struct section *s, const stru
     if (!rc) rc = read_u32(s, "num_attention_heads", -1, 1, 1024, &t->heads, e);
     if (!rc) rc = read_u32(s, "num_key_value_heads", t->heads, 1, 1024, &t->kv_heads, e);
     if (!rc && t->heads % t->kv_heads) rc = err_set(e, ERR_INPUT, "config.json: %snum_attention_heads %u is not a multiple of num_key_value_heads %u", s->name, t->heads, t->kv_heads);
+    if (!rc && absent(s, "head_dim") && t->hidden % t->heads)
+        rc = err_set(e, ERR_INPUT, "config.json: %shidden_size %u is not a multiple of num_attention_heads %u, and head_dim is missing", s->name, t->hidden, t->heads);
     if (!rc) rc = read_u32(s, "head_dim", t->hidden / t->heads, 1, CONFIG_MAX_HEAD_DIM, &t->head_dim, e);
     if (!rc && (t->head_dim % 16 || t->head_dim > CONFIG_MAX_HEAD_DIM || t->head_dim == 0))
         rc = err_set(e, ERR_UNSUPPORTED, "config.json: %shead_dim %u: only multiples of 16 up to %d are supported", s->name, t->head_dim, CONFIG_MAX_HEAD_DIM);
@@ -175,6 +209,7 @@ static int read_text(struct model_config *c, const struct section *s, const stru
     if (!rc) rc = expect_false(s, "attention_bias", e);
     if (!rc) rc = expect_false(s, "mlp_bias", e);
     if (!rc) rc = expect_false(s, "use_sliding_window", e);
+    if (!rc) rc = expect_full_attention(s, e);
     if (!rc) rc = read_bool(absent(s, "tie_word_embeddings") ? top : s, "tie_word_embeddings", c->family->tie_word_embeddings, &t->tied, e);
     if (!rc) rc = read_rope_layers(t, s, c->family, e);
     return rc ? rc : read_rope(t, s, c->family, e);
@@ -199,7 +234,8 @@ static int read_vision(struct model_config *c, const struct section *s, const st
     v->norm_eps = (float)eps;
     c->image_token = (int32_t)image_token;
     v->grid = v->image_px / v->patch;
-    if (v->grid == 0 || v->grid % v->scale) return err_set(e, ERR_INPUT, "config.json: a grid of %u patches cannot be shuffled by scale_factor %u", v->grid, v->scale);
+    if (v->grid == 0) return err_set(e, ERR_INPUT, "config.json: %spatch_size %u is larger than image_size %u", s->name, v->patch, v->image_px);
+    if (v->grid % v->scale) return err_set(e, ERR_INPUT, "config.json: a grid of %u patches cannot be shuffled by scale_factor %u", v->grid, v->scale);
     if (v->dim % v->heads || v->dim / v->heads > CONFIG_MAX_HEAD_DIM - 16)
         return err_set(e, ERR_INPUT, "config.json: %shidden_size %u does not fit num_attention_heads %u", s->name, v->dim, v->heads);
     return 0;

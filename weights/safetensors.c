@@ -22,6 +22,9 @@ static const struct {
     [TENSOR_I64] = {"I64", 8},   [TENSOR_U64] = {"U64", 8}, [TENSOR_BOOL] = {"BOOL", 1},
 };
 
+/* Of a header or an index: room for SAFETENSORS_MAX_TENSORS of the most dimensions, each about 16 values, and no tree of gigabytes. */
+static const struct json_limits header_limits = {.max_bytes = SAFETENSORS_MAX_HEADER, .max_values = 32 * SAFETENSORS_MAX_TENSORS, .max_depth = 64};
+
 const char *tensor_dtype_name(enum tensor_dtype t)
 {
     return (unsigned)t < TENSOR_DTYPES ? dtypes[t].name : "?";
@@ -162,11 +165,22 @@ static int check_places(struct safetensors *s, size_t first, const struct safete
     return 0;
 }
 
+/* Notes for people, which say nothing about tensors; the format has them map strings to strings. */
+static int check_metadata(const char *file, const json_t *metadata, struct err *e)
+{
+    if (!json_is_object(metadata)) return err_set(e, ERR_INPUT, "%s: __metadata__ must be an object of strings", file);
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)metadata, key, v)
+        if (!json_is_string(v)) return err_set(e, ERR_INPUT, "%s: __metadata__: '%.100s' is not a string", file, key);
+    return 0;
+}
+
 static int read_header(struct safetensors *s, size_t file, struct err *e)
 {
     const struct safetensors_file *f = &s->files[file];
     json_t *header;
-    int rc = json_read((const char *)f->map + 8, f->header_bytes - 8, &json_limits_file, f->name, &header, e);
+    int rc = json_read((const char *)f->map + 8, f->header_bytes - 8, &header_limits, f->name, &header, e);
     if (rc) return rc;
     if (!json_is_object(header)) rc = err_set(e, ERR_INPUT, "%s: the header is not a JSON object", f->name);
     size_t first = s->n_tensors;
@@ -175,7 +189,10 @@ static int read_header(struct safetensors *s, size_t file, struct err *e)
     json_object_foreach(header, name, v)
     {
         if (rc) break;
-        if (strcmp(name, "__metadata__") == 0) continue;
+        if (strcmp(name, "__metadata__") == 0) {
+            rc = check_metadata(f->name, v, e);
+            continue;
+        }
         rc = tensors_grow(s, e);
         if (rc) break;
         struct tensor *t = &s->tensors[s->n_tensors];
@@ -239,7 +256,7 @@ static int check_map(const struct safetensors *s, const json_t *map, struct err 
 
 static int sort_by_name(struct safetensors *s, struct err *e)
 {
-    if (s->n_tensors == 0) return err_set(e, ERR_INPUT, "safetensors: no tensors");
+    if (s->n_tensors == 0) return err_set(e, ERR_INPUT, "%s: no tensors", s->files[0].name);
     qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
     for (size_t i = 1; i < s->n_tensors; i++)
         if (strcmp(s->tensors[i - 1].name, s->tensors[i].name) == 0)
@@ -262,7 +279,7 @@ int safetensors_open(struct safetensors *s, const char *dir, struct err *e)
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir) >= sizeof path) return err_set(e, ERR_INPUT, "%s: path too long", dir);
     json_t *index = NULL;
-    int rc = json_read_file(path, &json_limits_file, &index, e);
+    int rc = json_read_file(path, &header_limits, &index, e);
     if (rc == -ERR_NOT_FOUND) {
         rc = safetensors_open_file(s, dir, "model.safetensors", e);
     } else if (!rc) {

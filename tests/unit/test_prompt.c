@@ -401,13 +401,18 @@ static void test_kwargs_reach_the_template_but_not_the_servers_names(void **stat
 {
     (void)state;
     struct prompt_model *m = open_golden("smollm3-f32");
+    static char many[(PROMPT_MAX_KWARGS + 2) * 16];
+    size_t n = 0;
     static const struct {
         const char *kwargs, *param;
     } cases[] = {{"{\"enable_thinking\":false}", NULL},
                  {"{\"messages\":[]}", "chat_template_kwargs.messages"},
                  {"{\"add_generation_prompt\":false}", "chat_template_kwargs.add_generation_prompt"},
                  {"{\"eos_token\":\"x\"}", "chat_template_kwargs.eos_token"},
-                 {"[]", "chat_template_kwargs"}};
+                 {"[]", "chat_template_kwargs"},
+                 {many, "chat_template_kwargs"}};
+    for (int i = 0; i <= PROMPT_MAX_KWARGS; i++) n += (size_t)sprintf(many + n, "%c\"k%d\":0", i ? ',' : '{', i);
+    strcpy(many + n, "}");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct arena arena;
         struct prompt_messages pm;
@@ -418,7 +423,7 @@ static void test_kwargs_reach_the_template_but_not_the_servers_names(void **stat
         assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
         struct prompt_options o = {.now = golden_now(), .kwargs = kwargs};
         int rc = prompt_from_messages(m, &pm, &o, &arena, &p, &e);
-        assert_int_equal(rc, cases[i].param ? -ERR_INPUT : 0);
+        assert_int_equal(rc, cases[i].kwargs == many ? -ERR_LIMIT : cases[i].param ? -ERR_INPUT : 0);
         assert_string_equal(e.param, cases[i].param ? cases[i].param : "");
         if (!rc) assert_true(strstr(p.text.text, "/no_think") != NULL);
         prompt_messages_free(&pm);

@@ -233,7 +233,7 @@ def scene(r, split):
     s = Scene()
     s.ground = gname
     kind = r.random()
-    if kind < 0.36:                                                        # printed words, alone or beside one shape
+    if kind < (0.44 if split == "train" else 0.36):                        # printed words, alone or beside one shape
         s.text = random_text(r)
         s.text_colour, rgb = pick_colour(r, pixels)
         shown = s.text.lower() if r.random() < 0.15 else s.text
@@ -308,11 +308,17 @@ ASK = {
               ["How many {p} can you see?", "Please count the {p}.", "How many {p} does the picture have?"]),
     "left_right": (["Is the {a} left or right of the {b}?",
                   "Where is the {a} relative to the {b}, left or right?", "Is the {a} left of the {b} or right of it?", "Which side of the {b} is the {a} on?", "Is the {a} on the left side or the right side of the {b}?", "Left or right of the {b}: where is the {a}?", "The {a} is on which side of the {b}?", "Compared with the {b}, is the {a} left or right?", "Do you see the {a} left or right of the {b}?", "Say if the {a} is left or right of the {b}.",
-                   "Is the {a} to the left or to the right of the {b}?", "On which side of the {b} is the {a}, left or right?", "Is the {a} on the left or the right of the {b}?"],
+                   "Is the {a} to the left or to the right of the {b}?", "On which side of the {b} is the {a}, left or right?", "Is the {a} on the left or the right of the {b}?",
+                   "Is the {a} left or right from the {b}?", "Left or right: is the {a} on that side of the {b}?", "Where is the {a}, left or right of the {b}?", "Where is the {a} from the {b}: left or right?", "Right or left of the {b}: where do you see the {a}?",
+                   "Left or right: tell me where the {a} lies, seen from the {b}.", "Does the {a} lie to the left or right of the {b}?", "Does the {a} appear left or right of the {b}?", "Seen from the {b}, is the {a} left or right?", "The {a}: left or right of the {b}?",
+                   "Right or left: on which side of the {b} is the {a}?", "Is the {a} further left or further right than the {b}?", "Has the {a} been drawn left or right of the {b}?", "To which side of the {b} is the {a}, left or right?", "From the {b}, is the {a} to the left or right?"],
                    ["Does the {a} stand left or right of the {b}?", "Left or right: where is the {a} from the {b}?"]),
     "above_below": (["Is the {a} above or below the {b}?",
                   "Is the {a} above the {b} or below it?", "Where is the {a} relative to the {b}, above or below?", "Above or below the {b}: where is the {a}?", "Compared with the {b}, is the {a} above or below?", "Do you see the {a} above or below the {b}?", "Say if the {a} is above or below the {b}.", "Is the {a} placed above or below the {b}?", "The {a}: above or below the {b}?",
-                   "Is the {a} over or under the {b}, above or below?", "Is the {a} higher or lower than the {b}, above or below?"],
+                   "Is the {a} over or under the {b}, above or below?", "Is the {a} higher or lower than the {b}, above or below?",
+                   "Where is the {a}, above or below the {b}?", "Where is the {a} from the {b}: above or below?", "Above or below: is the {a} there, seen from the {b}?", "Does the {a} stand above or below the {b}?", "Does the {a} appear above or below the {b}?",
+                   "Seen from the {b}, is the {a} above or below?", "Below or above: tell me where the {a} is, compared with the {b}.", "Has the {a} been drawn above or below the {b}?", "Below or above the {b}: where do you see the {a}?", "From the {b}, is the {a} above or below?",
+                   "Above or below: say where the {a} lies from the {b}."],
                     ["Above or below: where is the {a} from the {b}?", "Does the {a} lie above or below the {b}?"]),
     "where": (["Where is the {a}?",
                   "Where's the {a}?", "Where is the {a} in the image?", "Where is the {a} placed?", "Tell me where the {a} is.", "Which part of the picture has the {a}?", "Locate the {a}.", "Find the {a}.", "What part of the image shows the {a}?", "Say where the {a} is.", "At which place is the {a}?", "Where does the {a} lie?",
@@ -349,7 +355,7 @@ ASK = {
 
 
 # Questions that no picture of ours answers, for training: one of each slot is filled in.
-SLOTS = {"who": "person man woman lady child king driver artist player doctor baby".split(), "animal": "dog cat horse bird fish cow".split(),
+SLOTS = {"who": "person man woman lady child king driver artist player doctor baby sister brother friend student neighbour".split(), "animal": "dog cat horse bird fish cow".split(),
          "doing": ["doing", "wearing", "holding", "thinking", "reading", "drinking", "looking at", "cooking", "playing"],
          "did": "drew painted took owns sent wrote found built".split(), "done": "drawn painted taken sold found built".split(),
          "adj": "heavy expensive far loud warm old deep strong cold tall".split(), "it": ["it", "the shape", "the house", "the river", "the tree", "this", "the picture", "the train"],

@@ -55,7 +55,7 @@ def configs(c, t):
     tcfg = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False, "bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>",
             "additional_special_tokens": ["<fake_token_around_image>", "<image>", "<end_of_utterance>"], "clean_up_tokenization_spaces": False, "model_max_length": 1024, "processor_class": "Idefics3Processor",
             "added_tokens_decoder": {str(i): {"content": s, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for s, i in ids.items()}}
-    return {"config.json": config, "preprocessor_config.json": pre, "tokenizer_config.json": tcfg, "generation_config.json": {"bos_token_id": 0, "eos_token_id": eou, "pad_token_id": pad},
+    return {"config.json": config, "preprocessor_config.json": pre, "tokenizer_config.json": tcfg, "generation_config.json": {"do_sample": False, "bos_token_id": 0, "eos_token_id": eou, "pad_token_id": pad},
             "processor_config.json": {"image_seq_len": net.n_picture_tokens(c), "processor_class": "Idefics3Processor"}}
 
 

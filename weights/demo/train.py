@@ -13,6 +13,7 @@ picture, 6 % no picture; one in twenty begins with a system message.
 Only answers are scored. Hidden matrices learn by Muon (orthogonalised momentum), the rest by AdamW.
 """
 import argparse
+import math
 import os
 import queue
 import time
@@ -203,9 +204,15 @@ class Pointer(torch.nn.Module):
     def __init__(self, c):
         super().__init__()
         self.read = torch.nn.ModuleList(torch.nn.Linear(c["hidden"], sum(self.SIZES)) for _ in range(2))
+        self.scale, self.letters = c["scale"], torch.nn.Linear(c["hidden"], c["scale"] ** 2 * (len(data.LETTERS) + 1))
 
-    def loss(self, inner, about):
-        total = 0.0
+    def loss(self, rows, cells, inner, about):
+        """rows: what the text model gets of the pictures: the letters of each token's patches must still be in it."""
+        b, t, s = rows.shape[0], math.isqrt(rows.shape[1]), self.scale
+        letters = cells[..., 2].view(b, t, s, t, s).permute(0, 1, 3, 2, 4).reshape(-1)
+        weight = torch.ones(len(data.LETTERS) + 1)
+        weight[0] = 0.01
+        total = 0.1 * F.cross_entropy(self.letters(rows).float().reshape(len(letters), -1), letters, weight)
         if len(about) == 0:
             return total
         for read, x in zip(self.read, inner[2:4]):             # after the second and third layer
@@ -399,7 +406,7 @@ def main():
         t1 = time.time()
         _, a = batches.get()
         waited += time.time() - t1
-        ids, pos, mask, pixels, label, _, cells, about = to_torch(a)
+        ids, pos, mask, pixels, label, group, cells, about = to_torch(a)
         want = torch.full_like(label, -1)
         want[:, :-1] = label[:, 1:]
         spent = before_s + time.time() - t0
@@ -411,9 +418,10 @@ def main():
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
             rows, patches = model.vision(pixels)
             h = model(ids, pos, mask, rows)
-            loss = F.cross_entropy(model.head(h[want >= 0]).float(), want[want >= 0])
+            weight = 1 + 2 * (group == GROUPS.index("read"))[:, 1:][want[:, :-1] >= 0].float()
+            loss = (weight * F.cross_entropy(model.head(h[want >= 0]).float(), want[want >= 0], reduction="none")).sum() / weight.sum()
             found = probe.loss(patches, cells)
-            named = pointer.loss(model.inner, about)
+            named = pointer.loss(rows, cells, model.inner, about)
         for o in opts:
             o.zero_grad(set_to_none=True)
         (loss + found + named).backward()
