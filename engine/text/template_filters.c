@@ -1,5 +1,7 @@
 /* Filters, tests and global functions, one table each. See jinja2's filters.py and tests.py for what they do. */
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -147,14 +149,45 @@ static bool parse_number(const struct text *s, double *out)
     return end != digits && *end == '\0' && !strpbrk(digits, "xX");
 }
 
+/* As Python's int(text, base): blanks around, a sign, the base's own prefix, single underscores between digits. */
+static bool parse_int(const struct text *s, int base, int64_t *out)
+{
+    char digits[80];
+    size_t from = 0, to = s->n, n = 0;
+    while (from < to && strchr(" \n\t\r\f\v", s->p[from])) from++;
+    while (to > from && strchr(" \n\t\r\f\v", s->p[to - 1])) to--;
+    if (from < to && (s->p[from] == '-' || s->p[from] == '+')) digits[n++] = s->p[from++];
+    char mark = to - from > 2 && s->p[from] == '0' ? (char)(s->p[from + 1] | 0x20) : 0;
+    int marked = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 0;
+    if (marked && (base == marked || base == 0)) {
+        base = marked;
+        from += 2 + (s->p[from + 2] == '_');
+    }
+    if (base == 0) base = 10;
+    for (char before = '_'; from < to; before = s->p[from++]) {
+        if (s->p[from] == '_' && (before == '_' || from + 1 == to)) return false;
+        if (s->p[from] == '_') continue;
+        if (n + 1 >= sizeof digits || !((s->p[from] >= '0' && s->p[from] <= '9') || (s->p[from] | 0x20) >= 'a')) return false;
+        digits[n++] = s->p[from];
+    }
+    if (n == 0 || base < 2 || base > 36) return false;
+    digits[n] = '\0';
+    char *end;
+    errno = 0;
+    *out = strtoll(digits, &end, base);
+    return *end == '\0' && end > digits && errno == 0 && (end[-1] != '-' && end[-1] != '+');
+}
+
 FILTER(int)
 {
     (void)v;
-    struct value otherwise = arg(args, kwargs, 0, "default");
+    struct value otherwise = arg(args, kwargs, 0, "default"), base = arg(args, kwargs, 1, "base");
     double f;
+    int64_t i;
     if (a.type == VALUE_INT) return a;
     if (a.type == VALUE_BOOL) return value_int(a.u.b, a.mark);
     if (a.type == VALUE_FLOAT && fabs(a.u.f) < 9e18) return value_int((int64_t)a.u.f, a.mark);
+    if (a.type == VALUE_STRING && parse_int(a.u.s, base.type != VALUE_INT ? 10 : base.u.i < 0 || base.u.i > 36 ? 1 : (int)base.u.i, &i)) return value_int(i, value_mark(a));
     if (a.type == VALUE_STRING && parse_number(a.u.s, &f) && fabs(f) < 9e15) return value_int((int64_t)f, value_mark(a));
     return given(otherwise) ? otherwise : value_int(0, 0);
 }
@@ -170,14 +203,26 @@ FILTER(float)
     return given(otherwise) ? otherwise : value_float(0, 0);
 }
 
+/* As Python's round(f, places): the decimal nearest to the exact binary value, which printf gives. */
+static double round_to(double f, int64_t places)
+{
+    char text[400];
+    if (!isfinite(f) || places > 300) return f;
+    if (places < 0) return places < -300 ? 0 : nearbyint(f / pow(10, (double)-places)) * pow(10, (double)-places);
+    int n = snprintf(text, sizeof text, "%.*f", (int)places, f);
+    return n > 0 && (size_t)n < sizeof text ? strtod(text, NULL) : f;
+}
+
 FILTER(round)
 {
     struct value precision = arg(args, kwargs, 0, "precision"), method = arg(args, kwargs, 1, "method");
     if (a.type != VALUE_FLOAT && a.type != VALUE_INT) return eval_fail(v, ERR_INPUT, "type '%s' cannot be rounded", value_type_name(a));
-    double f = a.type == VALUE_FLOAT ? a.u.f : (double)a.u.i, p = pow(10, precision.type == VALUE_INT ? (double)precision.u.i : 0);
-    bool up = method.type == VALUE_STRING && text_is(method.u.s, "ceil"), down = method.type == VALUE_STRING && text_is(method.u.s, "floor");
-    f = up ? ceil(f * p) / p : down ? floor(f * p) / p : nearbyint(f * p) / p;
-    return value_float(f, a.mark);
+    int64_t places = precision.type == VALUE_INT ? precision.u.i : 0;
+    double f = a.type == VALUE_FLOAT ? a.u.f : (double)a.u.i, p = pow(10, (double)places);
+    if (method.type == VALUE_STRING && text_is(method.u.s, "ceil")) return value_float(ceil(f * p) / p, a.mark);
+    if (method.type == VALUE_STRING && text_is(method.u.s, "floor")) return value_float(floor(f * p) / p, a.mark);
+    if (a.type == VALUE_FLOAT) return value_float(round_to(f, places), a.mark);
+    return places >= 0 ? a : fabs(f) < 9e15 ? value_int((int64_t)round_to(f, places), a.mark) : eval_fail(v, ERR_UNSUPPORTED, "rounding integers beyond 2^53 is not supported");
 }
 
 FILTER(abs)
@@ -408,11 +453,9 @@ FILTER(center)
 
 FILTER(tojson)
 {
-    struct value indent = arg(args, kwargs, 0, "indent_"), separators = arg(&(struct list){0}, kwargs, 0, "separators");
-    struct value by_name = arg(&(struct list){0}, kwargs, 0, "indent");
-    if (given(by_name)) indent = by_name;
+    struct value indent = arg(args, kwargs, 1, "indent"), separators = arg(args, kwargs, 2, "separators"); /* the order of transformers' own filter */
     struct json_style s = {.indent = indent.type == VALUE_INT && indent.u.i >= 0 && indent.u.i < 64 ? (int)indent.u.i : -1,
-                           .ascii = value_true(arg(&(struct list){0}, kwargs, 0, "ensure_ascii")), .sort = value_true(arg(&(struct list){0}, kwargs, 0, "sort_keys"))};
+                           .ascii = value_true(arg(args, kwargs, 0, "ensure_ascii")), .sort = value_true(arg(args, kwargs, 3, "sort_keys"))};
     if ((separators.type == VALUE_LIST || separators.type == VALUE_TUPLE) && separators.u.list->n == 2) {
         s.item_separator = separators.u.list->items[0];
         s.key_separator = separators.u.list->items[1];

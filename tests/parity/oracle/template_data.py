@@ -423,6 +423,14 @@ PROBES = [
         "{{ d|tojson(separators=(',', ':')) }}{{ d|tojson(sort_keys=true) }}{{ 'é'|tojson(ensure_ascii=true) }}",
         {"d": {"b": 1, "a": [1, 2]}},
     ),
+    ("tojson_positional", "{{ d|tojson(2) }}{{ d|tojson(false, 2) }}{{ d|tojson(true, none, none, true) }}", {"d": {"b": ["é"], "a": 1}}),
+    ("round_exact", "{{ 42|round }} {{ 2.675|round(2) }} {{ 2.5|round }} {{ 7.5|round(0, 'floor') }} {{ 42|round(0, 'ceil') }} {{ 12345|round(-2) }} {{ 1e20|round }} {{ 0.1|round(20) }}", {}),
+    (
+        "int_base",
+        "{{ '0x1f'|int(0, 16) }} {{ '1f'|int(0, 16) }} {{ '12'|int(5, 8) }} {{ '0b11'|int(0, 2) }} {{ 'zz'|int(7, 36) }} {{ '9'|int(5, 8) }} {{ 3.9|int(0, 16) }} {{ '1_000'|int }} {{ '1__0'|int(4) }}"
+        " {{ '12.7'|int }} {{ ' -7 '|int }} {{ '-'|int(3) }} {{ '0x'|int(3, 16) }}",
+        {},
+    ),
     ("tojson_macro_str", '{% set x %}a"b{% endset %}{{ x|tojson }}', {}),
     (
         "t_types",
