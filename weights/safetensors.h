@@ -1,7 +1,7 @@
 /* Safetensors: the tensors of a model folder, mapped read-only: model.safetensors, or the shards of model.safetensors.index.json.
  *
  * The header of every file is checked before anything is used: its length, every dtype, shape, product and offset, overlaps and gaps, duplicate names,
- * shard names without paths. Errors name the file, the tensor and the offset. Tensor data is borrowed from the mapping until
+ * shard names without paths, __metadata__ of strings only. Errors name the file, the tensor and the offset. Tensor data is borrowed from the mapping until
  * safetensors_close and need not be aligned. Format: https://huggingface.co/docs/safetensors (an 8-byte little-endian header length, a
  * JSON header that may be padded with spaces, data offsets relative to its end). A file that shrinks while it is mapped ends the process. */
 #ifndef SPILLWAY_WEIGHTS_SAFETENSORS_H

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,20 @@ static json_t *changed(const char *base, const char *path, const char *value)
     return v;
 }
 
+/* What every reader of an accepted config relies on. */
+static void check_sane(const struct model_config *c)
+{
+    const struct text_config *t = &c->text;
+    const struct vision_config *v = &c->vision;
+    assert_true(t->hidden && t->inter && t->vocab && t->max_positions && t->layers >= 1 && t->layers <= CONFIG_MAX_LAYERS && t->norm_eps > 0);
+    assert_true(t->heads && t->kv_heads && t->heads % t->kv_heads == 0 && t->head_dim >= 16 && t->head_dim <= CONFIG_MAX_HEAD_DIM && t->head_dim % 16 == 0);
+    for (uint32_t i = 0; i < t->head_dim / 2; i++) assert_true(isfinite(t->inv_freq[i]));
+    assert_true(isfinite(t->rope_scale) && t->rope_scale > 0);
+    if (!c->family->vision) return;
+    assert_true(v->heads && v->dim % v->heads == 0 && v->scale && v->grid && v->grid % v->scale == 0 && v->grid * v->patch <= v->image_px && v->norm_eps > 0);
+    assert_true(c->image_token >= 0 && (uint32_t)c->image_token < t->vocab);
+}
+
 static struct model_config read_ok(const char *base, const char *path, const char *value)
 {
     struct model_config c;
@@ -55,6 +70,66 @@ static struct model_config read_ok(const char *base, const char *path, const cha
     if (config_read(&c, v, families, &e)) fail_msg("%s = %s: %s", path ? path : "", value ? value : "", e.msg);
     json_decref(v);
     return c;
+}
+
+/* --- the configs of the goldens, both spellings of each family --- */
+static const struct golden_config {
+    const char *name;
+    const struct family *family;
+    uint32_t text[8]; /* hidden, layers, heads, kv_heads, head_dim, inter, vocab, max_positions */
+    float norm_eps;
+    bool tied;
+    double theta;
+    const char *rope;   /* a letter a layer: r has rope, n has none */
+    uint32_t vision[8]; /* dim, layers, heads, inter, image_px, patch, grid, scale */
+    int32_t image_token;
+} golden_configs[] = {
+    {"smollm2-f32", &family_llama, {192, 3, 3, 1, 64, 256, 657, 8192}, 1e-5f, true, 100000, "rrr", {0}, -1},
+    {"smollm2-bf16", &family_llama, {192, 3, 3, 1, 64, 256, 657, 8192}, 1e-5f, true, 100000, "rrr", {0}, -1},
+    {"smollm3-f32", &family_smollm3, {256, 5, 2, 1, 128, 256, 692, 65536}, 1e-6f, true, 5e6, "rrrnr", {0}, -1},
+    {"smollm3-bf16", &family_smollm3, {256, 5, 2, 1, 128, 256, 692, 65536}, 1e-6f, true, 5e6, "rrrnr", {0}, -1},
+    {"smollm3_yarn_sharded-bf16", &family_smollm3, {128, 3, 4, 1, 64, 160, 692, 256}, 1e-6f, true, 5e6, "rnr", {0}, -1},
+    {"idefics3-f32", &family_idefics3, {128, 2, 2, 1, 64, 192, 785, 8192}, 1e-5f, false, 100000, "rr", {128, 2, 2, 192, 64, 8, 8, 4}, 695},
+    {"idefics3-bf16", &family_idefics3, {128, 2, 2, 1, 64, 192, 785, 8192}, 1e-5f, false, 100000, "rr", {128, 2, 2, 192, 64, 8, 8, 4}, 695},
+    {"idefics3_v1-bf16", &family_idefics3, {128, 2, 2, 2, 64, 160, 660, 8192}, 1e-5f, false, 273768, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 658},
+    {"smolvlm2-f32", &family_smolvlm, {128, 2, 2, 2, 64, 160, 785, 8192}, 1e-5f, false, 130000, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 695},
+    {"smolvlm2-bf16", &family_smolvlm, {128, 2, 2, 2, 64, 160, 785, 8192}, 1e-5f, false, 130000, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 695},
+};
+
+static void check_golden_config(const struct golden_config *g, const struct model_config *c)
+{
+    const struct text_config *t = &c->text;
+    const struct vision_config *v = &c->vision;
+    const uint32_t text[8] = {t->hidden, t->layers, t->heads, t->kv_heads, t->head_dim, t->inter, t->vocab, t->max_positions};
+    const uint32_t vision[8] = {v->dim, v->layers, v->heads, v->inter, v->image_px, v->patch, v->grid, v->scale};
+    assert_ptr_equal(c->family, g->family);
+    for (int i = 0; i < 8; i++)
+        if (text[i] != g->text[i] || vision[i] != g->vision[i])
+            fail_msg("%s: number %d: text %u for %u, vision %u for %u", g->name, i, text[i], g->text[i], vision[i], g->vision[i]);
+    assert_true(t->norm_eps == g->norm_eps && t->tied == g->tied && c->image_token == g->image_token);
+    assert_true(!c->family->vision || v->norm_eps == 1e-6f);
+    assert_int_equal(strlen(g->rope), t->layers);
+    for (uint32_t i = 0; i < t->layers; i++) assert_int_equal(t->rope[i], g->rope[i] == 'r');
+    /* YaRN as its paper has it: the fastest turn stays, the slowest is stretched by the whole factor */
+    double factor = strstr(g->name, "yarn") ? 4 : 1, last = pow(g->theta, 2.0 / t->head_dim - 1) / factor;
+    assert_true(t->inv_freq[0] == 1 && fabs((double)t->inv_freq[t->head_dim / 2 - 1] / last - 1) < 1e-5);
+    assert_true(fabs((double)t->rope_scale - (0.1 * log(factor) + 1)) < 1e-6);
+}
+
+static void test_golden_configs(void **unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < sizeof golden_configs / sizeof *golden_configs; i++) {
+        const struct golden_config *g = &golden_configs[i];
+        char path[4096];
+        assert_true((size_t)snprintf(path, sizeof path, "%s/../parity/golden/models/%s/config.json", SPILLWAY_TEST_DIR, g->name) < sizeof path);
+        json_t *v;
+        struct model_config c;
+        struct err e = {0};
+        if (json_read_file(path, &json_limits_file, &v, &e) || config_read(&c, v, families, &e)) fail_msg("%s: %s", g->name, e.msg);
+        json_decref(v);
+        check_golden_config(g, &c);
+    }
 }
 
 static void test_llama(void **unused)
@@ -153,7 +228,11 @@ static const struct {
     {llama, "architectures", "[7]", "architectures"},
     {llama, "architectures", "[\"MambaForCausalLM\"]", "MambaForCausalLM"},
     {llama, "quantization_config", "{\"quant_method\":\"gptq\"}", "gptq"},
-    {llama, "num_attention_heads", "5", "head_dim"},
+    {llama, "num_attention_heads", "5", "num_attention_heads"},
+    {llama, "num_attention_heads", "7", "num_attention_heads"},
+    {llama, "hidden_size", "200", "hidden_size 200"},
+    {llama, "num_key_value_heads", "6", "num_key_value_heads 6"},
+    {llama, "head_dim", "63", "head_dim"},
     {llama, "num_key_value_heads", "2", "num_key_value_heads"},
     {llama, "head_dim", "40", "head_dim"},
     {llama, "head_dim", "257", "head_dim"},
@@ -167,9 +246,17 @@ static const struct {
     {llama, "rope_theta", "\"10000\"", "rope_theta"},
     {llama, "rope_theta", "1e300", "rope_theta"},
     {llama, "rope_parameters", "{\"rope_theta\":false}", "rope_parameters.rope_theta"},
-    {llama, "rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}", "llama3"},
-    {llama, "rope_scaling", "{\"type\":\"linear\",\"factor\":2.0}", "linear"},
-    {llama, "rope_scaling", "{\"rope_type\":3}", "rope type"},
+    {llama, "rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}", "rope_scaling.rope_type 'llama3'"},
+    {llama, "rope_scaling", "{\"type\":\"linear\",\"factor\":2.0}", "rope_scaling.rope_type 'linear'"},
+    {llama, "rope_scaling", "{\"rope_type\":3}", "rope_scaling.rope_type"},
+    {llama, "rope_scaling", "{\"factor\":2.0}", "rope_scaling.rope_type"},
+    {llama, "rope_scaling", "\"yarn\"", "rope_scaling"},
+    {llama, "rope_scaling", "2.0", "rope_scaling"},
+    {llama, "rope_scaling", "false", "rope_scaling"},
+    {llama, "rope_parameters", "[]", "rope_parameters"},
+    {llama, "rope_parameters", "{\"rope_type\":\"longrope\",\"rope_theta\":10000.0}", "rope_parameters.rope_type 'longrope'"},
+    {llama, "rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":10000.0,\"factor\":-4}", "rope_parameters.factor"},
+    {idefics3, "text_config.rope_scaling", "{\"rope_type\":\"dynamic\"}", "text_config.rope_scaling.rope_type 'dynamic'"},
     {llama, "rope_scaling", "{\"rope_type\":\"yarn\"}", "rope_scaling.factor"},
     {llama, "rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":0.5}", "rope_scaling.factor"},
     {llama, "rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":2,\"beta_fast\":0}", "rope_scaling.beta_fast"},
@@ -179,8 +266,14 @@ static const struct {
     {llama, "attention_bias", "1", "attention_bias"},
     {llama, "mlp_bias", "true", "mlp_bias"},
     {llama, "tie_word_embeddings", "\"yes\"", "tie_word_embeddings"},
+    {llama, "tie_word_embeddings", "1", "tie_word_embeddings"},
+    {idefics3, "tie_word_embeddings", "[]", "tie_word_embeddings"},
     {smollm3, "use_sliding_window", "true", "use_sliding_window"},
+    {smollm3, "layer_types", "[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]", "layer_types[1]"},
+    {smollm3, "layer_types", "[0]", "layer_types[0]"},
+    {smollm3, "layer_types", "\"full_attention\"", "layer_types"},
     {smollm3, "no_rope_layers", "[1,1,1]", "no_rope_layers"},
+    {smollm3, "no_rope_layers", "[1,1,1,0,1,1]", "no_rope_layers"},
     {smollm3, "no_rope_layers", "{}", "no_rope_layers"},
     {smollm3, "no_rope_layers", "[1,1,1,2,1]", "no_rope_layers[3]"},
     {idefics3, "text_config", NULL, "text_config"},
@@ -189,7 +282,7 @@ static const struct {
     {idefics3, "image_token_id", NULL, "image_token_id"},
     {idefics3, "image_token_id", "-1", "image_token_id"},
     {idefics3, "image_token_id", "785", "image_token_id"},
-    {idefics3, "vision_config.patch_size", "65", "patches"},
+    {idefics3, "vision_config.patch_size", "65", "vision_config.patch_size 65"},
     {idefics3, "scale_factor", "3", "scale_factor"},
     {idefics3, "vision_config.num_attention_heads", "3", "num_attention_heads"},
     {idefics3, "vision_config.hidden_act", "\"gelu\"", "hidden_act"},
@@ -207,23 +300,88 @@ static void test_bad_fields(void **unused)
     json_decref(list);
 }
 
-/* Texts that try the reader itself: depth, size, values; bounded and refused. */
-static void test_hostile_text(void **unused)
+/* Texts that try the reader itself: bounded and refused, with the place, and the member where there is one. */
+static const struct {
+    const char *what, *text;
+    const char *words[2], *member;
+} bad_texts[] = {
+    {"nothing", "", {"config.json", "byte"}, ""},
+    {"half of it", "{\"hidden_size\":192,\"vocab_size\"", {"config.json", "byte"}, ""},
+    {"NaN", "{\"hidden_size\":192,\"rope_theta\":NaN}", {"config.json", "byte"}, "rope_theta"},
+    {"infinity", "{\"rms_norm_eps\":-Infinity}", {"config.json", "byte"}, "rms_norm_eps"},
+    {"a number over all doubles", "{\"rope_theta\":1e999}", {"config.json", "byte"}, "rope_theta"},
+    {"an integer over 2^63", "{\"vocab_size\":9223372036854775808}", {"config.json", "byte"}, "vocab_size"},
+    {"a member twice", "{\"hidden_size\":192,\"hidden_size\":256}", {"config.json", "hidden_size"}, ""},
+    {"not UTF-8", "{\"hidden_act\":\"\xc3\x28\"}", {"config.json", "byte"}, "hidden_act"},
+    {"two values", "{}{}", {"config.json", "byte"}, ""},
+};
+
+static void test_bad_texts(void **unused)
 {
     (void)unused;
-    enum { DEEP = 200000 };
-    char *deep = malloc(DEEP);
-    assert_non_null(deep);
-    static const char opens[] = "[{";
-    for (int o = 0; o < 2; o++) {
-        for (size_t i = 0; i < DEEP; i++) deep[i] = opens[o];
+    for (size_t i = 0; i < sizeof bad_texts / sizeof *bad_texts; i++) {
         json_t *v = NULL;
         struct err e = {0};
-        assert_true(json_read(deep, DEEP, &json_limits_file, "config.json", &v, &e) < 0);
-        assert_non_null(strstr(e.msg, "config.json"));
+        int rc = json_read(bad_texts[i].text, strlen(bad_texts[i].text), &json_limits_file, "config.json", &v, &e);
+        if (rc >= 0) fail_msg("%s was accepted", bad_texts[i].what);
         assert_null(v);
+        for (int k = 0; k < 2; k++)
+            if (!strstr(e.msg, bad_texts[i].words[k])) fail_msg("%s: '%s' is not in: %s", bad_texts[i].what, bad_texts[i].words[k], e.msg);
+        if (bad_texts[i].member[0]) assert_string_equal(e.param, bad_texts[i].member);
+    }
+}
+
+/* Brackets without end: ten thousand deep, and as many bytes as a model file may have. */
+static void test_deep_texts(void **unused)
+{
+    (void)unused;
+    static const char *const opens[] = {"[", "{\"a\":", "[{\"a\":"};
+    size_t n = json_limits_file.max_bytes;
+    char *deep = malloc(n + 1);
+    assert_non_null(deep);
+    for (size_t o = 0; o < sizeof opens / sizeof *opens; o++) {
+        for (size_t at = 0; at <= n; at++) deep[at] = opens[o][at % strlen(opens[o])];
+        const size_t lengths[] = {10000 * strlen(opens[o]), n, n + 1};
+        for (int i = 0; i < 3; i++) {
+            json_t *v = NULL;
+            struct err e = {0};
+            assert_int_equal(json_read(deep, lengths[i], &json_limits_file, "config.json", &v, &e), -ERR_LIMIT);
+            if (!strstr(e.msg, "config.json") || !strstr(e.msg, i < 2 ? "deeper than 64 at byte" : "the limit is")) fail_msg("%s", e.msg);
+            assert_null(v);
+        }
     }
     free(deep);
+}
+
+/* Bytes of a good config changed, cut out or doubled: read or refused, and what is read can be served. */
+static void test_damaged_bytes(void **unused)
+{
+    (void)unused;
+    static const char with[] = "0123456789-[]{},:\"e.\\ntf \x80\xff";
+    const char *const bases[] = {llama, smollm3, idefics3};
+    uint32_t seed = 5;
+    int accepted = 0;
+    for (int i = 0; i < 3000; i++) {
+        char h[2048];
+        size_t n = strlen(bases[i % 3]);
+        assert_true(n + 8 < sizeof h);
+        memcpy(h, bases[i % 3], n);
+        for (int k = 0; k <= i % 4; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            size_t at = (seed >> 8) % n;
+            unsigned how = seed >> 28;
+            if (how < 10) h[at] = with[(seed >> 20) % (sizeof with - 1)];
+            else if (how < 13) memmove(h + at, h + at + 1, --n - at);
+            else memmove(h + at + 1, h + at, n++ - at);
+        }
+        json_t *v = NULL;
+        struct model_config c;
+        struct err e = {0};
+        if (json_read(h, n, &json_limits_file, "config.json", &v, &e) || config_read(&c, v, families, &e)) assert_non_null(strstr(e.msg, "config.json"));
+        else accepted++, check_sane(&c);
+        json_decref(v);
+    }
+    assert_true(accepted > 100 && accepted < 2000);
 }
 
 /* Random values in random members: always read or refused, never more. */
@@ -252,7 +410,7 @@ static void test_damage(void **unused)
         struct err e = {0};
         if (config_read(&c, v, families, &e) == 0) {
             accepted++;
-            assert_true(c.text.heads % c.text.kv_heads == 0 && c.text.head_dim % 16 == 0 && isfinite(c.text.inv_freq[c.text.head_dim / 2 - 1]) && c.text.norm_eps > 0);
+            check_sane(&c);
         } else {
             assert_true(e.msg[0] != '\0');
         }
@@ -264,8 +422,8 @@ static void test_damage(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm3), cmocka_unit_test(test_idefics3), cmocka_unit_test(test_bad_sizes),
-        cmocka_unit_test(test_bad_fields), cmocka_unit_test(test_hostile_text), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_golden_configs), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm3), cmocka_unit_test(test_idefics3), cmocka_unit_test(test_bad_sizes),
+        cmocka_unit_test(test_bad_fields), cmocka_unit_test(test_bad_texts), cmocka_unit_test(test_deep_texts), cmocka_unit_test(test_damage), cmocka_unit_test(test_damaged_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Safetensors: what a file says is read back; what it may not say is refused with its name, tensor and offset; damaged headers never crash. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -114,6 +116,78 @@ static void test_dtypes(void **unused)
     }
 }
 
+/* Nothing in the format aligns data: a float32 at an odd address is found, and its bytes are the file's. */
+static void test_odd_places(void **unused)
+{
+    (void)unused;
+    static const char one_byte_first[] =
+        "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[1,9]}}        ";
+    size_t n_text = strlen(one_byte_first), n_odd = 0;
+    for (size_t pad = 0; pad < 8; pad++) { /* header lengths of every remainder */
+        write_tensors("model.safetensors", one_byte_first, n_text - pad, n_text - pad, 9);
+        struct safetensors s;
+        struct err e = {0};
+        if (safetensors_open(&s, dir, &e)) fail_msg("%zu spaces off: %s", pad, e.msg);
+        const struct tensor *b = safetensors_find(&s, "b");
+        n_odd += (uintptr_t)b->data % 4 != 0;
+        assert_int_equal(b->bytes, 8);
+        assert_memory_equal(b->data, "\1\2\3\4\5\6\7\10", 8);
+        safetensors_close(&s);
+    }
+    assert_int_equal(n_odd, 6);
+    clear();
+}
+
+/* A file that shrinks while it is mapped: the process that reads past its new end dies of SIGBUS, rather than compute with zeros as if they
+ * were weights. The worker that maps models may die: its gateway goes on. */
+static void test_shrinking_file(void **unused)
+{
+    (void)unused;
+    enum { N_DATA = 1 << 16 };
+    clear();
+    char header[128], path[256];
+    snprintf(header, sizeof header, "{\"x\":{\"dtype\":\"U8\",\"shape\":[%d],\"data_offsets\":[0,%d]}}", N_DATA, N_DATA);
+    write_plain("model.safetensors", header, N_DATA);
+    path_of("model.safetensors", path);
+    struct safetensors s;
+    struct err e = {0};
+    if (safetensors_open(&s, dir, &e)) fail_msg("%s", e.msg);
+    assert_int_equal(truncate(path, 100), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        signal(SIGBUS, SIG_DFL); /* a sanitizer's handler would exit instead */
+        _exit(((const volatile unsigned char *)s.tensors[0].data)[N_DATA - 1] == 0 ? 1 : 2);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+    safetensors_close(&s); /* unmapping it harms nobody */
+    refused("the shrunk file", (const char *const[3]){"model.safetensors", "lie outside", "[0, 65536]"});
+    clear();
+}
+
+/* Millions of values in a header that names few bytes: refused before a tree of them is built. */
+static void test_crowded_headers(void **unused)
+{
+    (void)unused;
+    enum { N = 3 << 20 };
+    static const char *const units[] = {"{},", "\"\",", "[],"};
+    char *header = malloc(3 * (size_t)N + 16);
+    assert_non_null(header);
+    for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
+        size_t n = (size_t)sprintf(header, "{\"x\":[");
+        for (size_t i = 0; i < N; i++, n += 3) memcpy(header + n, units[u], 3);
+        memcpy(header + n - 1, "]}", 2);
+        write_tensors("model.safetensors", header, n + 1, n + 1, 0);
+        refused(units[u], (const char *const[3]){"model.safetensors", "JSON values", "at byte"});
+        write_file("model.safetensors.index.json", header, n + 1);
+        refused(units[u], (const char *const[3]){"model.safetensors.index.json", "JSON values", "at byte"});
+        clear();
+    }
+    free(header);
+}
+
 #define X(fields) "{\"w.x\":{" fields "}}"
 static const struct {
     const char *what, *header;
@@ -122,7 +196,12 @@ static const struct {
 } bad_headers[] = {
     {"not JSON", "{\"w.x\":", 0, {"model.safetensors"}},
     {"an array", "[1,2,3]", 0, {"model.safetensors", "object"}},
-    {"no tensors", "{}", 0, {"no tensors"}},
+    {"no tensors", "{}", 0, {"model.safetensors", "no tensors"}},
+    {"only metadata", "{\"__metadata__\":{\"format\":\"pt\"}}", 0, {"model.safetensors", "no tensors"}},
+    {"metadata that are a list", "{\"__metadata__\":[]}", 0, {"model.safetensors", "__metadata__"}},
+    {"metadata that are a text", "{\"__metadata__\":\"pt\"}", 0, {"model.safetensors", "__metadata__"}},
+    {"a number in the metadata", "{\"__metadata__\":{\"format\":\"pt\",\"step\":4}}", 0, {"model.safetensors", "__metadata__", "step"}},
+    {"metadata made to look like a tensor", "{\"__metadata__\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors", "__metadata__", "shape"}},
     {"not UTF-8", "{\"\xff\xfe\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors"}},
     {"a NUL in a name", "{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors"}},
     {"a name twice", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, {"model.safetensors"}},
@@ -147,6 +226,8 @@ static const struct {
     {"offsets near 2^63", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775803,9223372036854775807]"), 4, {"w.x", "9223372036854775807"}},
     {"too few bytes for the shape", X("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "8"}},
     {"too many bytes for the shape", X("\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "2"}},
+    {"bytes for a tensor of none", X("\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "ask for 0"}},
+    {"a tensor of none past the end", X("\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[5,5]"), 4, {"w.x", "[5, 5]"}},
     {"overlapping tensors", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, {"a and b overlap", "offset 4"}},
     {"the same bytes twice", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"overlap", "offset 0"}},
     {"a gap", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12, {"offset 4 to 8", "before b"}},
@@ -179,7 +260,7 @@ static void test_bad_files(void **unused)
         char says[32];
         snprintf(says, sizeof says, "%llu bytes", (unsigned long long)lengths[i]);
         write_tensors("model.safetensors", good, sizeof good - 1, lengths[i], 4);
-        refused("a header longer than the file", (const char *const[3]){"model.safetensors", says, "offset 0"});
+        refused("a header longer than the file", (const char *const[3]){says, "at offset 0", lengths[i] > SAFETENSORS_MAX_HEADER ? "the limit is" : "but the file has"});
     }
     write_tensors("model.safetensors", good, sizeof good - 1, 0, 4);
     refused("a header of no bytes", (const char *const[3]){"model.safetensors"});
@@ -189,6 +270,10 @@ static void test_bad_files(void **unused)
     }
     write_tensors("model.safetensors", good, sizeof good - 1, sizeof good - 1, 3);
     refused("a file cut in its data", (const char *const[3]){"w.x", "3 bytes"});
+    struct safetensors s;
+    struct err e = {0};
+    assert_int_equal(safetensors_open_file(&s, dir, "model.safetensors", &e), -ERR_INPUT); /* the one-file entry closes after itself too */
+    assert_true(!s.tensors && !s.files);
     clear();
     char path[256];
     path_of("model.safetensors", path);
@@ -213,6 +298,13 @@ static const struct {
     {"an index that is not JSON", "{", B, {"model.safetensors.index.json"}},
     {"an index without a map", "{\"metadata\":{}}", B, {"weight_map"}},
     {"a map that is a list", "{\"weight_map\":[]}", B, {"weight_map"}},
+    {"an index that is a list", "[]", B, {"model.safetensors.index.json", "weight_map"}},
+    {"a name twice in the map", "{\"weight_map\":{\"a\":\"a.safetensors\",\"a\":\"b.safetensors\"}}", B, {"model.safetensors.index.json", "byte"}},
+    {"a shard that is a link to itself", "{\"weight_map\":{\"a\":\"loop.safetensors\"}}", B, {"loop.safetensors"}},
+    {"a shard that is a folder", "{\"weight_map\":{\"a\":\"folder.safetensors\"}}", B, {"folder.safetensors", "regular"}},
+    {"the folder itself", "{\"weight_map\":{\"a\":\".\"}}", B, {"weight_map[\"a\"]", "not the name"}},
+    {"the folder above", "{\"weight_map\":{\"a\":\"..\"}}", B, {"weight_map[\"a\"]", "not the name"}},
+    {"the index as a shard", "{\"weight_map\":{\"a\":\"model.safetensors.index.json\"}}", B, {"model.safetensors.index.json", "offset 0"}},
     {"an empty map", "{\"weight_map\":{}}", B, {"weight_map"}},
     {"a shard that is not there", "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"c.safetensors\"}}", B, {"c.safetensors", "No such file"}},
     {"a shard in another folder", "{\"weight_map\":{\"a\":\"../a.safetensors\"}}", B, {"weight_map[\"a\"]", "not the name"}},
@@ -240,11 +332,16 @@ static void test_shards(void **unused)
     if (safetensors_open(&s, dir, &e)) fail_msg("%s", e.msg);
     assert_true(s.n_tensors == 2 && s.n_files == 2 && safetensors_find(&s, "a")->file != safetensors_find(&s, "b")->file);
     safetensors_close(&s);
+    char loop[256], folder[256];
+    path_of("loop.safetensors", loop);
+    path_of("folder.safetensors", folder);
+    assert_true(symlink("loop.safetensors", loop) == 0 && mkdir(folder, 0700) == 0);
     for (size_t i = 0; i < sizeof bad_shards / sizeof *bad_shards; i++) {
         write_plain("b.safetensors", bad_shards[i].b_header, 4);
         write_file("model.safetensors.index.json", bad_shards[i].index, strlen(bad_shards[i].index));
         refused(bad_shards[i].what, bad_shards[i].words);
     }
+    assert_true(unlink(loop) == 0 && rmdir(folder) == 0);
 }
 
 /* Bytes of a good header changed, cut out or doubled: read or refused, and every accepted tensor lies inside the file. */
@@ -301,7 +398,8 @@ static int tear_down(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads), cmocka_unit_test(test_dtypes), cmocka_unit_test(test_bad_headers), cmocka_unit_test(test_bad_files), cmocka_unit_test(test_shards), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_reads), cmocka_unit_test(test_dtypes), cmocka_unit_test(test_bad_headers), cmocka_unit_test(test_bad_files), cmocka_unit_test(test_odd_places),
+        cmocka_unit_test(test_shrinking_file), cmocka_unit_test(test_crowded_headers), cmocka_unit_test(test_shards), cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
