@@ -92,6 +92,7 @@ static int device_reserve(struct device *d, const struct device_limits *l, struc
     size_t act = max_size(l->max_rows * text_k, max_size(l->vision_rows * vision_k, l->vision_rows * (l->vision_dim + 2)));
     d->act_bytes = act * sizeof(float);
     d->thread_scratch_floats = max_size(cpu_attention_scratch_floats(l), max_size(text_k, max_size(vision_k, l->connector_in + 2)));
+    d->thread_scratch_floats = (d->thread_scratch_floats + 15) & ~(size_t)15; /* each thread's piece begins a cache line: pointers lie in it too */
     size_t threads = (size_t)threads_count(d->threads);
     size_t groups = l->kv_heads ? l->heads / l->kv_heads : 1;
     d->max_tasks = l->max_rows * l->kv_heads * (groups > ATTENTION_ROWS ? (groups + ATTENTION_ROWS - 1) / ATTENTION_ROWS : 1);

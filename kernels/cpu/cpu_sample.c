@@ -54,11 +54,12 @@ static bool finite_row(const float *logits, size_t vocab, float *max)
     return isfinite(m);
 }
 
+/* log of the sum of exp(logit - max). The maximum stays apart: beside a large one the logarithm would be lost. */
 static double log_sum_exp(const float *logits, size_t vocab, float max)
 {
     double s = 0;
     for (size_t i = 0; i < vocab; i++) s += exp((double)logits[i] - (double)max);
-    return (double)max + log(s);
+    return log(s);
 }
 
 static void forbid(float *logits, size_t vocab, const int32_t *ids, size_t n)
@@ -127,7 +128,7 @@ static int32_t draw(struct candidate *c, size_t n, const struct sample_row *row)
 static void report_logprobs(const float *logits, size_t vocab, float max, struct candidate *c, const struct sample_params *p, struct sample_result *out)
 {
     double lse = log_sum_exp(logits, vocab, max);
-    out->logprob = (float)((double)logits[out->token] - lse);
+    out->logprob = (float)((double)logits[out->token] - (double)max - lse);
     out->n_top = p->top_logprobs < SAMPLE_MAX_TOP ? p->top_logprobs : SAMPLE_MAX_TOP;
     if (out->n_top <= 0) return;
     if ((size_t)out->n_top > vocab) out->n_top = (int32_t)vocab;
@@ -135,7 +136,7 @@ static void report_logprobs(const float *logits, size_t vocab, float max, struct
     select_best(c, vocab, (size_t)out->n_top);
     for (int32_t i = 0; i < out->n_top; i++) {
         out->top_token[i] = c[i].token;
-        out->top_logprob[i] = (float)((double)c[i].logit - lse);
+        out->top_logprob[i] = (float)((double)c[i].logit - (double)max - lse);
     }
 }
 

@@ -789,7 +789,7 @@ static void test_device(void **unused)
 static void test_odd_alignment(void **unused)
 {
     (void)unused;
-    enum { N = 45, K = 4801 };
+    enum { N = 45, K = 5001 };
     struct device_limits l = text_limits;
     l.max_rows = 2;
     l.inter = K;
@@ -797,7 +797,9 @@ static void test_odd_alignment(void **unused)
         struct device *d = device_new(NULL, COMPUTE_F32, 3, &l);
         struct matrix m = matrix_new(N, K, (enum dtype)t, COMPUTE_F32), odd = m;
         size_t bytes = (size_t)N * K * (t == DTYPE_F32 ? 4 : 2);
-        odd.file = (unsigned char *)malloc(bytes + 1) + 1;
+        unsigned char *file = malloc(bytes + 1);
+        assert_non_null(file);
+        odd.file = file + 1;
         memcpy(odd.file, m.file, bytes);
         float *in = noise_edge(K), *a = edge(N * 4), *b = edge(N * 4);
         struct weight *w = pack(d, PACK_LINEAR, &m, 1), *w_odd = pack(d, PACK_LINEAR, &odd, 1);
@@ -810,7 +812,7 @@ static void test_odd_alignment(void **unused)
         ops_cpu.weight_free(d, w);
         ops_cpu.weight_free(d, w_odd);
         ops_cpu.close(d);
-        free((unsigned char *)odd.file - 1);
+        free(file);
         edges_release(0);
     }
     struct scene sc = {.shape = {24, 4, 2, 16},
