@@ -7,7 +7,7 @@
 #include "base/str.h"
 
 const struct json_limits json_limits_request = {.max_bytes = 64u << 20, .max_values = 100000, .max_depth = 64};
-const struct json_limits json_limits_file = {.max_bytes = 100u << 20, .max_values = 16u << 20, .max_depth = 64};
+const struct json_limits json_limits_file = {.max_bytes = 100u << 20, .max_values = 4u << 20, .max_depth = 64};
 
 /* Counts nesting and values without building anything. It may miscount malformed text, which the parser then refuses. */
 static int json_scan(const char *p, size_t n, const struct json_limits *l, const char *what, struct err *e)

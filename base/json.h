@@ -19,7 +19,7 @@ struct json_limits {
     unsigned max_depth;
 };
 extern const struct json_limits json_limits_request; /* depth 64, 100,000 values, 64 MB: bodies of requests */
-extern const struct json_limits json_limits_file;    /* depth 64, 16 M values, 100 MB: model files */
+extern const struct json_limits json_limits_file;    /* depth 64, 4 M values, 100 MB: model files */
 
 /* Malformed text: e->param is the top-level member in which it is, where that can be told. *out is a new reference. what names the text in errors ("request body", a path). */
 MUST_USE int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out,
