@@ -120,6 +120,34 @@ static void test_project_on_any_threads(void **unused)
             }
 }
 
+/* A row that was not finite leaves nothing in the device: an odd width's padding is written, not inherited. */
+static void test_nothing_is_left_of_a_nan(void **unused)
+{
+    (void)unused;
+    enum { ROWS = 5, N = 40, EVEN = 64, ODD = 33 };
+    for (size_t s = 0; s < N_SETS; s++)
+        for (int c = 0; c < 2 && cpu_kernels_choose(kernel_sets[s]); c++) {
+            struct project_case even = {ROWS, N, EVEN, (enum compute)c, DTYPE_BF16, false},
+                                odd = {ROWS, N, ODD, (enum compute)c, DTYPE_BF16, false};
+            struct matrix m_even = matrix_new(N, EVEN, DTYPE_BF16, even.compute),
+                          m_odd = matrix_new(N, ODD, DTYPE_BF16, odd.compute);
+            float *x = noise_edge(ROWS * N), *in = noise_edge(ROWS * ODD), *bad = edge(ROWS * EVEN * 4),
+                  *clean = edge(ROWS * N * 4), *out = edge(ROWS * N * 4);
+            struct device *d = device_new(kernel_sets[s], even.compute, 1, &text_limits);
+            struct weight *w_even = pack(d, PACK_LINEAR, &m_even, 1), *w_odd = pack(d, PACK_LINEAR, &m_odd, 1);
+            project_run(d, w_odd, &odd, ROWS, x, in, NULL, clean);
+            for (size_t i = 0; i < ROWS * EVEN; i++) bad[i] = NAN;
+            project_run(d, w_even, &even, ROWS, x, bad, NULL, out);
+            assert_true(isnan(out[0]) && isnan(out[ROWS * N - 1]));
+            project_run(d, w_odd, &odd, ROWS, x, in, NULL, out);
+            assert_memory_equal(out, clean, ROWS * N * 4);
+            ops_cpu.weight_free(d, w_even);
+            ops_cpu.weight_free(d, w_odd);
+            ops_cpu.close(d);
+            edges_release(0);
+        }
+}
+
 /* --- embedding --- */
 static void test_embed(void **unused)
 {
@@ -525,6 +553,39 @@ static void test_attention_over_splits(void **unused)
                     "attention over 256 positions");
 }
 
+/* A sequence whose numbers went bad spoils no other in its steps. */
+static void test_nan_stays_in_its_sequence(void **unused)
+{
+    (void)unused;
+    struct scene sc = {.shape = {70, 6, 2, 32},
+                       .schedule = &short_schedule,
+                       .compute = COMPUTE_BF16,
+                       .weights = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16},
+                       .kv = DTYPE_BF16,
+                       .rope_scale = 1};
+    scene_open(&sc);
+    float *clean = edge(sc.rows * sc.width * 4), *out = edge(sc.rows * sc.width * 4);
+    enum { BAD_ROW = 20, BAD_SEQUENCE = 2 }; /* rows 16 to 48 are the third sequence's first */
+    for (size_t s = 0; s < N_SETS; s++) {
+        if (!cpu_kernels_choose(kernel_sets[s])) continue;
+        float good = sc.x[BAD_ROW * sc.shape.hidden];
+        scene_run(&sc, kernel_sets[s], 2, false, clean);
+        sc.x[BAD_ROW * sc.shape.hidden] = NAN;
+        scene_run(&sc, kernel_sets[s], 2, false, out);
+        sc.x[BAD_ROW * sc.shape.hidden] = good;
+        size_t row = 0;
+        for (size_t t = 0; t < sc.schedule->steps; t++)
+            for (size_t q = 0; q < SEQUENCES; q++)
+                for (size_t i = 0; i < sc.schedule->n[t][q]; i++, row++) {
+                    if (q != BAD_SEQUENCE)
+                        assert_memory_equal(out + row * sc.width, clean + row * sc.width, sc.width * 4);
+                    else if (row >= BAD_ROW)
+                        assert_true(isnan(out[row * sc.width])); /* and is not hidden in its own */
+                }
+    }
+    edges_release(0);
+}
+
 /* The comparison itself: a wrong formula is found in every row in which it is wrong. */
 static void test_comparison_sees_faults(void **unused)
 {
@@ -902,11 +963,13 @@ int main(void)
         cmocka_unit_test(test_odd_alignment),
         cmocka_unit_test(test_project),
         cmocka_unit_test(test_project_on_any_threads),
+        cmocka_unit_test(test_nothing_is_left_of_a_nan),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_gate_up),
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_attention_over_splits),
+        cmocka_unit_test(test_nan_stays_in_its_sequence),
         cmocka_unit_test(test_comparison_sees_faults),
     };
     return cmocka_run_group_tests(tests, tell_missing_sets, NULL);

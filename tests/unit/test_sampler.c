@@ -295,6 +295,29 @@ static void test_random_settings(void **unused)
     assert_true(doubtful <= 3);
 }
 
+/* Shares 1/2, 1/4, 1/8, 1/16, 1/16: a cut a thousandth below or above where a token stands keeps it or drops it. */
+static void test_cuts_are_sharp(void **unused)
+{
+    (void)unused;
+    const float logits[] = {-3, -1, -4, -2, -4}; /* times ln 2, by the temperature */
+    static const struct {
+        float top_p, min_p;
+        int kept;
+    } cuts[] = {{0.4995f, 0, 1},  {0.5005f, 0, 2},  {0.7495f, 0, 2},      {0.7505f, 0, 3}, {0.8745f, 0, 3},
+                {0.8755f, 0, 4},  {1, 0.5005f, 1},  {1, 0.4995f, 2},      {1, 0.2505f, 2}, {1, 0.2495f, 3},
+                {1, 0.12505f, 3}, {1, 0.12495f, 5}, {0.8745f, 0.2505f, 2}};
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        struct sample_row r = row_of(logits, 1.4426950f);
+        r.params.top_p = cuts[i].top_p, r.params.min_p = cuts[i].min_p;
+        double want[5];
+        int kept = 0;
+        assert_true(shares(&r, 5, want) > 1e-5);
+        for (size_t t = 0; t < 5; t++) kept += want[t] > 0;
+        assert_int_equal(kept, cuts[i].kept);
+        draws_check(r, 5, want, 2000, 3.78, i); /* 0.999 for all 13 together */
+    }
+}
+
 static void test_top_k_keeps_the_lowest_of_equals(void **unused)
 {
     (void)unused;
@@ -474,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_draws),
         cmocka_unit_test(test_random_settings),
+        cmocka_unit_test(test_cuts_are_sharp),
         cmocka_unit_test(test_top_k_keeps_the_lowest_of_equals),
         cmocka_unit_test(test_same_seed),
         cmocka_unit_test(test_logprobs),
