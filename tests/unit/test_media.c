@@ -14,7 +14,7 @@
 #include "engine/media/media_wire.h"
 #include "engine/media/tiles.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { UNDER_ASAN = 1 };
 #else
 enum { UNDER_ASAN = 0 };
