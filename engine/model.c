@@ -57,12 +57,19 @@ static int text_layer(struct model *m, size_t i, size_t rows, struct err *e)
     const struct text_layer *l = &m->layers[i];
     struct device *d = m->device;
     const size_t attended = (size_t)t->heads * t->head_dim;
-    struct rope rope = {.inv_freq = t->rope[i] ? t->inv_freq : NULL, .scale = t->rope_scale};
-    int rc = m->ops->qkv(d, &(struct qkv_args){.x = m->x, .norm = l->norm_in, .eps = t->norm_eps, .w = l->qkv, .hidden = t->hidden, .heads = t->heads, .rope = rope, .kv = m->kv, .layout = &m->kv_layout, .layer = i}, e);
-    if (!rc) rc = m->ops->attention(d, &(struct attention_args){.out = m->attended, .heads = t->heads, .kv = m->kv, .layout = &m->kv_layout, .layer = i}, e);
-    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = m->x, .in = m->attended, .w = l->o, .rows = rows, .n = t->hidden, .k = attended}, e);
-    if (!rc) rc = m->ops->gate_up(d, &(struct gate_up_args){.x = m->x, .norm = l->norm_post, .eps = t->norm_eps, .w = l->gate_up, .out = m->wide, .hidden = t->hidden, .inter = t->inter}, e);
-    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = m->x, .in = m->wide, .w = l->down, .rows = rows, .n = t->hidden, .k = t->inter}, e);
+    const struct rope rope = {.inv_freq = t->rope[i] ? t->inv_freq : NULL, .scale = t->rope_scale};
+    const struct qkv_args qkv = {.x = m->x, .norm = l->norm_in, .eps = t->norm_eps, .w = l->qkv, .hidden = t->hidden, .heads = t->heads,
+                                 .rope = rope, .kv = m->kv, .layout = &m->kv_layout, .layer = i};
+    const struct attention_args attention = {.out = m->attended, .heads = t->heads, .kv = m->kv, .layout = &m->kv_layout, .layer = i};
+    const struct project_args o = {.x = m->x, .in = m->attended, .w = l->o, .rows = rows, .n = t->hidden, .k = attended};
+    const struct gate_up_args gate_up = {.x = m->x, .norm = l->norm_post, .eps = t->norm_eps, .w = l->gate_up, .out = m->wide,
+                                         .hidden = t->hidden, .inter = t->inter};
+    const struct project_args down = {.x = m->x, .in = m->wide, .w = l->down, .rows = rows, .n = t->hidden, .k = t->inter};
+    int rc = m->ops->qkv(d, &qkv, e);
+    if (!rc) rc = m->ops->attention(d, &attention, e);
+    if (!rc) rc = m->ops->project(d, &o, e);
+    if (!rc) rc = m->ops->gate_up(d, &gate_up, e);
+    if (!rc) rc = m->ops->project(d, &down, e);
     return rc;
 }
 
@@ -72,12 +79,16 @@ int model_step(struct model *m, const struct model_group *groups, size_t n_group
     struct step s;
     int rc = lay_out(m, groups, n_groups, &s, e);
     if (rc) return rc;
-    struct step_plan plan = {.n_rows = s.n_rows, .position = m->position, .sequence = m->sequence, .prefill = m->prefill, .n_sequences = s.n_sequences, .blocks = m->blocks};
-    rc = m->ops->plan(m->device, &plan, &(struct rope){t->inv_freq, t->rope_scale}, t->head_dim, e);
-    if (!rc) rc = m->ops->embed(m->device, &(struct embed_args){.table = m->embed, .token = m->token, .pictures = m->pictures, .x = m->x, .hidden = t->hidden}, e);
+    const struct step_plan plan = {.n_rows = s.n_rows, .position = m->position, .sequence = m->sequence, .prefill = m->prefill,
+                                   .n_sequences = s.n_sequences, .blocks = m->blocks};
+    const struct rope rope = {t->inv_freq, t->rope_scale};
+    const struct embed_args embed = {.table = m->embed, .token = m->token, .pictures = m->pictures, .x = m->x, .hidden = t->hidden};
+    const struct head_args head = {.x = m->x, .row = m->logit_row, .n = m->n_logits, .norm = m->norm, .eps = t->norm_eps, .w = m->head,
+                                   .logits = m->logits, .hidden = t->hidden, .vocab = t->vocab};
+    rc = m->ops->plan(m->device, &plan, &rope, t->head_dim, e);
+    if (!rc) rc = m->ops->embed(m->device, &embed, e);
     for (size_t i = 0; i < t->layers && !rc; i++) rc = text_layer(m, i, s.n_rows, e);
-    if (rc || m->n_logits == 0) return rc;
-    return m->ops->head(m->device, &(struct head_args){.x = m->x, .row = m->logit_row, .n = m->n_logits, .norm = m->norm, .eps = t->norm_eps, .w = m->head, .logits = m->logits, .hidden = t->hidden, .vocab = t->vocab}, e);
+    return rc || m->n_logits == 0 ? rc : m->ops->head(m->device, &head, e);
 }
 
 const float *model_logits(const struct model *m, size_t i)
@@ -103,11 +114,19 @@ static int vision_layer(struct model *m, size_t i, size_t positions, struct err 
     const struct vision *v = &m->vision;
     const struct vision_layer *l = &v->layers[i];
     struct device *d = m->device;
-    int rc = m->ops->vision_qkv(d, &(struct vision_qkv_args){.x = v->x, .norm_weight = l->ln1, .norm_bias = l->ln1_bias, .eps = c->norm_eps, .w = l->qkv, .bias = l->qkv_bias, .rows = positions, .dim = c->dim}, e);
-    if (!rc) rc = m->ops->vision_attention(d, &(struct vision_attention_args){.out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads, .head_dim = c->dim / c->heads}, e);
-    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim}, e);
-    if (!rc) rc = m->ops->vision_up(d, &(struct vision_up_args){.x = v->x, .norm_weight = l->ln2, .norm_bias = l->ln2_bias, .eps = c->norm_eps, .w = l->fc1, .bias = l->fc1_bias, .out = v->wide, .rows = positions, .dim = c->dim, .inter = c->inter}, e);
-    if (!rc) rc = m->ops->project(d, &(struct project_args){.x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter}, e);
+    const struct vision_qkv_args qkv = {.x = v->x, .norm_weight = l->ln1, .norm_bias = l->ln1_bias, .eps = c->norm_eps, .w = l->qkv,
+                                        .bias = l->qkv_bias, .rows = positions, .dim = c->dim};
+    const struct vision_attention_args attention = {.out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads,
+                                                    .head_dim = c->dim / c->heads};
+    const struct project_args o = {.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim};
+    const struct vision_up_args up = {.x = v->x, .norm_weight = l->ln2, .norm_bias = l->ln2_bias, .eps = c->norm_eps, .w = l->fc1,
+                                      .bias = l->fc1_bias, .out = v->wide, .rows = positions, .dim = c->dim, .inter = c->inter};
+    const struct project_args fc2 = {.x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter};
+    int rc = m->ops->vision_qkv(d, &qkv, e);
+    if (!rc) rc = m->ops->vision_attention(d, &attention, e);
+    if (!rc) rc = m->ops->project(d, &o, e);
+    if (!rc) rc = m->ops->vision_up(d, &up, e);
+    if (!rc) rc = m->ops->project(d, &fc2, e);
     return rc;
 }
 
@@ -117,14 +136,17 @@ int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const u
     const struct vision *v = &m->vision;
     CHECK(m->limits.tile_px && tile < p->n_tiles);
     const size_t positions = (size_t)c->grid * c->grid;
-    struct patch_args patches = {.tiles = pixels, .n_tiles = 1, .tile_px = c->image_px, .patch = c->patch, .grid = c->grid, .dim = c->dim, .rescale = m->images.rescale, .w = v->patch, .bias = v->patch_bias, .position = v->position, .x = v->x};
+    float *out = p->rows + (size_t)tile * m->limits.tokens_per_tile * m->config.text.hidden;
+    struct patch_args patches = {.tiles = pixels, .n_tiles = 1, .tile_px = c->image_px, .patch = c->patch, .grid = c->grid, .dim = c->dim,
+                                 .rescale = m->images.rescale, .w = v->patch, .bias = v->patch_bias, .position = v->position, .x = v->x};
+    const struct connect_args connect = {.x = v->x, .norm_weight = v->post, .norm_bias = v->post_bias, .eps = c->norm_eps, .n_tiles = 1,
+                                         .grid = c->grid, .scale = c->scale, .dim = c->dim, .w = v->connector, .out = out,
+                                         .hidden = m->config.text.hidden};
     memcpy(patches.shift, m->images.mean, sizeof patches.shift);
     memcpy(patches.scale, m->images.std, sizeof patches.scale);
     int rc = m->ops->patch_embed(m->device, &patches, e);
     for (size_t i = 0; i < c->layers && !rc; i++) rc = vision_layer(m, i, positions, e);
-    if (rc) return rc;
-    float *out = p->rows + (size_t)tile * m->limits.tokens_per_tile * m->config.text.hidden;
-    return m->ops->connect(m->device, &(struct connect_args){.x = v->x, .norm_weight = v->post, .norm_bias = v->post_bias, .eps = c->norm_eps, .n_tiles = 1, .grid = c->grid, .scale = c->scale, .dim = c->dim, .w = v->connector, .out = out, .hidden = m->config.text.hidden}, e);
+    return rc ? rc : m->ops->connect(m->device, &connect, e);
 }
 
 int picture_new(struct model *m, uint32_t n_tiles, struct picture **out, struct err *e)
