@@ -115,7 +115,7 @@ int buf_read_file(struct buf *b, const char *path, struct err *e)
         if (n <= 0) break;
         rc = buf_append(b, chunk, (size_t)n);
         if (rc) {
-            rc = err_set(e, (enum err_code)-rc, "%s: larger than the limit of %zu bytes", path, b->max);
+            rc = err_set(e, (enum err_code) - rc, "%s: larger than the limit of %zu bytes", path, b->max);
             break;
         }
     }

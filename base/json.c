@@ -18,19 +18,22 @@ static int json_scan(const char *p, size_t n, const struct json_limits *l, const
     for (size_t i = 0; i < n; i++) {
         char c = p[i];
         if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
             continue;
         }
-        if (c == '"') in_string = true;
-        else if (c == ',') values++;
+        if (c == '"')
+            in_string = true;
+        else if (c == ',')
+            values++;
         else if (c == '[' || c == '{') {
             values++;
-            if (++depth > l->max_depth)
-                return err_set(e, ERR_LIMIT, "%s: JSON nested deeper than %u at byte %zu", what, l->max_depth, i);
-        } else if ((c == ']' || c == '}') && depth > 0) depth--;
-        if (values > l->max_values)
-            return err_set(e, ERR_LIMIT, "%s: more than %zu JSON values at byte %zu", what, l->max_values, i);
+            if (++depth > l->max_depth) return err_set(e, ERR_LIMIT, "%s: JSON nested deeper than %u at byte %zu", what, l->max_depth, i);
+        } else if ((c == ']' || c == '}') && depth > 0)
+            depth--;
+        if (values > l->max_values) return err_set(e, ERR_LIMIT, "%s: more than %zu JSON values at byte %zu", what, l->max_values, i);
     }
     return 0;
 }
@@ -49,12 +52,15 @@ static void json_member_at(const char *p, size_t at, char *out, size_t cap)
             while (i < at && p[i] != '"') i += p[i] == '\\' ? 2 : 1;
             string = p + start;
             n_string = i < at ? i - start : 0;
-        } else if (c == '{' || c == '[') depth++;
-        else if ((c == '}' || c == ']') && depth > 0) depth--;
+        } else if (c == '{' || c == '[')
+            depth++;
+        else if ((c == '}' || c == ']') && depth > 0)
+            depth--;
         else if (c == ':' && depth == 1) {
             name = string;
             n_name = n_string;
-        } else if (c == ',' && depth == 1) name = NULL;
+        } else if (c == ',' && depth == 1)
+            name = NULL;
     }
     bool plain = name && n_name > 0 && n_name < cap && !memchr(name, '\\', n_name) && utf8_valid(name, n_name);
     if (plain) memcpy(out, name, n_name);
@@ -64,8 +70,7 @@ static void json_member_at(const char *p, size_t at, char *out, size_t cap)
 int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out, struct err *e)
 {
     *out = NULL;
-    if (n > limits->max_bytes)
-        return err_set(e, ERR_LIMIT, "%s: %zu bytes of JSON, the limit is %zu", what, n, limits->max_bytes);
+    if (n > limits->max_bytes) return err_set(e, ERR_LIMIT, "%s: %zu bytes of JSON, the limit is %zu", what, n, limits->max_bytes);
     int rc = json_scan(p, n, limits, what, e);
     if (rc) return rc;
     json_error_t je;

@@ -22,8 +22,7 @@ extern const struct json_limits json_limits_request; /* depth 64, 100,000 values
 extern const struct json_limits json_limits_file;    /* depth 64, 4 M values, 100 MB: model files */
 
 /* Malformed text: e->param is the top-level member in which it is, where that can be told. *out is a new reference. what names the text in errors ("request body", a path). */
-MUST_USE int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out,
-                       struct err *e);
+MUST_USE int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out, struct err *e);
 /* Reads a file; -ERR_NOT_FOUND if it is not there. */
 MUST_USE int json_read_file(const char *path, const struct json_limits *limits, json_t **out, struct err *e);
 

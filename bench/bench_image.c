@@ -25,8 +25,7 @@ static void make_row(int y, uint8_t *row)
     static uint32_t noise = 1;
     for (int x = 0; x < WIDTH; x++) {
         noise = noise * 1664525 + 1013904223;
-        int dx = x - WIDTH / 2, dy = y - HEIGHT / 2, ring = (dx * dx + dy * dy) / 4000 % 256,
-            grain = (int)(noise >> 28);
+        int dx = x - WIDTH / 2, dy = y - HEIGHT / 2, ring = (dx * dx + dy * dy) / 4000 % 256, grain = (int)(noise >> 28);
         row[3 * x] = (uint8_t)(ring / 2 + grain + x * 100 / WIDTH);
         row[3 * x + 1] = (uint8_t)(y * 200 / HEIGHT + grain);
         row[3 * x + 2] = (uint8_t)((x / 64 + y / 64) % 2 * 180 + grain);
@@ -90,8 +89,7 @@ static int run_once(const uint8_t *p, size_t n, double ms[STEPS], struct result 
     rc = tiles_make(&s, &r->grid, &pixels, tiles, e);
     t[3] = clock_boot_ns();
     size_t tile = r->bytes / (size_t)r->grid.n_tiles;
-    for (int i = 0; !rc && i < r->grid.n_tiles; i++)
-        rc = crypto_generichash(hash, sizeof hash, tiles + (size_t)i * tile, tile, NULL, 0);
+    for (int i = 0; !rc && i < r->grid.n_tiles; i++) rc = crypto_generichash(hash, sizeof hash, tiles + (size_t)i * tile, tile, NULL, 0);
     t[4] = clock_boot_ns();
     pixels_unmap(tiles, r->bytes);
     for (int i = 0; i < STEP_ALL; i++) ms[i] = (double)(t[i + 1] - t[i]) / 1e6;
@@ -116,11 +114,9 @@ static int bench(const uint8_t *p, size_t n, int runs, struct err *e)
         if (rc) return rc;
         for (int k = 0; k < STEPS; k++) ms[k][i] = one[k];
     }
-    printf("%s of %d x %d, %zu bytes -> %d tiles, %zu bytes; resize path %s; %d runs\n", r.info.format, r.info.width,
-           r.info.height, n, r.grid.n_tiles, r.bytes, paths[resize_best_path()], runs);
-    size_t moved[STEPS] = {[STEP_DECODE] = (size_t)r.info.width * (size_t)r.info.height * 3,
-                           [STEP_TILES] = r.bytes,
-                           [STEP_HASH] = r.bytes};
+    printf("%s of %d x %d, %zu bytes -> %d tiles, %zu bytes; resize path %s; %d runs\n", r.info.format, r.info.width, r.info.height, n,
+           r.grid.n_tiles, r.bytes, paths[resize_best_path()], runs);
+    size_t moved[STEPS] = {[STEP_DECODE] = (size_t)r.info.width * (size_t)r.info.height * 3, [STEP_TILES] = r.bytes, [STEP_HASH] = r.bytes};
     for (int k = 0; k < STEPS; k++) {
         qsort(ms[k], (size_t)runs, sizeof ms[k][0], compare);
         printf("%-14s best %8.2f ms   median %8.2f ms", step_names[k], ms[k][0], ms[k][runs / 2]);

@@ -38,7 +38,8 @@ static int prefill(const struct run *r, int32_t *ids, struct err *e)
 
 static int sample_greedy(const struct run *r, uint32_t position, int32_t *token, struct err *e)
 {
-    struct sample_row row = {.logits = model_logits(r->m, 0), .params = {.temperature = 0, .top_p = 1, .repetition_penalty = 1}, .position = position};
+    struct sample_row row = {
+        .logits = model_logits(r->m, 0), .params = {.temperature = 0, .top_p = 1, .repetition_penalty = 1}, .position = position};
     struct sample_result out;
     int rc = model_sample(r->m, &row, 1, &out, e);
     *token = out.token;
@@ -62,8 +63,8 @@ static int repetition(const struct run *r, int32_t *ids, struct err *e)
     if (rc) return rc;
     double kv_bytes = (double)l->kv_bytes / ((double)l->n_blocks * l->block_tokens) * (r->prompt + r->decode / 2.0);
     double decode_s = (t2 - t1) / 1e9 / r->decode;
-    printf("{\"prefill_tokens_per_s\": %.2f, \"decode_tokens_per_s\": %.2f, \"decode_gb_per_s\": %.2f}\n", r->prompt / ((t1 - t0) / 1e9), 1 / decode_s,
-           ((double)l->weight_bytes + kv_bytes) / decode_s / 1e9);
+    printf("{\"prefill_tokens_per_s\": %.2f, \"decode_tokens_per_s\": %.2f, \"decode_gb_per_s\": %.2f}\n", r->prompt / ((t1 - t0) / 1e9),
+           1 / decode_s, ((double)l->weight_bytes + kv_bytes) / decode_s / 1e9);
     fflush(stdout);
     return 0;
 }
@@ -71,34 +72,52 @@ static int repetition(const struct run *r, int32_t *ids, struct err *e)
 int main(int argc, char **argv)
 {
     enum { MODEL = 1, RANDOM, COMPUTE, THREADS, ISA, PROMPT, DECODE, REPEAT };
-    static const struct option options[] = {{"model", 1, NULL, MODEL},   {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE},
-                                            {"threads", 1, NULL, THREADS}, {"isa", 1, NULL, ISA},             {"prompt", 1, NULL, PROMPT},
-                                            {"decode", 1, NULL, DECODE}, {"repeat", 1, NULL, REPEAT},         {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"model", 1, NULL, MODEL}, {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE}, {"threads", 1, NULL, THREADS},
+        {"isa", 1, NULL, ISA},     {"prompt", 1, NULL, PROMPT},         {"decode", 1, NULL, DECODE},   {"repeat", 1, NULL, REPEAT},
+        {NULL, 0, NULL, 0}};
     const char *dir = NULL, *spec = "135m:1";
     int repeat = 3, c;
     struct run r = {.prompt = 512, .decode = 128};
     struct model_options o = {.device = "cpu", .compute = COMPUTE_BF16, .kv_dtype = DTYPE_BF16};
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
-        case MODEL: dir = optarg; break;
-        case RANDOM: spec = optarg; break;
+        case MODEL:
+            dir = optarg;
+            break;
+        case RANDOM:
+            spec = optarg;
+            break;
         case COMPUTE:
             o.compute = strcmp(optarg, "f32") ? COMPUTE_BF16 : COMPUTE_F32;
             o.kv_dtype = strcmp(optarg, "f32") ? DTYPE_BF16 : DTYPE_F32;
             break;
-        case THREADS: o.threads = atoi(optarg); break;
-        case ISA: o.isa = optarg; break;
-        case PROMPT: r.prompt = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case DECODE: r.decode = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case REPEAT: repeat = atoi(optarg); break;
-        default: return 2;
+        case THREADS:
+            o.threads = atoi(optarg);
+            break;
+        case ISA:
+            o.isa = optarg;
+            break;
+        case PROMPT:
+            r.prompt = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case DECODE:
+            r.decode = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case REPEAT:
+            repeat = atoi(optarg);
+            break;
+        default:
+            return 2;
         }
     }
-    if (r.prompt == 0 || r.decode == 0 || r.prompt > 1u << 20 || r.decode > 1u << 20) return fprintf(stderr, "bench_model: --prompt and --decode are 1 to 1048576\n"), 2;
+    if (r.prompt == 0 || r.decode == 0 || r.prompt > 1u << 20 || r.decode > 1u << 20)
+        return fprintf(stderr, "bench_model: --prompt and --decode are 1 to 1048576\n"), 2;
     o.kv_tokens = r.prompt + r.decode + 64;
     struct err e = {0};
     int rc = dir ? model_open(&r.m, dir, &o, &e) : model_open_random(&r.m, spec, &o, &e);
-    if (!rc && r.prompt + r.decode > model_limits(r.m)->max_context) rc = err_set(&e, ERR_CONTEXT, "%u tokens do not fit the context of %u", r.prompt + r.decode, model_limits(r.m)->max_context);
+    if (!rc && r.prompt + r.decode > model_limits(r.m)->max_context)
+        rc = err_set(&e, ERR_CONTEXT, "%u tokens do not fit the context of %u", r.prompt + r.decode, model_limits(r.m)->max_context);
     int32_t *ids = calloc(r.prompt, sizeof *ids);
     if (!rc) {
         const struct model_limits *l = model_limits(r.m);

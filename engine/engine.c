@@ -100,7 +100,10 @@ static void sequence_free(struct engine *en, struct engine_sequence *q)
     free(q);
 }
 
-static void drop_user(void *engine, void *user) { sequence_free(engine, user); }
+static void drop_user(void *engine, void *user)
+{
+    sequence_free(engine, user);
+}
 
 void engine_free(struct engine *en)
 {
@@ -133,8 +136,7 @@ static int check_ids(const struct engine *en, const int32_t *ids, uint32_t n, co
 {
     for (uint32_t i = 0; i < n; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= en->limits.vocab)
-            return err_set(e, ERR_INPUT, "%s: id %d is outside the vocabulary of %u", what, (int)ids[i],
-                           en->limits.vocab);
+            return err_set(e, ERR_INPUT, "%s: id %d is outside the vocabulary of %u", what, (int)ids[i], en->limits.vocab);
     return 0;
 }
 
@@ -149,8 +151,8 @@ static int check_submit(const struct engine *en, const struct frame_submit *f, s
     uint64_t positions = 0;
     for (uint32_t i = 0; i < f->n_ids; i++) positions += l->image_token >= 0 && f->ids[i] == l->image_token;
     if (positions != (uint64_t)f->n_tiles * l->tokens_per_tile || (f->n_tiles && l->tokens_per_tile == 0))
-        return err_set(e, ERR_INPUT, "the prompt has %llu picture positions, %u tiles of %u came",
-                       (unsigned long long)positions, f->n_tiles, l->tokens_per_tile);
+        return err_set(e, ERR_INPUT, "the prompt has %llu picture positions, %u tiles of %u came", (unsigned long long)positions,
+                       f->n_tiles, l->tokens_per_tile);
     return 0;
 }
 
@@ -159,8 +161,7 @@ static int map_descriptor(int fd, struct mapping *m, struct err *e)
     enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW };
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS) != SEALS)
-        return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
+    if (seals < 0 || (seals & SEALS) != SEALS) return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
     if (fstat(fd, &st) || st.st_size <= 0) return err_set(e, ERR_INPUT, "tiles: the memfd is empty");
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_MEMORY, "tiles: %s", strerror(errno));
@@ -182,8 +183,7 @@ static int map_tiles(const struct engine *en, struct engine_sequence *q, const s
     for (; q->n_tiles < f->n_tiles; q->n_tiles++) {
         const struct frame_tile *t = &f->tiles[q->n_tiles];
         if (t->fd_index >= f->n_fds || t->tile_index >= q->mappings[t->fd_index].n_bytes / tile_bytes)
-            return err_set(e, ERR_INPUT, "tile %u: number %u of descriptor %u is not there", q->n_tiles, t->tile_index,
-                           t->fd_index);
+            return err_set(e, ERR_INPUT, "tile %u: number %u of descriptor %u is not there", q->n_tiles, t->tile_index, t->fd_index);
         q->tiles[q->n_tiles] = q->mappings[t->fd_index].base + t->tile_index * tile_bytes;
     }
     return 0;
@@ -197,8 +197,7 @@ static void *copy_array(const void *from, size_t n, size_t size, size_t room)
     return p;
 }
 
-static int sequence_fill(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f,
-                         struct err *e)
+static int sequence_fill(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f, struct err *e)
 {
     q->id = f->sequence;
     q->sampling = f->sampling;
@@ -234,7 +233,10 @@ int engine_submit(struct engine *en, const struct frame_submit *f, struct err *e
     return rc;
 }
 
-void engine_cancel(struct engine *en, uint64_t sequence) { scheduler_cancel(en->scheduler, sequence); }
+void engine_cancel(struct engine *en, uint64_t sequence)
+{
+    scheduler_cancel(en->scheduler, sequence);
+}
 
 bool engine_busy(const struct engine *en)
 {
@@ -304,8 +306,7 @@ static void after_prompt_rows(struct engine *en, const struct schedule_rows *g)
 {
     struct engine_sequence *q = g->sequence->request.user;
     if (g->first_position >= q->n_prompt || !q->picture) return;
-    for (uint32_t i = 0; i < g->n_rows; i++)
-        q->picture_rows += q->tokens[g->first_position + i] == en->limits.image_token;
+    for (uint32_t i = 0; i < g->n_rows; i++) q->picture_rows += q->tokens[g->first_position + i] == en->limits.image_token;
     if (!g->sample) return;
     picture_free(en->model, q->picture);
     q->picture = NULL;
@@ -351,8 +352,7 @@ static void put_logprobs(struct engine *en, struct frame_step_row *row, const st
 {
     struct frame_logprob *lp = en->row_logprobs[i_sample];
     lp[0] = (struct frame_logprob){.token = r->token, .logprob = r->logprob};
-    for (int32_t k = 0; k < r->n_top; k++)
-        lp[1 + k] = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
+    for (int32_t k = 0; k < r->n_top; k++) lp[1 + k] = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
     row->n_top = (uint32_t)r->n_top;
     row->logprobs = lp;
 }

@@ -10,8 +10,14 @@
 
 /* ---- writing ---- */
 
-static void put_bytes(struct buf *b, const void *p, size_t n) { buf_append(b, p, n); }
-static void put_u8(struct buf *b, uint8_t v) { buf_append(b, &v, 1); }
+static void put_bytes(struct buf *b, const void *p, size_t n)
+{
+    buf_append(b, p, n);
+}
+static void put_u8(struct buf *b, uint8_t v)
+{
+    buf_append(b, &v, 1);
+}
 
 static void put_le(struct buf *b, uint64_t v, size_t n_bytes)
 {
@@ -19,10 +25,22 @@ static void put_le(struct buf *b, uint64_t v, size_t n_bytes)
     for (size_t i = 0; i < n_bytes; i++) le[i] = (uint8_t)(v >> (8 * i));
     buf_append(b, le, n_bytes);
 }
-static void put_u16(struct buf *b, uint16_t v) { put_le(b, v, 2); }
-static void put_u32(struct buf *b, uint32_t v) { put_le(b, v, 4); }
-static void put_u64(struct buf *b, uint64_t v) { put_le(b, v, 8); }
-static void put_i32(struct buf *b, int32_t v) { put_le(b, (uint32_t)v, 4); }
+static void put_u16(struct buf *b, uint16_t v)
+{
+    put_le(b, v, 2);
+}
+static void put_u32(struct buf *b, uint32_t v)
+{
+    put_le(b, v, 4);
+}
+static void put_u64(struct buf *b, uint64_t v)
+{
+    put_le(b, v, 8);
+}
+static void put_i32(struct buf *b, int32_t v)
+{
+    put_le(b, (uint32_t)v, 4);
+}
 
 static void put_f32(struct buf *b, float v)
 {
@@ -227,11 +245,26 @@ static uint64_t get_le(struct reader *r, size_t n_bytes)
     for (size_t i = 0; p && i < n_bytes; i++) v |= (uint64_t)p[i] << (8 * i);
     return v;
 }
-static uint8_t get_u8(struct reader *r) { return (uint8_t)get_le(r, 1); }
-static uint16_t get_u16(struct reader *r) { return (uint16_t)get_le(r, 2); }
-static uint32_t get_u32(struct reader *r) { return (uint32_t)get_le(r, 4); }
-static uint64_t get_u64(struct reader *r) { return get_le(r, 8); }
-static int32_t get_i32(struct reader *r) { return (int32_t)get_u32(r); }
+static uint8_t get_u8(struct reader *r)
+{
+    return (uint8_t)get_le(r, 1);
+}
+static uint16_t get_u16(struct reader *r)
+{
+    return (uint16_t)get_le(r, 2);
+}
+static uint32_t get_u32(struct reader *r)
+{
+    return (uint32_t)get_le(r, 4);
+}
+static uint64_t get_u64(struct reader *r)
+{
+    return get_le(r, 8);
+}
+static int32_t get_i32(struct reader *r)
+{
+    return (int32_t)get_u32(r);
+}
 
 static bool get_bool(struct reader *r)
 {
@@ -390,8 +423,7 @@ static void read_step_row(struct reader *r, struct frame_step_row *row)
         for (size_t i = 0; !r->fault && i < n; i++) {
             lp[i].token = get_i32(r);
             if (lp[i].token < 0) reader_fail(r, "a token id is negative");
-            lp[i].logprob =
-                get_f32(r, -INFINITY, 1e-3f, "a logprob is out of range"); /* rounding may pass 0 by a hair */
+            lp[i].logprob = get_f32(r, -INFINITY, 1e-3f, "a logprob is out of range"); /* rounding may pass 0 by a hair */
         }
         row->logprobs = lp;
     }
@@ -426,8 +458,8 @@ static void read_prediction(struct reader *r, struct frame_prediction *f)
     f->tokens_per_s = get_f32(r, 0, 1e12f, "tokens_per_s is out of range");
 }
 
-int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int *fds, uint32_t n_fds,
-                 struct arena *arena, struct frame *f, struct err *e)
+int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int *fds, uint32_t n_fds, struct arena *arena, struct frame *f,
+                 struct err *e)
 {
     *f = (struct frame){.type = type};
     struct reader r = {.p = body, .n = n, .arena = arena};

@@ -146,9 +146,8 @@ MUST_USE int frame_put_drain(struct buf *out);
 
 /* Connection: buffers both ways, passes descriptors. The socket is non-blocking. */
 struct frame_conn;
-MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes,
-                            struct err *e); /* owns sock from success on */
-void frame_conn_free(struct frame_conn *c); /* accepts NULL */
+MUST_USE int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, struct err *e); /* owns sock from success on */
+void frame_conn_free(struct frame_conn *c);                                                            /* accepts NULL */
 int frame_conn_fd(const struct frame_conn *c);
 /* The queue to encode into; call frame_conn_flush afterwards. Descriptors that ride with the frame just put (and not
  * yet flushed) are dup-ed by frame_conn_attach; n_fds is that of the frame. When it fails, the frame is taken back from

@@ -46,8 +46,7 @@ int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, st
 {
     *out = NULL;
     int flags = fcntl(sock, F_GETFL);
-    if (flags < 0 || fcntl(sock, F_SETFL, flags | O_NONBLOCK) < 0)
-        return err_set(e, ERR_IO, "frame socket: %s", strerror(errno));
+    if (flags < 0 || fcntl(sock, F_SETFL, flags | O_NONBLOCK) < 0) return err_set(e, ERR_IO, "frame socket: %s", strerror(errno));
     struct frame_conn *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
     c->sock = sock;
@@ -85,9 +84,15 @@ void frame_conn_free(struct frame_conn *c)
     free(c);
 }
 
-int frame_conn_fd(const struct frame_conn *c) { return c->sock; }
+int frame_conn_fd(const struct frame_conn *c)
+{
+    return c->sock;
+}
 
-struct buf *frame_conn_out(struct frame_conn *c) { return &c->out; }
+struct buf *frame_conn_out(struct frame_conn *c)
+{
+    return &c->out;
+}
 
 static uint32_t get_u32(const char *p)
 {
@@ -124,8 +129,7 @@ int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, stru
     if (n_fds == 0) return 0;
     struct ride *r = calloc(1, sizeof *r);
     if (!r || dup_all(r, fds, n_fds)) {
-        int rc = r ? err_set(e, ERR_IO, "descriptors of a frame: %s", strerror(errno))
-                   : err_set(e, ERR_MEMORY, "out of memory");
+        int rc = r ? err_set(e, ERR_IO, "descriptors of a frame: %s", strerror(errno)) : err_set(e, ERR_MEMORY, "out of memory");
         if (r) close_all(r->fds, r->n);
         free(r);
         c->out.len = last; /* the frame cannot go without them: taken back */
@@ -236,20 +240,17 @@ int frame_conn_next(struct frame_conn *c, struct frame *f, struct err *e)
 {
     arena_reset(&c->arena);
     size_t have = c->in.len - c->in_at;
-    if (have == 0 && c->n_in_fds)
-        return err_set(e, ERR_INPUT, "frame socket: %u descriptors belong to no frame", c->n_in_fds);
+    if (have == 0 && c->n_in_fds) return err_set(e, ERR_INPUT, "frame socket: %u descriptors belong to no frame", c->n_in_fds);
     if (have < FRAME_HEADER_BYTES) return 0;
     const char *header = c->in.data + c->in_at;
     size_t body = get_u32(header);
     uint32_t n_fds = get_u16(header + 6);
-    if (body > FRAME_MAX_BYTES)
-        return err_set(e, ERR_INPUT, "frame of %zu bytes, the limit is %d", body, FRAME_MAX_BYTES);
-    if (n_fds > FRAME_MAX_FDS)
-        return err_set(e, ERR_INPUT, "frame with %u descriptors, the limit is %d", n_fds, FRAME_MAX_FDS);
+    if (body > FRAME_MAX_BYTES) return err_set(e, ERR_INPUT, "frame of %zu bytes, the limit is %d", body, FRAME_MAX_BYTES);
+    if (n_fds > FRAME_MAX_FDS) return err_set(e, ERR_INPUT, "frame with %u descriptors, the limit is %d", n_fds, FRAME_MAX_FDS);
     if (have - FRAME_HEADER_BYTES < body) return 0;
     if (n_fds > c->n_in_fds) return err_set(e, ERR_INPUT, "frame says %u descriptors, %u came", n_fds, c->n_in_fds);
-    int rc = frame_decode((enum frame_type)get_u16(header + 4), (const uint8_t *)header + FRAME_HEADER_BYTES, body,
-                          c->in_fds, n_fds, &c->arena, f, e);
+    int rc = frame_decode((enum frame_type)get_u16(header + 4), (const uint8_t *)header + FRAME_HEADER_BYTES, body, c->in_fds, n_fds,
+                          &c->arena, f, e);
     if (rc) return rc; /* in_fds still owns all descriptors: frame_conn_free closes them */
     memcpy(c->frame_fds, c->in_fds, n_fds * sizeof(int));
     memmove(c->in_fds, c->in_fds + n_fds, (c->n_in_fds - n_fds) * sizeof(int));

@@ -24,7 +24,8 @@ static int lay_out(struct model *m, const struct model_group *groups, size_t n_g
     if (n_groups > MODEL_MAX_SEQUENCES) return err_set(e, ERR_LIMIT, "step: %zu groups, the limit is %d", n_groups, MODEL_MAX_SEQUENCES);
     for (size_t i = 0; i < n_groups; i++) {
         const struct model_group *g = &groups[i];
-        if (g->n_rows == 0 || s->n_rows + g->n_rows > m->limits.step_rows) return err_set(e, ERR_LIMIT, "step: more than %u rows", m->limits.step_rows);
+        if (g->n_rows == 0 || s->n_rows + g->n_rows > m->limits.step_rows)
+            return err_set(e, ERR_LIMIT, "step: more than %u rows", m->limits.step_rows);
         if ((uint64_t)g->first_position + g->n_rows > (uint64_t)m->max_blocks * m->limits.block_tokens)
             return err_set(e, ERR_CONTEXT, "step: position %u is past the longest sequence", g->first_position + g->n_rows);
         m->blocks[s->n_sequences] = g->blocks;
@@ -58,12 +59,20 @@ static int text_layer(struct model *m, size_t i, size_t rows, struct err *e)
     struct device *d = m->device;
     const size_t attended = (size_t)t->heads * t->head_dim;
     const struct rope rope = {.inv_freq = t->rope[i] ? t->inv_freq : NULL, .scale = t->rope_scale};
-    const struct qkv_args qkv = {.x = m->x, .norm = l->norm_in, .eps = t->norm_eps, .w = l->qkv, .hidden = t->hidden, .heads = t->heads,
-                                 .rope = rope, .kv = m->kv, .layout = &m->kv_layout, .layer = i};
+    const struct qkv_args qkv = {.x = m->x,
+                                 .norm = l->norm_in,
+                                 .eps = t->norm_eps,
+                                 .w = l->qkv,
+                                 .hidden = t->hidden,
+                                 .heads = t->heads,
+                                 .rope = rope,
+                                 .kv = m->kv,
+                                 .layout = &m->kv_layout,
+                                 .layer = i};
     const struct attention_args attention = {.out = m->attended, .heads = t->heads, .kv = m->kv, .layout = &m->kv_layout, .layer = i};
     const struct project_args o = {.x = m->x, .in = m->attended, .w = l->o, .rows = rows, .n = t->hidden, .k = attended};
-    const struct gate_up_args gate_up = {.x = m->x, .norm = l->norm_post, .eps = t->norm_eps, .w = l->gate_up, .out = m->wide,
-                                         .hidden = t->hidden, .inter = t->inter};
+    const struct gate_up_args gate_up = {
+        .x = m->x, .norm = l->norm_post, .eps = t->norm_eps, .w = l->gate_up, .out = m->wide, .hidden = t->hidden, .inter = t->inter};
     const struct project_args down = {.x = m->x, .in = m->wide, .w = l->down, .rows = rows, .n = t->hidden, .k = t->inter};
     int rc = m->ops->qkv(d, &qkv, e);
     if (!rc) rc = m->ops->attention(d, &attention, e);
@@ -79,12 +88,23 @@ int model_step(struct model *m, const struct model_group *groups, size_t n_group
     struct step s;
     int rc = lay_out(m, groups, n_groups, &s, e);
     if (rc) return rc;
-    const struct step_plan plan = {.n_rows = s.n_rows, .position = m->position, .sequence = m->sequence, .prefill = m->prefill,
-                                   .n_sequences = s.n_sequences, .blocks = m->blocks};
+    const struct step_plan plan = {.n_rows = s.n_rows,
+                                   .position = m->position,
+                                   .sequence = m->sequence,
+                                   .prefill = m->prefill,
+                                   .n_sequences = s.n_sequences,
+                                   .blocks = m->blocks};
     const struct rope rope = {t->inv_freq, t->rope_scale};
     const struct embed_args embed = {.table = m->embed, .token = m->token, .pictures = m->pictures, .x = m->x, .hidden = t->hidden};
-    const struct head_args head = {.x = m->x, .row = m->logit_row, .n = m->n_logits, .norm = m->norm, .eps = t->norm_eps, .w = m->head,
-                                   .logits = m->logits, .hidden = t->hidden, .vocab = t->vocab};
+    const struct head_args head = {.x = m->x,
+                                   .row = m->logit_row,
+                                   .n = m->n_logits,
+                                   .norm = m->norm,
+                                   .eps = t->norm_eps,
+                                   .w = m->head,
+                                   .logits = m->logits,
+                                   .hidden = t->hidden,
+                                   .vocab = t->vocab};
     rc = m->ops->plan(m->device, &plan, &rope, t->head_dim, e);
     if (!rc) rc = m->ops->embed(m->device, &embed, e);
     for (size_t i = 0; i < t->layers && !rc; i++) rc = text_layer(m, i, s.n_rows, e);
@@ -114,14 +134,29 @@ static int vision_layer(struct model *m, size_t i, size_t positions, struct err 
     const struct vision *v = &m->vision;
     const struct vision_layer *l = &v->layers[i];
     struct device *d = m->device;
-    const struct vision_qkv_args qkv = {.x = v->x, .norm_weight = l->ln1, .norm_bias = l->ln1_bias, .eps = c->norm_eps, .w = l->qkv,
-                                        .bias = l->qkv_bias, .rows = positions, .dim = c->dim};
-    const struct vision_attention_args attention = {.out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads,
-                                                    .head_dim = c->dim / c->heads};
+    const struct vision_qkv_args qkv = {.x = v->x,
+                                        .norm_weight = l->ln1,
+                                        .norm_bias = l->ln1_bias,
+                                        .eps = c->norm_eps,
+                                        .w = l->qkv,
+                                        .bias = l->qkv_bias,
+                                        .rows = positions,
+                                        .dim = c->dim};
+    const struct vision_attention_args attention = {
+        .out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads, .head_dim = c->dim / c->heads};
     const struct project_args o = {.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim};
-    const struct vision_up_args up = {.x = v->x, .norm_weight = l->ln2, .norm_bias = l->ln2_bias, .eps = c->norm_eps, .w = l->fc1,
-                                      .bias = l->fc1_bias, .out = v->wide, .rows = positions, .dim = c->dim, .inter = c->inter};
-    const struct project_args fc2 = {.x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter};
+    const struct vision_up_args up = {.x = v->x,
+                                      .norm_weight = l->ln2,
+                                      .norm_bias = l->ln2_bias,
+                                      .eps = c->norm_eps,
+                                      .w = l->fc1,
+                                      .bias = l->fc1_bias,
+                                      .out = v->wide,
+                                      .rows = positions,
+                                      .dim = c->dim,
+                                      .inter = c->inter};
+    const struct project_args fc2 = {
+        .x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter};
     int rc = m->ops->vision_qkv(d, &qkv, e);
     if (!rc) rc = m->ops->vision_attention(d, &attention, e);
     if (!rc) rc = m->ops->project(d, &o, e);
@@ -137,10 +172,27 @@ int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const u
     CHECK(m->limits.tile_px && tile < p->n_tiles);
     const size_t positions = (size_t)c->grid * c->grid;
     float *out = p->rows + (size_t)tile * m->limits.tokens_per_tile * m->config.text.hidden;
-    struct patch_args patches = {.tiles = pixels, .n_tiles = 1, .tile_px = c->image_px, .patch = c->patch, .grid = c->grid, .dim = c->dim,
-                                 .rescale = m->images.rescale, .w = v->patch, .bias = v->patch_bias, .position = v->position, .x = v->x};
-    const struct connect_args connect = {.x = v->x, .norm_weight = v->post, .norm_bias = v->post_bias, .eps = c->norm_eps, .n_tiles = 1,
-                                         .grid = c->grid, .scale = c->scale, .dim = c->dim, .w = v->connector, .out = out,
+    struct patch_args patches = {.tiles = pixels,
+                                 .n_tiles = 1,
+                                 .tile_px = c->image_px,
+                                 .patch = c->patch,
+                                 .grid = c->grid,
+                                 .dim = c->dim,
+                                 .rescale = m->images.rescale,
+                                 .w = v->patch,
+                                 .bias = v->patch_bias,
+                                 .position = v->position,
+                                 .x = v->x};
+    const struct connect_args connect = {.x = v->x,
+                                         .norm_weight = v->post,
+                                         .norm_bias = v->post_bias,
+                                         .eps = c->norm_eps,
+                                         .n_tiles = 1,
+                                         .grid = c->grid,
+                                         .scale = c->scale,
+                                         .dim = c->dim,
+                                         .w = v->connector,
+                                         .out = out,
                                          .hidden = m->config.text.hidden};
     memcpy(patches.shift, m->images.mean, sizeof patches.shift);
     memcpy(patches.scale, m->images.std, sizeof patches.scale);
@@ -158,8 +210,10 @@ int picture_new(struct model *m, uint32_t n_tiles, struct picture **out, struct 
     p->n_tiles = n_tiles;
     p->n_rows = n_tiles * m->limits.tokens_per_tile;
     int rc = m->ops->alloc(m->device, (size_t)p->n_rows * m->config.text.hidden * sizeof *p->rows, (void **)&p->rows, e);
-    if (rc) free(p);
-    else *out = p;
+    if (rc)
+        free(p);
+    else
+        *out = p;
     return rc;
 }
 

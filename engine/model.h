@@ -16,26 +16,26 @@
 enum { MODEL_HASH_BYTES = 32 };
 
 struct model_options {
-    const char *device;   /* "auto", "cpu", "cuda" */
+    const char *device; /* "auto", "cpu", "cuda" */
     enum compute compute;
-    enum dtype kv_dtype;  /* DTYPE_F32 or DTYPE_BF16 */
-    int threads;          /* 0: all */
-    const char *isa;      /* see device_options */
-    uint64_t kv_tokens;   /* positions the KV cache holds in all; 0: 4 x the longest context, at most 1 GiB */
-    uint32_t step_rows;   /* most rows of a step; 0: 512 */
+    enum dtype kv_dtype;         /* DTYPE_F32 or DTYPE_BF16 */
+    int threads;                 /* 0: all */
+    const char *isa;             /* see device_options */
+    uint64_t kv_tokens;          /* positions the KV cache holds in all; 0: 4 x the longest context, at most 1 GiB */
+    uint32_t step_rows;          /* most rows of a step; 0: 512 */
     volatile uint64_t *progress; /* see device_options */
 };
 
 struct model_limits {
     uint32_t vocab, hidden, layers;
-    uint32_t max_context;              /* of the model, lowered to what the cache holds */
+    uint32_t max_context; /* of the model, lowered to what the cache holds */
     uint32_t block_tokens, n_blocks;
     uint32_t step_rows;
     uint32_t tile_px, tokens_per_tile; /* 0: no pictures */
     int32_t image_token;               /* -1 */
     uint64_t weight_bytes, kv_bytes;
     char device[64];
-    uint8_t hash[MODEL_HASH_BYTES];    /* BLAKE2b-256 over config.json and the headers of the weight files, or over the random spec */
+    uint8_t hash[MODEL_HASH_BYTES]; /* BLAKE2b-256 over config.json and the headers of the weight files, or over the random spec */
 };
 
 struct model;
@@ -54,7 +54,7 @@ MUST_USE int model_encode_tile(struct model *m, struct picture *p, uint32_t tile
 
 /* Adjacent rows of one sequence. */
 struct model_group {
-    const int32_t *tokens;         /* (n_rows); where tokens[i] == image_token and picture is given, the next picture row is taken */
+    const int32_t *tokens; /* (n_rows); where tokens[i] == image_token and picture is given, the next picture row is taken */
     uint32_t first_position, n_rows;
     bool prefill;                  /* role of these rows */
     const uint32_t *blocks;        /* block table of the sequence: covers positions 0 .. first_position + n_rows - 1 */

@@ -53,8 +53,10 @@ static float value(const struct weight_part *p, size_t i)
 {
     float f;
     uint16_t h;
-    if (p->dtype == DTYPE_F32) memcpy(&f, (const unsigned char *)p->data + i * 4, 4);
-    else memcpy(&h, (const unsigned char *)p->data + i * 2, 2), f = p->dtype == DTYPE_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
+    if (p->dtype == DTYPE_F32)
+        memcpy(&f, (const unsigned char *)p->data + i * 4, 4);
+    else
+        memcpy(&h, (const unsigned char *)p->data + i * 2, 2), f = p->dtype == DTYPE_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
     return f;
 }
 
@@ -163,8 +165,11 @@ static void load_vision(struct loader *l)
     v->layers = calloc(c->layers, sizeof *v->layers);
     if (!v->layers) l->rc = err_set(l->e, ERR_MEMORY, "loading: out of memory");
     struct weight_part p;
-    const uint64_t k = 3ull * c->patch * c->patch, table[2] = {(uint64_t)c->grid * c->grid, c->dim}, squared = (uint64_t)c->dim * c->scale * c->scale;
-    if (!l->rc) l->rc = l->src->get(l->src->self, VISION "embeddings.patch_embedding.weight", (uint64_t[]){c->dim, 3, c->patch, c->patch}, 4, &p, l->e);
+    const uint64_t k = 3ull * c->patch * c->patch, table[2] = {(uint64_t)c->grid * c->grid, c->dim},
+                   squared = (uint64_t)c->dim * c->scale * c->scale;
+    if (!l->rc)
+        l->rc =
+            l->src->get(l->src->self, VISION "embeddings.patch_embedding.weight", (uint64_t[]){c->dim, 3, c->patch, c->patch}, 4, &p, l->e);
     p.rows = c->dim; /* (dim, 3, p, p) is (dim, 3 p p) row-major */
     if (!l->rc) v->patch = pack(l, PACK_LINEAR, &p, 1, (size_t)k);
     v->patch_bias = vector(l, VISION "embeddings.patch_embedding.bias", c->dim);
@@ -193,7 +198,8 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
 {
     const struct text_config *t = &m->config.text;
     struct model_limits *l = &m->limits;
-    m->kv_layout = (struct kv_layout){.layers = t->layers, .kv_heads = t->kv_heads, .head_dim = t->head_dim, .block_tokens = l->block_tokens, .dtype = o->kv_dtype};
+    m->kv_layout = (struct kv_layout){
+        .layers = t->layers, .kv_heads = t->kv_heads, .head_dim = t->head_dim, .block_tokens = l->block_tokens, .dtype = o->kv_dtype};
     uint64_t block_bytes = m->ops->kv_block_bytes(&m->kv_layout), tokens = o->kv_tokens;
     if (tokens == 0) {
         tokens = 4ull * t->max_positions;
@@ -201,7 +207,8 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
         if (tokens > most) tokens = most;
     }
     uint64_t blocks = (tokens + l->block_tokens - 1) / l->block_tokens;
-    if (blocks == 0 || blocks > UINT32_MAX / l->block_tokens) return err_set(e, ERR_INPUT, "KV cache of %llu tokens: out of range", (unsigned long long)tokens);
+    if (blocks == 0 || blocks > UINT32_MAX / l->block_tokens)
+        return err_set(e, ERR_INPUT, "KV cache of %llu tokens: out of range", (unsigned long long)tokens);
     l->n_blocks = (uint32_t)blocks;
     l->kv_bytes = blocks * block_bytes;
     uint64_t capacity = blocks * l->block_tokens;
@@ -209,8 +216,9 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
     m->max_blocks = l->n_blocks; /* the scheduler keeps to max_context; comparisons (`logits`) may go past it */
     uint64_t have = available_bytes();
     if (l->kv_bytes > have)
-        return err_set(e, ERR_MEMORY, "the KV cache of %u blocks of %u tokens needs %llu MiB, %llu MiB of memory are available; lower --kv-tokens", l->n_blocks, l->block_tokens,
-                       (unsigned long long)(l->kv_bytes >> 20), (unsigned long long)(have >> 20));
+        return err_set(e, ERR_MEMORY,
+                       "the KV cache of %u blocks of %u tokens needs %llu MiB, %llu MiB of memory are available; lower --kv-tokens",
+                       l->n_blocks, l->block_tokens, (unsigned long long)(l->kv_bytes >> 20), (unsigned long long)(have >> 20));
     return m->ops->alloc(m->device, (size_t)l->kv_bytes, &m->kv, e);
 }
 
@@ -231,10 +239,18 @@ static int plan_step(struct model *m, struct err *e)
     const struct text_config *t = &m->config.text;
     const struct vision_config *v = &m->config.vision;
     const size_t rows = m->limits.step_rows, positions = m->limits.tile_px ? (size_t)v->grid * v->grid : 0, groups = MODEL_MAX_SEQUENCES;
-    m->sizes = (struct device_limits){.max_rows = rows > MODEL_LOGIT_ROWS ? rows : MODEL_LOGIT_ROWS, .max_sequences = groups, .max_blocks_per_sequence = m->max_blocks, .hidden = t->hidden, .heads = t->heads,
-                                      .kv_heads = t->kv_heads, .head_dim = t->head_dim, .inter = t->inter, .vocab = t->vocab};
+    m->sizes = (struct device_limits){.max_rows = rows > MODEL_LOGIT_ROWS ? rows : MODEL_LOGIT_ROWS,
+                                      .max_sequences = groups,
+                                      .max_blocks_per_sequence = m->max_blocks,
+                                      .hidden = t->hidden,
+                                      .heads = t->heads,
+                                      .kv_heads = t->kv_heads,
+                                      .head_dim = t->head_dim,
+                                      .inter = t->inter,
+                                      .vocab = t->vocab};
     if (positions) {
-        m->sizes.vision_rows = positions, m->sizes.vision_dim = v->dim, m->sizes.vision_inter = v->inter, m->sizes.vision_head_dim = v->dim / v->heads;
+        m->sizes.vision_rows = positions, m->sizes.vision_dim = v->dim, m->sizes.vision_inter = v->inter,
+        m->sizes.vision_head_dim = v->dim / v->heads;
         m->sizes.connector_in = (size_t)v->dim * v->scale * v->scale, m->sizes.patch_in = 3ull * v->patch * v->patch;
     }
     int rc = m->ops->reserve(m->device, &m->sizes, e);
@@ -267,13 +283,15 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     const struct model_config *c = &m->config;
     m->ops = choose_ops(o->device ? o->device : "auto", e);
     if (!m->ops) return -(int)(e ? e->code : ERR_UNSUPPORTED);
-    int rc = m->ops->open(&m->device, &(struct device_options){.compute = o->compute, .threads = o->threads, .isa = o->isa, .progress = o->progress}, e);
+    int rc = m->ops->open(
+        &m->device, &(struct device_options){.compute = o->compute, .threads = o->threads, .isa = o->isa, .progress = o->progress}, e);
     if (rc) return rc;
     struct model_limits *l = &m->limits;
     l->vocab = c->text.vocab, l->hidden = c->text.hidden, l->layers = c->text.layers, l->image_token = c->image_token;
     l->block_tokens = (uint32_t)m->ops->kv_block_tokens(m->device);
     l->step_rows = o->step_rows ? o->step_rows : 512;
-    if (c->family->vision) l->tile_px = c->vision.image_px, l->tokens_per_tile = (c->vision.grid / c->vision.scale) * (c->vision.grid / c->vision.scale);
+    if (c->family->vision)
+        l->tile_px = c->vision.image_px, l->tokens_per_tile = (c->vision.grid / c->vision.scale) * (c->vision.grid / c->vision.scale);
     m->ops->describe(m->device, l->device, sizeof l->device);
     struct loader load = {.m = m, .src = src, .e = e};
     load_text(&load);

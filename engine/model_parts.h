@@ -41,8 +41,8 @@ struct model {
     struct vision vision;
     struct device_limits sizes;
     float *x, *attended, *wide, *logits; /* (rows, hidden), (rows, heads * head_dim), (rows, inter), (MODEL_LOGIT_ROWS, vocab) */
-    uint32_t max_blocks; /* of one sequence */
-    size_t n_logits;     /* of the last step */
+    uint32_t max_blocks;                 /* of one sequence */
+    size_t n_logits;                     /* of the last step */
     /* a step's plan */
     int32_t *position, *token;
     uint32_t *sequence, *logit_row;

@@ -20,12 +20,20 @@ static int tensor_from_file(void *self, const char *name, const uint64_t *shape,
     tensor_shape_text(shape, n_dims, want, sizeof want);
     if (!t) return err_set(e, ERR_INPUT, "tensor %s is missing; expected shape %s", name, want);
     tensor_shape_text(t->shape, t->n_dims, found, sizeof found);
-    if (t->n_dims != n_dims || memcmp(t->shape, shape, (size_t)n_dims * sizeof *shape)) return err_set(e, ERR_INPUT, "tensor %s has shape %s; expected %s", name, found, want);
+    if (t->n_dims != n_dims || memcmp(t->shape, shape, (size_t)n_dims * sizeof *shape))
+        return err_set(e, ERR_INPUT, "tensor %s has shape %s; expected %s", name, found, want);
     switch (t->dtype) {
-    case TENSOR_F32: out->dtype = DTYPE_F32; break;
-    case TENSOR_F16: out->dtype = DTYPE_F16; break;
-    case TENSOR_BF16: out->dtype = DTYPE_BF16; break;
-    default: return err_set(e, ERR_UNSUPPORTED, "tensor %s has dtype %s; supported: F32, F16, BF16", name, tensor_dtype_name(t->dtype));
+    case TENSOR_F32:
+        out->dtype = DTYPE_F32;
+        break;
+    case TENSOR_F16:
+        out->dtype = DTYPE_F16;
+        break;
+    case TENSOR_BF16:
+        out->dtype = DTYPE_BF16;
+        break;
+    default:
+        return err_set(e, ERR_UNSUPPORTED, "tensor %s has dtype %s; supported: F32, F16, BF16", name, tensor_dtype_name(t->dtype));
     }
     out->data = t->data;
     return 0;
@@ -64,7 +72,8 @@ static void hash_model(uint8_t out[MODEL_HASH_BYTES], const struct buf *config, 
     crypto_generichash_final(&h, out, MODEL_HASH_BYTES);
 }
 
-static int open_folder(struct model *m, const char *dir, const struct model_options *o, struct safetensors *s, struct buf *config, struct err *e)
+static int open_folder(struct model *m, const char *dir, const struct model_options *o, struct safetensors *s, struct buf *config,
+                       struct err *e)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/config.json", dir) >= sizeof path) return err_set(e, ERR_INPUT, "%s: path too long", dir);
@@ -79,7 +88,8 @@ static int open_folder(struct model *m, const char *dir, const struct model_opti
         vision_from_tensors(&m->config.vision, s);
         rc = image_settings_read(&m->images, dir, e);
         if (!rc && (uint32_t)m->images.tile_px != m->config.vision.image_px)
-            rc = err_set(e, ERR_UNSUPPORTED, "preprocessor_config.json: tiles of %d px, but the vision model takes %u px", m->images.tile_px, m->config.vision.image_px);
+            rc = err_set(e, ERR_UNSUPPORTED, "preprocessor_config.json: tiles of %d px, but the vision model takes %u px",
+                         m->images.tile_px, m->config.vision.image_px);
         if (rc) return rc;
     }
     hash_model(m->limits.hash, config, s);
@@ -137,7 +147,8 @@ static int tensor_from_seed(void *self, const char *name, const uint64_t *shape,
     float amplitude = n_dims == 1 ? 0.02f : 1.7320508f / __builtin_sqrtf(cols);
     for (size_t i = 0; i < n; i += 4) {
         uint64_t x = splitmix(&r->state);
-        for (size_t j = i; j < i + 4 && j < n; j++, x >>= 16) p[j] = bf16_from_f32(((float)(x & 0xFFFF) / 32768.0f - 1.0f) * amplitude + (norm ? 1.0f : 0.0f));
+        for (size_t j = i; j < i + 4 && j < n; j++, x >>= 16)
+            p[j] = bf16_from_f32(((float)(x & 0xFFFF) / 32768.0f - 1.0f) * amplitude + (norm ? 1.0f : 0.0f));
     }
     *out = (struct weight_part){.data = p, .dtype = DTYPE_BF16};
     return 0;
@@ -170,21 +181,38 @@ static const struct shape shapes[] = {
     {"360m", &family_llama, {960, 32, 15, 5, 64, 2560, 49152, 8192, 1e-5f, true, {0}, {0}, 1}, {0}, 1e5f, 0},
     {"1.7b", &family_llama, {2048, 24, 32, 32, 64, 8192, 49152, 8192, 1e-5f, true, {0}, {0}, 1}, {0}, 1.3e5f, 0},
     {"3b", &family_smollm3, {2048, 36, 16, 4, 128, 11008, 128256, 65536, 1e-6f, true, {0}, {0}, 1}, {0}, 5e6f, 4},
-    {"vlm-256m", &family_idefics3, {576, 30, 9, 3, 64, 1536, 49280, 8192, 1e-5f, false, {0}, {0}, 1}, {768, 12, 12, 3072, 512, 16, 32, 4, 1e-6f}, 1e5f, 0},
-    {"vlm-500m", &family_idefics3, {960, 32, 15, 5, 64, 2560, 49280, 8192, 1e-5f, false, {0}, {0}, 1}, {768, 12, 12, 3072, 512, 16, 32, 4, 1e-6f}, 1e5f, 0},
-    {"vlm-2.2b", &family_smolvlm, {2048, 24, 32, 32, 64, 8192, 49280, 8192, 1e-5f, false, {0}, {0}, 1}, {1152, 27, 16, 4304, 384, 14, 27, 3, 1e-6f}, 1.3e5f, 0},
+    {"vlm-256m",
+     &family_idefics3,
+     {576, 30, 9, 3, 64, 1536, 49280, 8192, 1e-5f, false, {0}, {0}, 1},
+     {768, 12, 12, 3072, 512, 16, 32, 4, 1e-6f},
+     1e5f,
+     0},
+    {"vlm-500m",
+     &family_idefics3,
+     {960, 32, 15, 5, 64, 2560, 49280, 8192, 1e-5f, false, {0}, {0}, 1},
+     {768, 12, 12, 3072, 512, 16, 32, 4, 1e-6f},
+     1e5f,
+     0},
+    {"vlm-2.2b",
+     &family_smolvlm,
+     {2048, 24, 32, 32, 64, 8192, 49280, 8192, 1e-5f, false, {0}, {0}, 1},
+     {1152, 27, 16, 4304, 384, 14, 27, 3, 1e-6f},
+     1.3e5f,
+     0},
 };
 
 static int parse_spec(const char *spec, const struct shape **shape, int64_t *seed, struct err *e)
 {
     const char *colon = strchr(spec, ':');
     for (size_t i = 0; colon && i < sizeof shapes / sizeof *shapes; i++)
-        if (strlen(shapes[i].name) == (size_t)(colon - spec) && strncmp(spec, shapes[i].name, (size_t)(colon - spec)) == 0 && str_parse_int64(colon + 1, 0, INT64_MAX, seed)) {
+        if (strlen(shapes[i].name) == (size_t)(colon - spec) && strncmp(spec, shapes[i].name, (size_t)(colon - spec)) == 0 &&
+            str_parse_int64(colon + 1, 0, INT64_MAX, seed)) {
             *shape = &shapes[i];
             return 0;
         }
     char known[256] = "";
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) snprintf(known + strlen(known), sizeof known - strlen(known), " %s", shapes[i].name);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        snprintf(known + strlen(known), sizeof known - strlen(known), " %s", shapes[i].name);
     return err_set(e, ERR_INPUT, "random weights '%.64s': expected SHAPE:SEED with SHAPE one of%s", spec, known);
 }
 
@@ -197,17 +225,21 @@ int model_open_random(struct model **out, const char *spec, const struct model_o
     if (rc) return rc;
     struct model *m = calloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "%s: out of memory", spec);
-    m->config = (struct model_config){.family = shape->family, .text = shape->text, .vision = shape->vision, .image_token = shape->family->vision ? 49190 : -1};
+    m->config = (struct model_config){
+        .family = shape->family, .text = shape->text, .vision = shape->vision, .image_token = shape->family->vision ? 49190 : -1};
     m->images = (struct image_settings){.mean = {0.5f, 0.5f, 0.5f}, .std = {0.5f, 0.5f, 0.5f}, .rescale = 1.0f / 255.0f};
     struct text_config *t = &m->config.text;
     for (uint32_t i = 0; i < t->layers; i++) t->rope[i] = !shape->no_rope_interval || (i + 1) % shape->no_rope_interval != 0;
-    for (uint32_t j = 0; j < t->head_dim / 2; j++) t->inv_freq[j] = 1.0f / __builtin_powf(shape->theta, (float)(2 * j) / (float)t->head_dim);
+    for (uint32_t j = 0; j < t->head_dim / 2; j++)
+        t->inv_freq[j] = 1.0f / __builtin_powf(shape->theta, (float)(2 * j) / (float)t->head_dim);
     struct random_source r = {.state = (uint64_t)seed};
     crypto_generichash(m->limits.hash, MODEL_HASH_BYTES, (const unsigned char *)spec, strlen(spec), NULL, 0);
     struct tensor_source src = {.self = &r, .get = tensor_from_seed, .has = seed_has, .done = seed_done};
     rc = model_build(m, o, &src, e);
     seed_done(&r);
-    if (rc) model_close(m);
-    else *out = m;
+    if (rc)
+        model_close(m);
+    else
+        *out = m;
     return rc;
 }

@@ -11,28 +11,25 @@ enum {
     IDS_MAX = 4 << 20              /* counted to the end, so that an error tells how long a prompt is */
 };
 
-static int check_image_count(const struct prompt_model *m, const struct prompt_options *o, const struct prompt *p,
-                             struct err *e)
+static int check_image_count(const struct prompt_model *m, const struct prompt_options *o, const struct prompt *p, struct err *e)
 {
     const struct prompt_info *info = &m->info;
     size_t n = 0;
     for (size_t i = 0; i < p->n_ids; i++) n += info->image_token >= 0 && p->ids[i] == info->image_token;
     size_t want = p->n_tiles * (size_t)(info->has_images ? info->images.tokens_per_tile : 0);
     if (n == want) return 0;
-    return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, its %zu pictures need %zu", n, o->n_grids,
-                   want);
+    return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, its %zu pictures need %zu", n, o->n_grids, want);
 }
 
 /* Expanded text -> ids, checked against pictures and context. */
-static int encode(const struct prompt_model *m, unsigned flags, const struct prompt_options *o, struct arena *arena,
-                  struct prompt *p, struct err *e)
+static int encode(const struct prompt_model *m, unsigned flags, const struct prompt_options *o, struct arena *arena, struct prompt *p,
+                  struct err *e)
 {
     struct tokens t;
     tokens_init(&t, IDS_MAX);
     int rc = tokenizer_encode(m->tokenizer, p->text, flags, &t, e);
     int32_t *ids = rc ? NULL : arena_array(arena, t.n ? t.n : 1, sizeof *ids);
-    if (!rc && !ids)
-        rc = err_set(e, ERR_MEMORY, "a prompt of %zu tokens needs more memory than a request may have", t.n);
+    if (!rc && !ids) rc = err_set(e, ERR_MEMORY, "a prompt of %zu tokens needs more memory than a request may have", t.n);
     if (!rc && t.n) memcpy(ids, t.ids, t.n * sizeof *ids);
     p->ids = ids;
     p->n_ids = t.n;
@@ -40,20 +37,18 @@ static int encode(const struct prompt_model *m, unsigned flags, const struct pro
     if (rc) return rc;
     if (p->n_ids == 0) return err_set(e, ERR_INPUT, "the prompt is empty");
     if (o->max_context && p->n_ids >= o->max_context)
-        return err_set_param(
-            e, ERR_CONTEXT, "messages",
-            "the prompt has %zu tokens, the model's context is %u tokens, of which the answer needs at least one",
-            p->n_ids, o->max_context);
+        return err_set_param(e, ERR_CONTEXT, "messages",
+                             "the prompt has %zu tokens, the model's context is %u tokens, of which the answer needs at least one",
+                             p->n_ids, o->max_context);
     return check_image_count(m, o, p, e);
 }
 
-static int expand_and_encode(const struct prompt_model *m, struct marked_text text, unsigned flags,
-                             const struct prompt_options *o, struct arena *arena, struct prompt *p, struct err *e)
+static int expand_and_encode(const struct prompt_model *m, struct marked_text text, unsigned flags, const struct prompt_options *o,
+                             struct arena *arena, struct prompt *p, struct err *e)
 {
     *p = (struct prompt){.text = text};
     if (m->info.has_images) {
-        int rc =
-            image_expand_prompt(&m->info.images, text, o->grids, o->n_grids, EXPANDED_MAX_BYTES, arena, &p->text, e);
+        int rc = image_expand_prompt(&m->info.images, text, o->grids, o->n_grids, EXPANDED_MAX_BYTES, arena, &p->text, e);
         if (rc) return rc;
     } else if (o->n_grids) {
         return err_set(e, ERR_UNSUPPORTED, "this model does not take pictures");
@@ -64,8 +59,8 @@ static int expand_and_encode(const struct prompt_model *m, struct marked_text te
 
 /* The request's variables: messages and chat_template_kwargs. Names that are the server's or the model's are refused
  * rather than ignored. */
-static int request_variables(const struct prompt_model *m, const struct prompt_messages *messages, const json_t *kwargs,
-                             json_t **out, struct err *e)
+static int request_variables(const struct prompt_model *m, const struct prompt_messages *messages, const json_t *kwargs, json_t **out,
+                             struct err *e)
 {
     if (kwargs && !json_is_object(kwargs))
         return err_set_param(e, ERR_INPUT, "chat_template_kwargs", "chat_template_kwargs: must be an object");
@@ -73,12 +68,10 @@ static int request_variables(const struct prompt_model *m, const struct prompt_m
         return err_set_param(e, ERR_LIMIT, "chat_template_kwargs", "chat_template_kwargs: %zu members, the limit is %d",
                              json_object_size(kwargs), PROMPT_MAX_KWARGS);
     *out = json_object();
-    int rc =
-        *out && !json_object_set(*out, "messages", messages->messages) ? 0 : err_set(e, ERR_MEMORY, "out of memory");
+    int rc = *out && !json_object_set(*out, "messages", messages->messages) ? 0 : err_set(e, ERR_MEMORY, "out of memory");
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)kwargs, name, value)
-    {
+    json_object_foreach((json_t *)(uintptr_t)kwargs, name, value) {
         if (rc) break;
         if (!strcmp(name, "messages") || json_object_get(m->variables, name)) {
             char param[96];
@@ -95,8 +88,8 @@ static int request_variables(const struct prompt_model *m, const struct prompt_m
     return rc;
 }
 
-int prompt_from_messages(const struct prompt_model *m, const struct prompt_messages *messages,
-                         const struct prompt_options *o, struct arena *arena, struct prompt *out, struct err *e)
+int prompt_from_messages(const struct prompt_model *m, const struct prompt_messages *messages, const struct prompt_options *o,
+                         struct arena *arena, struct prompt *out, struct err *e)
 {
     *out = (struct prompt){0};
     CHECK(m->template && messages->messages); /* prompt_messages_read refused everything else */
@@ -114,8 +107,8 @@ int prompt_from_messages(const struct prompt_model *m, const struct prompt_messa
     return expand_and_encode(m, text, 0, o, arena, out, e);
 }
 
-int prompt_from_text(const struct prompt_model *m, struct marked_text text, bool add_special,
-                     const struct prompt_options *o, struct arena *arena, struct prompt *out, struct err *e)
+int prompt_from_text(const struct prompt_model *m, struct marked_text text, bool add_special, const struct prompt_options *o,
+                     struct arena *arena, struct prompt *out, struct err *e)
 {
     return expand_and_encode(m, text, add_special ? TOKENIZER_ADD_SPECIAL : 0, o, arena, out, e);
 }

@@ -81,8 +81,8 @@ enum prompt_messages_flags {
  * model was opened). `developer` becomes `system`. messages == NULL: "messages" is missing. Errors: -ERR_INPUT;
  * -ERR_UNSUPPORTED (no chat template, pictures for a text model, audio, video, file parts: 400 all the same);
  * -ERR_LIMIT. images live in the arena, their URLs in the request's JSON. */
-MUST_USE int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags,
-                                  struct arena *arena, struct prompt_messages *out, struct err *e);
+MUST_USE int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags, struct arena *arena,
+                                  struct prompt_messages *out, struct err *e);
 void prompt_messages_free(struct prompt_messages *p); /* accepts a zeroed struct */
 
 struct prompt_options {
@@ -101,13 +101,12 @@ struct prompt {
     size_t n_ids;
     size_t n_tiles; /* of all pictures: ids holds image_token n_tiles * tokens_per_tile times, in tile order */
 };
-MUST_USE int prompt_from_messages(const struct prompt_model *m, const struct prompt_messages *messages,
-                                  const struct prompt_options *o, struct arena *arena, struct prompt *out,
-                                  struct err *e);
+MUST_USE int prompt_from_messages(const struct prompt_model *m, const struct prompt_messages *messages, const struct prompt_options *o,
+                                  struct arena *arena, struct prompt *out, struct err *e);
 /* A rendered prompt. `text.marks` NULL: trusted, every byte may be part of a control token, and each literal <image>
  * stands for a picture. add_special runs the tokenizer's post-processor (BOS), as for base completions; chat text has
  * its own and does without. */
-MUST_USE int prompt_from_text(const struct prompt_model *m, struct marked_text text, bool add_special,
-                              const struct prompt_options *o, struct arena *arena, struct prompt *out, struct err *e);
+MUST_USE int prompt_from_text(const struct prompt_model *m, struct marked_text text, bool add_special, const struct prompt_options *o,
+                              struct arena *arena, struct prompt *out, struct err *e);
 
 #endif

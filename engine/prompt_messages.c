@@ -32,10 +32,16 @@ static int part_error(const struct reading *r, enum err_code code, const char *s
     return message_error(r, code, at, msg);
 }
 
-static int json_memory(struct err *e) { return err_set(e, ERR_MEMORY, "out of memory"); }
+static int json_memory(struct err *e)
+{
+    return err_set(e, ERR_MEMORY, "out of memory");
+}
 
 /* {"type": "text", "text": text}; NULL without memory. */
-static json_t *text_part(const json_t *text) { return json_pack("{s:s, s:O}", "type", "text", "text", text); }
+static json_t *text_part(const json_t *text)
+{
+    return json_pack("{s:s, s:O}", "type", "text", "text", text);
+}
 
 static int read_detail(const struct reading *r, const json_t *holder, const char *suffix, bool *low)
 {
@@ -51,15 +57,12 @@ static int read_detail(const struct reading *r, const json_t *holder, const char
 }
 
 /* url NULL: a bare picture. holder is where `detail` sits. */
-static int add_image(struct reading *r, const json_t *url, const char *url_suffix, const json_t *holder,
-                     const char *detail_suffix)
+static int add_image(struct reading *r, const json_t *url, const char *url_suffix, const json_t *holder, const char *detail_suffix)
 {
     const struct prompt_info *info = &r->model->info;
     if (!info->has_images) return part_error(r, ERR_UNSUPPORTED, ".type", "this model does not take pictures");
-    if (!r->model->takes_list)
-        return part_error(r, ERR_UNSUPPORTED, ".type", "this model's chat template does not take pictures");
-    if (url_suffix && !json_is_string(url))
-        return part_error(r, ERR_INPUT, url_suffix, "must be a string: a data: URL");
+    if (!r->model->takes_list) return part_error(r, ERR_UNSUPPORTED, ".type", "this model's chat template does not take pictures");
+    if (url_suffix && !json_is_string(url)) return part_error(r, ERR_INPUT, url_suffix, "must be a string: a data: URL");
     bool low;
     int rc = read_detail(r, holder, detail_suffix, &low);
     if (rc) return rc;
@@ -68,8 +71,7 @@ static int add_image(struct reading *r, const json_t *url, const char *url_suffi
     if (r->n_images == PROMPT_MAX_IMAGES) return part_error(r, ERR_LIMIT, "", "more than 20 pictures in a request");
     struct prompt_image *im = &r->images[r->n_images++];
     *im = (struct prompt_image){.url = json_string_value(url), .n_url = json_string_length(url), .detail_low = low};
-    snprintf(im->param, sizeof im->param, "messages[%zu].content[%zu]%s", r->i_message, r->i_part,
-             url_suffix ? url_suffix : "");
+    snprintf(im->param, sizeof im->param, "messages[%zu].content[%zu]%s", r->i_message, r->i_part, url_suffix ? url_suffix : "");
     return 0;
 }
 
@@ -94,8 +96,7 @@ static int read_image_url(struct reading *r, const json_t *part, json_t **out)
 {
     const json_t *holder = json_object_get(part, "image_url");
     if (!json_is_object(holder)) return part_error(r, ERR_INPUT, ".image_url", "must be an object with a url");
-    return image_part(r, add_image(r, json_object_get(holder, "url"), ".image_url.url", holder, ".image_url.detail"),
-                      out);
+    return image_part(r, add_image(r, json_object_get(holder, "url"), ".image_url.url", holder, ".image_url.detail"), out);
 }
 
 static int read_input_image(struct reading *r, const json_t *part, json_t **out)
@@ -105,8 +106,7 @@ static int read_input_image(struct reading *r, const json_t *part, json_t **out)
 
 static int read_bare_image(struct reading *r, const json_t *part, json_t **out)
 {
-    if (!(r->flags & PROMPT_BARE_IMAGES))
-        return part_error(r, ERR_INPUT, ".type", "a picture comes as \"image_url\" with a data: URL");
+    if (!(r->flags & PROMPT_BARE_IMAGES)) return part_error(r, ERR_INPUT, ".type", "a picture comes as \"image_url\" with a data: URL");
     return image_part(r, add_image(r, NULL, NULL, part, ".detail"), out);
 }
 
@@ -160,8 +160,7 @@ static json_t *join_texts(const json_t *parts)
     buf_init(&b, json_limits_request.max_bytes);
     size_t i;
     json_t *part;
-    json_array_foreach(parts, i, part)
-    {
+    json_array_foreach(parts, i, part) {
         const json_t *text = json_object_get(part, "text");
         if (i > 0) buf_putc(&b, '\n');
         buf_append(&b, json_string_value(text), json_string_length(text));
@@ -227,17 +226,14 @@ static int read_message(struct reading *r, const json_t *message, json_t **out)
     if (!json_is_object(message)) return message_error(r, ERR_INPUT, "", "must be an object");
     const json_t *role = json_object_get(message, "role");
     const char *name = json_is_string(role) ? role_for(json_string_value(role)) : NULL;
-    if (!name)
-        return message_error(r, ERR_INPUT, ".role",
-                             "must be \"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
+    if (!name) return message_error(r, ERR_INPUT, ".role", "must be \"system\", \"developer\", \"user\", \"assistant\" or \"tool\"");
     static const char *const texts[] = {"name", "tool_call_id"};
     for (size_t i = 0; i < 2; i++)
         if (is_given(message, texts[i]) && !json_is_string(json_object_get(message, texts[i])))
             return message_error(r, ERR_INPUT, i ? ".tool_call_id" : ".name", "must be a string");
     if (is_given(message, "tool_calls") && !json_is_array(json_object_get(message, "tool_calls")))
         return message_error(r, ERR_INPUT, ".tool_calls", "must be a list");
-    bool may_be_null =
-        !strcmp(name, "assistant") && (is_given(message, "tool_calls") || is_given(message, "function_call"));
+    bool may_be_null = !strcmp(name, "assistant") && (is_given(message, "tool_calls") || is_given(message, "function_call"));
     json_t *content = NULL;
     int rc = read_content(r, message, may_be_null, &content);
     if (rc) return rc;
@@ -262,11 +258,10 @@ int prompt_messages_read(const struct prompt_model *m, const json_t *messages, u
     if (!json_is_array(messages) || json_array_size(messages) == 0)
         return err_set_param(e, ERR_INPUT, "messages", "messages: must be a list of at least one message");
     if (json_array_size(messages) > PROMPT_MAX_MESSAGES)
-        return err_set_param(e, ERR_LIMIT, "messages", "messages: %zu messages, the limit is %d",
-                             json_array_size(messages), PROMPT_MAX_MESSAGES);
+        return err_set_param(e, ERR_LIMIT, "messages", "messages: %zu messages, the limit is %d", json_array_size(messages),
+                             PROMPT_MAX_MESSAGES);
     if (!m->template)
-        return err_set_param(e, ERR_UNSUPPORTED, "messages",
-                             "this model has no chat template: it completes text, but does not chat");
+        return err_set_param(e, ERR_UNSUPPORTED, "messages", "this model has no chat template: it completes text, but does not chat");
     struct reading r = {.model = m, .flags = flags, .arena = arena, .e = e};
     json_t *list = json_array();
     int rc = list ? 0 : json_memory(e);

@@ -42,13 +42,11 @@ static int read_optional(const char *dir, const char *name, json_t **out, struct
  * templates. */
 static int add_special_tokens(json_t *variables, const json_t *file)
 {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                        "pad_token", "cls_token", "mask_token"};
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         json_t *v = json_object_get(file, names[i]);
         if (json_is_object(v)) v = json_object_get(v, "content");
-        if (json_is_string(v) && !json_object_get(variables, names[i]) && json_object_set(variables, names[i], v))
-            return -ERR_MEMORY;
+        if (json_is_string(v) && !json_object_get(variables, names[i]) && json_object_set(variables, names[i], v)) return -ERR_MEMORY;
     }
     return 0;
 }
@@ -94,8 +92,7 @@ static const json_t *template_of(const json_t *file)
     const json_t *t = json_object_get(file, "chat_template");
     for (size_t i = 0; json_is_array(t) && i < json_array_size(t); i++) {
         const json_t *one = json_array_get(t, i), *name = json_object_get(one, "name");
-        if (json_is_string(name) && !strcmp(json_string_value(name), "default"))
-            return json_object_get(one, "template");
+        if (json_is_string(name) && !strcmp(json_string_value(name), "default")) return json_object_get(one, "template");
     }
     return t;
 }
@@ -123,8 +120,7 @@ static int read_template(const char *dir, struct buf *source, const char **found
             if (buf_append(source, json_string_value(t), json_string_length(t)))
                 rc = err_set(e, ERR_LIMIT, "%.200s/%s: the template is too large", dir, files[i]);
         } else if (!rc && t && !json_is_null(t)) {
-            rc = field_error(e, dir, files[i], "chat_template",
-                             "is neither a string nor a list with a template named \"default\"");
+            rc = field_error(e, dir, files[i], "chat_template", "is neither a string nor a list with a template named \"default\"");
         }
         json_decref(file);
     }
@@ -155,8 +151,7 @@ static int open_template(struct prompt_model *m, const char *dir, struct err *e)
  * rest ---- */
 
 /* An integer of the text model: in text_config for composite models, where it may be missing, else at the top. */
-static int config_int(const json_t *config, const char *dir, const char *field, int64_t min, int64_t max, int64_t *out,
-                      struct err *e)
+static int config_int(const json_t *config, const char *dir, const char *field, int64_t min, int64_t max, int64_t *out, struct err *e)
 {
     const json_t *v = json_object_get(json_object_get(config, "text_config"), field);
     if (!v || json_is_null(v)) v = json_object_get(config, field);
@@ -176,8 +171,7 @@ static int add_eos(struct prompt_model *m, const char *dir, const char *file, co
     if (!m->eos) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_is_array(v) ? json_array_get(v, i) : v;
-        if (!json_is_integer(id))
-            return field_error(e, dir, file, "eos_token_id", "is neither an integer nor a list of integers");
+        if (!json_is_integer(id)) return field_error(e, dir, file, "eos_token_id", "is neither an integer nor a list of integers");
         if (json_integer_value(id) >= 0 && json_integer_value(id) < (json_int_t)m->info.vocab)
             m->eos[m->info.n_eos++] = (int32_t)json_integer_value(id);
     }
@@ -185,8 +179,7 @@ static int add_eos(struct prompt_model *m, const char *dir, const char *file, co
     return 0;
 }
 
-static int read_default(const json_t *file, const char *dir, const char *field, double min, double max, float *out,
-                        struct err *e)
+static int read_default(const json_t *file, const char *dir, const char *field, double min, double max, float *out, struct err *e)
 {
     const json_t *v = json_object_get(file, field);
     if (!v || json_is_null(v)) return 0;
@@ -301,4 +294,7 @@ void prompt_model_close(struct prompt_model *m)
     free(m);
 }
 
-const struct prompt_info *prompt_model_info(const struct prompt_model *m) { return &m->info; }
+const struct prompt_info *prompt_model_info(const struct prompt_model *m)
+{
+    return &m->info;
+}

@@ -19,7 +19,10 @@ struct scheduler {
     struct schedule_end *ended;   /* room for max_running + max_waiting */
 };
 
-static void list_init(struct list *l) { *l = (struct list){.end = &l->first}; }
+static void list_init(struct list *l)
+{
+    *l = (struct list){.end = &l->first};
+}
 
 static void list_push(struct list *l, struct sequence *q)
 {
@@ -122,16 +125,15 @@ int scheduler_submit(struct scheduler *s, const struct scheduler_request *r, str
     const struct scheduler_limits *l = &s->limits;
     if (r->n_prompt == 0 || r->max_tokens == 0) return err_set(e, ERR_INPUT, "an empty prompt or max_tokens of 0");
     if (r->n_prompt >= l->max_context)
-        return err_set(e, ERR_CONTEXT, "the prompt has %u tokens, the model's context is %u", r->n_prompt,
-                       l->max_context);
+        return err_set(e, ERR_CONTEXT, "the prompt has %u tokens, the model's context is %u", r->n_prompt, l->max_context);
     if (find(s, r->id)) return err_set(e, ERR_INPUT, "sequence %llu is there already", (unsigned long long)r->id);
     uint32_t room = l->max_context - r->n_prompt;
     uint32_t max_tokens = r->max_tokens < room ? r->max_tokens : room;
     /* The token sampled last is never computed, hence - 1. No overflow: both are at most max_context. */
     uint64_t n_blocks = ((uint64_t)r->n_prompt + max_tokens - 1 + l->block_tokens - 1) / l->block_tokens;
     if (n_blocks > l->n_blocks)
-        return err_set(e, ERR_LIMIT, "%u prompt tokens and %u to make need %llu KV blocks, there are %u", r->n_prompt,
-                       max_tokens, (unsigned long long)n_blocks, l->n_blocks);
+        return err_set(e, ERR_LIMIT, "%u prompt tokens and %u to make need %llu KV blocks, there are %u", r->n_prompt, max_tokens,
+                       (unsigned long long)n_blocks, l->n_blocks);
     if (s->waiting.n >= l->max_waiting) return err_set(e, ERR_BUSY, "%u sequences are waiting already", s->waiting.n);
     struct sequence *q = calloc(1, sizeof *q);
     if (!q) return err_set(e, ERR_MEMORY, "out of memory");
@@ -158,8 +160,8 @@ static void end_list(struct scheduler *s, struct list *l, int64_t now_ms, size_t
             at = &q->next;
             continue;
         }
-        s->ended[(*n_ended)++] = (struct schedule_end){
-            .id = q->request.id, .user = q->request.user, .n_made = q->n_made, .late = late && !q->cancelled};
+        s->ended[(*n_ended)++] =
+            (struct schedule_end){.id = q->request.id, .user = q->request.user, .n_made = q->n_made, .late = late && !q->cancelled};
         list_remove(l, at);
         blocks_give_back(s, q);
         sequence_free(q);
@@ -179,12 +181,14 @@ static void admit(struct scheduler *s)
     }
 }
 
-static bool is_decoding(const struct sequence *q) { return q->n_computed >= q->request.n_prompt; }
+static bool is_decoding(const struct sequence *q)
+{
+    return q->n_computed >= q->request.n_prompt;
+}
 
 static void plan_decode_row(struct scheduler *s, struct schedule *out, struct sequence *q)
 {
-    s->groups[out->n_groups++] =
-        (struct schedule_rows){.sequence = q, .first_position = q->n_computed, .n_rows = 1, .sample = true};
+    s->groups[out->n_groups++] = (struct schedule_rows){.sequence = q, .first_position = q->n_computed, .n_rows = 1, .sample = true};
     out->n_rows++;
     s->decode_after_id = q->request.id;
 }

@@ -43,13 +43,15 @@ uint64_t *worker_progress_map(void)
     static uint64_t own;
     struct stat st;
     int seals = fcntl(WORKER_PROGRESS_FD, F_GET_SEALS); /* fails for whatever else was inherited as descriptor 4 */
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own)
-        return &own;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own) return &own;
     void *p = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, WORKER_PROGRESS_FD, 0);
     return p == MAP_FAILED ? &own : p;
 }
 
-static void bump(struct worker *w) { __atomic_fetch_add(w->progress, 1, __ATOMIC_RELAXED); }
+static void bump(struct worker *w)
+{
+    __atomic_fetch_add(w->progress, 1, __ATOMIC_RELAXED);
+}
 
 /* A sequence that cannot be taken is told at once, in a step frame of its own. */
 static int refuse(struct worker *w, uint64_t sequence, const struct err *why)
@@ -136,8 +138,7 @@ static int turn(struct worker *w, struct err *e)
     int rc = 0;
     if (p.revents & (POLLIN | POLLHUP | POLLERR)) rc = take_frames(w, e);
     if (!rc && !w->closed && engine_busy(w->engine)) rc = step(w, e);
-    if (!rc && !w->closed && send_prediction(w))
-        rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
+    if (!rc && !w->closed && send_prediction(w)) rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
     if (rc || w->closed) return rc;
     int left = frame_conn_flush(w->conn, e);
     if (left == -ERR_GONE) w->closed = true;

@@ -26,8 +26,8 @@ struct weight; /* a matrix packed for the backend */
 
 struct device_options {
     enum compute compute;
-    int threads;      /* CPU: 0 = all that the process may use */
-    const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16" for tests and measurements */
+    int threads;                 /* CPU: 0 = all that the process may use */
+    const char *isa;             /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16" for tests and measurements */
     volatile uint64_t *progress; /* bumped per operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
 };
 
@@ -70,20 +70,20 @@ struct embed_args {
 
 /* q, k, v = W * rmsnorm(x); q and k rotated; k and v appended to the cache at the rows' positions; q left in the device's scratch for attention. */
 struct qkv_args {
-    const void *x;         /* (rows, hidden) */
-    const float *norm;     /* (hidden) [device] */
+    const void *x;     /* (rows, hidden) */
+    const float *norm; /* (hidden) [device] */
     float eps;
     const struct weight *w; /* ((heads + 2 kv_heads) * head_dim, hidden) */
     size_t hidden, heads;
     struct rope rope;
-    void *kv;              /* the slab [device] */
+    void *kv; /* the slab [device] */
     const struct kv_layout *layout;
     size_t layer;
 };
 
 /* out[r, head] = softmax(q K^T / sqrt(head_dim)) V over positions 0 .. position[r]. */
 struct attention_args {
-    void *out;             /* (rows, heads * head_dim) */
+    void *out; /* (rows, heads * head_dim) */
     size_t heads;
     const void *kv;
     const struct kv_layout *layout;
@@ -92,10 +92,10 @@ struct attention_args {
 
 /* x += W * in (+ bias). */
 struct project_args {
-    void *x;               /* (rows, n) */
-    const void *in;        /* (rows, k) */
+    void *x;                /* (rows, n) */
+    const void *in;         /* (rows, k) */
     const struct weight *w; /* (n, k) */
-    const float *bias;     /* (n) or NULL */
+    const float *bias;      /* (n) or NULL */
     size_t rows, n, k;
 };
 
@@ -105,19 +105,19 @@ struct gate_up_args {
     const float *norm;
     float eps;
     const struct weight *w; /* PACK_GATE_UP of (inter, hidden) twice */
-    void *out;             /* (rows, inter) */
+    void *out;              /* (rows, inter) */
     size_t hidden, inter;
 };
 
 /* logits[i] = W * rmsnorm(x[row[i]]) */
 struct head_args {
     const void *x;
-    const uint32_t *row;   /* (n) [host] */
+    const uint32_t *row; /* (n) [host] */
     size_t n;
     const float *norm;
     float eps;
     const struct weight *w; /* (vocab, hidden) */
-    float *logits;         /* (n, vocab) float32 [device] */
+    float *logits;          /* (n, vocab) float32 [device] */
     size_t hidden, vocab;
 };
 
@@ -127,19 +127,19 @@ struct token_bias {
     float bias;
 };
 struct sample_params {
-    float temperature;     /* 0: greedy, the lowest id wins a tie */
-    float top_p, min_p;    /* 1, 0: off */
-    int32_t top_k;         /* 0: off */
+    float temperature;                         /* 0: greedy, the lowest id wins a tie */
+    float top_p, min_p;                        /* 1, 0: off */
+    int32_t top_k;                             /* 0: off */
     float frequency_penalty, presence_penalty; /* over the tokens made */
     float repetition_penalty;                  /* over prompt and tokens made; 1: off */
     uint64_t seed;
     uint32_t choice;
-    int32_t top_logprobs;  /* -1: none wanted */
+    int32_t top_logprobs; /* -1: none wanted */
 };
 struct sample_row {
-    const float *logits;   /* (vocab) [device] */
+    const float *logits; /* (vocab) [device] */
     struct sample_params params;
-    uint32_t position;     /* of the token to be sampled: Philox(seed, choice, position) */
+    uint32_t position;            /* of the token to be sampled: Philox(seed, choice, position) */
     const int32_t *prompt, *made; /* [host]; for the penalties */
     size_t n_prompt, n_made;
     const struct token_bias *bias;
@@ -148,12 +148,12 @@ struct sample_row {
     size_t n_banned;
     const int32_t *banned_now; /* likewise (end-of-sequence ids before min_tokens) */
     size_t n_banned_now;
-    const uint32_t *mask;  /* grammar: bit per token, 1 = allowed; NULL: all */
+    const uint32_t *mask; /* grammar: bit per token, 1 = allowed; NULL: all */
 };
 enum { SAMPLE_MAX_TOP = 20 };
 struct sample_result {
-    int32_t token;         /* -1: the row held a non-finite logit (numeric_error), or nothing was allowed */
-    float logprob;         /* of the raw logits, before penalties, bias and temperature */
+    int32_t token; /* -1: the row held a non-finite logit (numeric_error), or nothing was allowed */
+    float logprob; /* of the raw logits, before penalties, bias and temperature */
     int32_t n_top;
     int32_t top_token[SAMPLE_MAX_TOP];
     float top_logprob[SAMPLE_MAX_TOP];
@@ -161,14 +161,14 @@ struct sample_result {
 
 /* --- vision: n tiles at once; positions = grid * grid --- */
 struct patch_args {
-    const uint8_t *tiles;  /* (tiles, 3, tile_px, tile_px) [host] */
+    const uint8_t *tiles; /* (tiles, 3, tile_px, tile_px) [host] */
     size_t n_tiles, tile_px, patch, grid, dim;
     float scale[3], shift[3]; /* pixel p of channel c counts as p * rescale, then (v - mean) / std: (p * rescale - shift) / scale */
     float rescale;
     const struct weight *w; /* (dim, 3 * patch * patch), input channel-first */
-    const float *bias;     /* (dim) */
-    const float *position; /* (grid * grid, dim) */
-    void *x;               /* (tiles * grid * grid, dim) */
+    const float *bias;      /* (dim) */
+    const float *position;  /* (grid * grid, dim) */
+    void *x;                /* (tiles * grid * grid, dim) */
 };
 /* qkv = W * layernorm(x) + b, kept in the device's scratch for vision_attention. */
 struct vision_qkv_args {
@@ -176,11 +176,11 @@ struct vision_qkv_args {
     const float *norm_weight, *norm_bias;
     float eps;
     const struct weight *w; /* (3 * dim, dim) */
-    const float *bias;     /* (3 * dim) */
+    const float *bias;      /* (3 * dim) */
     size_t rows, dim;
 };
 struct vision_attention_args {
-    void *out;             /* (tiles * positions, dim) */
+    void *out; /* (tiles * positions, dim) */
     size_t n_tiles, positions, heads, head_dim;
 };
 /* out = gelu_tanh(W * layernorm(x) + b) */
@@ -190,17 +190,17 @@ struct vision_up_args {
     float eps;
     const struct weight *w; /* (inter, dim) */
     const float *bias;
-    void *out;             /* (rows, inter) */
+    void *out; /* (rows, inter) */
     size_t rows, dim, inter;
 };
 /* out = W * shuffle(layernorm(x)): scale x scale neighbouring positions side by side, row offset slow. */
 struct connect_args {
-    const void *x;         /* (tiles * grid * grid, dim) */
+    const void *x; /* (tiles * grid * grid, dim) */
     const float *norm_weight, *norm_bias;
     float eps;
     size_t n_tiles, grid, scale, dim;
     const struct weight *w; /* (hidden, dim * scale * scale) */
-    void *out;             /* (tiles * (grid/scale)^2, hidden) */
+    void *out;              /* (tiles * (grid/scale)^2, hidden) */
     size_t hidden;
 };
 
@@ -208,18 +208,18 @@ enum pack_kind { PACK_LINEAR, PACK_GATE_UP, PACK_EMBED };
 
 /* Sizes the device's scratch is made for, once. */
 struct device_limits {
-    size_t max_rows;       /* text rows a step */
+    size_t max_rows; /* text rows a step */
     size_t max_sequences, max_blocks_per_sequence;
-    size_t hidden, heads, kv_heads, head_dim, inter, vocab; /* the largest of the text model */
+    size_t hidden, heads, kv_heads, head_dim, inter, vocab;                                /* the largest of the text model */
     size_t vision_rows, vision_dim, vision_inter, vision_head_dim, connector_in, patch_in; /* 0: no vision */
 };
 
 struct ops {
     const char *name;
     MUST_USE int (*open)(struct device **out, const struct device_options *o, struct err *e);
-    void (*close)(struct device *d); /* accepts NULL */
+    void (*close)(struct device *d);                               /* accepts NULL */
     void (*describe)(const struct device *d, char *out, size_t n); /* "cpu (2 threads, avx512bf16)" */
-    size_t (*kv_block_tokens)(const struct device *d);              /* 16 CPU, 64 GPU */
+    size_t (*kv_block_tokens)(const struct device *d);             /* 16 CPU, 64 GPU */
     MUST_USE int (*reserve)(struct device *d, const struct device_limits *l, struct err *e);
 
     /* Memory, taken at start only. alloc zeroes. */
@@ -230,7 +230,8 @@ struct ops {
     MUST_USE int (*sync)(struct device *d, struct err *e);
 
     /* Stacks parts (all with the same number of columns) into one matrix and packs it. The file's bytes are not needed afterwards. */
-    MUST_USE int (*weight_pack)(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, struct weight **out, struct err *e);
+    MUST_USE int (*weight_pack)(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
+                                struct weight **out, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w); /* accepts NULL */
     size_t (*weight_bytes)(const struct weight *w);
     size_t (*kv_block_bytes)(const struct kv_layout *l);
@@ -243,7 +244,8 @@ struct ops {
     MUST_USE int (*gate_up)(struct device *d, const struct gate_up_args *a, struct err *e);
     MUST_USE int (*head)(struct device *d, const struct head_args *a, struct err *e);
     /* Samples n rows; results are [host] and there when it returns (one wait for all). */
-    MUST_USE int (*sample)(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);
+    MUST_USE int (*sample)(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out,
+                           struct err *e);
 
     MUST_USE int (*patch_embed)(struct device *d, const struct patch_args *a, struct err *e);
     MUST_USE int (*vision_qkv)(struct device *d, const struct vision_qkv_args *a, struct err *e);

@@ -43,8 +43,8 @@ static void child_ended(void *ctx, uint32_t events)
     c->exited(c->ctx, status);
 }
 
-int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds,
-                void (*exited)(void *ctx, int status), void *ctx, struct err *e)
+int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds, void (*exited)(void *ctx, int status),
+                void *ctx, struct err *e)
 {
     CHECK(n_fds <= CHILD_MAX_FDS);
     *c = (struct child){.loop = l, .pidfd = -1, .exited = exited, .ctx = ctx};

@@ -52,7 +52,10 @@ static void completion_done(struct completion *c)
     completion_release(c);
 }
 
-static void completion_gone(void *ctx) { completion_done(ctx); }
+static void completion_gone(void *ctx)
+{
+    completion_done(ctx);
+}
 
 void completion_drop(struct completion *c)
 {
@@ -78,8 +81,7 @@ static int read_model(struct completion *c, struct err *e)
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
     c->model = gateway_model_find(c->gateway, json_string_value(v), json_string_length(v));
-    if (!c->model)
-        return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
+    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
     c->max_context = c->model->max_context;
     return c->max_context ? 0 : err_set(e, ERR_GONE, "The model is still being loaded: try again.");
 }
@@ -115,8 +117,7 @@ static int read_pictures(struct completion *c, struct err *e)
 
 static int make_prompt(struct completion *c, struct err *e)
 {
-    struct prompt_options o = {
-        .grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
+    struct prompt_options o = {.grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
     time_t now = time(NULL);
     localtime_r(&now, &o.now);
     int rc = prompt_from_messages(c->model->prompt, &c->messages, &o, &c->arena, &c->prompt, e);
@@ -126,17 +127,14 @@ static int make_prompt(struct completion *c, struct err *e)
 
 static int read_request(struct completion *c, struct err *e)
 {
-    int rc =
-        json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
+    int rc = json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
     if (rc) return rc;
     buf_free(&c->body); /* the tree has its own copy */
     if (!json_is_object(c->request)) return err_set(e, ERR_INPUT, "The request body must be a JSON object.");
     rc = read_model(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
-    if (!rc)
-        rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages,
-                                  e);
+    if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages, e);
     if (!rc) rc = read_pictures(c, e);
     if (!rc && c->n_pictures == 0) rc = make_prompt(c, e);
     return rc;
@@ -190,8 +188,7 @@ static void completion_run(struct completion *c)
 
 /* --- pictures --- */
 
-static void call_pictures(struct completion *c, enum media_call call,
-                          void (*done)(struct media_call_state *s, struct media_reply *reply))
+static void call_pictures(struct completion *c, enum media_call call, void (*done)(struct media_call_state *s, struct media_reply *reply))
 {
     c->n_waiting = c->n_pictures; /* all first: an answer may come inside the call */
     for (size_t i = 0; i < c->n_pictures; i++) {
@@ -216,8 +213,7 @@ static void call_pictures(struct completion *c, enum media_call call,
 static bool picture_ended(struct completion *c, const struct media_call_state *s, const struct media_reply *reply)
 {
     c->n_waiting--;
-    size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) -
-                        c->pictures);
+    size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) - c->pictures);
     if (reply->err.code && !c->done) {
         struct err e = reply->err;
         snprintf(e.param, sizeof e.param, "%s", c->messages.images[i].param);
@@ -247,8 +243,7 @@ static void picture_decoded(struct media_call_state *s, struct media_reply *repl
         else if (!c->done)
             err_set(&reply->err, ERR_MEMORY, "out of memory");
         if (reply->n_tiles != c->grids[i].n_tiles)
-            err_set(&reply->err, ERR_INTERNAL, "a picture has %d tiles, probed were %d", reply->n_tiles,
-                    c->grids[i].n_tiles);
+            err_set(&reply->err, ERR_INTERNAL, "a picture has %d tiles, probed were %d", reply->n_tiles, c->grids[i].n_tiles);
     }
     if (picture_ended(c, s, reply)) completion_run(c);
 }

@@ -84,8 +84,7 @@ static int timer_wanted(CURLM *multi, long ms, void *ctx)
     return 0;
 }
 
-int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx,
-                  struct err *e)
+int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx, struct err *e)
 {
     struct curl_loop *c = *out = calloc(1, sizeof *c);
     if (c) c->multi = curl_multi_init();
@@ -119,4 +118,7 @@ int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e)
     return code ? err_set(e, ERR_IO, "curl: %s", curl_multi_strerror(code)) : 0;
 }
 
-void curl_loop_remove(struct curl_loop *c, CURL *easy) { curl_multi_remove_handle(c->multi, easy); }
+void curl_loop_remove(struct curl_loop *c, CURL *easy)
+{
+    curl_multi_remove_handle(c->multi, easy);
+}

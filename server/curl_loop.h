@@ -9,8 +9,8 @@
 #include "server/loop.h"
 
 struct curl_loop;
-MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code),
-                           void *ctx, struct err *e);
+MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx,
+                           struct err *e);
 /* Transfers must have been removed. Accepts NULL. */
 void curl_loop_free(struct curl_loop *c);
 MUST_USE int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e);

@@ -21,8 +21,7 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 
 static bool path_fits(const struct endpoint *ep, const char *path)
 {
-    return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)]
-                                        : strcmp(path, ep->path) == 0;
+    return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)] : strcmp(path, ep->path) == 0;
 }
 
 /* *path_known tells 405 from 404. */

@@ -25,12 +25,8 @@ enum {
     BACKLOG = 1024
 };
 
-const struct http_config http_config_default = {.host = "127.0.0.1",
-                                                .port = 8080,
-                                                .header_ms = 10000,
-                                                .body_ms = 30000,
-                                                .idle_ms = 60000,
-                                                .max_connections = 12000};
+const struct http_config http_config_default = {
+    .host = "127.0.0.1", .port = 8080, .header_ms = 10000, .body_ms = 30000, .idle_ms = 60000, .max_connections = 12000};
 
 struct connection {
     struct http_server *server;
@@ -172,8 +168,7 @@ static void connection_closed(struct http_server *s, void **socket_ctx)
     free(c);
 }
 
-static void notify_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx,
-                              enum MHD_ConnectionNotificationCode what)
+static void notify_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx, enum MHD_ConnectionNotificationCode what)
 {
     if (what == MHD_CONNECTION_NOTIFY_STARTED)
         connection_started(ctx, mhd, socket_ctx);
@@ -193,8 +188,7 @@ static void *request_line_seen(void *ctx, const char *uri, struct MHD_Connection
     (void)uri;
     struct http_server *s = ctx;
     struct connection *c = connection_of(mhd);
-    if (c && c->deadline.at_ms > loop_now_ms(s->loop) + s->config.header_ms)
-        connection_deadline(c, s->config.header_ms);
+    if (c && c->deadline.at_ms > loop_now_ms(s->loop) + s->config.header_ms) connection_deadline(c, s->config.header_ms);
     return NULL;
 }
 
@@ -207,8 +201,7 @@ static void request_free(struct http_request *r)
     free(r);
 }
 
-static void request_completed(void *ctx, struct MHD_Connection *mhd, void **request_ctx,
-                              enum MHD_RequestTerminationCode how)
+static void request_completed(void *ctx, struct MHD_Connection *mhd, void **request_ctx, enum MHD_RequestTerminationCode how)
 {
     (void)mhd;
     (void)how;
@@ -238,8 +231,7 @@ static void request_make_id(struct http_request *r)
     sodium_bin2hex(r->id + 4, sizeof r->id - 4, bytes, sizeof bytes);
 }
 
-static struct http_request *request_new(struct connection *c, struct MHD_Connection *mhd, const char *method,
-                                        const char *path)
+static struct http_request *request_new(struct connection *c, struct MHD_Connection *mhd, const char *method, const char *path)
 {
     struct http_request *r = calloc(1, sizeof *r);
     if (!r) return NULL;
@@ -292,21 +284,19 @@ static enum MHD_Result request_queue(struct http_request *r)
     if (r->streaming)
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, stream_read, r, NULL);
     else
-        response = MHD_create_response_from_buffer(r->body.len, r->body.len ? (void *)r->body.data : (void *)"",
-                                                   MHD_RESPMEM_MUST_COPY);
+        response = MHD_create_response_from_buffer(r->body.len, r->body.len ? (void *)r->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
     if (!response) return MHD_NO;
     bool ok = MHD_add_response_header(response, "x-request-id", r->id) == MHD_YES;
     if (r->content_type) ok &= MHD_add_response_header(response, "content-type", r->content_type) == MHD_YES;
-    for (unsigned i = 0; i < r->n_extra; i++)
-        ok &= MHD_add_response_header(response, r->extra[i].name, r->extra[i].value) == MHD_YES;
+    for (unsigned i = 0; i < r->n_extra; i++) ok &= MHD_add_response_header(response, r->extra[i].name, r->extra[i].value) == MHD_YES;
     r->queued = true;
     enum MHD_Result done = ok ? MHD_queue_response(r->mhd, r->status, response) : MHD_NO;
     MHD_destroy_response(response); /* drops our reference only */
     return done;
 }
 
-static enum MHD_Result request_begin(struct http_server *s, struct connection *c, struct MHD_Connection *mhd,
-                                     const char *path, const char *method, void **request_ctx)
+static enum MHD_Result request_begin(struct http_server *s, struct connection *c, struct MHD_Connection *mhd, const char *path,
+                                     const char *method, void **request_ctx)
 {
     struct http_request *r = *request_ctx = request_new(c, mhd, method, path);
     if (!r) return MHD_NO;
@@ -358,8 +348,8 @@ static enum MHD_Result request_upload(struct http_server *s, struct http_request
     return rc ? MHD_NO : MHD_YES;
 }
 
-static enum MHD_Result handle_request(void *ctx, struct MHD_Connection *mhd, const char *path, const char *method,
-                                      const char *version, const char *data, size_t *n_data, void **request_ctx)
+static enum MHD_Result handle_request(void *ctx, struct MHD_Connection *mhd, const char *path, const char *method, const char *version,
+                                      const char *data, size_t *n_data, void **request_ctx)
 {
     (void)version;
     struct http_server *s = ctx;
@@ -451,13 +441,12 @@ int http_new(struct http_server **out, struct loop *l, const struct http_config 
     s->listen_fd = -1;
     int rc = http_bind(s, e);
     if (rc) goto fail;
-    s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle_request, s,
-        MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT, c->max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, s,
-        MHD_OPTION_NOTIFY_COMPLETED, request_completed, s, MHD_OPTION_URI_LOG_CALLBACK, request_line_seen, s,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    s->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle_request, s,
+                                 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT, c->max_connections,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, s,
+                                 MHD_OPTION_NOTIFY_COMPLETED, request_completed, s, MHD_OPTION_URI_LOG_CALLBACK, request_line_seen, s,
+                                 MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!s->daemon) {
         rc = err_set(e, ERR_IO, "the HTTP server cannot be started");
         goto fail;
@@ -493,7 +482,10 @@ void http_free(struct http_server *s)
     free(s);
 }
 
-uint16_t http_port(const struct http_server *s) { return s->port; }
+uint16_t http_port(const struct http_server *s)
+{
+    return s->port;
+}
 
 void http_quiesce(struct http_server *s)
 {
@@ -503,18 +495,30 @@ void http_quiesce(struct http_server *s)
     if (fd >= 0) close(fd);
 }
 
-unsigned http_open_requests(const struct http_server *s) { return s->n_requests; }
+unsigned http_open_requests(const struct http_server *s)
+{
+    return s->n_requests;
+}
 
-const char *http_method(const struct http_request *r) { return r->method; }
+const char *http_method(const struct http_request *r)
+{
+    return r->method;
+}
 
-const char *http_path(const struct http_request *r) { return r->path; }
+const char *http_path(const struct http_request *r)
+{
+    return r->path;
+}
 
 const char *http_header(const struct http_request *r, const char *name)
 {
     return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
 }
 
-const char *http_request_id(const struct http_request *r) { return r->id; }
+const char *http_request_id(const struct http_request *r)
+{
+    return r->id;
+}
 
 void http_take_body(struct http_request *r, struct buf *body)
 {

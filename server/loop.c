@@ -106,8 +106,7 @@ void loop_free(struct loop *l)
     free(l);
 }
 
-int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx, struct loop_watch **out,
-                   struct err *e)
+int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx, struct loop_watch **out, struct err *e)
 {
     struct loop_watch *w = *out = malloc(sizeof *w);
     if (!w) return err_set(e, ERR_MEMORY, "out of memory");
@@ -252,6 +251,12 @@ int loop_run(struct loop *l, struct err *e)
     return 0;
 }
 
-void loop_stop(struct loop *l) { l->stop = true; }
+void loop_stop(struct loop *l)
+{
+    l->stop = true;
+}
 
-int64_t loop_now_ms(const struct loop *l) { return l->now_ms; }
+int64_t loop_now_ms(const struct loop *l)
+{
+    return l->now_ms;
+}

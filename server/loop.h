@@ -37,8 +37,7 @@ MUST_USE int loop_new(struct loop **out, struct err *e);
 void loop_free(struct loop *l); /* accepts NULL; calls still posted are dropped */
 
 /* The descriptor stays the caller's. It must be removed before it is closed. */
-MUST_USE int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx,
-                            struct loop_watch **out, struct err *e);
+MUST_USE int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_fn *fn, void *ctx, struct loop_watch **out, struct err *e);
 MUST_USE int loop_watch_change(struct loop *l, struct loop_watch *w, uint32_t events, struct err *e);
 void loop_watch_remove(struct loop *l, struct loop_watch *w); /* accepts NULL */
 

@@ -13,8 +13,7 @@
 #include "server/child.h"
 
 enum {
-    CALL_MAX_MS =
-        30000, /* the process has a shorter limit of its own; this one is for a process that does not keep it */
+    CALL_MAX_MS = 30000,    /* the process has a shorter limit of its own; this one is for a process that does not keep it */
     RESTART_SOON_MS = 1000, /* who died younger than that is restarted later */
     RESTART_WAIT_MS = 500
 };
@@ -94,8 +93,7 @@ static void process_restart(void *ctx)
     struct err e;
     if (process_start(m, &e) == 0) return;
     log_error("media: %s", e.msg);
-    if (loop_timer_set(m->pool->loop, &m->restart, loop_now_ms(m->pool->loop) + RESTART_WAIT_MS))
-        log_error("media: out of memory");
+    if (loop_timer_set(m->pool->loop, &m->restart, loop_now_ms(m->pool->loop) + RESTART_WAIT_MS)) log_error("media: out of memory");
 }
 
 static void process_exited(void *ctx, int status)
@@ -121,8 +119,7 @@ static void process_limit(void *ctx)
 static int process_start(struct media_process *m, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks))
-        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     char *argv[] = {"spillway", "media", NULL};
     m->started_ms = loop_now_ms(m->pool->loop);
     int rc = child_start(&m->child, m->pool->loop, argv, &socks[1], 1, process_exited, m, e);

@@ -133,8 +133,7 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
         c->usage.completion_tokens++;
         int stopped = take_text(ch);
         if (stopped < 0) return stopped;
-        if (c->params.logprobs && row->logprobs)
-            rc = hold_logprob(ch, row->logprobs + (size_t)i * (1 + row->n_top), row->n_top, start);
+        if (c->params.logprobs && row->logprobs) rc = hold_logprob(ch, row->logprobs + (size_t)i * (1 + row->n_top), row->n_top, start);
         if (rc) return rc;
         if (stopped) return 1;
     }
@@ -144,8 +143,7 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
 static void finish(struct local_choice *ch, enum finish_reason reason)
 {
     ch->finished = true;
-    if (send_delta(ch, true))
-        completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
+    if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
 }
 
 /* The worker ended the sequence by itself: half characters and held text come out. */
@@ -232,19 +230,18 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
                                .n_banned = info->n_banned,
                                .bias = p->bias,
                                .n_bias = p->n_bias};
-    f->sampling =
-        (struct frame_sampling){.temperature = (float)p->temperature,
-                                .top_p = (float)p->top_p,
-                                .min_p = (float)p->min_p,
-                                .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k,
-                                .frequency_penalty = (float)p->frequency_penalty,
-                                .presence_penalty = (float)p->presence_penalty,
-                                .repetition_penalty = (float)p->repetition_penalty,
-                                .seed = c->seed,
-                                .top_logprobs = p->logprobs ? (int32_t)p->top_logprobs : -1,
-                                .max_tokens = c->max_tokens,
-                                .min_tokens = p->min_tokens < c->max_tokens ? (uint32_t)p->min_tokens : c->max_tokens,
-                                .ignore_eos = p->ignore_eos};
+    f->sampling = (struct frame_sampling){.temperature = (float)p->temperature,
+                                          .top_p = (float)p->top_p,
+                                          .min_p = (float)p->min_p,
+                                          .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k,
+                                          .frequency_penalty = (float)p->frequency_penalty,
+                                          .presence_penalty = (float)p->presence_penalty,
+                                          .repetition_penalty = (float)p->repetition_penalty,
+                                          .seed = c->seed,
+                                          .top_logprobs = p->logprobs ? (int32_t)p->top_logprobs : -1,
+                                          .max_tokens = c->max_tokens,
+                                          .min_tokens = p->min_tokens < c->max_tokens ? (uint32_t)p->min_tokens : c->max_tokens,
+                                          .ignore_eos = p->ignore_eos};
 }
 
 static void local_stop(struct completion *c)
@@ -272,8 +269,7 @@ static int local_start(struct completion *c, struct err *e)
     int rc = gather_tiles(c, &f, e);
     for (int64_t i = 0; i < c->params.n && !rc; i++) {
         struct local_choice *ch = &l->choices[l->n++];
-        *ch = (struct local_choice){
-            .sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
+        *ch = (struct local_choice){.sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
         stop_match_init(&ch->stop, c->params.stops, c->params.n_stops);
         buf_init(&ch->piece, TEXT_MAX_BYTES);
         buf_init(&ch->text, TEXT_MAX_BYTES);

@@ -9,7 +9,10 @@ void stop_match_init(struct stop_match *m, const struct stop_string *stops, size
     buf_init(&m->held, 2 * STOP_MAX_BYTES);
 }
 
-void stop_match_free(struct stop_match *m) { buf_free(&m->held); }
+void stop_match_free(struct stop_match *m)
+{
+    buf_free(&m->held);
+}
 
 /* Length of the longest stop string that ends the held text; 0: none. */
 static size_t ended(const struct stop_match *m)
@@ -17,8 +20,7 @@ static size_t ended(const struct stop_match *m)
     size_t best = 0;
     for (size_t i = 0; i < m->n_stops; i++) {
         const struct stop_string *s = &m->stops[i];
-        if (s->n > best && s->n <= m->held.len && memcmp(m->held.data + m->held.len - s->n, s->p, s->n) == 0)
-            best = s->n;
+        if (s->n > best && s->n <= m->held.len && memcmp(m->held.data + m->held.len - s->n, s->p, s->n) == 0) best = s->n;
     }
     return best;
 }

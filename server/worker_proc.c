@@ -77,8 +77,7 @@ static void restart_fired(void *ctx)
     if (worker_start(w, &e) == 0) return;
     log_error("worker %s: %s", w->config.name, e.msg);
     w->backoff_ms = BACKOFF_MAX_MS;
-    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms))
-        log_error("worker %s: out of memory", w->config.name);
+    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms)) log_error("worker %s: out of memory", w->config.name);
 }
 
 /* Ends the connection and everything in it. The process, if it still lives, is killed; its end starts the next one. */
@@ -129,8 +128,7 @@ static void worker_exited(void *ctx, int status)
 static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct err *e)
 {
     if (w->ready) return err_set(e, ERR_INPUT, "a second hello");
-    if (h->version != FRAME_VERSION)
-        return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
+    if (h->version != FRAME_VERSION) return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
     if (w->ever_ready && memcmp(h->model_hash, w->hello.model_hash, FRAME_HASH_BYTES) != 0)
         return err_set(e, ERR_INPUT, "the model's files have changed since the server was started");
     if (h->max_context < 2 || h->vocab < 1) return err_set(e, ERR_INPUT, "hello with senseless limits");
@@ -145,8 +143,7 @@ static int take_step(struct worker_proc *w, const struct frame_step *step, struc
     if (!w->ready) return err_set(e, ERR_INPUT, "a step before hello");
     for (uint32_t i = 0; i < step->n_rows; i++) {
         const struct frame_step_row *row = &step->rows[i];
-        if (row->sequence == 0 || row->sequence >= w->next_id)
-            return err_set(e, ERR_INPUT, "a row of a sequence that never was");
+        if (row->sequence == 0 || row->sequence >= w->next_id) return err_set(e, ERR_INPUT, "a row of a sequence that never was");
         struct worker_sequence *s = sequence_find(w, row->sequence);
         if (!s) continue; /* cancelled; the worker did not know yet */
         if (row->finish != FINISH_NONE) {
@@ -193,7 +190,10 @@ static void worker_flush(struct worker_proc *w)
     if (rc < 0) worker_abandon(w, e.msg);
 }
 
-static void grace_ended(void *ctx) { child_kill(&((struct worker_proc *)ctx)->child); }
+static void grace_ended(void *ctx)
+{
+    child_kill(&((struct worker_proc *)ctx)->child);
+}
 
 /* Nothing more comes from it. Its exit, which follows at once if it died, says why. */
 static void worker_closing(struct worker_proc *w)
@@ -230,8 +230,7 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
     char threads[24], kv_tokens[24];
     snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
     snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
-    const char *argv[20] = {"spillway", "worker",    "--name", c->name,       "--device",
-                            c->device,  "--threads", threads,  "--kv-tokens", kv_tokens};
+    const char *argv[20] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
     int n = 10;
     if (c->compute) {
         argv[n++] = "--compute";
@@ -250,8 +249,7 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
 static int worker_start(struct worker_proc *w, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
-        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     w->started_ms = loop_now_ms(w->loop);
     int rc = worker_spawn(w, socks[1], e);
     close(socks[1]);
@@ -281,16 +279,15 @@ static int worker_start(struct worker_proc *w, struct err *e)
 static int progress_make(struct err *e)
 {
     int fd = memfd_create("spillway-progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 &&
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
         return fd;
     int rc = err_set(e, ERR_IO, "memfd: %s", strerror(errno));
     if (fd >= 0) close(fd);
     return rc;
 }
 
-int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c,
-                    const struct worker_events *events, struct err *e)
+int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events,
+                    struct err *e)
 {
     struct worker_proc *w = *out = calloc(1, sizeof *w);
     if (!w) return err_set(e, ERR_MEMORY, "out of memory");
@@ -322,9 +319,15 @@ void worker_proc_free(struct worker_proc *w)
     free(w);
 }
 
-bool worker_is_ready(const struct worker_proc *w) { return w->ready; }
+bool worker_is_ready(const struct worker_proc *w)
+{
+    return w->ready;
+}
 
-const struct frame_hello *worker_hello(const struct worker_proc *w) { return &w->hello; }
+const struct frame_hello *worker_hello(const struct worker_proc *w)
+{
+    return &w->hello;
+}
 
 int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e)
 {
@@ -335,8 +338,7 @@ int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame
     int rc = frame_put_submit(out, f);
     if (rc) {
         out->failed = 0; /* this sequence alone is refused */
-        if (before > FRAME_MAX_BYTES)
-            return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
+        if (before > FRAME_MAX_BYTES) return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
         return err_set(e, ERR_LIMIT, "The request is too large for one frame of the worker's protocol.");
     }
     if (f->n_fds) rc = frame_conn_attach(w->conn, f->fds, f->n_fds, e);

@@ -12,8 +12,7 @@
 struct worker_proc;
 
 struct worker_config {
-    const char *path, *name, *device, *compute,
-        *random_weights; /* random_weights and compute may be NULL; borrowed for good */
+    const char *path, *name, *device, *compute, *random_weights; /* random_weights and compute may be NULL; borrowed for good */
     int64_t threads, kv_tokens;
 };
 
@@ -33,8 +32,8 @@ struct worker_events {
     void *ctx;
 };
 
-MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c,
-                             const struct worker_events *events, struct err *e);
+MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events,
+                             struct err *e);
 /* Kills it; sequences are told nothing. Accepts NULL. */
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);

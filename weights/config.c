@@ -39,7 +39,8 @@ static int read_number(const struct section *s, const char *key, double missing,
     const json_t *v = json_object_get(s->v, key);
     *out = missing;
     if (!v || json_is_null(v)) return 0;
-    if (!json_is_number(v) || !(json_number_value(v) >= min && json_number_value(v) <= max)) return err_set(e, ERR_INPUT, "config.json: %s%s must be a number from %g to %g", s->name, key, min, max);
+    if (!json_is_number(v) || !(json_number_value(v) >= min && json_number_value(v) <= max))
+        return err_set(e, ERR_INPUT, "config.json: %s%s must be a number from %g to %g", s->name, key, min, max);
     *out = json_number_value(v);
     return 0;
 }
@@ -59,7 +60,8 @@ static int expect_word(const struct section *s, const char *key, const char *wor
 {
     const json_t *v = json_object_get(s->v, key);
     if (!v || json_is_null(v)) return 0;
-    if (!json_is_string(v) || strcmp(json_string_value(v), word)) return err_set(e, ERR_UNSUPPORTED, "config.json: %s%s: only '%s' is supported", s->name, key, word);
+    if (!json_is_string(v) || strcmp(json_string_value(v), word))
+        return err_set(e, ERR_UNSUPPORTED, "config.json: %s%s: only '%s' is supported", s->name, key, word);
     return 0;
 }
 
@@ -122,7 +124,8 @@ static int read_rope_type(struct text_config *t, const struct section *s, double
     if (!type && required) return err_set(e, ERR_INPUT, "config.json: %srope_type is missing", s->name);
     const char *word = type ? json_string_value(type) : "default";
     if (word && strcmp(word, "default") == 0) return 0;
-    if (!word || strcmp(word, "yarn")) return err_set(e, ERR_UNSUPPORTED, "config.json: %srope_type '%.32s' is not supported", s->name, word ? word : "?");
+    if (!word || strcmp(word, "yarn"))
+        return err_set(e, ERR_UNSUPPORTED, "config.json: %srope_type '%.32s' is not supported", s->name, word ? word : "?");
     struct yarn y;
     int rc = read_yarn(s, &y, t->max_positions, e);
     if (!rc) yarn_apply(t, theta, &y);
@@ -141,7 +144,8 @@ static int read_rope(struct text_config *t, const struct section *text, const st
     if (rc) return rc;
     const struct section *theta_at = params.v && !absent(&params, "rope_theta") ? &params : text;
     double theta;
-    if (absent(theta_at, "rope_theta")) log_warn("config.json: %srope_theta is missing; %s assumes %g", text->name, f->architecture, f->rope_theta);
+    if (absent(theta_at, "rope_theta"))
+        log_warn("config.json: %srope_theta is missing; %s assumes %g", text->name, f->architecture, f->rope_theta);
     rc = read_number(theta_at, "rope_theta", f->rope_theta, 1.001, 1e12, &theta, e);
     if (rc) return rc;
     t->rope_scale = 1;
@@ -157,12 +161,14 @@ static int read_rope_layers(struct text_config *t, const struct section *s, cons
     if (rc) return rc;
     const json_t *list = f->no_rope_interval ? json_object_get(s->v, "no_rope_layers") : NULL;
     bool given = list && !json_is_null(list);
-    if (given && (!json_is_array(list) || json_array_size(list) != t->layers)) return err_set(e, ERR_INPUT, "config.json: %sno_rope_layers must list %u layers", s->name, t->layers);
+    if (given && (!json_is_array(list) || json_array_size(list) != t->layers))
+        return err_set(e, ERR_INPUT, "config.json: %sno_rope_layers must list %u layers", s->name, t->layers);
     for (uint32_t i = 0; i < t->layers; i++) {
         t->rope[i] = !f->no_rope_interval || (i + 1) % every != 0;
         if (!given) continue;
         const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || (json_integer_value(v) != 0 && json_integer_value(v) != 1)) return err_set(e, ERR_INPUT, "config.json: %sno_rope_layers[%u] must be 0 or 1", s->name, i);
+        if (!json_is_integer(v) || (json_integer_value(v) != 0 && json_integer_value(v) != 1))
+            return err_set(e, ERR_INPUT, "config.json: %sno_rope_layers[%u] must be 0 or 1", s->name, i);
         t->rope[i] = json_integer_value(v) == 1;
     }
     return 0;
@@ -175,10 +181,10 @@ static int expect_full_attention(const struct section *s, struct err *e)
     if (!list || json_is_null(list)) return 0;
     if (!json_is_array(list)) return err_set(e, ERR_INPUT, "config.json: %slayer_types must be an array or null", s->name);
     size_t i;
-    json_array_foreach((json_t *)list, i, v)
-    {
+    json_array_foreach((json_t *)list, i, v) {
         const char *word = json_string_value(v);
-        if (!word || strcmp(word, "full_attention")) return err_set(e, ERR_UNSUPPORTED, "config.json: %slayer_types[%zu]: only 'full_attention' is supported", s->name, i);
+        if (!word || strcmp(word, "full_attention"))
+            return err_set(e, ERR_UNSUPPORTED, "config.json: %slayer_types[%zu]: only 'full_attention' is supported", s->name, i);
     }
     return 0;
 }
@@ -192,12 +198,16 @@ static int read_text(struct model_config *c, const struct section *s, const stru
     if (!rc) rc = read_u32(s, "num_hidden_layers", -1, 1, CONFIG_MAX_LAYERS, &t->layers, e);
     if (!rc) rc = read_u32(s, "num_attention_heads", -1, 1, 1024, &t->heads, e);
     if (!rc) rc = read_u32(s, "num_key_value_heads", t->heads, 1, 1024, &t->kv_heads, e);
-    if (!rc && t->heads % t->kv_heads) rc = err_set(e, ERR_INPUT, "config.json: %snum_attention_heads %u is not a multiple of num_key_value_heads %u", s->name, t->heads, t->kv_heads);
+    if (!rc && t->heads % t->kv_heads)
+        rc = err_set(e, ERR_INPUT, "config.json: %snum_attention_heads %u is not a multiple of num_key_value_heads %u", s->name, t->heads,
+                     t->kv_heads);
     if (!rc && absent(s, "head_dim") && t->hidden % t->heads)
-        rc = err_set(e, ERR_INPUT, "config.json: %shidden_size %u is not a multiple of num_attention_heads %u, and head_dim is missing", s->name, t->hidden, t->heads);
+        rc = err_set(e, ERR_INPUT, "config.json: %shidden_size %u is not a multiple of num_attention_heads %u, and head_dim is missing",
+                     s->name, t->hidden, t->heads);
     if (!rc) rc = read_u32(s, "head_dim", t->hidden / t->heads, 1, CONFIG_MAX_HEAD_DIM, &t->head_dim, e);
     if (!rc && (t->head_dim % 16 || t->head_dim > CONFIG_MAX_HEAD_DIM || t->head_dim == 0))
-        rc = err_set(e, ERR_UNSUPPORTED, "config.json: %shead_dim %u: only multiples of 16 up to %d are supported", s->name, t->head_dim, CONFIG_MAX_HEAD_DIM);
+        rc = err_set(e, ERR_UNSUPPORTED, "config.json: %shead_dim %u: only multiples of 16 up to %d are supported", s->name, t->head_dim,
+                     CONFIG_MAX_HEAD_DIM);
     if (!rc) rc = read_u32(s, "intermediate_size", -1, 1, 1 << 20, &t->inter, e);
     const struct section *vocab_at = absent(s, "vocab_size") ? top : s;
     if (!rc) rc = read_u32(vocab_at, "vocab_size", -1, 1, 1 << 20, &t->vocab, e);
@@ -234,8 +244,10 @@ static int read_vision(struct model_config *c, const struct section *s, const st
     v->norm_eps = (float)eps;
     c->image_token = (int32_t)image_token;
     v->grid = v->image_px / v->patch;
-    if (v->grid == 0) return err_set(e, ERR_INPUT, "config.json: %spatch_size %u is larger than image_size %u", s->name, v->patch, v->image_px);
-    if (v->grid % v->scale) return err_set(e, ERR_INPUT, "config.json: a grid of %u patches cannot be shuffled by scale_factor %u", v->grid, v->scale);
+    if (v->grid == 0)
+        return err_set(e, ERR_INPUT, "config.json: %spatch_size %u is larger than image_size %u", s->name, v->patch, v->image_px);
+    if (v->grid % v->scale)
+        return err_set(e, ERR_INPUT, "config.json: a grid of %u patches cannot be shuffled by scale_factor %u", v->grid, v->scale);
     if (v->dim % v->heads || v->dim / v->heads > CONFIG_MAX_HEAD_DIM - 16)
         return err_set(e, ERR_INPUT, "config.json: %shidden_size %u does not fit num_attention_heads %u", s->name, v->dim, v->heads);
     return 0;
@@ -266,7 +278,8 @@ int config_read(struct model_config *c, const json_t *config, const struct famil
     const json_t *quantised = json_object_get(config, "quantization_config");
     if (quantised && !json_is_null(quantised)) {
         const char *method = json_string_value(json_object_get(quantised, "quant_method"));
-        return err_set(e, ERR_UNSUPPORTED, "config.json: quantization_config: quant_method '%.32s' is not supported", method ? method : "?");
+        return err_set(e, ERR_UNSUPPORTED, "config.json: quantization_config: quant_method '%.32s' is not supported",
+                       method ? method : "?");
     }
     struct section top = {config, ""}, text = top, vision = top;
     if (c->family->vision) {

@@ -19,7 +19,7 @@ struct family {
     const char *text_prefix;  /* "model." or "model.text_model." */
     bool vision;              /* text values in text_config, vision in vision_config */
     float rms_norm_eps;
-    double rope_theta;        /* used with a warning: never silently */
+    double rope_theta; /* used with a warning: never silently */
     bool tie_word_embeddings;
     uint32_t no_rope_interval; /* every n-th layer goes without rope; 0: all have it */
 };

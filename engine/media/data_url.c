@@ -37,9 +37,7 @@ static int decode_base64(const char *text, size_t n, size_t offset, size_t max_b
     size_t pad = p[n - 1] == '=' ? 1 + (n > 1 && p[n - 2] == '=') : 0;
     if (n / 4 * 3 > max_bytes + pad)
         return err_set(e, ERR_LIMIT, "data URL: about %zu bytes of data; the limit is %zu", n / 4 * 3, max_bytes);
-    if (n % 4)
-        return err_set(e, ERR_INPUT,
-                       "data URL: %zu base64 characters, not a multiple of 4: cut short, or padding is missing", n);
+    if (n % 4) return err_set(e, ERR_INPUT, "data URL: %zu base64 characters, not a multiple of 4: cut short, or padding is missing", n);
     size_t n_out = n / 4 * 3 - pad;
     int rc = buf_reserve(out, n_out);
     if (rc) return err_set(e, (enum err_code) - rc, "data URL: no room for %zu bytes", n_out);
@@ -47,8 +45,7 @@ static int decode_base64(const char *text, size_t n, size_t offset, size_t max_b
     size_t full = (n - pad) / 4 * 4;
     unsigned bad = 0;
     for (size_t i = 0; i < full; i += 4) {
-        unsigned a = base64_value(p[i]), b = base64_value(p[i + 1]), c = base64_value(p[i + 2]),
-                 d = base64_value(p[i + 3]);
+        unsigned a = base64_value(p[i]), b = base64_value(p[i + 1]), c = base64_value(p[i + 2]), d = base64_value(p[i + 3]);
         bad |= a | b | c | d;
         uint32_t v = a << 18 | b << 12 | c << 6 | d;
         *to++ = (uint8_t)(v >> 16);
@@ -81,8 +78,7 @@ int data_url_decode(const char *url, size_t n, size_t max_bytes, struct buf *out
     const char *comma = memchr(url, ',', n < MAX_HEADER_BYTES ? n : MAX_HEADER_BYTES);
     if (!comma) return err_set(e, ERR_INPUT, "data URL: no comma in its first %d bytes", MAX_HEADER_BYTES);
     size_t head = (size_t)(comma - url);
-    if (head < 11 || strncasecmp(url + 5, "image/", 6))
-        return err_set(e, ERR_UNSUPPORTED, "data URL: its media type is not image/...");
+    if (head < 11 || strncasecmp(url + 5, "image/", 6)) return err_set(e, ERR_UNSUPPORTED, "data URL: its media type is not image/...");
     if (head < 18 || strncasecmp(comma - 7, ";base64", 7)) return err_set(e, ERR_UNSUPPORTED, "data URL: not ;base64");
     return decode_base64(comma + 1, n - head - 1, head + 1, max_bytes, out, e);
 }

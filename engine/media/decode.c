@@ -43,8 +43,7 @@ static const struct image_codec *codec_find(const uint8_t *p, size_t n)
     return NULL;
 }
 
-static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, int64_t max_pixels,
-                 struct image_info *info, struct err *e)
+static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, int64_t max_pixels, struct image_info *info, struct err *e)
 {
     info->orientation = 1;
     info->format = codec->name;
@@ -55,8 +54,7 @@ static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, in
     if (w > IMAGE_MAX_SIDE || h > IMAGE_MAX_SIDE)
         return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; no side may be over %d", codec->name, w, h, IMAGE_MAX_SIDE);
     if ((int64_t)w * h > max_pixels)
-        return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; the limit is %" PRId64 " pixels", codec->name, w, h,
-                       max_pixels);
+        return err_set(e, ERR_LIMIT, "%s: %d x %d pixels; the limit is %" PRId64 " pixels", codec->name, w, h, max_pixels);
     bool swap = info->orientation >= 5;
     info->width = swap ? h : w;
     info->height = swap ? w : h;

@@ -23,10 +23,25 @@ extern const struct image_codec codec_jpeg, codec_png, codec_webp, codec_gif;
  * there is none. */
 int exif_orientation(const uint8_t *p, size_t n);
 
-static inline uint32_t read_le16(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
-static inline uint32_t read_le24(const uint8_t *p) { return read_le16(p) | (uint32_t)p[2] << 16; }
-static inline uint32_t read_le32(const uint8_t *p) { return read_le24(p) | (uint32_t)p[3] << 24; }
-static inline uint32_t read_be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
-static inline uint32_t read_be32(const uint8_t *p) { return read_be16(p) << 16 | read_be16(p + 2); }
+static inline uint32_t read_le16(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8;
+}
+static inline uint32_t read_le24(const uint8_t *p)
+{
+    return read_le16(p) | (uint32_t)p[2] << 16;
+}
+static inline uint32_t read_le32(const uint8_t *p)
+{
+    return read_le24(p) | (uint32_t)p[3] << 24;
+}
+static inline uint32_t read_be16(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 8 | p[1];
+}
+static inline uint32_t read_be32(const uint8_t *p)
+{
+    return read_be16(p) << 16 | read_be16(p + 2);
+}
 
 #endif

@@ -54,14 +54,11 @@ static int gif_open(struct gif_reader *r, struct image_info *info, struct err *e
     int code = 0;
     r->transparent = -1;
     r->gif = DGifOpen(r, on_read, &code);
-    if (!r->gif)
-        return code == D_GIF_ERR_NOT_ENOUGH_MEM ? err_set(e, ERR_MEMORY, "GIF: no memory")
-                                                : fail(r, "broken header", e);
+    if (!r->gif) return code == D_GIF_ERR_NOT_ENOUGH_MEM ? err_set(e, ERR_MEMORY, "GIF: no memory") : fail(r, "broken header", e);
     for (;;) {
         GifRecordType type;
         if (DGifGetRecordType(r->gif, &type) != GIF_OK) return fail(r, "broken block", e);
-        if (type == TERMINATE_RECORD_TYPE)
-            return err_set(e, ERR_INPUT, "GIF: no frame before its end at byte %zu", r->at);
+        if (type == TERMINATE_RECORD_TYPE) return err_set(e, ERR_INPUT, "GIF: no frame before its end at byte %zu", r->at);
         if (type == IMAGE_DESC_RECORD_TYPE) break;
         int rc = type == EXTENSION_RECORD_TYPE ? read_extension(r, e) : 0;
         if (rc) return rc;

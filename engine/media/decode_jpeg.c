@@ -11,11 +11,12 @@
 
 #include "engine/media/decode_formats.h"
 
-enum {
-    MAX_SCANS = 100
-}; /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
+enum { MAX_SCANS = 100 }; /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
 
-static bool jpeg_match(const uint8_t *p, size_t n) { return n >= 3 && p[0] == 0xFF && p[1] == 0xD8 && p[2] == 0xFF; }
+static bool jpeg_match(const uint8_t *p, size_t n)
+{
+    return n >= 3 && p[0] == 0xFF && p[1] == 0xD8 && p[2] == 0xFF;
+}
 
 static bool is_frame_header(unsigned marker)
 {
@@ -29,8 +30,7 @@ static int read_frame_header(const uint8_t *p, size_t n, size_t at, struct image
     info->stored_height = (int)read_be16(p + 1);
     info->stored_width = (int)read_be16(p + 3);
     if (bits != 8) return err_set(e, ERR_UNSUPPORTED, "JPEG: %u bits a colour; 8 are read", bits);
-    if (colours != 1 && colours != 3 && colours != 4)
-        return err_set(e, ERR_UNSUPPORTED, "JPEG: %u colours; 1, 3 and 4 are read", colours);
+    if (colours != 1 && colours != 3 && colours != 4) return err_set(e, ERR_UNSUPPORTED, "JPEG: %u colours; 1, 3 and 4 are read", colours);
     return 0;
 }
 
@@ -49,8 +49,7 @@ static int jpeg_probe(const uint8_t *p, size_t n, struct image_info *info, struc
         if (n - at < 2) return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu before its frame header", n);
         size_t length = read_be16(p + at);
         if (length < 2) return err_set(e, ERR_INPUT, "JPEG: segment of length %zu at byte %zu", length, at);
-        if (length > n - at)
-            return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu inside the segment at byte %zu", n, at);
+        if (length > n - at) return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu inside the segment at byte %zu", n, at);
         const uint8_t *body = p + at + 2;
         size_t n_body = length - 2;
         if (is_frame_header(marker)) return read_frame_header(body, n_body, at, info, e);
@@ -75,7 +74,10 @@ struct jpeg_reader {
     int rc; /* set before a jump */
 };
 
-static struct jpeg_reader *reader_of(j_common_ptr c) { return c->client_data; }
+static struct jpeg_reader *reader_of(j_common_ptr c)
+{
+    return c->client_data;
+}
 
 static _Noreturn void fail(struct jpeg_reader *r, enum err_code code, const char *what)
 {
@@ -116,7 +118,10 @@ static void on_message(j_common_ptr c, int level)
         fail(r, ERR_INPUT, "damaged picture data");
 }
 
-static void on_output(j_common_ptr c) { (void)c; }
+static void on_output(j_common_ptr c)
+{
+    (void)c;
+}
 
 static void on_progress(j_common_ptr c)
 {
@@ -124,9 +129,15 @@ static void on_progress(j_common_ptr c)
     if (r->c.input_scan_number > MAX_SCANS) fail(r, ERR_LIMIT, "more than 100 scans");
 }
 
-static void source_nothing(j_decompress_ptr c) { (void)c; }
+static void source_nothing(j_decompress_ptr c)
+{
+    (void)c;
+}
 
-static boolean source_more(j_decompress_ptr c) { fail(reader_of((j_common_ptr)c), ERR_INPUT, "ends too early,"); }
+static boolean source_more(j_decompress_ptr c)
+{
+    fail(reader_of((j_common_ptr)c), ERR_INPUT, "ends too early,");
+}
 
 static void source_skip(j_decompress_ptr c, long n)
 {
@@ -157,8 +168,7 @@ static void read_rows(struct jpeg_reader *r, struct pixels *out)
 {
     size_t row_bytes = (size_t)out->width * 3;
     JSAMPARRAY line = NULL;
-    if (r->c.out_color_space == JCS_CMYK)
-        line = r->c.mem->alloc_sarray((j_common_ptr)&r->c, JPOOL_IMAGE, (JDIMENSION)out->width * 4, 1);
+    if (r->c.out_color_space == JCS_CMYK) line = r->c.mem->alloc_sarray((j_common_ptr)&r->c, JPOOL_IMAGE, (JDIMENSION)out->width * 4, 1);
     while (r->c.output_scanline < r->c.output_height) {
         uint8_t *to = out->rgb + r->c.output_scanline * row_bytes;
         JSAMPROW row = line ? line[0] : to;
@@ -168,8 +178,7 @@ static void read_rows(struct jpeg_reader *r, struct pixels *out)
 }
 
 /* The part that libjpeg may leave by a jump. */
-static int jpeg_run(struct jpeg_reader *r, const uint8_t *p, size_t n, const struct image_info *info,
-                    struct pixels *out)
+static int jpeg_run(struct jpeg_reader *r, const uint8_t *p, size_t n, const struct image_info *info, struct pixels *out)
 {
     r->c.err = jpeg_std_error(&r->errors);
     r->errors.error_exit = on_error;

@@ -23,8 +23,7 @@ static int png_probe(const uint8_t *p, size_t n, struct image_info *info, struct
     if (n < at + CHUNK_BYTES + 13 || memcmp(p + at, "\0\0\0\x0dIHDR", 8))
         return err_set(e, ERR_INPUT, "PNG: no header chunk at byte %zu", at);
     uint32_t width = read_be32(p + at + 8), height = read_be32(p + at + 12);
-    if (width > INT32_MAX || height > INT32_MAX)
-        return err_set(e, ERR_INPUT, "PNG: impossible size in the header at byte %zu", at);
+    if (width > INT32_MAX || height > INT32_MAX) return err_set(e, ERR_INPUT, "PNG: impossible size in the header at byte %zu", at);
     info->stored_width = (int)width;
     info->stored_height = (int)height;
     /* EXIF may stand anywhere. A broken tail is the decoder's to report. */
@@ -109,8 +108,8 @@ static int png_run(struct png_reader *r, const struct image_info *info, struct p
     png_read_update_info(r->png, r->info);
     r->channels = png_get_channels(r->png, r->info);
     if (png_get_image_width(r->png, r->info) != (png_uint_32)info->stored_width ||
-        png_get_image_height(r->png, r->info) != (png_uint_32)info->stored_height ||
-        png_get_bit_depth(r->png, r->info) != 8 || (r->channels != 3 && r->channels != 4))
+        png_get_image_height(r->png, r->info) != (png_uint_32)info->stored_height || png_get_bit_depth(r->png, r->info) != 8 ||
+        (r->channels != 3 && r->channels != 4))
         fail(r, ERR_INPUT, "contradicting headers");
     int rc = pixels_alloc(out, info->stored_width, info->stored_height, r->channels, r->e);
     if (rc) return rc;

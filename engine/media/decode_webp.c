@@ -34,8 +34,7 @@ static int next_chunk(const uint8_t *p, size_t n, size_t *at, struct riff_chunk 
 {
     if (n - *at < CHUNK_BYTES) return 0;
     size_t length = read_le32(p + *at + 4);
-    if (length > n - *at - CHUNK_BYTES)
-        return err_set(e, ERR_INPUT, "WebP: ends at byte %zu inside the chunk at byte %zu", n, *at);
+    if (length > n - *at - CHUNK_BYTES) return err_set(e, ERR_INPUT, "WebP: ends at byte %zu inside the chunk at byte %zu", n, *at);
     *c = (struct riff_chunk){.name = p + *at, .body = p + *at + CHUNK_BYTES, .n = length};
     size_t padded = length + (length & 1);
     *at += CHUNK_BYTES + (padded > n - *at - CHUNK_BYTES ? length : padded);
@@ -57,8 +56,7 @@ static int read_frame(const struct riff_chunk *c, struct webp_layout *l, struct 
 }
 
 /* The extended container: canvas, perhaps frames, perhaps EXIF. */
-static int read_extended(const uint8_t *p, size_t n, const struct riff_chunk *header, size_t at, struct webp_layout *l,
-                         struct err *e)
+static int read_extended(const uint8_t *p, size_t n, const struct riff_chunk *header, size_t at, struct webp_layout *l, struct err *e)
 {
     if (header->n < 10) return err_set(e, ERR_INPUT, "WebP: extended header is too short");
     bool animated = header->body[0] & FLAG_ANIMATION;

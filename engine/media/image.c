@@ -21,13 +21,15 @@ int image_settings_check(const struct image_settings *s, struct err *e)
     if (!isfinite(s->rescale)) return err_set(e, ERR_INPUT, "rescale_factor is not a finite number");
     for (int c = 0; c < 3; c++) {
         if (!isfinite(s->mean[c])) return err_set(e, ERR_INPUT, "image_mean[%d] is not a finite number", c);
-        if (!isfinite(s->std[c]) || s->std[c] == 0)
-            return err_set(e, ERR_INPUT, "image_std[%d] is not a finite number other than 0", c);
+        if (!isfinite(s->std[c]) || s->std[c] == 0) return err_set(e, ERR_INPUT, "image_std[%d] is not a finite number other than 0", c);
     }
     return 0;
 }
 
-static int at_least_1(int v) { return v < 1 ? 1 : v; }
+static int at_least_1(int v)
+{
+    return v < 1 ? 1 : v;
+}
 
 /* The first resize: the longest edge becomes `edge` (smaller pictures grow), the other is made even by adding. */
 static void rescale_to_edge(int edge, int *w, int *h)
@@ -58,7 +60,10 @@ static void cap_to_side(int side, int *w, int *h)
     }
 }
 
-static int round_up(int v, int step) { return (v + step - 1) / step * step; }
+static int round_up(int v, int step)
+{
+    return (v + step - 1) / step * step;
+}
 
 /* The second resize: both sides to multiples of the tile, the longer one first. */
 static void round_to_tiles(int tile, int w1, int h1, int *w2, int *h2)
@@ -73,15 +78,13 @@ static void round_to_tiles(int tile, int w1, int h1, int *w2, int *h2)
     }
 }
 
-int image_grid_for(const struct image_settings *s, int width, int height, bool detail_low, struct image_grid *g,
-                   struct err *e)
+int image_grid_for(const struct image_settings *s, int width, int height, bool detail_low, struct image_grid *g, struct err *e)
 {
     *g = (struct image_grid){0};
     int rc = image_settings_check(s, e);
     if (rc) return rc;
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
-        return err_set(e, ERR_INPUT, "picture of %d x %d pixels: each side must be 1 to %d", width, height,
-                       IMAGE_MAX_SIDE);
+        return err_set(e, ERR_INPUT, "picture of %d x %d pixels: each side must be 1 to %d", width, height, IMAGE_MAX_SIDE);
     g->width = g->w1 = width;
     g->height = g->h1 = height;
     rescale_to_edge(s->longest_edge, &g->w1, &g->h1);
@@ -97,8 +100,7 @@ int image_grid_for(const struct image_settings *s, int width, int height, bool d
     g->rows = g->h2 / tile;
     g->cols = g->w2 / tile;
     g->n_tiles = g->rows * g->cols + 1;
-    if (g->n_tiles > IMAGE_MAX_TILES)
-        return err_set(e, ERR_LIMIT, "picture makes %d tiles; the limit is %d", g->n_tiles, IMAGE_MAX_TILES);
+    if (g->n_tiles > IMAGE_MAX_TILES) return err_set(e, ERR_LIMIT, "picture makes %d tiles; the limit is %d", g->n_tiles, IMAGE_MAX_TILES);
     return 0;
 }
 
@@ -160,8 +162,8 @@ static size_t next_mark(struct marked_text in, size_t from)
 }
 
 /* Stops past max_bytes, so that a long list of marks costs no more than the text allowed. */
-static void expand(struct writer *w, const struct image_settings *s, struct marked_text in,
-                   const struct image_grid *grids, size_t n_images, size_t max_bytes)
+static void expand(struct writer *w, const struct image_settings *s, struct marked_text in, const struct image_grid *grids, size_t n_images,
+                   size_t max_bytes)
 {
     size_t at = 0;
     for (size_t i = 0; i < n_images && w->n <= max_bytes; i++) {
@@ -173,19 +175,17 @@ static void expand(struct writer *w, const struct image_settings *s, struct mark
     write_bytes(w, in.text + at, in.marks ? in.marks + at : NULL, in.n - at);
 }
 
-int image_expand_prompt(const struct image_settings *s, struct marked_text in, const struct image_grid *grids,
-                        size_t n_images, size_t max_bytes, struct arena *arena, struct marked_text *out, struct err *e)
+int image_expand_prompt(const struct image_settings *s, struct marked_text in, const struct image_grid *grids, size_t n_images,
+                        size_t max_bytes, struct arena *arena, struct marked_text *out, struct err *e)
 {
     *out = (struct marked_text){0};
     size_t n_marks = 0;
     for (size_t at = next_mark(in, 0); at < in.n; at = next_mark(in, at + IMAGE_MARK_BYTES)) n_marks++;
     if (n_marks != n_images)
-        return err_set(e, ERR_INPUT, "the prompt has %zu places for pictures and the request has %zu pictures", n_marks,
-                       n_images);
+        return err_set(e, ERR_INPUT, "the prompt has %zu places for pictures and the request has %zu pictures", n_marks, n_images);
     struct writer w = {0};
     expand(&w, s, in, grids, n_images, max_bytes);
-    if (w.n > max_bytes)
-        return err_set(e, ERR_LIMIT, "the prompt with its pictures is longer than %zu bytes", max_bytes);
+    if (w.n > max_bytes) return err_set(e, ERR_LIMIT, "the prompt with its pictures is longer than %zu bytes", max_bytes);
     size_t n = w.n;
     w = (struct writer){.text = arena_alloc(arena, n + 1)};
     if (w.text && in.marks) w.marks = arena_alloc(arena, n + 1);

@@ -43,16 +43,14 @@ struct image_grid {
 };
 /* detail_low: as do_image_splitting false. Errors: -ERR_INPUT for sizes outside 1..65535, -ERR_LIMIT for more than
  * IMAGE_MAX_TILES tiles. */
-MUST_USE int image_grid_for(const struct image_settings *s, int width, int height, bool detail_low,
-                            struct image_grid *g, struct err *e);
+MUST_USE int image_grid_for(const struct image_settings *s, int width, int height, bool detail_low, struct image_grid *g, struct err *e);
 
 /* Replaces each "<image>" whose bytes are all template bytes by the i-th picture's expansion (template bytes); request
  * bytes that spell
  * "<image>" stay as they are. The number of such marks must equal n_images: -ERR_INPUT with both numbers otherwise.
  * *out lives in the arena. */
-MUST_USE int image_expand_prompt(const struct image_settings *s, struct marked_text in, const struct image_grid *grids,
-                                 size_t n_images, size_t max_bytes, struct arena *arena, struct marked_text *out,
-                                 struct err *e);
+MUST_USE int image_expand_prompt(const struct image_settings *s, struct marked_text in, const struct image_grid *grids, size_t n_images,
+                                 size_t max_bytes, struct arena *arena, struct marked_text *out, struct err *e);
 
 /* One tile's pixels to what the vision tower takes: out = ((float)(x * rescale) - mean) / std. tiles uint8 and out
  * float32, both (n_tiles, 3, tile_px, tile_px). Bit for bit as the reference. The worker's step: tiles travel as uint8.

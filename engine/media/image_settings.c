@@ -100,8 +100,7 @@ static int read_model(struct image_settings *s, const json_t *o, struct err *e)
     if (!s->tile_px) s->tile_px = image_size;
     if (!s->longest_edge) s->longest_edge = image_size <= IMAGE_MAX_TILE_PX ? 4 * image_size : image_size;
     if (s->tile_px != image_size)
-        return err_set(e, ERR_INPUT,
-                       "max_image_size.longest_edge is %d and vision_config.image_size %d: they must agree", s->tile_px,
+        return err_set(e, ERR_INPUT, "max_image_size.longest_edge is %d and vision_config.image_size %d: they must agree", s->tile_px,
                        image_size);
     return 0;
 }

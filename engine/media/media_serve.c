@@ -39,8 +39,7 @@ static volatile sig_atomic_t slow_socket = -1;
 static void on_timer(int number)
 {
     (void)number;
-    if (slow_socket >= 0 && media_packet_send(slow_socket, &slow_reply, sizeof slow_reply, -1, NULL))
-        _exit(EXIT_SLOW + 1);
+    if (slow_socket >= 0 && media_packet_send(slow_socket, &slow_reply, sizeof slow_reply, -1, NULL)) _exit(EXIT_SLOW + 1);
     _exit(EXIT_SLOW);
 }
 
@@ -69,8 +68,7 @@ static void timer_prepare(void)
     slow_reply.magic = MEDIA_MAGIC;
     slow_reply.version = MEDIA_VERSION;
     slow_reply.code = ERR_LIMIT;
-    snprintf(slow_reply.msg, sizeof slow_reply.msg, "the picture takes more than %d s of processor time to decode",
-             MAX_CPU_S);
+    snprintf(slow_reply.msg, sizeof slow_reply.msg, "the picture takes more than %d s of processor time to decode", MAX_CPU_S);
     struct sigaction action = {.sa_handler = on_timer};
     CHECK(sigaction(SIGPROF, &action, NULL) == 0 && sigaction(SIGALRM, &action, NULL) == 0);
 }
@@ -79,15 +77,11 @@ static void timer_prepare(void)
 
 static int read_request(const struct media_request_packet *p, struct media_request *r, struct err *e)
 {
-    if (p->magic != MEDIA_MAGIC || p->version != MEDIA_VERSION)
-        return err_set(e, ERR_INPUT, "a packet of another protocol");
+    if (p->magic != MEDIA_MAGIC || p->version != MEDIA_VERSION) return err_set(e, ERR_INPUT, "a packet of another protocol");
     if (p->call != MEDIA_PROBE && p->call != MEDIA_DECODE) return err_set(e, ERR_INPUT, "unknown call %u", p->call);
     if (p->detail_low > 1 || p->split > 1) return err_set(e, ERR_INPUT, "a flag that is neither 0 nor 1");
-    *r = (struct media_request){.call = (enum media_call)p->call,
-                                .id = p->id,
-                                .image_fd = -1,
-                                .detail_low = p->detail_low == 1,
-                                .max_pixels = p->max_pixels};
+    *r = (struct media_request){
+        .call = (enum media_call)p->call, .id = p->id, .image_fd = -1, .detail_low = p->detail_low == 1, .max_pixels = p->max_pixels};
     struct image_settings *s = &r->settings;
     s->longest_edge = p->longest_edge;
     s->tile_px = p->tile_px;
@@ -110,8 +104,7 @@ static void hash_tiles(const uint8_t *tiles, size_t n_tiles, size_t tile_bytes, 
 static int decode_tiles(const struct media_request *q, const uint8_t *p, size_t n, struct media_reply *r, struct err *e)
 {
     size_t bytes = tiles_bytes(&q->settings, &r->grid);
-    if (bytes > MEDIA_MAX_TILE_BYTES)
-        return err_set(e, ERR_LIMIT, "tiles of %zu bytes; the limit is %d", bytes, MEDIA_MAX_TILE_BYTES);
+    if (bytes > MEDIA_MAX_TILE_BYTES) return err_set(e, ERR_LIMIT, "tiles of %zu bytes; the limit is %d", bytes, MEDIA_MAX_TILE_BYTES);
     struct pixels pixels;
     int rc = image_decode(p, n, q->max_pixels, &pixels, e);
     if (rc) return rc;

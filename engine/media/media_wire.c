@@ -53,8 +53,7 @@ int media_fd_check(int fd, size_t min_bytes, size_t max_bytes, size_t *size, str
 int media_bytes_fd(const void *p, size_t n, struct err *e)
 {
     if (n == 0) return err_set(e, ERR_INPUT, "the picture is empty");
-    if (n > MEDIA_MAX_IMAGE_BYTES)
-        return err_set(e, ERR_LIMIT, "a picture of %zu bytes; the limit is %d", n, MEDIA_MAX_IMAGE_BYTES);
+    if (n > MEDIA_MAX_IMAGE_BYTES) return err_set(e, ERR_LIMIT, "a picture of %zu bytes; the limit is %d", n, MEDIA_MAX_IMAGE_BYTES);
     int fd = media_fd_make(0, e);
     if (fd < 0) return fd;
     int rc = 0;
@@ -97,8 +96,7 @@ int media_packet_send(int sock, const void *packet, size_t n, int fd, struct err
     while (sent < 0 && errno == EINTR);
     if (sent == (ssize_t)n) return 0;
     if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return err_set(e, ERR_BUSY, "the media socket is full");
-    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
-        return err_set(e, ERR_GONE, "the other end of the media socket is gone");
+    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET)) return err_set(e, ERR_GONE, "the other end of the media socket is gone");
     return err_set(e, ERR_IO, "media socket: %s", sent < 0 ? strerror(errno) : "short write");
 }
 
@@ -112,8 +110,7 @@ static bool take_fds(struct msghdr *m, int *fd)
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
         size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n && n_fds < MAX_FDS; i++)
-            memcpy(&fds[n_fds++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+        for (size_t i = 0; i < n && n_fds < MAX_FDS; i++) memcpy(&fds[n_fds++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
     }
     if (n_fds > 1 || (m->msg_flags & MSG_CTRUNC)) {
         for (size_t i = 0; i < n_fds; i++) close(fds[i]);
@@ -127,15 +124,13 @@ int media_packet_recv(int sock, void *packet, size_t n, int *fd, struct err *e)
 {
     union control control = {0};
     struct iovec part = {.iov_base = packet, .iov_len = n};
-    struct msghdr m = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     *fd = -1;
     ssize_t got;
     do got = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
     if (got < 0 && errno == EAGAIN) return err_set(e, ERR_BUSY, "no packet on the media socket");
-    if (got == 0 || (got < 0 && errno == ECONNRESET))
-        return err_set(e, ERR_GONE, "the other end of the media socket is gone");
+    if (got == 0 || (got < 0 && errno == ECONNRESET)) return err_set(e, ERR_GONE, "the other end of the media socket is gone");
     if (got < 0) return err_set(e, ERR_IO, "media socket: %s", strerror(errno));
     bool one = take_fds(&m, fd);
     if (one && (size_t)got == n && !(m.msg_flags & MSG_TRUNC)) return 0;
@@ -168,20 +163,21 @@ int media_send_request(int sock, const struct media_request *r, struct err *e)
     return media_packet_send(sock, &packet, sizeof packet, r->image_fd, e);
 }
 
-static bool in_range(int32_t v, int32_t min, int32_t max) { return v >= min && v <= max; }
+static bool in_range(int32_t v, int32_t min, int32_t max)
+{
+    return v >= min && v <= max;
+}
 
 /* The grid is one that image_grid_for can make. */
 static bool grid_is_sound(const struct media_reply_packet *p)
 {
-    bool sizes = in_range(p->width, 1, IMAGE_MAX_SIDE) && in_range(p->height, 1, IMAGE_MAX_SIDE) &&
-                 in_range(p->w1, 1, IMAGE_MAX_SIDE) && in_range(p->h1, 1, IMAGE_MAX_SIDE) &&
-                 in_range(p->w2, 1, IMAGE_MAX_SIDE) && in_range(p->h2, 1, IMAGE_MAX_SIDE);
+    bool sizes = in_range(p->width, 1, IMAGE_MAX_SIDE) && in_range(p->height, 1, IMAGE_MAX_SIDE) && in_range(p->w1, 1, IMAGE_MAX_SIDE) &&
+                 in_range(p->h1, 1, IMAGE_MAX_SIDE) && in_range(p->w2, 1, IMAGE_MAX_SIDE) && in_range(p->h2, 1, IMAGE_MAX_SIDE);
     if (!sizes || !in_range(p->rows, 0, MEDIA_MAX_TILES) || !in_range(p->cols, 0, MEDIA_MAX_TILES)) return false;
-    if (p->rows == 0 || p->cols == 0)
-        return p->rows == p->cols && p->n_tiles == 1 && p->w2 == p->h2 && p->w2 <= IMAGE_MAX_TILE_PX;
+    if (p->rows == 0 || p->cols == 0) return p->rows == p->cols && p->n_tiles == 1 && p->w2 == p->h2 && p->w2 <= IMAGE_MAX_TILE_PX;
     int32_t tile = p->w2 / p->cols;
-    return p->n_tiles == p->rows * p->cols + 1 && p->n_tiles <= MEDIA_MAX_TILES &&
-           in_range(tile, 1, IMAGE_MAX_TILE_PX) && tile * p->cols == p->w2 && tile * p->rows == p->h2;
+    return p->n_tiles == p->rows * p->cols + 1 && p->n_tiles <= MEDIA_MAX_TILES && in_range(tile, 1, IMAGE_MAX_TILE_PX) &&
+           tile * p->cols == p->w2 && tile * p->rows == p->h2;
 }
 
 static int read_error(const struct media_reply_packet *p, struct media_reply *r, struct err *e)

@@ -8,7 +8,10 @@
 
 #ifdef __SANITIZE_ADDRESS__
 /* The sanitizer watches the heap but not mappings. */
-void *pixels_map(size_t n_bytes) { return calloc(1, n_bytes); }
+void *pixels_map(size_t n_bytes)
+{
+    return calloc(1, n_bytes);
+}
 
 void pixels_unmap(void *p, size_t n_bytes)
 {

@@ -30,7 +30,10 @@ static double sinc(double x)
     return sin(x) / x;
 }
 
-static double filter_lanczos(double x) { return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
+static double filter_lanczos(double x)
+{
+    return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0;
+}
 
 static const struct {
     double (*weight)(double x);
@@ -53,8 +56,7 @@ struct taps_memory {
 static int taps_alloc(struct taps_memory *m, int n_out, int stride, struct err *e)
 {
     size_t n = (size_t)n_out, per_output = (size_t)stride * sizeof(int32_t) + 2 * sizeof(int), bytes;
-    if (__builtin_mul_overflow(n, per_output, &bytes) ||
-        __builtin_add_overflow(bytes, (size_t)stride * sizeof(double), &bytes))
+    if (__builtin_mul_overflow(n, per_output, &bytes) || __builtin_add_overflow(bytes, (size_t)stride * sizeof(double), &bytes))
         return err_set(e, ERR_LIMIT, "resize: too many weights");
     m->map = pixels_map(bytes);
     if (!m->map) return err_set(e, ERR_MEMORY, "no memory to resize a picture");
@@ -88,8 +90,7 @@ static int taps_make(struct taps_memory *m, int n_in, int n_out, enum resize_fil
         if (end > n_in) end = n_in;
         int count = end - first;
         CHECK(count <= stride);
-        for (int k = 0; k < count; k++)
-            sum += m->exact[k] = filters[filter].weight((k + first - centre + 0.5) * inverse);
+        for (int k = 0; k < count; k++) sum += m->exact[k] = filters[filter].weight((k + first - centre + 0.5) * inverse);
         int32_t *w = m->taps.weights + (size_t)i * (size_t)stride;
         for (int k = 0; k < count; k++) w[k] = to_fixed(sum != 0 ? m->exact[k] / sum : m->exact[k]);
         m->taps.first[i] = first;
@@ -117,8 +118,7 @@ static void resize_row_plain(const struct resize_taps *taps, const uint8_t *from
     }
 }
 
-void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte,
-                        uint8_t *to)
+void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte, uint8_t *to)
 {
     for (size_t x = from_byte; x < row_bytes; x++) {
         int32_t sum = RESIZE_ROUND;
@@ -154,22 +154,21 @@ enum resize_path resize_best_path(void)
 
 /* --- the two passes --- */
 
-static int resize_horizontally(const struct pixels *from, int width, enum resize_filter filter, enum resize_path path,
-                               struct pixels *to, struct err *e)
+static int resize_horizontally(const struct pixels *from, int width, enum resize_filter filter, enum resize_path path, struct pixels *to,
+                               struct err *e)
 {
     struct taps_memory m;
     int rc = taps_make(&m, from->width, width, filter, e);
     if (rc) return rc;
     rc = pixels_alloc(to, width, from->height, 3, e);
     for (int y = 0; !rc && y < from->height; y++)
-        paths[path].row(&m.taps, from->rgb + (size_t)y * (size_t)from->width * 3,
-                        to->rgb + (size_t)y * (size_t)width * 3);
+        paths[path].row(&m.taps, from->rgb + (size_t)y * (size_t)from->width * 3, to->rgb + (size_t)y * (size_t)width * 3);
     pixels_unmap(m.map, m.map_bytes);
     return rc;
 }
 
-static int resize_vertically(const struct pixels *from, int height, enum resize_filter filter, enum resize_path path,
-                             struct pixels *to, struct err *e)
+static int resize_vertically(const struct pixels *from, int height, enum resize_filter filter, enum resize_path path, struct pixels *to,
+                             struct err *e)
 {
     struct taps_memory m;
     int rc = taps_make(&m, from->height, height, filter, e);
@@ -183,8 +182,8 @@ static int resize_vertically(const struct pixels *from, int height, enum resize_
     return rc;
 }
 
-int resize_pixels(const struct pixels *from, int width, int height, enum resize_filter filter, enum resize_path path,
-                  struct pixels *to, struct err *e)
+int resize_pixels(const struct pixels *from, int width, int height, enum resize_filter filter, enum resize_path path, struct pixels *to,
+                  struct err *e)
 {
     *to = (struct pixels){0};
     CHECK(filter >= RESIZE_LANCZOS && filter <= RESIZE_BICUBIC && path < RESIZE_PATHS && paths[path].row);

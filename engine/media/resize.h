@@ -15,7 +15,7 @@ enum resize_path { RESIZE_PLAIN, RESIZE_AVX2, RESIZE_AVX512, RESIZE_PATHS };
 enum resize_path resize_best_path(void);
 /* Always the picture asked for, also when nothing changes (then a copy). *to is the caller's to free; from is not
  * changed. path must be one this machine has. */
-MUST_USE int resize_pixels(const struct pixels *from, int width, int height, enum resize_filter filter,
-                           enum resize_path path, struct pixels *to, struct err *e);
+MUST_USE int resize_pixels(const struct pixels *from, int width, int height, enum resize_filter filter, enum resize_path path,
+                           struct pixels *to, struct err *e);
 
 #endif

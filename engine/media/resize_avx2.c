@@ -46,8 +46,7 @@ TARGET void resize_column_avx2(const int32_t *weights, int count, const uint8_t 
         }
         __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(low, RESIZE_BITS), _mm256_srai_epi32(high, RESIZE_BITS));
         words = _mm256_permute4x64_epi64(words, 0xD8); /* packs works in each half; put the halves in order */
-        _mm_storeu_si128((__m128i *)(to + x),
-                         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+        _mm_storeu_si128((__m128i *)(to + x), _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
     }
     resize_column_tail(weights, count, from, row_bytes, x, to);
 }

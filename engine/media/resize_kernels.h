@@ -33,7 +33,6 @@ void resize_column_avx2(const int32_t *weights, int count, const uint8_t *from, 
 void resize_row_avx512(const struct resize_taps *taps, const uint8_t *from, uint8_t *to);
 void resize_column_avx512(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, uint8_t *to);
 /* Columns [from_byte, row_bytes) of one output row, plainly: the vector paths' ends. */
-void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte,
-                        uint8_t *to);
+void resize_column_tail(const int32_t *weights, int count, const uint8_t *from, size_t row_bytes, size_t from_byte, uint8_t *to);
 
 #endif

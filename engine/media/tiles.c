@@ -34,8 +34,7 @@ static int resize_in_place(const struct image_settings *s, int width, int height
     return rc;
 }
 
-int tiles_make(const struct image_settings *s, const struct image_grid *g, struct pixels *p, uint8_t *out,
-               struct err *e)
+int tiles_make(const struct image_settings *s, const struct image_grid *g, struct pixels *p, uint8_t *out, struct err *e)
 {
     CHECK(p->width == g->width && p->height == g->height);
     int tile = s->tile_px;

@@ -11,7 +11,6 @@
 /* n_tiles * 3 * tile_px^2; g from image_grid_for with these settings. */
 size_t tiles_bytes(const struct image_settings *s, const struct image_grid *g);
 /* Consumes p (freed as soon as it is not needed, also on an error). out holds tiles_bytes. */
-MUST_USE int tiles_make(const struct image_settings *s, const struct image_grid *g, struct pixels *p, uint8_t *out,
-                        struct err *e);
+MUST_USE int tiles_make(const struct image_settings *s, const struct image_grid *g, struct pixels *p, uint8_t *out, struct err *e);
 
 #endif

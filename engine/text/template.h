@@ -40,7 +40,7 @@ struct template_input {
     const struct template_limits *limits;
 };
 /* *out lives in the arena. Errors: -ERR_INPUT (the template raised, or a value does not fit), -ERR_LIMIT, -ERR_UNSUPPORTED, -ERR_MEMORY. */
-MUST_USE int template_render(const struct template *t, const struct template_input *in, struct arena *arena,
-                             struct marked_text *out, struct err *e);
+MUST_USE int template_render(const struct template *t, const struct template_input *in, struct arena *arena, struct marked_text *out,
+                             struct err *e);
 
 #endif

@@ -55,8 +55,10 @@ static bool deeper(struct eval *v)
 static void scope_set(struct eval *v, struct scope *s, const struct text *name, struct value x)
 {
     struct value *old = dict_find_chars(&s->vars, name->p, name->n);
-    if (old) *old = x;
-    else dict_set(v, &s->vars, (struct value){.type = VALUE_STRING, .u.s = name}, x);
+    if (old)
+        *old = x;
+    else
+        dict_set(v, &s->vars, (struct value){.type = VALUE_STRING, .u.s = name}, x);
 }
 
 static struct value lookup(struct eval *v, struct scope *s, const struct text *name)
@@ -86,15 +88,20 @@ static void assign(struct eval *v, const struct node *target, struct value x, st
     } else if (target->type == NODE_ATTR) {
         struct value ns = eval(v, target->a, s);
         if (v->failed) return;
-        if (ns.type != VALUE_NAMESPACE) eval_fail(v, ERR_INPUT, "cannot assign attribute on non-namespace object");
-        else if (target->name->p[0] == '_') eval_fail(v, ERR_INPUT, "a namespace cannot hold '%.*s'", (int)target->name->n, target->name->p);
-        else dict_set(v, ns.u.dict, (struct value){.type = VALUE_STRING, .u.s = target->name}, x);
+        if (ns.type != VALUE_NAMESPACE)
+            eval_fail(v, ERR_INPUT, "cannot assign attribute on non-namespace object");
+        else if (target->name->p[0] == '_')
+            eval_fail(v, ERR_INPUT, "a namespace cannot hold '%.*s'", (int)target->name->n, target->name->p);
+        else
+            dict_set(v, ns.u.dict, (struct value){.type = VALUE_STRING, .u.s = target->name}, x);
     } else {
         const struct list *items = value_items(v, x);
         size_t i = 0;
         for (const struct node *k = target->list; k && !v->failed; k = k->next, i++) {
-            if (i >= items->n) eval_fail(v, ERR_INPUT, "not enough values to unpack");
-            else assign(v, k, items->items[i], s);
+            if (i >= items->n)
+                eval_fail(v, ERR_INPUT, "not enough values to unpack");
+            else
+                assign(v, k, items->items[i], s);
         }
         if (!v->failed && i != items->n) eval_fail(v, ERR_INPUT, "too many values to unpack");
     }
@@ -109,13 +116,16 @@ static void arguments(struct eval *v, const struct node *call, struct scope *s, 
     *args = (struct list){items, 0};
     *kwargs = (struct dict){0};
     for (const struct node *k = call->list; k && !v->failed; k = k->next) {
-        if (k->type == NODE_KEYWORD) dict_set(v, kwargs, (struct value){.type = VALUE_STRING, .u.s = k->name}, eval(v, k->a, s));
-        else items[args->n++] = eval(v, k, s);
+        if (k->type == NODE_KEYWORD)
+            dict_set(v, kwargs, (struct value){.type = VALUE_STRING, .u.s = k->name}, eval(v, k->a, s));
+        else
+            items[args->n++] = eval(v, k, s);
     }
 }
 
 /* Arguments past a macro's parameters: its varargs and kwargs, if it mentions them, else a mistake. */
-static void bind_rest(struct eval *v, const struct macro *m, struct scope *s, const struct list *args, size_t n_params, const struct dict *rest)
+static void bind_rest(struct eval *v, const struct macro *m, struct scope *s, const struct list *args, size_t n_params,
+                      const struct dict *rest)
 {
     static const struct text varargs = {.p = "varargs", .n = 7}, kwargs = {.p = "kwargs", .n = 6};
     size_t extra = args->n > n_params ? args->n - n_params : 0;
@@ -140,13 +150,19 @@ static struct value call_macro(struct eval *v, const struct macro *m, const stru
     struct dict rest = {0};
     for (const struct node *p = m->node->b->list; p && !v->failed; p = p->next, i++) {
         struct value *named = dict_find_chars(kwargs, p->name->p, p->name->n);
-        scope_set(v, s, p->name, i < args->n ? args->items[i] : named ? *named : p->a ? eval(v, p->a, s) : (struct value){.type = VALUE_UNDEFINED, .u.s = p->name});
+        scope_set(v, s, p->name,
+                  i < args->n ? args->items[i]
+                  : named     ? *named
+                  : p->a      ? eval(v, p->a, s)
+                              : (struct value){.type = VALUE_UNDEFINED, .u.s = p->name});
     }
     for (size_t k = 0; k < kwargs->n && !v->failed; k++) {
         const struct text *name = kwargs->members[k].key.u.s;
         bool is_parameter = dict_find_chars(&s->vars, name->p, name->n) != NULL;
-        if (text_is(name, "caller")) scope_set(v, s, &caller, kwargs->members[k].value);
-        else if (!is_parameter) dict_set(v, &rest, kwargs->members[k].key, kwargs->members[k].value);
+        if (text_is(name, "caller"))
+            scope_set(v, s, &caller, kwargs->members[k].value);
+        else if (!is_parameter)
+            dict_set(v, &rest, kwargs->members[k].key, kwargs->members[k].value);
     }
     if (!v->failed) bind_rest(v, m, s, args, i, &rest);
     struct out o = {0}, *outer = v->out;
@@ -161,9 +177,12 @@ struct value eval_call(struct eval *v, struct value f, const struct list *args, 
 {
     if (!eval_step(v)) return (struct value){0};
     switch (f.type) {
-    case VALUE_MACRO: return call_macro(v, f.u.macro, args, kwargs);
-    case VALUE_METHOD: return method_call(v, f.u.method, args, kwargs);
-    case VALUE_FUNCTION: return builtin_call(v, f.u.function, args, kwargs);
+    case VALUE_MACRO:
+        return call_macro(v, f.u.macro, args, kwargs);
+    case VALUE_METHOD:
+        return method_call(v, f.u.method, args, kwargs);
+    case VALUE_FUNCTION:
+        return builtin_call(v, f.u.function, args, kwargs);
     case VALUE_JOINER:
         if (f.u.cycler->used) return f.u.cycler->separator;
         f.u.cycler->used = true;
@@ -178,8 +197,10 @@ struct value eval_call(struct eval *v, struct value f, const struct list *args, 
         v->out = outer;
         return out_value(v, &o);
     }
-    case VALUE_UNDEFINED: return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", f.u.s ? (int)f.u.s->n : 5, f.u.s ? f.u.s->p : "value");
-    default: return eval_fail(v, ERR_INPUT, "'%s' object is not callable", value_type_name(f));
+    case VALUE_UNDEFINED:
+        return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", f.u.s ? (int)f.u.s->n : 5, f.u.s ? f.u.s->p : "value");
+    default:
+        return eval_fail(v, ERR_INPUT, "'%s' object is not callable", value_type_name(f));
     }
 }
 
@@ -187,14 +208,22 @@ struct value eval_call(struct eval *v, struct value f, const struct list *args, 
 static bool compare(struct eval *v, int op, struct value a, struct value b)
 {
     switch (op) {
-    case TOKEN_EQ: return value_equal(a, b, 0);
-    case TOKEN_NE: return !value_equal(a, b, 0);
-    case TOKEN_IN: return value_contains(v, b, a);
-    case TOKEN_NOT_IN: return !value_contains(v, b, a);
-    case TOKEN_LT: return value_compare(v, a, b) < 0;
-    case TOKEN_LE: return value_compare(v, a, b) <= 0;
-    case TOKEN_GT: return value_compare(v, a, b) > 0;
-    default: return value_compare(v, a, b) >= 0;
+    case TOKEN_EQ:
+        return value_equal(a, b, 0);
+    case TOKEN_NE:
+        return !value_equal(a, b, 0);
+    case TOKEN_IN:
+        return value_contains(v, b, a);
+    case TOKEN_NOT_IN:
+        return !value_contains(v, b, a);
+    case TOKEN_LT:
+        return value_compare(v, a, b) < 0;
+    case TOKEN_LE:
+        return value_compare(v, a, b) <= 0;
+    case TOKEN_GT:
+        return value_compare(v, a, b) > 0;
+    default:
+        return value_compare(v, a, b) >= 0;
     }
 }
 
@@ -232,7 +261,8 @@ static struct value dictionary(struct eval *v, const struct node *n, struct scop
 static struct value negated(struct eval *v, struct value a, bool plus)
 {
     if (a.type == VALUE_BOOL) a = value_int(a.u.b, a.mark);
-    if (a.type == VALUE_INT && !plus && a.u.i == INT64_MIN) return eval_fail(v, ERR_UNSUPPORTED, "integers beyond 64 bits are not supported here");
+    if (a.type == VALUE_INT && !plus && a.u.i == INT64_MIN)
+        return eval_fail(v, ERR_UNSUPPORTED, "integers beyond 64 bits are not supported here");
     if (a.type == VALUE_INT) return plus ? a : value_int(-a.u.i, a.mark);
     if (a.type == VALUE_FLOAT) return plus ? a : value_float(-a.u.f, a.mark);
     return eval_fail(v, ERR_INPUT, "bad operand type for unary %c: '%s'", plus ? '+' : '-', value_type_name(a));
@@ -272,7 +302,8 @@ static struct value concat(struct eval *v, const struct node *n, struct scope *s
 
 static struct value sliced(struct eval *v, const struct node *n, struct scope *s)
 {
-    struct value a = eval(v, n->a, s), from = n->b ? eval(v, n->b, s) : value_none(), to = n->c ? eval(v, n->c, s) : value_none(), step = n->orelse ? eval(v, n->orelse, s) : value_none();
+    struct value a = eval(v, n->a, s), from = n->b ? eval(v, n->b, s) : value_none(), to = n->c ? eval(v, n->c, s) : value_none(),
+                 step = n->orelse ? eval(v, n->orelse, s) : value_none();
     return v->failed ? (struct value){0} : value_slice_of(v, a, from, to, step);
 }
 
@@ -280,16 +311,27 @@ static struct value evaluate(struct eval *v, const struct node *n, struct scope 
 {
     struct value a, b;
     switch (n->type) {
-    case NODE_CONST: return n->value;
-    case NODE_NAME: return lookup(v, s, n->name);
+    case NODE_CONST:
+        return n->value;
+    case NODE_NAME:
+        return lookup(v, s, n->name);
     case NODE_LIST:
-    case NODE_TUPLE: return sequence(v, n, s);
-    case NODE_DICT: return dictionary(v, n, s);
-    case NODE_ATTR: a = eval(v, n->a, s); return v->failed ? a : value_attr(v, a, n->name);
-    case NODE_ITEM: a = eval(v, n->a, s), b = eval(v, n->b, s); return v->failed ? a : value_item(v, a, b);
-    case NODE_SLICE: return sliced(v, n, s);
-    case NODE_CALL: return call(v, n, s);
-    case NODE_FILTER: return filtered(v, n, eval(v, n->a, s), s);
+    case NODE_TUPLE:
+        return sequence(v, n, s);
+    case NODE_DICT:
+        return dictionary(v, n, s);
+    case NODE_ATTR:
+        a = eval(v, n->a, s);
+        return v->failed ? a : value_attr(v, a, n->name);
+    case NODE_ITEM:
+        a = eval(v, n->a, s), b = eval(v, n->b, s);
+        return v->failed ? a : value_item(v, a, b);
+    case NODE_SLICE:
+        return sliced(v, n, s);
+    case NODE_CALL:
+        return call(v, n, s);
+    case NODE_FILTER:
+        return filtered(v, n, eval(v, n->a, s), s);
     case NODE_TEST: {
         struct list args;
         struct dict kwargs;
@@ -297,16 +339,30 @@ static struct value evaluate(struct eval *v, const struct node *n, struct scope 
         arguments(v, n, s, &args, &kwargs);
         return v->failed ? a : value_bool(test_apply(v, n->name, a, &args) != (n->op != 0));
     }
-    case NODE_NOT: return value_bool(!value_true(eval(v, n->a, s)));
+    case NODE_NOT:
+        return value_bool(!value_true(eval(v, n->a, s)));
     case NODE_NEG:
-    case NODE_POS: a = eval(v, n->a, s); return v->failed ? a : negated(v, a, n->type == NODE_POS);
-    case NODE_AND: a = eval(v, n->a, s); return value_true(a) ? eval(v, n->b, s) : a;
-    case NODE_OR: a = eval(v, n->a, s); return value_true(a) ? a : eval(v, n->b, s);
-    case NODE_BINARY: a = eval(v, n->a, s), b = eval(v, n->b, s); v->line = n->line; return v->failed ? a : value_binary(v, n->op, a, b);
-    case NODE_COMPARE: return compare_chain(v, n, s);
-    case NODE_CONCAT: return concat(v, n, s);
-    case NODE_COND: return value_true(eval(v, n->a, s)) ? eval(v, n->b, s) : n->c ? eval(v, n->c, s) : (struct value){0};
-    default: return eval_fail(v, ERR_INTERNAL, "not an expression");
+    case NODE_POS:
+        a = eval(v, n->a, s);
+        return v->failed ? a : negated(v, a, n->type == NODE_POS);
+    case NODE_AND:
+        a = eval(v, n->a, s);
+        return value_true(a) ? eval(v, n->b, s) : a;
+    case NODE_OR:
+        a = eval(v, n->a, s);
+        return value_true(a) ? a : eval(v, n->b, s);
+    case NODE_BINARY:
+        a = eval(v, n->a, s), b = eval(v, n->b, s);
+        v->line = n->line;
+        return v->failed ? a : value_binary(v, n->op, a, b);
+    case NODE_COMPARE:
+        return compare_chain(v, n, s);
+    case NODE_CONCAT:
+        return concat(v, n, s);
+    case NODE_COND:
+        return value_true(eval(v, n->a, s)) ? eval(v, n->b, s) : n->c ? eval(v, n->c, s) : (struct value){0};
+    default:
+        return eval_fail(v, ERR_INTERNAL, "not an expression");
     }
 }
 
@@ -428,12 +484,21 @@ static void execute(struct eval *v, const struct node *n, struct scope *s)
 {
     struct value x;
     switch (n->type) {
-    case NODE_TEXT: out_text(v, v->out, n->name, 0, n->name->n); return;
-    case NODE_OUTPUT: x = eval(v, n->a, s); if (!v->failed) print_str(v, v->out, x); return;
-    case NODE_SCOPE: run(v, n, s); return;
+    case NODE_TEXT:
+        out_text(v, v->out, n->name, 0, n->name->n);
+        return;
+    case NODE_OUTPUT:
+        x = eval(v, n->a, s);
+        if (!v->failed) print_str(v, v->out, x);
+        return;
+    case NODE_SCOPE:
+        run(v, n, s);
+        return;
     case NODE_IF:
-        if (value_true(eval(v, n->a, s))) run(v, n, s);
-        else if (n->orelse && !v->failed) execute(v, n->orelse, s);
+        if (value_true(eval(v, n->a, s)))
+            run(v, n, s);
+        else if (n->orelse && !v->failed)
+            execute(v, n->orelse, s);
         return;
     case NODE_FOR: {
         bool ran;
@@ -442,19 +507,34 @@ static void execute(struct eval *v, const struct node *n, struct scope *s)
         if (!v->failed && !ran && n->orelse) run(v, n->orelse, s);
         return;
     }
-    case NODE_SET: x = eval(v, n->b, s); if (!v->failed) assign(v, n->a, x, s); return;
+    case NODE_SET:
+        x = eval(v, n->b, s);
+        if (!v->failed) assign(v, n->a, x, s);
+        return;
     case NODE_SET_BLOCK:
         x = captured(v, n, scope_new(v, s));
         x = filter_blocks(v, n->b, x, s);
         if (!v->failed) assign(v, n->a, x, s);
         return;
-    case NODE_MACRO: scope_set(v, s, n->name, make_macro(v, n, s)); return;
-    case NODE_CALL_BLOCK: call_block(v, n, s); return;
-    case NODE_FILTER_BLOCK: x = filter_blocks(v, n->a, captured(v, n, scope_new(v, s)), s); if (!v->failed) print_str(v, v->out, x); return;
-    case NODE_WITH: with_block(v, n, s); return;
+    case NODE_MACRO:
+        scope_set(v, s, n->name, make_macro(v, n, s));
+        return;
+    case NODE_CALL_BLOCK:
+        call_block(v, n, s);
+        return;
+    case NODE_FILTER_BLOCK:
+        x = filter_blocks(v, n->a, captured(v, n, scope_new(v, s)), s);
+        if (!v->failed) print_str(v, v->out, x);
+        return;
+    case NODE_WITH:
+        with_block(v, n, s);
+        return;
     case NODE_BREAK:
-    case NODE_CONTINUE: v->jump = (int)n->type; return;
-    default: eval_fail(v, ERR_INTERNAL, "not a statement");
+    case NODE_CONTINUE:
+        v->jump = (int)n->type;
+        return;
+    default:
+        eval_fail(v, ERR_INTERNAL, "not a statement");
     }
 }
 
@@ -491,8 +571,10 @@ int template_compile(struct template **out, const char *source, size_t n, struct
     struct tokens_list tokens = {0};
     int rc = template_lex(&t->arena, copy, k, &tokens, e);
     if (!rc) rc = template_parse(t, &tokens, e);
-    if (rc) template_free(t);
-    else *out = t;
+    if (rc)
+        template_free(t);
+    else
+        *out = t;
     return rc;
 }
 

@@ -9,7 +9,6 @@
 #include "base/str.h"
 #include "engine/text/template_parts.h"
 
-
 static struct value arg(const struct list *args, const struct dict *kwargs, size_t i, const char *name)
 {
     if (i < args->n) return args->items[i];
@@ -50,7 +49,9 @@ static struct value path(struct eval *v, struct value a, struct value attribute)
         size_t n = end - at < sizeof digits - 1 ? end - at : sizeof digits - 1;
         memcpy(digits, s->p + at, n);
         digits[n] = '\0';
-        a = str_parse_int64(digits, 0, INT64_MAX, &i) ? value_item(v, a, value_int(i, 0)) : a.type == VALUE_UNDEFINED ? a : value_item(v, a, key);
+        a = str_parse_int64(digits, 0, INT64_MAX, &i) ? value_item(v, a, value_int(i, 0))
+            : a.type == VALUE_UNDEFINED               ? a
+                                                      : value_item(v, a, key);
         at = end + 1;
     }
     return a;
@@ -61,13 +62,41 @@ typedef struct value (*filter_fn)(struct eval *v, struct value a, const struct l
 #define FILTER(name) static struct value filter_##name(struct eval *v, struct value a, const struct list *args, const struct dict *kwargs)
 #define UNUSED_ARGS (void)v, (void)args, (void)kwargs
 
-FILTER(length) { UNUSED_ARGS; return value_int(value_length(v, a), MARK_TEMPLATE); }
-FILTER(upper) { UNUSED_ARGS; return text_case(v, as_text(v, a), "upper"); }
-FILTER(lower) { UNUSED_ARGS; return text_case(v, as_text(v, a), "lower"); }
-FILTER(capitalize) { UNUSED_ARGS; return text_case(v, as_text(v, a), "capitalize"); }
-FILTER(title) { UNUSED_ARGS; return text_case(v, as_text(v, a), "words"); }
-FILTER(string) { UNUSED_ARGS; return value_str(v, a); }
-FILTER(safe) { UNUSED_ARGS; return value_str(v, a); }
+FILTER(length)
+{
+    UNUSED_ARGS;
+    return value_int(value_length(v, a), MARK_TEMPLATE);
+}
+FILTER(upper)
+{
+    UNUSED_ARGS;
+    return text_case(v, as_text(v, a), "upper");
+}
+FILTER(lower)
+{
+    UNUSED_ARGS;
+    return text_case(v, as_text(v, a), "lower");
+}
+FILTER(capitalize)
+{
+    UNUSED_ARGS;
+    return text_case(v, as_text(v, a), "capitalize");
+}
+FILTER(title)
+{
+    UNUSED_ARGS;
+    return text_case(v, as_text(v, a), "words");
+}
+FILTER(string)
+{
+    UNUSED_ARGS;
+    return value_str(v, a);
+}
+FILTER(safe)
+{
+    UNUSED_ARGS;
+    return value_str(v, a);
+}
 
 FILTER(trim)
 {
@@ -187,7 +216,8 @@ FILTER(int)
     if (a.type == VALUE_INT) return a;
     if (a.type == VALUE_BOOL) return value_int(a.u.b, a.mark);
     if (a.type == VALUE_FLOAT && fabs(a.u.f) < 9e18) return value_int((int64_t)a.u.f, a.mark);
-    if (a.type == VALUE_STRING && parse_int(a.u.s, base.type != VALUE_INT ? 10 : base.u.i < 0 || base.u.i > 36 ? 1 : (int)base.u.i, &i)) return value_int(i, value_mark(a));
+    if (a.type == VALUE_STRING && parse_int(a.u.s, base.type != VALUE_INT ? 10 : base.u.i < 0 || base.u.i > 36 ? 1 : (int)base.u.i, &i))
+        return value_int(i, value_mark(a));
     if (a.type == VALUE_STRING && parse_number(a.u.s, &f) && fabs(f) < 9e15) return value_int((int64_t)f, value_mark(a));
     return given(otherwise) ? otherwise : value_int(0, 0);
 }
@@ -222,7 +252,9 @@ FILTER(round)
     if (method.type == VALUE_STRING && text_is(method.u.s, "ceil")) return value_float(ceil(f * p) / p, a.mark);
     if (method.type == VALUE_STRING && text_is(method.u.s, "floor")) return value_float(floor(f * p) / p, a.mark);
     if (a.type == VALUE_FLOAT) return value_float(round_to(f, places), a.mark);
-    return places >= 0 ? a : fabs(f) < 9e15 ? value_int((int64_t)round_to(f, places), a.mark) : eval_fail(v, ERR_UNSUPPORTED, "rounding integers beyond 2^53 is not supported");
+    return places >= 0      ? a
+           : fabs(f) < 9e15 ? value_int((int64_t)round_to(f, places), a.mark)
+                            : eval_fail(v, ERR_UNSUPPORTED, "rounding integers beyond 2^53 is not supported");
 }
 
 FILTER(abs)
@@ -238,7 +270,8 @@ FILTER(map)
     const struct list *l = value_items(v, a);
     struct value attribute = arg(&(struct list){0}, kwargs, 0, "attribute"), otherwise = arg(&(struct list){0}, kwargs, 0, "default");
     struct value *items = eval_alloc(v, (l->n ? l->n : 1) * sizeof *items);
-    if (!given(attribute) && (args->n == 0 || args->items[0].type != VALUE_STRING)) return eval_fail(v, ERR_INPUT, "map requires a filter argument");
+    if (!given(attribute) && (args->n == 0 || args->items[0].type != VALUE_STRING))
+        return eval_fail(v, ERR_INPUT, "map requires a filter argument");
     const struct text *name = given(attribute) ? NULL : args->items[0].u.s;
     if (name && !filter_known(name)) return eval_fail(v, ERR_UNSUPPORTED, "filter '%.*s' is not supported", (int)name->n, name->p);
     struct list rest = {args->n ? args->items + 1 : NULL, args->n ? args->n - 1 : 0};
@@ -266,10 +299,26 @@ static struct value chosen(struct eval *v, struct value a, const struct list *ar
     return value_of_list(v, VALUE_LIST, items, k);
 }
 
-FILTER(select) { (void)kwargs; return chosen(v, a, args, false, true); }
-FILTER(reject) { (void)kwargs; return chosen(v, a, args, false, false); }
-FILTER(selectattr) { (void)kwargs; return chosen(v, a, args, true, true); }
-FILTER(rejectattr) { (void)kwargs; return chosen(v, a, args, true, false); }
+FILTER(select)
+{
+    (void)kwargs;
+    return chosen(v, a, args, false, true);
+}
+FILTER(reject)
+{
+    (void)kwargs;
+    return chosen(v, a, args, false, false);
+}
+FILTER(selectattr)
+{
+    (void)kwargs;
+    return chosen(v, a, args, true, true);
+}
+FILTER(rejectattr)
+{
+    (void)kwargs;
+    return chosen(v, a, args, true, false);
+}
 
 /* Strings compare without case unless asked. */
 static struct value folded(struct eval *v, struct value a, bool sensitive)
@@ -280,7 +329,8 @@ static struct value folded(struct eval *v, struct value a, bool sensitive)
 static struct value sorted_by(struct eval *v, const struct list *l, struct value attribute, bool sensitive, bool reverse)
 {
     struct value *items = copy_items(v, l), *keys = eval_alloc(v, (l->n ? l->n : 1) * sizeof *keys);
-    for (size_t i = 0; keys && i < l->n && !v->failed; i++) keys[i] = folded(v, given(attribute) ? path(v, l->items[i], attribute) : l->items[i], sensitive);
+    for (size_t i = 0; keys && i < l->n && !v->failed; i++)
+        keys[i] = folded(v, given(attribute) ? path(v, l->items[i], attribute) : l->items[i], sensitive);
     for (size_t i = 1; items && keys && i < l->n; i++) /* stable, and counted as fuel: lists in templates are short */
         for (size_t j = i; j > 0 && eval_step(v); j--) {
             int c = value_compare(v, keys[j - 1], keys[j]);
@@ -295,7 +345,8 @@ static struct value sorted_by(struct eval *v, const struct list *l, struct value
 
 FILTER(sort)
 {
-    return sorted_by(v, value_items(v, a), arg(args, kwargs, 2, "attribute"), value_true(arg(args, kwargs, 1, "case_sensitive")), value_true(arg(args, kwargs, 0, "reverse")));
+    return sorted_by(v, value_items(v, a), arg(args, kwargs, 2, "attribute"), value_true(arg(args, kwargs, 1, "case_sensitive")),
+                     value_true(arg(args, kwargs, 0, "reverse")));
 }
 
 FILTER(dictsort)
@@ -304,7 +355,8 @@ FILTER(dictsort)
     bool value_first = by.type == VALUE_STRING && text_is(by.u.s, "value");
     struct value pairs = filter_items(v, a, &(struct list){0}, &(struct dict){0});
     if (v->failed) return pairs;
-    return sorted_by(v, pairs.u.list, value_int(value_first, 0), value_true(arg(args, kwargs, 0, "case_sensitive")), value_true(arg(args, kwargs, 2, "reverse")));
+    return sorted_by(v, pairs.u.list, value_int(value_first, 0), value_true(arg(args, kwargs, 0, "case_sensitive")),
+                     value_true(arg(args, kwargs, 2, "reverse")));
 }
 
 FILTER(unique)
@@ -332,15 +384,24 @@ static struct value extreme(struct eval *v, struct value a, int sign)
     return best;
 }
 
-FILTER(min) { UNUSED_ARGS; return extreme(v, a, -1); }
-FILTER(max) { UNUSED_ARGS; return extreme(v, a, 1); }
+FILTER(min)
+{
+    UNUSED_ARGS;
+    return extreme(v, a, -1);
+}
+FILTER(max)
+{
+    UNUSED_ARGS;
+    return extreme(v, a, 1);
+}
 
 FILTER(sum)
 {
     struct value attribute = arg(args, kwargs, 0, "attribute"), total = arg(args, kwargs, 1, "start");
     const struct list *l = value_items(v, a);
     if (!given(total)) total = value_int(0, 0);
-    for (size_t i = 0; i < l->n && eval_step(v); i++) total = value_binary(v, TOKEN_ADD, total, given(attribute) ? path(v, l->items[i], attribute) : l->items[i]);
+    for (size_t i = 0; i < l->n && eval_step(v); i++)
+        total = value_binary(v, TOKEN_ADD, total, given(attribute) ? path(v, l->items[i], attribute) : l->items[i]);
     return total;
 }
 
@@ -380,7 +441,8 @@ FILTER(groupby)
     size_t k = 0;
     for (size_t i = 0, end; groups && i < l->n && eval_step(v); i = end) {
         struct value key = path(v, l->items[i], attribute), *pair = eval_alloc(v, 2 * sizeof *pair);
-        for (end = i + 1; end < l->n && value_equal(folded(v, path(v, l->items[end], attribute), false), folded(v, key, false), 0); end++) {}
+        for (end = i + 1; end < l->n && value_equal(folded(v, path(v, l->items[end], attribute), false), folded(v, key, false), 0); end++) {
+        }
         if (!pair) break;
         pair[0] = key;
         pair[1] = value_of_list(v, VALUE_LIST, l->items + i, end - i);
@@ -419,8 +481,10 @@ FILTER(escape)
     struct out o = {0};
     for (size_t i = 0; i < s->n && !v->failed; i++) {
         const char *k = s->p[i] ? strchr(from, s->p[i]) : NULL;
-        if (k) out_bytes(v, &o, to[k - from], strlen(to[k - from]), s->marks ? s->marks[i] : s->mark);
-        else out_text(v, &o, s, i, i + 1);
+        if (k)
+            out_bytes(v, &o, to[k - from], strlen(to[k - from]), s->marks ? s->marks[i] : s->mark);
+        else
+            out_text(v, &o, s, i, i + 1);
     }
     return out_value(v, &o);
 }
@@ -443,7 +507,8 @@ FILTER(center)
 {
     struct value width = arg(args, kwargs, 0, "width");
     const struct text *s = as_text(v, a);
-    int64_t n = (int64_t)text_length(s), want = width.type == VALUE_INT ? width.u.i : 80, pad = want > n ? want - n : 0, left = pad / 2 + (pad & want & 1);
+    int64_t n = (int64_t)text_length(s), want = width.type == VALUE_INT ? width.u.i : 80, pad = want > n ? want - n : 0,
+            left = pad / 2 + (pad & want & 1);
     struct out o = {0};
     for (int64_t i = 0; i < left && !v->failed; i++) out_bytes(v, &o, " ", 1, MARK_TEMPLATE);
     out_text(v, &o, s, 0, s->n);
@@ -453,9 +518,11 @@ FILTER(center)
 
 FILTER(tojson)
 {
-    struct value indent = arg(args, kwargs, 1, "indent"), separators = arg(args, kwargs, 2, "separators"); /* the order of transformers' own filter */
+    struct value indent = arg(args, kwargs, 1, "indent"),
+                 separators = arg(args, kwargs, 2, "separators"); /* the order of transformers' own filter */
     struct json_style s = {.indent = indent.type == VALUE_INT && indent.u.i >= 0 && indent.u.i < 64 ? (int)indent.u.i : -1,
-                           .ascii = value_true(arg(args, kwargs, 0, "ensure_ascii")), .sort = value_true(arg(args, kwargs, 3, "sort_keys"))};
+                           .ascii = value_true(arg(args, kwargs, 0, "ensure_ascii")),
+                           .sort = value_true(arg(args, kwargs, 3, "sort_keys"))};
     if ((separators.type == VALUE_LIST || separators.type == VALUE_TUPLE) && separators.u.list->n == 2) {
         s.item_separator = separators.u.list->items[0];
         s.key_separator = separators.u.list->items[1];
@@ -469,12 +536,47 @@ static const struct {
     const char *name;
     filter_fn apply;
 } filters[] = {
-    {"length", filter_length},   {"count", filter_length},     {"upper", filter_upper},     {"lower", filter_lower},   {"capitalize", filter_capitalize}, {"title", filter_title},   {"string", filter_string},
-    {"safe", filter_safe},       {"trim", filter_trim},        {"list", filter_list},       {"items", filter_items},   {"join", filter_join},             {"first", filter_first},   {"last", filter_last},
-    {"default", filter_default}, {"d", filter_default},        {"replace", filter_replace}, {"int", filter_int},       {"float", filter_float},           {"round", filter_round},   {"abs", filter_abs},
-    {"map", filter_map},         {"select", filter_select},    {"reject", filter_reject},   {"selectattr", filter_selectattr}, {"rejectattr", filter_rejectattr}, {"sort", filter_sort}, {"dictsort", filter_dictsort},
-    {"unique", filter_unique},   {"min", filter_min},          {"max", filter_max},         {"sum", filter_sum},       {"reverse", filter_reverse},       {"batch", filter_batch},   {"groupby", filter_groupby},
-    {"indent", filter_indent},   {"escape", filter_escape},    {"e", filter_escape},        {"wordcount", filter_wordcount}, {"center", filter_center},   {"tojson", filter_tojson},
+    {"length", filter_length},
+    {"count", filter_length},
+    {"upper", filter_upper},
+    {"lower", filter_lower},
+    {"capitalize", filter_capitalize},
+    {"title", filter_title},
+    {"string", filter_string},
+    {"safe", filter_safe},
+    {"trim", filter_trim},
+    {"list", filter_list},
+    {"items", filter_items},
+    {"join", filter_join},
+    {"first", filter_first},
+    {"last", filter_last},
+    {"default", filter_default},
+    {"d", filter_default},
+    {"replace", filter_replace},
+    {"int", filter_int},
+    {"float", filter_float},
+    {"round", filter_round},
+    {"abs", filter_abs},
+    {"map", filter_map},
+    {"select", filter_select},
+    {"reject", filter_reject},
+    {"selectattr", filter_selectattr},
+    {"rejectattr", filter_rejectattr},
+    {"sort", filter_sort},
+    {"dictsort", filter_dictsort},
+    {"unique", filter_unique},
+    {"min", filter_min},
+    {"max", filter_max},
+    {"sum", filter_sum},
+    {"reverse", filter_reverse},
+    {"batch", filter_batch},
+    {"groupby", filter_groupby},
+    {"indent", filter_indent},
+    {"escape", filter_escape},
+    {"e", filter_escape},
+    {"wordcount", filter_wordcount},
+    {"center", filter_center},
+    {"tojson", filter_tojson},
 };
 
 static size_t filter_index(const struct text *name)
@@ -502,16 +604,79 @@ static bool is_lower(struct eval *v, struct value a, const char *how)
     return !v->failed && value_equal(same, (struct value){.type = VALUE_STRING, .u.s = s}, 0) && !value_equal(same, other, 0);
 }
 
-enum test { T_DEFINED, T_UNDEFINED, T_NONE, T_STRING, T_ITERABLE, T_MAPPING, T_SEQUENCE, T_NUMBER, T_BOOLEAN, T_INTEGER, T_FLOAT, T_TRUE, T_FALSE, T_EQ, T_NE, T_LT, T_LE, T_GT, T_GE, T_IN, T_ODD, T_EVEN, T_DIVISIBLE,
-            T_LOWER, T_UPPER, T_CALLABLE, T_SAMEAS, T_FILTER, T_TEST };
+enum test {
+    T_DEFINED,
+    T_UNDEFINED,
+    T_NONE,
+    T_STRING,
+    T_ITERABLE,
+    T_MAPPING,
+    T_SEQUENCE,
+    T_NUMBER,
+    T_BOOLEAN,
+    T_INTEGER,
+    T_FLOAT,
+    T_TRUE,
+    T_FALSE,
+    T_EQ,
+    T_NE,
+    T_LT,
+    T_LE,
+    T_GT,
+    T_GE,
+    T_IN,
+    T_ODD,
+    T_EVEN,
+    T_DIVISIBLE,
+    T_LOWER,
+    T_UPPER,
+    T_CALLABLE,
+    T_SAMEAS,
+    T_FILTER,
+    T_TEST
+};
 static const struct {
     const char *name;
     enum test test;
 } tests[] = {
-    {"defined", T_DEFINED}, {"undefined", T_UNDEFINED}, {"none", T_NONE}, {"string", T_STRING}, {"iterable", T_ITERABLE}, {"mapping", T_MAPPING}, {"sequence", T_SEQUENCE}, {"number", T_NUMBER}, {"boolean", T_BOOLEAN},
-    {"integer", T_INTEGER}, {"float", T_FLOAT}, {"true", T_TRUE}, {"false", T_FALSE}, {"eq", T_EQ}, {"equalto", T_EQ}, {"==", T_EQ}, {"ne", T_NE}, {"!=", T_NE}, {"lt", T_LT}, {"lessthan", T_LT}, {"<", T_LT}, {"le", T_LE}, {"<=", T_LE},
-    {"gt", T_GT}, {"greaterthan", T_GT}, {">", T_GT}, {"ge", T_GE}, {">=", T_GE}, {"in", T_IN}, {"odd", T_ODD}, {"even", T_EVEN}, {"divisibleby", T_DIVISIBLE}, {"lower", T_LOWER}, {"upper", T_UPPER}, {"callable", T_CALLABLE},
-    {"sameas", T_SAMEAS}, {"filter", T_FILTER}, {"test", T_TEST},
+    {"defined", T_DEFINED},
+    {"undefined", T_UNDEFINED},
+    {"none", T_NONE},
+    {"string", T_STRING},
+    {"iterable", T_ITERABLE},
+    {"mapping", T_MAPPING},
+    {"sequence", T_SEQUENCE},
+    {"number", T_NUMBER},
+    {"boolean", T_BOOLEAN},
+    {"integer", T_INTEGER},
+    {"float", T_FLOAT},
+    {"true", T_TRUE},
+    {"false", T_FALSE},
+    {"eq", T_EQ},
+    {"equalto", T_EQ},
+    {"==", T_EQ},
+    {"ne", T_NE},
+    {"!=", T_NE},
+    {"lt", T_LT},
+    {"lessthan", T_LT},
+    {"<", T_LT},
+    {"le", T_LE},
+    {"<=", T_LE},
+    {"gt", T_GT},
+    {"greaterthan", T_GT},
+    {">", T_GT},
+    {"ge", T_GE},
+    {">=", T_GE},
+    {"in", T_IN},
+    {"odd", T_ODD},
+    {"even", T_EVEN},
+    {"divisibleby", T_DIVISIBLE},
+    {"lower", T_LOWER},
+    {"upper", T_UPPER},
+    {"callable", T_CALLABLE},
+    {"sameas", T_SAMEAS},
+    {"filter", T_FILTER},
+    {"test", T_TEST},
 };
 
 static size_t test_index(const struct text *name)
@@ -537,14 +702,22 @@ static int64_t integer_of(struct eval *v, struct value a)
 static bool test_with_argument(struct eval *v, enum test t, struct value a, struct value b)
 {
     switch (t) {
-    case T_EQ: return value_equal(a, b, 0);
-    case T_NE: return !value_equal(a, b, 0);
-    case T_LT: return value_compare(v, a, b) < 0;
-    case T_LE: return value_compare(v, a, b) <= 0;
-    case T_GT: return value_compare(v, a, b) > 0;
-    case T_GE: return value_compare(v, a, b) >= 0;
-    case T_IN: return value_contains(v, b, a);
-    case T_SAMEAS: return a.type == b.type && value_equal(a, b, 0);
+    case T_EQ:
+        return value_equal(a, b, 0);
+    case T_NE:
+        return !value_equal(a, b, 0);
+    case T_LT:
+        return value_compare(v, a, b) < 0;
+    case T_LE:
+        return value_compare(v, a, b) <= 0;
+    case T_GT:
+        return value_compare(v, a, b) > 0;
+    case T_GE:
+        return value_compare(v, a, b) >= 0;
+    case T_IN:
+        return value_contains(v, b, a);
+    case T_SAMEAS:
+        return a.type == b.type && value_equal(a, b, 0);
     default: {
         int64_t by = integer_of(v, b), x = integer_of(v, a);
         if (by == 0) return eval_fail(v, ERR_INPUT, "division by zero"), false;
@@ -558,40 +731,66 @@ bool test_apply(struct eval *v, const struct text *name, struct value a, const s
     if (v->failed) return false;
     enum test t = tests[test_index(name)].test;
     switch (t) {
-    case T_DEFINED: return a.type != VALUE_UNDEFINED;
-    case T_UNDEFINED: return a.type == VALUE_UNDEFINED;
-    case T_NONE: return a.type == VALUE_NONE;
-    case T_STRING: return a.type == VALUE_STRING;
-    case T_ITERABLE: return a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_DICT || a.type == VALUE_UNDEFINED || a.type == VALUE_LOOP;
-    case T_MAPPING: return a.type == VALUE_DICT;
-    case T_SEQUENCE: return a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_DICT || a.type == VALUE_UNDEFINED;
-    case T_NUMBER: return a.type == VALUE_INT || a.type == VALUE_FLOAT || a.type == VALUE_BOOL || a.type == VALUE_BIG;
-    case T_BOOLEAN: return a.type == VALUE_BOOL;
-    case T_INTEGER: return a.type == VALUE_INT || a.type == VALUE_BIG;
-    case T_FLOAT: return a.type == VALUE_FLOAT;
-    case T_TRUE: return a.type == VALUE_BOOL && a.u.b;
-    case T_FALSE: return a.type == VALUE_BOOL && !a.u.b;
-    case T_ODD: return integer_of(v, a) % 2 != 0;
-    case T_EVEN: return integer_of(v, a) % 2 == 0;
-    case T_LOWER: return is_lower(v, a, "lower");
-    case T_UPPER: return is_lower(v, a, "upper");
-    case T_CALLABLE: return a.type == VALUE_MACRO || a.type == VALUE_FUNCTION || a.type == VALUE_METHOD || a.type == VALUE_JOINER || a.type == VALUE_LOOP || a.type == VALUE_UNDEFINED;
-    case T_FILTER: return a.type == VALUE_STRING && filter_known(a.u.s);
-    case T_TEST: return a.type == VALUE_STRING && test_known(a.u.s);
-    default: break;
+    case T_DEFINED:
+        return a.type != VALUE_UNDEFINED;
+    case T_UNDEFINED:
+        return a.type == VALUE_UNDEFINED;
+    case T_NONE:
+        return a.type == VALUE_NONE;
+    case T_STRING:
+        return a.type == VALUE_STRING;
+    case T_ITERABLE:
+        return a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_DICT ||
+               a.type == VALUE_UNDEFINED || a.type == VALUE_LOOP;
+    case T_MAPPING:
+        return a.type == VALUE_DICT;
+    case T_SEQUENCE:
+        return a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_DICT || a.type == VALUE_UNDEFINED;
+    case T_NUMBER:
+        return a.type == VALUE_INT || a.type == VALUE_FLOAT || a.type == VALUE_BOOL || a.type == VALUE_BIG;
+    case T_BOOLEAN:
+        return a.type == VALUE_BOOL;
+    case T_INTEGER:
+        return a.type == VALUE_INT || a.type == VALUE_BIG;
+    case T_FLOAT:
+        return a.type == VALUE_FLOAT;
+    case T_TRUE:
+        return a.type == VALUE_BOOL && a.u.b;
+    case T_FALSE:
+        return a.type == VALUE_BOOL && !a.u.b;
+    case T_ODD:
+        return integer_of(v, a) % 2 != 0;
+    case T_EVEN:
+        return integer_of(v, a) % 2 == 0;
+    case T_LOWER:
+        return is_lower(v, a, "lower");
+    case T_UPPER:
+        return is_lower(v, a, "upper");
+    case T_CALLABLE:
+        return a.type == VALUE_MACRO || a.type == VALUE_FUNCTION || a.type == VALUE_METHOD || a.type == VALUE_JOINER ||
+               a.type == VALUE_LOOP || a.type == VALUE_UNDEFINED;
+    case T_FILTER:
+        return a.type == VALUE_STRING && filter_known(a.u.s);
+    case T_TEST:
+        return a.type == VALUE_STRING && test_known(a.u.s);
+    default:
+        break;
     }
     if (args->n < 1) return eval_fail(v, ERR_INPUT, "test '%.*s' needs an argument", (int)name->n, name->p), false;
     return test_with_argument(v, t, a, args->items[0]);
 }
 
 /* --- global functions --- */
-const char *const builtin_names[BUILTINS] = {[BUILTIN_RANGE] = "range", [BUILTIN_DICT] = "dict", [BUILTIN_NAMESPACE] = "namespace", [BUILTIN_RAISE] = "raise_exception", [BUILTIN_STRFTIME] = "strftime_now",
-                                             [BUILTIN_JOINER] = "joiner", [BUILTIN_CYCLER] = "cycler", [BUILTIN_LIPSUM] = "lipsum"};
+const char *const builtin_names[BUILTINS] = {[BUILTIN_RANGE] = "range",           [BUILTIN_DICT] = "dict",
+                                             [BUILTIN_NAMESPACE] = "namespace",   [BUILTIN_RAISE] = "raise_exception",
+                                             [BUILTIN_STRFTIME] = "strftime_now", [BUILTIN_JOINER] = "joiner",
+                                             [BUILTIN_CYCLER] = "cycler",         [BUILTIN_LIPSUM] = "lipsum"};
 
 static struct value range(struct eval *v, const struct list *args)
 {
     if (args->n < 1 || args->n > 3) return eval_fail(v, ERR_INPUT, "range takes 1 to 3 arguments");
-    int64_t a = integer_of(v, args->items[0]), start = args->n > 1 ? a : 0, stop = args->n > 1 ? integer_of(v, args->items[1]) : a, step = args->n > 2 ? integer_of(v, args->items[2]) : 1;
+    int64_t a = integer_of(v, args->items[0]), start = args->n > 1 ? a : 0, stop = args->n > 1 ? integer_of(v, args->items[1]) : a,
+            step = args->n > 2 ? integer_of(v, args->items[2]) : 1;
     if (v->failed) return (struct value){0};
     if (step == 0) return eval_fail(v, ERR_INPUT, "range() arg 3 must not be zero");
     double n = ceil(((double)stop - (double)start) / (double)step);
@@ -607,10 +806,12 @@ static struct value new_dict(struct eval *v, enum value_type type, const struct 
     struct dict *d = eval_alloc(v, sizeof *d);
     if (!d) return (struct value){0};
     if (args->n && args->items[0].type == VALUE_DICT)
-        for (size_t i = 0; i < args->items[0].u.dict->n; i++) dict_set(v, d, args->items[0].u.dict->members[i].key, args->items[0].u.dict->members[i].value);
+        for (size_t i = 0; i < args->items[0].u.dict->n; i++)
+            dict_set(v, d, args->items[0].u.dict->members[i].key, args->items[0].u.dict->members[i].value);
     for (size_t i = 0; i < kwargs->n; i++) {
         const struct text *name = kwargs->members[i].key.u.s;
-        if (type == VALUE_NAMESPACE && name->n && name->p[0] == '_') return eval_fail(v, ERR_INPUT, "a namespace cannot hold '%.*s'", (int)name->n, name->p);
+        if (type == VALUE_NAMESPACE && name->n && name->p[0] == '_')
+            return eval_fail(v, ERR_INPUT, "a namespace cannot hold '%.*s'", (int)name->n, name->p);
         dict_set(v, d, kwargs->members[i].key, kwargs->members[i].value);
     }
     return (struct value){.type = type, .u.dict = d};
@@ -619,7 +820,8 @@ static struct value new_dict(struct eval *v, enum value_type type, const struct 
 static struct value strftime_now(struct eval *v, const struct list *args)
 {
     char format[256], out[1024];
-    if (args->n != 1 || args->items[0].type != VALUE_STRING || args->items[0].u.s->n >= sizeof format) return eval_fail(v, ERR_INPUT, "strftime_now takes one short format");
+    if (args->n != 1 || args->items[0].type != VALUE_STRING || args->items[0].u.s->n >= sizeof format)
+        return eval_fail(v, ERR_INPUT, "strftime_now takes one short format");
     memcpy(format, args->items[0].u.s->p, args->items[0].u.s->n);
     format[args->items[0].u.s->n] = '\0';
     struct tm now = v->in->now;
@@ -642,16 +844,23 @@ static struct value new_cycler(struct eval *v, enum value_type type, const struc
 struct value builtin_call(struct eval *v, int f, const struct list *args, const struct dict *kwargs)
 {
     switch (f) {
-    case BUILTIN_RANGE: return range(v, args);
-    case BUILTIN_DICT: return new_dict(v, VALUE_DICT, args, kwargs);
-    case BUILTIN_NAMESPACE: return new_dict(v, VALUE_NAMESPACE, args, kwargs);
-    case BUILTIN_STRFTIME: return strftime_now(v, args);
-    case BUILTIN_JOINER: return new_cycler(v, VALUE_JOINER, args);
-    case BUILTIN_CYCLER: return new_cycler(v, VALUE_CYCLER, args);
+    case BUILTIN_RANGE:
+        return range(v, args);
+    case BUILTIN_DICT:
+        return new_dict(v, VALUE_DICT, args, kwargs);
+    case BUILTIN_NAMESPACE:
+        return new_dict(v, VALUE_NAMESPACE, args, kwargs);
+    case BUILTIN_STRFTIME:
+        return strftime_now(v, args);
+    case BUILTIN_JOINER:
+        return new_cycler(v, VALUE_JOINER, args);
+    case BUILTIN_CYCLER:
+        return new_cycler(v, VALUE_CYCLER, args);
     case BUILTIN_RAISE: {
         const struct text *s = args->n ? as_text(v, args->items[0]) : NULL;
         return eval_fail(v, ERR_INPUT, "%.*s", s ? (int)(s->n < 300 ? s->n : 300) : 0, s ? s->p : "");
     }
-    default: return eval_fail(v, ERR_UNSUPPORTED, "function '%s' is not supported", builtin_names[f]);
+    default:
+        return eval_fail(v, ERR_UNSUPPORTED, "function '%s' is not supported", builtin_names[f]);
     }
 }

@@ -118,14 +118,16 @@ static int number_token(struct lexer *l)
     while (i < l->n && (digit(l->p[i]) || (l->p[i] == '_' && i + 1 < l->n && digit(l->p[i + 1])))) i++;
     if (i + 1 < l->n && l->p[i] == '.' && digit(l->p[i + 1])) {
         real = true;
-        for (i++; i < l->n && (digit(l->p[i]) || l->p[i] == '_'); i++) {}
+        for (i++; i < l->n && (digit(l->p[i]) || l->p[i] == '_'); i++) {
+        }
     }
     if (i < l->n && (l->p[i] == 'e' || l->p[i] == 'E')) {
         size_t j = i + 1;
         if (j < l->n && (l->p[j] == '+' || l->p[j] == '-')) j++;
         if (j < l->n && digit(l->p[j])) {
             real = true;
-            for (i = j; i < l->n && digit(l->p[i]); i++) {}
+            for (i = j; i < l->n && digit(l->p[i]); i++) {
+            }
         }
     }
     int rc = push(l, real ? TOKEN_FLOAT : TOKEN_INTEGER, l->p + l->at, i - l->at);
@@ -137,9 +139,11 @@ static const struct {
     const char *s;
     enum token_type type;
 } operators[] = {
-    {"//", TOKEN_FLOORDIV}, {"**", TOKEN_POW},    {"==", TOKEN_EQ},     {"!=", TOKEN_NE},      {"<=", TOKEN_LE},       {">=", TOKEN_GE},       {"+", TOKEN_ADD},      {"-", TOKEN_SUB},      {"*", TOKEN_MUL},
-    {"/", TOKEN_DIV},       {"%", TOKEN_MOD},     {"~", TOKEN_TILDE},   {"(", TOKEN_LPAREN},   {")", TOKEN_RPAREN},    {"[", TOKEN_LBRACKET},  {"]", TOKEN_RBRACKET}, {"{", TOKEN_LBRACE},   {"}", TOKEN_RBRACE},
-    {".", TOKEN_DOT},       {",", TOKEN_COMMA},   {":", TOKEN_COLON},   {"=", TOKEN_ASSIGN},   {"|", TOKEN_PIPE},      {";", TOKEN_SEMICOLON}, {"<", TOKEN_LT},       {">", TOKEN_GT},
+    {"//", TOKEN_FLOORDIV}, {"**", TOKEN_POW},   {"==", TOKEN_EQ},      {"!=", TOKEN_NE},      {"<=", TOKEN_LE},    {">=", TOKEN_GE},
+    {"+", TOKEN_ADD},       {"-", TOKEN_SUB},    {"*", TOKEN_MUL},      {"/", TOKEN_DIV},      {"%", TOKEN_MOD},    {"~", TOKEN_TILDE},
+    {"(", TOKEN_LPAREN},    {")", TOKEN_RPAREN}, {"[", TOKEN_LBRACKET}, {"]", TOKEN_RBRACKET}, {"{", TOKEN_LBRACE}, {"}", TOKEN_RBRACE},
+    {".", TOKEN_DOT},       {",", TOKEN_COMMA},  {":", TOKEN_COLON},    {"=", TOKEN_ASSIGN},   {"|", TOKEN_PIPE},   {";", TOKEN_SEMICOLON},
+    {"<", TOKEN_LT},        {">", TOKEN_GT},
 };
 
 static int operator_token(struct lexer *l)

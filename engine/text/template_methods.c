@@ -8,11 +8,11 @@
 #include "base/str.h"
 #include "engine/text/template_parts.h"
 
-
 /* --- strings: stripping, case, replacement --- */
 static bool blank(uint32_t cp)
 {
-    return (cp >= 9 && cp <= 13) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+    return (cp >= 9 && cp <= 13) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
+           (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 static size_t char_at(const struct text *s, size_t at, uint32_t *cp)
@@ -54,7 +54,9 @@ static void put_case(struct eval *v, struct out *o, const struct text *s, size_t
     static const struct {
         uint32_t cp;
         const char *upper, *title;
-    } several[] = {{0xDF, "SS", "Ss"}, {0xFB00, "FF", "Ff"}, {0xFB01, "FI", "Fi"}, {0xFB02, "FL", "Fl"}, {0xFB03, "FFI", "Ffi"}, {0xFB04, "FFL", "Ffl"}, {0xFB05, "ST", "St"}, {0xFB06, "ST", "St"}, {0x149, "\xCA\xBCN", "\xCA\xBCN"}};
+    } several[] = {{0xDF, "SS", "Ss"},   {0xFB00, "FF", "Ff"},   {0xFB01, "FI", "Fi"},
+                   {0xFB02, "FL", "Fl"}, {0xFB03, "FFI", "Ffi"}, {0xFB04, "FFL", "Ffl"},
+                   {0xFB05, "ST", "St"}, {0xFB06, "ST", "St"},   {0x149, "\xCA\xBCN", "\xCA\xBCN"}};
     uint8_t mark = s->marks ? s->marks[at] : s->mark;
     for (size_t i = 0; how != 'l' && i < sizeof several / sizeof *several; i++)
         if (several[i].cp == cp) {
@@ -66,10 +68,14 @@ static void put_case(struct eval *v, struct out *o, const struct text *s, size_t
         out_bytes(v, o, "i\xCC\x87", 3, mark);
         return;
     }
-    utf8proc_int32_t c = (utf8proc_int32_t)cp, to = how == 'u' ? utf8proc_toupper(c) : how == 't' ? utf8proc_totitle(c) : utf8proc_tolower(c);
+    utf8proc_int32_t c = (utf8proc_int32_t)cp, to = how == 'u'   ? utf8proc_toupper(c)
+                                                    : how == 't' ? utf8proc_totitle(c)
+                                                                 : utf8proc_tolower(c);
     char bytes[4];
-    if (to == c) out_text(v, o, s, at, at + n);
-    else out_bytes(v, o, bytes, utf8_encode((uint32_t)to, bytes), mark);
+    if (to == c)
+        out_text(v, o, s, at, at + n);
+    else
+        out_bytes(v, o, bytes, utf8_encode((uint32_t)to, bytes), mark);
 }
 
 static bool cased(uint32_t cp)
@@ -146,12 +152,16 @@ struct value percent_format(struct eval *v, struct value format, struct value ar
         if (c != 's' && c != 'd' && c != 'r') return eval_fail(v, ERR_UNSUPPORTED, "format '%%%c' is not supported", c ? c : ' ');
         if (used >= l->n) return eval_fail(v, ERR_INPUT, "not enough arguments for format string");
         struct value x = l->items[used++];
-        if (c == 'd' && x.type != VALUE_INT && x.type != VALUE_BOOL && x.type != VALUE_FLOAT) return eval_fail(v, ERR_INPUT, "%%d format: a number is required, not %s", value_type_name(x));
+        if (c == 'd' && x.type != VALUE_INT && x.type != VALUE_BOOL && x.type != VALUE_FLOAT)
+            return eval_fail(v, ERR_INPUT, "%%d format: a number is required, not %s", value_type_name(x));
         if (c == 'd') x = value_int(x.type == VALUE_BOOL ? x.u.b : x.type == VALUE_FLOAT ? (int64_t)x.u.f : x.u.i, x.mark);
-        if (c == 'r') print_repr(v, &o, x, 0);
-        else print_str(v, &o, x);
+        if (c == 'r')
+            print_repr(v, &o, x, 0);
+        else
+            print_str(v, &o, x);
     }
-    if (!v->failed && used < l->n && args.type == VALUE_TUPLE) return eval_fail(v, ERR_INPUT, "not all arguments converted during string formatting");
+    if (!v->failed && used < l->n && args.type == VALUE_TUPLE)
+        return eval_fail(v, ERR_INPUT, "not all arguments converted during string formatting");
     return out_value(v, &o);
 }
 
@@ -175,7 +185,8 @@ static struct value brace_format(struct eval *v, const struct text *s, const str
         const char *close = memchr(s->p + i, '}', s->n - i);
         size_t from = i + 1, n = close ? (size_t)(close - s->p) - from : 0;
         if (!close) return eval_fail(v, ERR_INPUT, "expected '}' before end of string");
-        if (memchr(s->p + from, ':', n) || memchr(s->p + from, '!', n) || memchr(s->p + from, '.', n) || memchr(s->p + from, '[', n)) return eval_fail(v, ERR_UNSUPPORTED, "format fields with '%.*s' are not supported", (int)n, s->p + from);
+        if (memchr(s->p + from, ':', n) || memchr(s->p + from, '!', n) || memchr(s->p + from, '.', n) || memchr(s->p + from, '[', n))
+            return eval_fail(v, ERR_UNSUPPORTED, "format fields with '%.*s' are not supported", (int)n, s->p + from);
         char digits[16];
         int64_t index = 0;
         snprintf(digits, sizeof digits, "%.*s", (int)(n < 15 ? n : 15), s->p + from);
@@ -220,10 +231,12 @@ static struct value split_blanks(struct eval *v, const struct text *s, int64_t m
     size_t at = 0;
     uint32_t cp = 0;
     while (eval_step(v)) {
-        for (size_t n; at < s->n && (n = char_at(s, at, &cp), blank(cp)); at += n) {}
+        for (size_t n; at < s->n && (n = char_at(s, at, &cp), blank(cp)); at += n) {
+        }
         if (at >= s->n) break;
         size_t end = at;
-        for (size_t n; end < s->n && (n = char_at(s, end, &cp), !blank(cp)); end += n) {}
+        for (size_t n; end < s->n && (n = char_at(s, end, &cp), !blank(cp)); end += n) {
+        }
         if (most == 0) {
             struct value rest = value_slice(v, s, at, s->n);
             push(v, &p, text_strip(v, rest.u.s, NULL, false, true));
@@ -241,7 +254,8 @@ static struct value split_text(struct eval *v, const struct text *s, const struc
     struct pieces p = {0};
     size_t at = 0;
     if (by->n == 0) return eval_fail(v, ERR_INPUT, "empty separator");
-    for (size_t k; most != 0 && eval_step(v) && (k = find_in(s, at, by)) != SIZE_MAX; most--, at = k + by->n) push(v, &p, value_slice(v, s, at, k));
+    for (size_t k; most != 0 && eval_step(v) && (k = find_in(s, at, by)) != SIZE_MAX; most--, at = k + by->n)
+        push(v, &p, value_slice(v, s, at, k));
     push(v, &p, value_slice(v, s, at, s->n));
     return list_of(v, &p);
 }
@@ -258,7 +272,8 @@ static struct value rsplit_text(struct eval *v, const struct text *s, const stru
     struct pieces p = {0};
     size_t end = s->n;
     if (by->n == 0) return eval_fail(v, ERR_INPUT, "empty separator");
-    for (size_t k; most != 0 && eval_step(v) && (k = find_last(s, end, by)) != SIZE_MAX; most--, end = k) push(v, &p, value_slice(v, s, k + by->n, end));
+    for (size_t k; most != 0 && eval_step(v) && (k = find_last(s, end, by)) != SIZE_MAX; most--, end = k)
+        push(v, &p, value_slice(v, s, k + by->n, end));
     push(v, &p, value_slice(v, s, 0, end));
     for (size_t i = 0; i < p.n / 2; i++) {
         struct value t = p.items[i];
@@ -299,27 +314,107 @@ static struct value partition(struct eval *v, const struct text *s, const struct
 }
 
 /* --- the table of string methods --- */
-enum method_id { M_STRIP, M_LSTRIP, M_RSTRIP, M_SPLIT, M_RSPLIT, M_SPLITLINES, M_STARTSWITH, M_ENDSWITH, M_UPPER, M_LOWER, M_TITLE, M_CAPITALIZE, M_SWAPCASE, M_REPLACE, M_JOIN, M_FIND, M_RFIND, M_INDEX, M_COUNT, M_ISDIGIT,
-                 M_ISALPHA, M_ISALNUM, M_ISSPACE, M_ISUPPER, M_ISLOWER, M_FORMAT, M_REMOVEPREFIX, M_REMOVESUFFIX, M_ZFILL, M_PARTITION, M_RPARTITION, M_ENCODE, M_GET, M_KEYS, M_VALUES, M_ITEMS, M_REFUSED, M_LIST_INDEX, M_LIST_COUNT,
-                 M_CYCLE, M_CHANGED, M_NEXT, M_RESET, M_COPY };
+enum method_id {
+    M_STRIP,
+    M_LSTRIP,
+    M_RSTRIP,
+    M_SPLIT,
+    M_RSPLIT,
+    M_SPLITLINES,
+    M_STARTSWITH,
+    M_ENDSWITH,
+    M_UPPER,
+    M_LOWER,
+    M_TITLE,
+    M_CAPITALIZE,
+    M_SWAPCASE,
+    M_REPLACE,
+    M_JOIN,
+    M_FIND,
+    M_RFIND,
+    M_INDEX,
+    M_COUNT,
+    M_ISDIGIT,
+    M_ISALPHA,
+    M_ISALNUM,
+    M_ISSPACE,
+    M_ISUPPER,
+    M_ISLOWER,
+    M_FORMAT,
+    M_REMOVEPREFIX,
+    M_REMOVESUFFIX,
+    M_ZFILL,
+    M_PARTITION,
+    M_RPARTITION,
+    M_ENCODE,
+    M_GET,
+    M_KEYS,
+    M_VALUES,
+    M_ITEMS,
+    M_REFUSED,
+    M_LIST_INDEX,
+    M_LIST_COUNT,
+    M_CYCLE,
+    M_CHANGED,
+    M_NEXT,
+    M_RESET,
+    M_COPY
+};
 struct method_row {
     const char *name;
     enum method_id id;
 };
-static const struct method_row string_methods[] = {
-    {"strip", M_STRIP}, {"lstrip", M_LSTRIP}, {"rstrip", M_RSTRIP}, {"split", M_SPLIT}, {"rsplit", M_RSPLIT}, {"splitlines", M_SPLITLINES}, {"startswith", M_STARTSWITH}, {"endswith", M_ENDSWITH}, {"upper", M_UPPER}, {"lower", M_LOWER},
-    {"title", M_TITLE}, {"capitalize", M_CAPITALIZE}, {"swapcase", M_SWAPCASE}, {"replace", M_REPLACE}, {"join", M_JOIN}, {"find", M_FIND}, {"rfind", M_RFIND}, {"index", M_INDEX}, {"count", M_COUNT}, {"isdigit", M_ISDIGIT}, {"isalpha", M_ISALPHA},
-    {"isalnum", M_ISALNUM}, {"isspace", M_ISSPACE}, {"isupper", M_ISUPPER}, {"islower", M_ISLOWER}, {"format", M_FORMAT}, {"removeprefix", M_REMOVEPREFIX}, {"removesuffix", M_REMOVESUFFIX}, {"zfill", M_ZFILL}, {"partition", M_PARTITION},
-    {"rpartition", M_RPARTITION}, {"encode", M_ENCODE}, {NULL, 0}};
-static const struct method_row dict_methods[] = {{"get", M_GET}, {"keys", M_KEYS}, {"values", M_VALUES}, {"items", M_ITEMS}, {"copy", M_COPY}, {"update", M_REFUSED}, {"pop", M_REFUSED}, {"popitem", M_REFUSED}, {"clear", M_REFUSED}, {"setdefault", M_REFUSED}, {NULL, 0}};
-static const struct method_row list_methods[] = {{"index", M_LIST_INDEX}, {"count", M_LIST_COUNT}, {"copy", M_COPY}, {"append", M_REFUSED}, {"extend", M_REFUSED}, {"insert", M_REFUSED}, {"pop", M_REFUSED}, {"remove", M_REFUSED}, {"clear", M_REFUSED}, {"sort", M_REFUSED}, {"reverse", M_REFUSED}, {NULL, 0}};
+static const struct method_row string_methods[] = {{"strip", M_STRIP},
+                                                   {"lstrip", M_LSTRIP},
+                                                   {"rstrip", M_RSTRIP},
+                                                   {"split", M_SPLIT},
+                                                   {"rsplit", M_RSPLIT},
+                                                   {"splitlines", M_SPLITLINES},
+                                                   {"startswith", M_STARTSWITH},
+                                                   {"endswith", M_ENDSWITH},
+                                                   {"upper", M_UPPER},
+                                                   {"lower", M_LOWER},
+                                                   {"title", M_TITLE},
+                                                   {"capitalize", M_CAPITALIZE},
+                                                   {"swapcase", M_SWAPCASE},
+                                                   {"replace", M_REPLACE},
+                                                   {"join", M_JOIN},
+                                                   {"find", M_FIND},
+                                                   {"rfind", M_RFIND},
+                                                   {"index", M_INDEX},
+                                                   {"count", M_COUNT},
+                                                   {"isdigit", M_ISDIGIT},
+                                                   {"isalpha", M_ISALPHA},
+                                                   {"isalnum", M_ISALNUM},
+                                                   {"isspace", M_ISSPACE},
+                                                   {"isupper", M_ISUPPER},
+                                                   {"islower", M_ISLOWER},
+                                                   {"format", M_FORMAT},
+                                                   {"removeprefix", M_REMOVEPREFIX},
+                                                   {"removesuffix", M_REMOVESUFFIX},
+                                                   {"zfill", M_ZFILL},
+                                                   {"partition", M_PARTITION},
+                                                   {"rpartition", M_RPARTITION},
+                                                   {"encode", M_ENCODE},
+                                                   {NULL, 0}};
+static const struct method_row dict_methods[] = {
+    {"get", M_GET},     {"keys", M_KEYS},       {"values", M_VALUES}, {"items", M_ITEMS},        {"copy", M_COPY}, {"update", M_REFUSED},
+    {"pop", M_REFUSED}, {"popitem", M_REFUSED}, {"clear", M_REFUSED}, {"setdefault", M_REFUSED}, {NULL, 0}};
+static const struct method_row list_methods[] = {{"index", M_LIST_INDEX}, {"count", M_LIST_COUNT}, {"copy", M_COPY},
+                                                 {"append", M_REFUSED},   {"extend", M_REFUSED},   {"insert", M_REFUSED},
+                                                 {"pop", M_REFUSED},      {"remove", M_REFUSED},   {"clear", M_REFUSED},
+                                                 {"sort", M_REFUSED},     {"reverse", M_REFUSED},  {NULL, 0}};
 static const struct method_row loop_methods[] = {{"cycle", M_CYCLE}, {"changed", M_CHANGED}, {NULL, 0}};
 static const struct method_row cycler_methods[] = {{"next", M_NEXT}, {"reset", M_RESET}, {NULL, 0}};
 
 static const struct method_row *method_find(struct value self, const struct text *name)
 {
-    const struct method_row *rows = self.type == VALUE_STRING ? string_methods : self.type == VALUE_DICT ? dict_methods : self.type == VALUE_LIST || self.type == VALUE_TUPLE ? list_methods
-                                    : self.type == VALUE_LOOP ? loop_methods : self.type == VALUE_CYCLER ? cycler_methods : NULL;
+    const struct method_row *rows = self.type == VALUE_STRING                             ? string_methods
+                                    : self.type == VALUE_DICT                             ? dict_methods
+                                    : self.type == VALUE_LIST || self.type == VALUE_TUPLE ? list_methods
+                                    : self.type == VALUE_LOOP                             ? loop_methods
+                                    : self.type == VALUE_CYCLER                           ? cycler_methods
+                                                                                          : NULL;
     for (; rows && rows->name; rows++)
         if (text_is(name, rows->name)) return rows;
     return NULL;
@@ -388,7 +483,13 @@ static bool all_of(const struct text *s, enum method_id id)
         bool alpha = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO, digit = k == UTF8PROC_CATEGORY_ND;
         bool upper = k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LT, lower = k == UTF8PROC_CATEGORY_LL;
         letter |= upper || lower;
-        if (id == M_ISDIGIT ? !digit : id == M_ISALPHA ? !alpha : id == M_ISALNUM ? !(alpha || digit) : id == M_ISSPACE ? !blank(cp) : id == M_ISUPPER ? lower : upper) return false;
+        if (id == M_ISDIGIT   ? !digit
+            : id == M_ISALPHA ? !alpha
+            : id == M_ISALNUM ? !(alpha || digit)
+            : id == M_ISSPACE ? !blank(cp)
+            : id == M_ISUPPER ? lower
+                              : upper)
+            return false;
     }
     return s->n > 0 && (letter || (id != M_ISUPPER && id != M_ISLOWER));
 }
@@ -424,7 +525,8 @@ static struct value joined(struct eval *v, const struct text *by, struct value i
     const struct list *l = value_items(v, items);
     struct out o = {0};
     for (size_t i = 0; i < l->n && eval_step(v); i++) {
-        if (l->items[i].type != VALUE_STRING) return eval_fail(v, ERR_INPUT, "sequence item %zu: expected str instance, %s found", i, value_type_name(l->items[i]));
+        if (l->items[i].type != VALUE_STRING)
+            return eval_fail(v, ERR_INPUT, "sequence item %zu: expected str instance, %s found", i, value_type_name(l->items[i]));
         if (i) out_text(v, &o, by, 0, by->n);
         out_text(v, &o, l->items[i].u.s, 0, l->items[i].u.s->n);
     }
@@ -435,7 +537,9 @@ static struct value split(struct eval *v, const struct text *s, const struct cal
 {
     struct value by = argument(c, 0, "sep");
     int64_t most = int_argument(v, c, 1, "maxsplit", -1);
-    if (by.type == VALUE_UNDEFINED || by.type == VALUE_NONE) return from_right && most >= 0 ? eval_fail(v, ERR_UNSUPPORTED, "rsplit() by blanks with a limit is not supported") : split_blanks(v, s, most);
+    if (by.type == VALUE_UNDEFINED || by.type == VALUE_NONE)
+        return from_right && most >= 0 ? eval_fail(v, ERR_UNSUPPORTED, "rsplit() by blanks with a limit is not supported")
+                                       : split_blanks(v, s, most);
     if (by.type != VALUE_STRING) return eval_fail(v, ERR_INPUT, "%s(): the separator must be a string", c->name);
     return from_right ? rsplit_text(v, s, by.u.s, most) : split_text(v, s, by.u.s, most);
 }
@@ -446,31 +550,52 @@ static struct value string_method(struct eval *v, const struct text *s, enum met
     switch (id) {
     case M_STRIP:
     case M_LSTRIP:
-    case M_RSTRIP: return text_strip(v, s, a.type == VALUE_STRING ? a.u.s : NULL, id != M_RSTRIP, id != M_LSTRIP);
+    case M_RSTRIP:
+        return text_strip(v, s, a.type == VALUE_STRING ? a.u.s : NULL, id != M_RSTRIP, id != M_LSTRIP);
     case M_SPLIT:
-    case M_RSPLIT: return split(v, s, c, id == M_RSPLIT);
-    case M_SPLITLINES: return split_lines(v, s, value_true(argument(c, 0, "keepends")));
+    case M_RSPLIT:
+        return split(v, s, c, id == M_RSPLIT);
+    case M_SPLITLINES:
+        return split_lines(v, s, value_true(argument(c, 0, "keepends")));
     case M_STARTSWITH:
-    case M_ENDSWITH: return starts_or_ends(v, s, c, id == M_STARTSWITH);
-    case M_UPPER: return text_case(v, s, "upper");
-    case M_LOWER: return text_case(v, s, "lower");
-    case M_TITLE: return text_case(v, s, "title");
-    case M_CAPITALIZE: return text_case(v, s, "capitalize");
-    case M_SWAPCASE: return text_case(v, s, "swapcase");
-    case M_REPLACE: return text_replace(v, s, text_argument(v, c, 0), text_argument(v, c, 1), int_argument(v, c, 2, "count", -1));
-    case M_JOIN: return joined(v, s, a);
+    case M_ENDSWITH:
+        return starts_or_ends(v, s, c, id == M_STARTSWITH);
+    case M_UPPER:
+        return text_case(v, s, "upper");
+    case M_LOWER:
+        return text_case(v, s, "lower");
+    case M_TITLE:
+        return text_case(v, s, "title");
+    case M_CAPITALIZE:
+        return text_case(v, s, "capitalize");
+    case M_SWAPCASE:
+        return text_case(v, s, "swapcase");
+    case M_REPLACE:
+        return text_replace(v, s, text_argument(v, c, 0), text_argument(v, c, 1), int_argument(v, c, 2, "count", -1));
+    case M_JOIN:
+        return joined(v, s, a);
     case M_FIND:
-    case M_INDEX: return place_of(v, s, text_argument(v, c, 0), false, id == M_INDEX);
-    case M_RFIND: return place_of(v, s, text_argument(v, c, 0), true, false);
-    case M_COUNT: return count_of(v, s, text_argument(v, c, 0));
-    case M_FORMAT: return brace_format(v, s, c->args, c->kwargs);
-    case M_REMOVEPREFIX: return value_slice(v, s, has_fix(s, text_argument(v, c, 0), true) ? text_argument(v, c, 0)->n : 0, s->n);
-    case M_REMOVESUFFIX: return value_slice(v, s, 0, s->n - (has_fix(s, text_argument(v, c, 0), false) ? text_argument(v, c, 0)->n : 0));
-    case M_ZFILL: return zero_fill(v, s, int_argument(v, c, 0, "width", 0));
+    case M_INDEX:
+        return place_of(v, s, text_argument(v, c, 0), false, id == M_INDEX);
+    case M_RFIND:
+        return place_of(v, s, text_argument(v, c, 0), true, false);
+    case M_COUNT:
+        return count_of(v, s, text_argument(v, c, 0));
+    case M_FORMAT:
+        return brace_format(v, s, c->args, c->kwargs);
+    case M_REMOVEPREFIX:
+        return value_slice(v, s, has_fix(s, text_argument(v, c, 0), true) ? text_argument(v, c, 0)->n : 0, s->n);
+    case M_REMOVESUFFIX:
+        return value_slice(v, s, 0, s->n - (has_fix(s, text_argument(v, c, 0), false) ? text_argument(v, c, 0)->n : 0));
+    case M_ZFILL:
+        return zero_fill(v, s, int_argument(v, c, 0, "width", 0));
     case M_PARTITION:
-    case M_RPARTITION: return partition(v, s, text_argument(v, c, 0), id == M_RPARTITION);
-    case M_ENCODE: return eval_fail(v, ERR_UNSUPPORTED, "method 'encode' is not supported");
-    default: return value_bool(all_of(s, id));
+    case M_RPARTITION:
+        return partition(v, s, text_argument(v, c, 0), id == M_RPARTITION);
+    case M_ENCODE:
+        return eval_fail(v, ERR_UNSUPPORTED, "method 'encode' is not supported");
+    default:
+        return value_bool(all_of(s, id));
     }
 }
 
@@ -494,7 +619,10 @@ static struct value dict_method(struct eval *v, const struct dict *d, enum metho
     if (id != M_GET) return dict_part(v, d, id);
     if (c->args->n < 1) return eval_fail(v, ERR_INPUT, "get() needs a key");
     struct value *x = dict_find(d, c->args->items[0]);
-    return x ? *x : c->args->n > 1 ? c->args->items[1] : argument(c, 1, "default").type == VALUE_UNDEFINED ? value_none() : argument(c, 1, "default");
+    return x                                                   ? *x
+           : c->args->n > 1                                    ? c->args->items[1]
+           : argument(c, 1, "default").type == VALUE_UNDEFINED ? value_none()
+                                                               : argument(c, 1, "default");
 }
 
 static struct value list_method(struct eval *v, const struct list *l, enum method_id id, const struct call *c)
@@ -528,13 +656,19 @@ struct value method_call(struct eval *v, const struct method *m, const struct li
 {
     const struct method_row *row = method_find(m->self, m->name);
     struct call c = {args, kwargs, row->name};
-    if (row->id == M_REFUSED) return eval_fail(v, ERR_INPUT, "'%s' would change a %s; values are immutable", row->name, value_type_name(m->self));
+    if (row->id == M_REFUSED)
+        return eval_fail(v, ERR_INPUT, "'%s' would change a %s; values are immutable", row->name, value_type_name(m->self));
     if (row->id == M_COPY) return m->self;
     switch (m->self.type) {
-    case VALUE_STRING: return string_method(v, m->self.u.s, row->id, &c);
-    case VALUE_DICT: return dict_method(v, m->self.u.dict, row->id, &c);
-    case VALUE_LOOP: return loop_method(v, m->self.u.loop, row->id, &c);
-    case VALUE_CYCLER: return cycler_method(v, m->self.u.cycler, row->id);
-    default: return list_method(v, m->self.u.list, row->id, &c);
+    case VALUE_STRING:
+        return string_method(v, m->self.u.s, row->id, &c);
+    case VALUE_DICT:
+        return dict_method(v, m->self.u.dict, row->id, &c);
+    case VALUE_LOOP:
+        return loop_method(v, m->self.u.loop, row->id, &c);
+    case VALUE_CYCLER:
+        return cycler_method(v, m->self.u.cycler, row->id);
+    default:
+        return list_method(v, m->self.u.list, row->id, &c);
     }
 }

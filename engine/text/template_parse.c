@@ -15,7 +15,7 @@ struct parser {
     unsigned depth, loops;
     int rest; /* which of varargs (1) and kwargs (2) the macro at hand mentions */
     struct err *e;
-    int rc; /* first failure: everything after it does nothing */
+    int rc;              /* first failure: everything after it does nothing */
     struct node nowhere; /* what a failing parse builds on, so that it can run out without checks; never evaluated */
 };
 
@@ -25,7 +25,9 @@ static void statements(struct parser *p, struct node *parent, const char *const 
 
 static void *give_up(struct parser *p, enum err_code code, const char *what, const struct token *t)
 {
-    if (!p->rc) p->rc = err_set(p->e, code, "template line %u: %s%s%.*s%s", t->line, what, t->n ? " '" : "", (int)(t->n < 60 ? t->n : 60), t->p, t->n ? "'" : "");
+    if (!p->rc)
+        p->rc = err_set(p->e, code, "template line %u: %s%s%.*s%s", t->line, what, t->n ? " '" : "", (int)(t->n < 60 ? t->n : 60), t->p,
+                        t->n ? "'" : "");
     return NULL;
 }
 
@@ -45,8 +47,10 @@ static struct node *make(struct parser *p, enum node_type type)
 static void append(struct node *parent, struct node *child)
 {
     if (!child) return;
-    if (parent->last) parent->last->next = child;
-    else parent->list = child;
+    if (parent->last)
+        parent->last->next = child;
+    else
+        parent->list = child;
     parent->last = child;
 }
 
@@ -146,8 +150,10 @@ static struct node *string_literal(struct parser *p)
     size_t o = 0;
     for (; is(p, TOKEN_STRING); p->at++)
         for (size_t i = 0; i < p->at->n;) {
-            if (p->at->p[i] == '\\' && i + 1 < p->at->n) i = escape(p->at->p, p->at->n, i + 1, s, &o);
-            else s[o++] = p->at->p[i++];
+            if (p->at->p[i] == '\\' && i + 1 < p->at->n)
+                i = escape(p->at->p, p->at->n, i + 1, s, &o);
+            else
+                s[o++] = p->at->p[i++];
         }
     n->value = (struct value){.type = VALUE_STRING, .u.s = text_new(p, s, o)};
     return n;
@@ -169,7 +175,8 @@ static struct node *number_literal(struct parser *p)
     }
     errno = 0;
     long long i = strtoll(digits, NULL, 10);
-    if (errno == 0) n->value = value_int(i, MARK_TEMPLATE);
+    if (errno == 0)
+        n->value = value_int(i, MARK_TEMPLATE);
     else {
         char *copy = arena_copy(&p->t->arena, digits, k);
         if (!copy) return give_up(p, ERR_LIMIT, "template too large at", t);
@@ -207,7 +214,8 @@ static struct node *dict_literal(struct parser *p)
 
 static bool tuple_ends(const struct parser *p)
 {
-    return is(p, TOKEN_OUTPUT_END) || is(p, TOKEN_BLOCK_END) || is(p, TOKEN_RPAREN) || is(p, TOKEN_ASSIGN) || is(p, TOKEN_END) || name_is(p->at, "in") || name_is(p->at, "recursive");
+    return is(p, TOKEN_OUTPUT_END) || is(p, TOKEN_BLOCK_END) || is(p, TOKEN_RPAREN) || is(p, TOKEN_ASSIGN) || is(p, TOKEN_END) ||
+           name_is(p->at, "in") || name_is(p->at, "recursive");
 }
 
 typedef struct node *(*parse_fn)(struct parser *);
@@ -231,7 +239,8 @@ static struct node *name_or_constant(struct parser *p)
         const char *name;
         enum value_type type;
         bool b;
-    } constants[] = {{"true", VALUE_BOOL, true}, {"True", VALUE_BOOL, true}, {"false", VALUE_BOOL, false}, {"False", VALUE_BOOL, false}, {"none", VALUE_NONE, false}, {"None", VALUE_NONE, false}};
+    } constants[] = {{"true", VALUE_BOOL, true},   {"True", VALUE_BOOL, true},  {"false", VALUE_BOOL, false},
+                     {"False", VALUE_BOOL, false}, {"none", VALUE_NONE, false}, {"None", VALUE_NONE, false}};
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         if (name_is(t, constants[i].name)) {
             struct node *n = make(p, NODE_CONST);
@@ -247,19 +256,25 @@ static struct node *name_or_constant(struct parser *p)
 static struct node *primary(struct parser *p)
 {
     switch (p->at->type) {
-    case TOKEN_NAME: return name_or_constant(p);
-    case TOKEN_STRING: return string_literal(p);
+    case TOKEN_NAME:
+        return name_or_constant(p);
+    case TOKEN_STRING:
+        return string_literal(p);
     case TOKEN_INTEGER:
-    case TOKEN_FLOAT: return number_literal(p);
-    case TOKEN_LBRACKET: return list_literal(p);
-    case TOKEN_LBRACE: return dict_literal(p);
+    case TOKEN_FLOAT:
+        return number_literal(p);
+    case TOKEN_LBRACKET:
+        return list_literal(p);
+    case TOKEN_LBRACE:
+        return dict_literal(p);
     case TOKEN_LPAREN: {
         p->at++;
         struct node *n = tuple_of(p, expression, true);
         expect(p, TOKEN_RPAREN, "')' is expected, not");
         return n;
     }
-    default: return give_up(p, ERR_INPUT, "an expression is expected, not", p->at);
+    default:
+        return give_up(p, ERR_INPUT, "an expression is expected, not", p->at);
     }
 }
 
@@ -369,8 +384,9 @@ static struct node *test_of(struct parser *p, struct node *a)
     if (!p->rc && !test_known(n->name)) return give_up(p, ERR_UNSUPPORTED, "test is not supported:", t);
     if (is(p, TOKEN_LPAREN)) {
         arguments(p, n);
-    } else if ((is(p, TOKEN_NAME) && !name_is(p->at, "else") && !name_is(p->at, "or") && !name_is(p->at, "and") && !name_is(p->at, "if") && !name_is(p->at, "is")) || is(p, TOKEN_STRING) ||
-               is(p, TOKEN_INTEGER) || is(p, TOKEN_FLOAT) || is(p, TOKEN_LBRACKET) || is(p, TOKEN_LBRACE)) {
+    } else if ((is(p, TOKEN_NAME) && !name_is(p->at, "else") && !name_is(p->at, "or") && !name_is(p->at, "and") && !name_is(p->at, "if") &&
+                !name_is(p->at, "is")) ||
+               is(p, TOKEN_STRING) || is(p, TOKEN_INTEGER) || is(p, TOKEN_FLOAT) || is(p, TOKEN_LBRACKET) || is(p, TOKEN_LBRACE)) {
         append(n, postfix(p, primary(p)));
     } else if (name_is(p->at, "is")) {
         return give_up(p, ERR_INPUT, "tests cannot be chained:", p->at);
@@ -382,10 +398,14 @@ static struct node *filters_and_tests(struct parser *p, struct node *a)
 {
     for (;;) {
         if (p->rc) return a;
-        if (is(p, TOKEN_PIPE)) a = filter_chain(p, a, false);
-        else if (name_is(p->at, "is")) a = test_of(p, a);
-        else if (is(p, TOKEN_LPAREN)) a = call_of(p, a);
-        else return a;
+        if (is(p, TOKEN_PIPE))
+            a = filter_chain(p, a, false);
+        else if (name_is(p->at, "is"))
+            a = test_of(p, a);
+        else if (is(p, TOKEN_LPAREN))
+            a = call_of(p, a);
+        else
+            return a;
     }
 }
 
@@ -457,7 +477,10 @@ static struct node *comparison(struct parser *p)
 {
     struct node *a = sum(p), *n = NULL;
     while (!p->rc) {
-        int op = p->at->type >= TOKEN_EQ && p->at->type <= TOKEN_GE ? (int)p->at->type : name_is(p->at, "in") ? TOKEN_IN : name_is(p->at, "not") && name_is(p->at + 1, "in") ? TOKEN_NOT_IN : 0;
+        int op = p->at->type >= TOKEN_EQ && p->at->type <= TOKEN_GE  ? (int)p->at->type
+                 : name_is(p->at, "in")                              ? TOKEN_IN
+                 : name_is(p->at, "not") && name_is(p->at + 1, "in") ? TOKEN_NOT_IN
+                                                                     : 0;
         if (!op) break;
         p->at += op == TOKEN_NOT_IN ? 2 : 1;
         if (!n) {
@@ -695,8 +718,16 @@ static const struct {
     enum node_type type;
     void (*parse)(struct parser *p, struct node *n);
 } tags[] = {
-    {"if", NODE_IF, parse_if},         {"for", NODE_FOR, parse_for},    {"set", NODE_SET, parse_set},  {"macro", NODE_MACRO, parse_macro},          {"call", NODE_CALL_BLOCK, parse_call}, {"filter", NODE_FILTER_BLOCK, parse_filter_block},
-    {"with", NODE_WITH, parse_with},   {"break", NODE_BREAK, parse_jump}, {"continue", NODE_CONTINUE, parse_jump}, {"generation", NODE_SCOPE, parse_generation},
+    {"if", NODE_IF, parse_if},
+    {"for", NODE_FOR, parse_for},
+    {"set", NODE_SET, parse_set},
+    {"macro", NODE_MACRO, parse_macro},
+    {"call", NODE_CALL_BLOCK, parse_call},
+    {"filter", NODE_FILTER_BLOCK, parse_filter_block},
+    {"with", NODE_WITH, parse_with},
+    {"break", NODE_BREAK, parse_jump},
+    {"continue", NODE_CONTINUE, parse_jump},
+    {"generation", NODE_SCOPE, parse_generation},
 };
 
 static struct node *statement(struct parser *p)
@@ -732,7 +763,8 @@ static void statements(struct parser *p, struct node *parent, const char *const 
         case TOKEN_END:
             if (!ends) return;
             while (ends[1]) ends++; /* the last one closes the block */
-            give_up(p, ERR_INPUT, "the template ends inside a block; expected", &(struct token){.line = p->at->line, .p = ends[0], .n = strlen(ends[0])});
+            give_up(p, ERR_INPUT, "the template ends inside a block; expected",
+                    &(struct token){.line = p->at->line, .p = ends[0], .n = strlen(ends[0])});
             return;
         case TOKEN_TEXT: {
             struct node *n = make(p, NODE_TEXT);

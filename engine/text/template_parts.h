@@ -13,8 +13,23 @@
 
 /* --- values --- */
 enum value_type {
-    VALUE_UNDEFINED, VALUE_NONE, VALUE_BOOL, VALUE_INT, VALUE_BIG, VALUE_FLOAT, VALUE_STRING, VALUE_LIST, VALUE_TUPLE, VALUE_DICT,
-    VALUE_NAMESPACE, VALUE_MACRO, VALUE_LOOP, VALUE_FUNCTION, VALUE_METHOD, VALUE_JOINER, VALUE_CYCLER
+    VALUE_UNDEFINED,
+    VALUE_NONE,
+    VALUE_BOOL,
+    VALUE_INT,
+    VALUE_BIG,
+    VALUE_FLOAT,
+    VALUE_STRING,
+    VALUE_LIST,
+    VALUE_TUPLE,
+    VALUE_DICT,
+    VALUE_NAMESPACE,
+    VALUE_MACRO,
+    VALUE_LOOP,
+    VALUE_FUNCTION,
+    VALUE_METHOD,
+    VALUE_JOINER,
+    VALUE_CYCLER
 };
 
 struct value {
@@ -24,14 +39,14 @@ struct value {
         bool b;
         int64_t i;
         double f;
-        const struct text *s;       /* STRING; BIG: decimal digits; UNDEFINED: its name or NULL */
-        const struct list *list;    /* LIST, TUPLE */
-        struct dict *dict;          /* DICT, NAMESPACE */
+        const struct text *s;    /* STRING; BIG: decimal digits; UNDEFINED: its name or NULL */
+        const struct list *list; /* LIST, TUPLE */
+        struct dict *dict;       /* DICT, NAMESPACE */
         const struct macro *macro;
         struct loop *loop;
-        int function;               /* enum builtin */
+        int function; /* enum builtin */
         const struct method *method;
-        struct cycler *cycler;      /* JOINER, CYCLER */
+        struct cycler *cycler; /* JOINER, CYCLER */
     } u;
 };
 
@@ -70,37 +85,102 @@ struct cycler {
 /* --- tree --- */
 enum node_type {
     /* expressions */
-    NODE_CONST, NODE_NAME, NODE_LIST, NODE_TUPLE, NODE_DICT, NODE_ATTR, NODE_ITEM, NODE_SLICE, NODE_CALL, NODE_FILTER, NODE_TEST,
-    NODE_NOT, NODE_NEG, NODE_POS, NODE_AND, NODE_OR, NODE_BINARY, NODE_COMPARE, NODE_CONCAT, NODE_COND, NODE_KEYWORD,
+    NODE_CONST,
+    NODE_NAME,
+    NODE_LIST,
+    NODE_TUPLE,
+    NODE_DICT,
+    NODE_ATTR,
+    NODE_ITEM,
+    NODE_SLICE,
+    NODE_CALL,
+    NODE_FILTER,
+    NODE_TEST,
+    NODE_NOT,
+    NODE_NEG,
+    NODE_POS,
+    NODE_AND,
+    NODE_OR,
+    NODE_BINARY,
+    NODE_COMPARE,
+    NODE_CONCAT,
+    NODE_COND,
+    NODE_KEYWORD,
     /* statements */
-    NODE_TEXT, NODE_OUTPUT, NODE_IF, NODE_FOR, NODE_SET, NODE_SET_BLOCK, NODE_MACRO, NODE_CALL_BLOCK, NODE_FILTER_BLOCK, NODE_WITH,
-    NODE_BREAK, NODE_CONTINUE, NODE_SCOPE
+    NODE_TEXT,
+    NODE_OUTPUT,
+    NODE_IF,
+    NODE_FOR,
+    NODE_SET,
+    NODE_SET_BLOCK,
+    NODE_MACRO,
+    NODE_CALL_BLOCK,
+    NODE_FILTER_BLOCK,
+    NODE_WITH,
+    NODE_BREAK,
+    NODE_CONTINUE,
+    NODE_SCOPE
 };
 
 struct node {
     enum node_type type;
-    int op;                 /* NODE_BINARY, NODE_COMPARE's keyword: enum token_type; NODE_TEST: 1 for "is not"; NODE_MACRO: 1 mentions varargs, 2 kwargs */
+    int op; /* NODE_BINARY, NODE_COMPARE's keyword: enum token_type; NODE_TEST: 1 for "is not"; NODE_MACRO: 1 mentions varargs, 2 kwargs */
     unsigned line;
-    const struct text *name; /* names, attributes, filters, tests, keywords, text */
-    struct value value;     /* NODE_CONST */
-    struct node *a, *b, *c; /* operands; see template_parse.c */
+    const struct text *name;  /* names, attributes, filters, tests, keywords, text */
+    struct value value;       /* NODE_CONST */
+    struct node *a, *b, *c;   /* operands; see template_parse.c */
     struct node *list, *last; /* children: items, arguments, body */
-    struct node *orelse;    /* else branch */
-    struct node *next;      /* sibling */
-    bool flag;              /* for: recursive */
+    struct node *orelse;      /* else branch */
+    struct node *next;        /* sibling */
+    bool flag;                /* for: recursive */
 };
 
-struct template {
+struct template
+{
     struct arena arena;
     struct node *body;
 };
 
 /* --- lexer --- */
 enum token_type {
-    TOKEN_END, TOKEN_TEXT, TOKEN_BLOCK_BEGIN, TOKEN_BLOCK_END, TOKEN_OUTPUT_BEGIN, TOKEN_OUTPUT_END, TOKEN_NAME, TOKEN_STRING, TOKEN_INTEGER, TOKEN_FLOAT,
-    TOKEN_ADD, TOKEN_SUB, TOKEN_MUL, TOKEN_DIV, TOKEN_FLOORDIV, TOKEN_MOD, TOKEN_POW, TOKEN_TILDE, TOKEN_LPAREN, TOKEN_RPAREN, TOKEN_LBRACKET, TOKEN_RBRACKET,
-    TOKEN_LBRACE, TOKEN_RBRACE, TOKEN_DOT, TOKEN_COMMA, TOKEN_COLON, TOKEN_ASSIGN, TOKEN_PIPE, TOKEN_SEMICOLON, TOKEN_EQ, TOKEN_NE, TOKEN_LT, TOKEN_LE, TOKEN_GT, TOKEN_GE,
-    TOKEN_IN, TOKEN_NOT_IN
+    TOKEN_END,
+    TOKEN_TEXT,
+    TOKEN_BLOCK_BEGIN,
+    TOKEN_BLOCK_END,
+    TOKEN_OUTPUT_BEGIN,
+    TOKEN_OUTPUT_END,
+    TOKEN_NAME,
+    TOKEN_STRING,
+    TOKEN_INTEGER,
+    TOKEN_FLOAT,
+    TOKEN_ADD,
+    TOKEN_SUB,
+    TOKEN_MUL,
+    TOKEN_DIV,
+    TOKEN_FLOORDIV,
+    TOKEN_MOD,
+    TOKEN_POW,
+    TOKEN_TILDE,
+    TOKEN_LPAREN,
+    TOKEN_RPAREN,
+    TOKEN_LBRACKET,
+    TOKEN_RBRACKET,
+    TOKEN_LBRACE,
+    TOKEN_RBRACE,
+    TOKEN_DOT,
+    TOKEN_COMMA,
+    TOKEN_COLON,
+    TOKEN_ASSIGN,
+    TOKEN_PIPE,
+    TOKEN_SEMICOLON,
+    TOKEN_EQ,
+    TOKEN_NE,
+    TOKEN_LT,
+    TOKEN_LE,
+    TOKEN_GT,
+    TOKEN_GE,
+    TOKEN_IN,
+    TOKEN_NOT_IN
 };
 
 struct token {
@@ -130,7 +210,7 @@ struct macro {
 struct loop {
     const struct list *items;
     size_t at, depth;
-    const struct node *node;  /* recursive loops call it */
+    const struct node *node; /* recursive loops call it */
     struct scope *scope;
     struct value last_changed;
     bool has_changed;
@@ -209,7 +289,7 @@ void print_str(struct eval *v, struct out *o, struct value a);
 void print_repr(struct eval *v, struct out *o, struct value a, unsigned depth);
 struct value value_str(struct eval *v, struct value a);
 struct json_style {
-    int indent; /* -1: one line */
+    int indent;                                 /* -1: one line */
     struct value item_separator, key_separator; /* undefined: the usual ones */
     bool ascii, sort;
 };
@@ -223,7 +303,17 @@ struct value filter_apply(struct eval *v, const struct text *name, struct value 
 bool test_apply(struct eval *v, const struct text *name, struct value a, const struct list *args);
 struct value method_call(struct eval *v, const struct method *m, const struct list *args, const struct dict *kwargs);
 bool method_known(struct value self, const struct text *name);
-enum builtin { BUILTIN_RANGE, BUILTIN_DICT, BUILTIN_NAMESPACE, BUILTIN_RAISE, BUILTIN_STRFTIME, BUILTIN_JOINER, BUILTIN_CYCLER, BUILTIN_LIPSUM, BUILTINS };
+enum builtin {
+    BUILTIN_RANGE,
+    BUILTIN_DICT,
+    BUILTIN_NAMESPACE,
+    BUILTIN_RAISE,
+    BUILTIN_STRFTIME,
+    BUILTIN_JOINER,
+    BUILTIN_CYCLER,
+    BUILTIN_LIPSUM,
+    BUILTINS
+};
 extern const char *const builtin_names[BUILTINS];
 struct value builtin_call(struct eval *v, int f, const struct list *args, const struct dict *kwargs);
 

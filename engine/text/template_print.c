@@ -77,17 +77,23 @@ void float_repr(double f, char out[64])
         if (*p >= '0' && *p <= '9') digits[n++] = *p;
     digits[n] = '\0';
     const char *sign = signbit(f) ? "-" : "";
-    if (exp < -4 || exp >= 16) snprintf(out, 64, "%s%c%s%se%c%02d", sign, digits[0], n > 1 ? "." : "", digits + 1, exp < 0 ? '-' : '+', abs(exp));
-    else if (exp < 0) snprintf(out, 64, "%s0.%.*s%s", sign, -exp - 1, "0000", digits);
-    else if ((size_t)exp + 1 >= n) snprintf(out, 64, "%s%s%.*s.0", sign, digits, (int)((size_t)exp + 1 - n), "0000000000000000");
-    else snprintf(out, 64, "%s%.*s.%s", sign, exp + 1, digits, digits + exp + 1);
+    if (exp < -4 || exp >= 16)
+        snprintf(out, 64, "%s%c%s%se%c%02d", sign, digits[0], n > 1 ? "." : "", digits + 1, exp < 0 ? '-' : '+', abs(exp));
+    else if (exp < 0)
+        snprintf(out, 64, "%s0.%.*s%s", sign, -exp - 1, "0000", digits);
+    else if ((size_t)exp + 1 >= n)
+        snprintf(out, 64, "%s%s%.*s.0", sign, digits, (int)((size_t)exp + 1 - n), "0000000000000000");
+    else
+        snprintf(out, 64, "%s%.*s.%s", sign, exp + 1, digits, digits + exp + 1);
 }
 
 static void print_number(struct eval *v, struct out *o, struct value a)
 {
     char s[64];
-    if (a.type == VALUE_FLOAT) float_repr(a.u.f, s);
-    else snprintf(s, sizeof s, "%lld", (long long)a.u.i);
+    if (a.type == VALUE_FLOAT)
+        float_repr(a.u.f, s);
+    else
+        snprintf(s, sizeof s, "%lld", (long long)a.u.i);
     chars(v, o, s, a.mark);
 }
 
@@ -103,8 +109,10 @@ static bool printable(uint32_t cp)
     case UTF8PROC_CATEGORY_CO:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZS:
+        return false;
+    default:
+        return true;
     }
 }
 
@@ -113,13 +121,20 @@ static void repr_char(struct eval *v, struct out *o, const struct text *s, size_
     uint32_t cp;
     utf8_decode(s->p + at, n, &cp);
     char esc[16] = "";
-    if (cp == '\n') strcpy(esc, "\\n");
-    else if (cp == '\r') strcpy(esc, "\\r");
-    else if (cp == '\t') strcpy(esc, "\\t");
-    else if (cp == '\\' || cp == (uint32_t)(unsigned char)quote) snprintf(esc, sizeof esc, "\\%c", (char)cp);
-    else if (!printable(cp)) snprintf(esc, sizeof esc, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
-    if (esc[0]) chars(v, o, esc, mark);
-    else out_text(v, o, s, at, at + n);
+    if (cp == '\n')
+        strcpy(esc, "\\n");
+    else if (cp == '\r')
+        strcpy(esc, "\\r");
+    else if (cp == '\t')
+        strcpy(esc, "\\t");
+    else if (cp == '\\' || cp == (uint32_t)(unsigned char)quote)
+        snprintf(esc, sizeof esc, "\\%c", (char)cp);
+    else if (!printable(cp))
+        snprintf(esc, sizeof esc, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
+    if (esc[0])
+        chars(v, o, esc, mark);
+    else
+        out_text(v, o, s, at, at + n);
 }
 
 static void repr_text(struct eval *v, struct out *o, const struct text *s, uint8_t mark)
@@ -143,8 +158,12 @@ void print_repr(struct eval *v, struct out *o, struct value a, unsigned depth)
     }
     if (!eval_step(v)) return;
     switch (a.type) {
-    case VALUE_UNDEFINED: chars(v, o, "Undefined", a.mark); return;
-    case VALUE_STRING: repr_text(v, o, a.u.s, value_mark(a)); return;
+    case VALUE_UNDEFINED:
+        chars(v, o, "Undefined", a.mark);
+        return;
+    case VALUE_STRING:
+        repr_text(v, o, a.u.s, value_mark(a));
+        return;
     case VALUE_LIST:
     case VALUE_TUPLE:
         chars(v, o, a.type == VALUE_LIST ? "[" : "(", a.mark);
@@ -164,24 +183,37 @@ void print_repr(struct eval *v, struct out *o, struct value a, unsigned depth)
         }
         chars(v, o, "}", a.mark);
         return;
-    default: print_str(v, o, a);
+    default:
+        print_str(v, o, a);
     }
 }
 
 void print_str(struct eval *v, struct out *o, struct value a)
 {
     switch (a.type) {
-    case VALUE_UNDEFINED: return;
-    case VALUE_NONE: chars(v, o, "None", a.mark); return;
-    case VALUE_BOOL: chars(v, o, a.u.b ? "True" : "False", a.mark); return;
+    case VALUE_UNDEFINED:
+        return;
+    case VALUE_NONE:
+        chars(v, o, "None", a.mark);
+        return;
+    case VALUE_BOOL:
+        chars(v, o, a.u.b ? "True" : "False", a.mark);
+        return;
     case VALUE_INT:
-    case VALUE_FLOAT: print_number(v, o, a); return;
+    case VALUE_FLOAT:
+        print_number(v, o, a);
+        return;
     case VALUE_BIG:
-    case VALUE_STRING: out_text(v, o, a.u.s, 0, a.u.s->n); return;
+    case VALUE_STRING:
+        out_text(v, o, a.u.s, 0, a.u.s->n);
+        return;
     case VALUE_LIST:
     case VALUE_TUPLE:
-    case VALUE_DICT: print_repr(v, o, a, 0); return;
-    default: eval_fail(v, ERR_UNSUPPORTED, "a value of type '%s' cannot be printed", value_type_name(a));
+    case VALUE_DICT:
+        print_repr(v, o, a, 0);
+        return;
+    default:
+        eval_fail(v, ERR_UNSUPPORTED, "a value of type '%s' cannot be printed", value_type_name(a));
     }
 }
 
@@ -199,9 +231,12 @@ static void json_char(struct eval *v, struct out *o, const struct text *s, size_
     static const char plain[] = "\"\\\n\r\t\b\f", letters[] = "\"\\nrtbf";
     const char *k = cp < 0x80 && cp ? strchr(plain, (int)cp) : NULL;
     char esc[16];
-    if (k) snprintf(esc, sizeof esc, "\\%c", letters[k - plain]);
-    else if (cp < 0x20 || (ascii && cp > 0x7E && cp < 0x10000)) snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
-    else if (ascii && cp >= 0x10000) snprintf(esc, sizeof esc, "\\u%04x\\u%04x", 0xD800 + (unsigned)((cp - 0x10000) >> 10), 0xDC00 + (unsigned)((cp - 0x10000) & 0x3FF));
+    if (k)
+        snprintf(esc, sizeof esc, "\\%c", letters[k - plain]);
+    else if (cp < 0x20 || (ascii && cp > 0x7E && cp < 0x10000))
+        snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
+    else if (ascii && cp >= 0x10000)
+        snprintf(esc, sizeof esc, "\\u%04x\\u%04x", 0xD800 + (unsigned)((cp - 0x10000) >> 10), 0xDC00 + (unsigned)((cp - 0x10000) & 0x3FF));
     else {
         out_text(v, o, s, at, at + n);
         return;
@@ -231,8 +266,10 @@ static void new_line(struct eval *v, struct out *o, const struct json_style *s, 
 
 static void separator(struct eval *v, struct out *o, struct value given, const char *usual, uint8_t mark)
 {
-    if (given.type == VALUE_STRING) out_text(v, o, given.u.s, 0, given.u.s->n);
-    else chars(v, o, usual, mark);
+    if (given.type == VALUE_STRING)
+        out_text(v, o, given.u.s, 0, given.u.s->n);
+    else
+        chars(v, o, usual, mark);
 }
 
 static int by_key(const void *pa, const void *pb)
@@ -259,8 +296,10 @@ static void json_dict(struct eval *v, struct out *o, struct value a, const struc
         if (i) separator(v, o, s->item_separator, s->indent < 0 ? ", " : ",", a.mark);
         new_line(v, o, s, level + 1, a.mark);
         struct value key = m[i].key;
-        if (key.type == VALUE_LIST || key.type == VALUE_TUPLE || key.type == VALUE_DICT) eval_fail(v, ERR_INPUT, "keys of JSON objects must be strings or numbers");
-        if (key.type == VALUE_STRING) print_json(v, o, key, s, level);
+        if (key.type == VALUE_LIST || key.type == VALUE_TUPLE || key.type == VALUE_DICT)
+            eval_fail(v, ERR_INPUT, "keys of JSON objects must be strings or numbers");
+        if (key.type == VALUE_STRING)
+            print_json(v, o, key, s, level);
         else {
             chars(v, o, "\"", a.mark);
             print_json(v, o, key, s, level);
@@ -281,15 +320,27 @@ void print_json(struct eval *v, struct out *o, struct value a, const struct json
     }
     if (!eval_step(v)) return;
     switch (a.type) {
-    case VALUE_NONE: chars(v, o, "null", a.mark); return;
-    case VALUE_BOOL: chars(v, o, a.u.b ? "true" : "false", a.mark); return;
-    case VALUE_FLOAT:
-        if (isnan(a.u.f) || isinf(a.u.f)) chars(v, o, isnan(a.u.f) ? "NaN" : a.u.f < 0 ? "-Infinity" : "Infinity", a.mark);
-        else print_number(v, o, a);
+    case VALUE_NONE:
+        chars(v, o, "null", a.mark);
         return;
-    case VALUE_INT: print_number(v, o, a); return;
-    case VALUE_BIG: print_str(v, o, a); return;
-    case VALUE_STRING: json_string_out(v, o, a.u.s, s->ascii, value_mark(a)); return;
+    case VALUE_BOOL:
+        chars(v, o, a.u.b ? "true" : "false", a.mark);
+        return;
+    case VALUE_FLOAT:
+        if (isnan(a.u.f) || isinf(a.u.f))
+            chars(v, o, isnan(a.u.f) ? "NaN" : a.u.f < 0 ? "-Infinity" : "Infinity", a.mark);
+        else
+            print_number(v, o, a);
+        return;
+    case VALUE_INT:
+        print_number(v, o, a);
+        return;
+    case VALUE_BIG:
+        print_str(v, o, a);
+        return;
+    case VALUE_STRING:
+        json_string_out(v, o, a.u.s, s->ascii, value_mark(a));
+        return;
     case VALUE_LIST:
     case VALUE_TUPLE:
         chars(v, o, "[", a.mark);
@@ -301,7 +352,10 @@ void print_json(struct eval *v, struct out *o, struct value a, const struct json
         if (a.u.list->n) new_line(v, o, s, level, a.mark);
         chars(v, o, "]", a.mark);
         return;
-    case VALUE_DICT: json_dict(v, o, a, s, level); return;
-    default: eval_fail(v, ERR_INPUT, "Object of type %s is not JSON serializable", value_type_name(a));
+    case VALUE_DICT:
+        json_dict(v, o, a, s, level);
+        return;
+    default:
+        eval_fail(v, ERR_INPUT, "Object of type %s is not JSON serializable", value_type_name(a));
     }
 }

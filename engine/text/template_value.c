@@ -69,8 +69,8 @@ size_t text_length(const struct text *s)
 size_t text_offset(const struct text *s, size_t code_points)
 {
     size_t i = 0;
-    for (; i < s->n && code_points; code_points--)
-        do i++;
+    for (; i < s->n && code_points; code_points--) do
+            i++;
         while (i < s->n && ((unsigned char)s->p[i] & 0xC0) == 0x80);
     return i;
 }
@@ -121,12 +121,17 @@ struct value value_of_json(struct eval *v, const json_t *j, uint8_t mark, unsign
     if (!eval_step(v)) return (struct value){0};
     if (depth > 64) return eval_fail(v, ERR_LIMIT, "values nested deeper than 64");
     switch (json_typeof(j)) {
-    case JSON_NULL: return (struct value){.type = VALUE_NONE, .mark = mark};
+    case JSON_NULL:
+        return (struct value){.type = VALUE_NONE, .mark = mark};
     case JSON_TRUE:
-    case JSON_FALSE: return (struct value){.type = VALUE_BOOL, .mark = mark, .u.b = json_is_true(j)};
-    case JSON_INTEGER: return value_int(json_integer_value(j), mark);
-    case JSON_REAL: return value_float(json_real_value(j), mark);
-    case JSON_STRING: return json_text(v, json_string_value(j), json_string_length(j), mark);
+    case JSON_FALSE:
+        return (struct value){.type = VALUE_BOOL, .mark = mark, .u.b = json_is_true(j)};
+    case JSON_INTEGER:
+        return value_int(json_integer_value(j), mark);
+    case JSON_REAL:
+        return value_float(json_real_value(j), mark);
+    case JSON_STRING:
+        return json_text(v, json_string_value(j), json_string_length(j), mark);
     case JSON_ARRAY: {
         size_t n = json_array_size(j);
         struct value *items = eval_alloc(v, n * sizeof *items), r;
@@ -143,7 +148,8 @@ struct value value_of_json(struct eval *v, const json_t *j, uint8_t mark, unsign
         *d = (struct dict){.members = m, .cap = n ? n : 1};
         const char *key;
         json_t *item;
-        json_object_foreach((json_t *)j, key, item) m[d->n++] = (struct member){json_text(v, key, strlen(key), mark), value_of_json(v, item, mark, depth + 1)};
+        json_object_foreach((json_t *)j, key, item)
+            m[d->n++] = (struct member){json_text(v, key, strlen(key), mark), value_of_json(v, item, mark, depth + 1)};
         return (struct value){.type = VALUE_DICT, .mark = mark, .u.dict = d};
     }
     }
@@ -159,9 +165,23 @@ uint8_t value_mark(struct value a)
 
 const char *value_type_name(struct value a)
 {
-    static const char *const names[] = {[VALUE_UNDEFINED] = "Undefined", [VALUE_NONE] = "NoneType", [VALUE_BOOL] = "bool", [VALUE_INT] = "int", [VALUE_BIG] = "int", [VALUE_FLOAT] = "float",
-                                        [VALUE_STRING] = "str", [VALUE_LIST] = "list", [VALUE_TUPLE] = "tuple", [VALUE_DICT] = "dict", [VALUE_NAMESPACE] = "Namespace", [VALUE_MACRO] = "Macro",
-                                        [VALUE_LOOP] = "LoopContext", [VALUE_FUNCTION] = "function", [VALUE_METHOD] = "method", [VALUE_JOINER] = "Joiner", [VALUE_CYCLER] = "Cycler"};
+    static const char *const names[] = {[VALUE_UNDEFINED] = "Undefined",
+                                        [VALUE_NONE] = "NoneType",
+                                        [VALUE_BOOL] = "bool",
+                                        [VALUE_INT] = "int",
+                                        [VALUE_BIG] = "int",
+                                        [VALUE_FLOAT] = "float",
+                                        [VALUE_STRING] = "str",
+                                        [VALUE_LIST] = "list",
+                                        [VALUE_TUPLE] = "tuple",
+                                        [VALUE_DICT] = "dict",
+                                        [VALUE_NAMESPACE] = "Namespace",
+                                        [VALUE_MACRO] = "Macro",
+                                        [VALUE_LOOP] = "LoopContext",
+                                        [VALUE_FUNCTION] = "function",
+                                        [VALUE_METHOD] = "method",
+                                        [VALUE_JOINER] = "Joiner",
+                                        [VALUE_CYCLER] = "Cycler"};
     return names[a.type];
 }
 
@@ -169,15 +189,23 @@ bool value_true(struct value a)
 {
     switch (a.type) {
     case VALUE_UNDEFINED:
-    case VALUE_NONE: return false;
-    case VALUE_BOOL: return a.u.b;
-    case VALUE_INT: return a.u.i != 0;
-    case VALUE_FLOAT: return a.u.f != 0;
-    case VALUE_STRING: return a.u.s->n != 0;
+    case VALUE_NONE:
+        return false;
+    case VALUE_BOOL:
+        return a.u.b;
+    case VALUE_INT:
+        return a.u.i != 0;
+    case VALUE_FLOAT:
+        return a.u.f != 0;
+    case VALUE_STRING:
+        return a.u.s->n != 0;
     case VALUE_LIST:
-    case VALUE_TUPLE: return a.u.list->n != 0;
-    case VALUE_DICT: return a.u.dict->n != 0;
-    default: return true;
+    case VALUE_TUPLE:
+        return a.u.list->n != 0;
+    case VALUE_DICT:
+        return a.u.dict->n != 0;
+    default:
+        return true;
     }
 }
 
@@ -204,13 +232,16 @@ static bool text_equal(const struct text *a, const struct text *b)
 bool value_equal(struct value a, struct value b, unsigned depth)
 {
     if (depth > 64) return false;
-    if (number(a) && number(b)) return a.type == VALUE_FLOAT || b.type == VALUE_FLOAT ? as_double(a) == as_double(b) : as_int(a) == as_int(b);
+    if (number(a) && number(b))
+        return a.type == VALUE_FLOAT || b.type == VALUE_FLOAT ? as_double(a) == as_double(b) : as_int(a) == as_int(b);
     if (a.type != b.type) return false;
     switch (a.type) {
     case VALUE_UNDEFINED:
-    case VALUE_NONE: return true;
+    case VALUE_NONE:
+        return true;
     case VALUE_BIG:
-    case VALUE_STRING: return text_equal(a.u.s, b.u.s);
+    case VALUE_STRING:
+        return text_equal(a.u.s, b.u.s);
     case VALUE_LIST:
     case VALUE_TUPLE:
         if (a.u.list->n != b.u.list->n) return false;
@@ -224,7 +255,8 @@ bool value_equal(struct value a, struct value b, unsigned depth)
             if (!x || !value_equal(a.u.dict->members[i].value, *x, depth + 1)) return false;
         }
         return true;
-    default: return a.u.dict == b.u.dict;
+    default:
+        return a.u.dict == b.u.dict;
     }
 }
 
@@ -252,12 +284,18 @@ int value_compare(struct eval *v, struct value a, struct value b)
 int64_t value_length(struct eval *v, struct value a)
 {
     switch (a.type) {
-    case VALUE_UNDEFINED: return 0;
-    case VALUE_STRING: return (int64_t)text_length(a.u.s);
+    case VALUE_UNDEFINED:
+        return 0;
+    case VALUE_STRING:
+        return (int64_t)text_length(a.u.s);
     case VALUE_LIST:
-    case VALUE_TUPLE: return (int64_t)a.u.list->n;
-    case VALUE_DICT: return (int64_t)a.u.dict->n;
-    default: eval_fail(v, ERR_INPUT, "a value of type '%s' has no length", value_type_name(a)); return 0;
+    case VALUE_TUPLE:
+        return (int64_t)a.u.list->n;
+    case VALUE_DICT:
+        return (int64_t)a.u.dict->n;
+    default:
+        eval_fail(v, ERR_INPUT, "a value of type '%s' has no length", value_type_name(a));
+        return 0;
     }
 }
 
@@ -291,20 +329,24 @@ const struct list *value_items(struct eval *v, struct value a)
 bool value_contains(struct eval *v, struct value c, struct value item)
 {
     switch (c.type) {
-    case VALUE_UNDEFINED: return false;
+    case VALUE_UNDEFINED:
+        return false;
     case VALUE_STRING:
         if (item.type != VALUE_STRING) {
             eval_fail(v, ERR_INPUT, "'in <string>' requires string as left operand, not %s", value_type_name(item));
             return false;
         }
         return item.u.s->n == 0 || memmem(c.u.s->p, c.u.s->n, item.u.s->p, item.u.s->n) != NULL;
-    case VALUE_DICT: return dict_find(c.u.dict, item) != NULL;
+    case VALUE_DICT:
+        return dict_find(c.u.dict, item) != NULL;
     case VALUE_LIST:
     case VALUE_TUPLE:
         for (size_t i = 0; i < c.u.list->n && eval_step(v); i++)
             if (value_equal(c.u.list->items[i], item, 0)) return true;
         return false;
-    default: eval_fail(v, ERR_INPUT, "a value of type '%s' has no members", value_type_name(c)); return false;
+    default:
+        eval_fail(v, ERR_INPUT, "a value of type '%s' has no members", value_type_name(c));
+        return false;
     }
 }
 
@@ -331,10 +373,10 @@ static bool private_name(const struct text *name)
     return name->n >= 1 && name->p[0] == '_';
 }
 
-
 struct value value_attr(struct eval *v, struct value a, const struct text *name)
 {
-    if (a.type == VALUE_UNDEFINED) return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
+    if (a.type == VALUE_UNDEFINED)
+        return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
     if (a.type == VALUE_LOOP) return loop_member(v, a.u.loop, name);
     if (private_name(name) && a.type != VALUE_DICT) return undefined(v, name); /* __class__ and its like are not to be had */
     if (a.type == VALUE_NAMESPACE) {
@@ -356,22 +398,26 @@ struct value value_attr(struct eval *v, struct value a, const struct text *name)
 
 struct value value_item(struct eval *v, struct value a, struct value key)
 {
-    if (a.type == VALUE_UNDEFINED) return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
+    if (a.type == VALUE_UNDEFINED)
+        return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
     if (a.type == VALUE_DICT) {
         struct value *x = dict_find(a.u.dict, key);
         if (x) return *x;
-    } else if ((a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_STRING) && (key.type == VALUE_INT || key.type == VALUE_BOOL)) {
+    } else if ((a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_STRING) &&
+               (key.type == VALUE_INT || key.type == VALUE_BOOL)) {
         return item_at(v, a, as_int(key));
     }
     return key.type == VALUE_STRING ? value_attr(v, a, key.u.s) : undefined(v, NULL);
 }
 
 /* Bounds of a[from:to:step] over n items, as Python's slice.indices. */
-static bool bounds(struct eval *v, struct value from, struct value to, struct value step, int64_t n, int64_t *start, int64_t *stop, int64_t *by)
+static bool bounds(struct eval *v, struct value from, struct value to, struct value step, int64_t n, int64_t *start, int64_t *stop,
+                   int64_t *by)
 {
     struct value parts[3] = {from, to, step};
     for (int i = 0; i < 3; i++)
-        if (parts[i].type != VALUE_INT && parts[i].type != VALUE_BOOL && parts[i].type != VALUE_NONE) return eval_fail(v, ERR_INPUT, "slice indices must be integers or None"), false;
+        if (parts[i].type != VALUE_INT && parts[i].type != VALUE_BOOL && parts[i].type != VALUE_NONE)
+            return eval_fail(v, ERR_INPUT, "slice indices must be integers or None"), false;
     *by = step.type == VALUE_NONE ? 1 : as_int(step);
     if (*by == 0) return eval_fail(v, ERR_INPUT, "slice step cannot be zero"), false;
     int64_t low = *by < 0 ? -1 : 0, high = *by < 0 ? n - 1 : n;
@@ -387,7 +433,8 @@ static bool bounds(struct eval *v, struct value from, struct value to, struct va
 struct value value_slice_of(struct eval *v, struct value a, struct value from, struct value to, struct value step)
 {
     if (a.type != VALUE_STRING && a.type != VALUE_LIST && a.type != VALUE_TUPLE) {
-        if (a.type == VALUE_UNDEFINED) return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
+        if (a.type == VALUE_UNDEFINED)
+            return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
         return undefined(v, NULL);
     }
     int64_t n = value_length(v, a), start, stop, by;
@@ -409,7 +456,8 @@ struct value value_slice_of(struct eval *v, struct value a, struct value from, s
 /* --- arithmetic --- */
 static struct value type_error(struct eval *v, int op, struct value a, struct value b)
 {
-    static const char *const names[] = {[TOKEN_ADD] = "+", [TOKEN_SUB] = "-", [TOKEN_MUL] = "*", [TOKEN_DIV] = "/", [TOKEN_FLOORDIV] = "//", [TOKEN_MOD] = "%", [TOKEN_POW] = "**"};
+    static const char *const names[] = {[TOKEN_ADD] = "+",       [TOKEN_SUB] = "-", [TOKEN_MUL] = "*", [TOKEN_DIV] = "/",
+                                        [TOKEN_FLOORDIV] = "//", [TOKEN_MOD] = "%", [TOKEN_POW] = "**"};
     if (a.type == VALUE_UNDEFINED || b.type == VALUE_UNDEFINED) {
         const struct text *name = a.type == VALUE_UNDEFINED ? a.u.s : b.u.s;
         return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", name ? (int)name->n : 5, name ? name->p : "value");
@@ -422,7 +470,8 @@ static struct value repeat(struct eval *v, struct value a, int64_t times)
     if (times < 0) times = 0;
     size_t total;
     size_t unit = a.type == VALUE_STRING ? a.u.s->n : a.u.list->n * sizeof(struct value);
-    if (__builtin_mul_overflow(unit, (size_t)times, &total) || total > v->max_output * sizeof(struct value)) return eval_fail(v, ERR_LIMIT, "repetition makes too large a value");
+    if (__builtin_mul_overflow(unit, (size_t)times, &total) || total > v->max_output * sizeof(struct value))
+        return eval_fail(v, ERR_LIMIT, "repetition makes too large a value");
     if (a.type == VALUE_STRING) {
         struct out o = {0};
         for (int64_t i = 0; i < times && eval_step(v); i++) out_text(v, &o, a.u.s, 0, a.u.s->n);
@@ -487,11 +536,16 @@ static struct value int_binary(struct eval *v, int op, int64_t a, int64_t b, uin
 {
     int64_t r;
     switch (op) {
-    case TOKEN_ADD: return __builtin_add_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
-    case TOKEN_SUB: return __builtin_sub_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
-    case TOKEN_MUL: return __builtin_mul_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
-    case TOKEN_POW: return int_power(v, a, b, mark);
-    default: break;
+    case TOKEN_ADD:
+        return __builtin_add_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
+    case TOKEN_SUB:
+        return __builtin_sub_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
+    case TOKEN_MUL:
+        return __builtin_mul_overflow(a, b, &r) ? overflow(v) : value_int(r, mark);
+    case TOKEN_POW:
+        return int_power(v, a, b, mark);
+    default:
+        break;
     }
     if (b == 0) return eval_fail(v, ERR_INPUT, "division by zero");
     if (op == TOKEN_DIV) return value_float((double)a / (double)b, mark);
@@ -505,12 +559,18 @@ static struct value float_binary(struct eval *v, int op, double a, double b, uin
 {
     if ((op == TOKEN_DIV || op == TOKEN_FLOORDIV || op == TOKEN_MOD) && b == 0) return eval_fail(v, ERR_INPUT, "float division by zero");
     switch (op) {
-    case TOKEN_ADD: return value_float(a + b, mark);
-    case TOKEN_SUB: return value_float(a - b, mark);
-    case TOKEN_MUL: return value_float(a * b, mark);
-    case TOKEN_DIV: return value_float(a / b, mark);
-    case TOKEN_FLOORDIV: return value_float(floor(a / b), mark);
-    case TOKEN_POW: return value_float(pow(a, b), mark);
+    case TOKEN_ADD:
+        return value_float(a + b, mark);
+    case TOKEN_SUB:
+        return value_float(a - b, mark);
+    case TOKEN_MUL:
+        return value_float(a * b, mark);
+    case TOKEN_DIV:
+        return value_float(a / b, mark);
+    case TOKEN_FLOORDIV:
+        return value_float(floor(a / b), mark);
+    case TOKEN_POW:
+        return value_float(pow(a, b), mark);
     default: {
         double m = fmod(a, b);
         return value_float(m != 0 && (m < 0) != (b < 0) ? m + b : m, mark);
@@ -518,12 +578,12 @@ static struct value float_binary(struct eval *v, int op, double a, double b, uin
     }
 }
 
-
 struct value value_binary(struct eval *v, int op, struct value a, struct value b)
 {
     uint8_t mark = value_mark(a) | value_mark(b);
     if (number(a) && number(b))
-        return a.type == VALUE_FLOAT || b.type == VALUE_FLOAT ? float_binary(v, op, as_double(a), as_double(b), mark) : int_binary(v, op, as_int(a), as_int(b), mark);
+        return a.type == VALUE_FLOAT || b.type == VALUE_FLOAT ? float_binary(v, op, as_double(a), as_double(b), mark)
+                                                              : int_binary(v, op, as_int(a), as_int(b), mark);
     if (op == TOKEN_ADD && a.type == VALUE_STRING && b.type == VALUE_STRING) {
         struct out o = {0};
         out_text(v, &o, a.u.s, 0, a.u.s->n);
@@ -531,8 +591,11 @@ struct value value_binary(struct eval *v, int op, struct value a, struct value b
         return out_value(v, &o);
     }
     if (op == TOKEN_ADD && a.type == b.type && (a.type == VALUE_LIST || a.type == VALUE_TUPLE)) return join_lists(v, a, b);
-    if (op == TOKEN_ADD && (a.type == VALUE_BIG || b.type == VALUE_BIG) && (a.type == VALUE_INT || a.type == VALUE_BIG) && (b.type == VALUE_INT || b.type == VALUE_BIG)) return add_big(v, a, b);
-    bool sequence_a = a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE, sequence_b = b.type == VALUE_STRING || b.type == VALUE_LIST || b.type == VALUE_TUPLE;
+    if (op == TOKEN_ADD && (a.type == VALUE_BIG || b.type == VALUE_BIG) && (a.type == VALUE_INT || a.type == VALUE_BIG) &&
+        (b.type == VALUE_INT || b.type == VALUE_BIG))
+        return add_big(v, a, b);
+    bool sequence_a = a.type == VALUE_STRING || a.type == VALUE_LIST || a.type == VALUE_TUPLE,
+         sequence_b = b.type == VALUE_STRING || b.type == VALUE_LIST || b.type == VALUE_TUPLE;
     if (op == TOKEN_MUL && sequence_a && (b.type == VALUE_INT || b.type == VALUE_BOOL)) return repeat(v, a, as_int(b));
     if (op == TOKEN_MUL && sequence_b && (a.type == VALUE_INT || a.type == VALUE_BOOL)) return repeat(v, b, as_int(a));
     if (op == TOKEN_MOD && a.type == VALUE_STRING) return percent_format(v, a, b);

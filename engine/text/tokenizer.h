@@ -39,8 +39,7 @@ enum tokenizer_flags {
 };
 /* Appends the ids of text to out. Text must be valid UTF-8 (-ERR_INPUT otherwise). Added tokens are matched as marks allow.
  * text.text bytes equal to placeholder (tokenizer_forbid_in_request) are matched only in template bytes even if special is false. */
-MUST_USE int tokenizer_encode(const struct tokenizer *t, struct marked_text text, unsigned flags, struct tokens *out,
-                              struct err *e);
+MUST_USE int tokenizer_encode(const struct tokenizer *t, struct marked_text text, unsigned flags, struct tokens *out, struct err *e);
 /* Before the tokenizer is shared: the added token `content` (a media placeholder such as "<image>") is never matched where the match
  * touches request bytes, whatever its special flag says. Unknown content is ignored. */
 void tokenizer_forbid_in_request(struct tokenizer *t, const char *content);

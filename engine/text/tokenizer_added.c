@@ -110,7 +110,8 @@ int added_split(const struct tokenizer *t, const struct trie *trie, struct marke
         if (a->single_word && !stands_alone(text, start, end)) continue;
         uint32_t cp;
         size_t edge;
-        while (a->lstrip && start > done && code_point_before(text, start, &cp, &edge) && unicode_is_whitespace(cp) && edge >= done) start = edge;
+        while (a->lstrip && start > done && code_point_before(text, start, &cp, &edge) && unicode_is_whitespace(cp) && edge >= done)
+            start = edge;
         while (a->rstrip && code_point_at(text, end, &cp, &edge) && unicode_is_whitespace(cp)) end = edge;
         if (start < done) start = done;
         int rc = start > done ? piece(self, part(text, done, start), NULL, e) : 0;

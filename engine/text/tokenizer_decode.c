@@ -38,8 +38,10 @@ static int emit(struct detok *d, const char *p, size_t n, struct buf *out)
             uint32_t cp;
             int len = d->n_held ? utf8_decode(d->held, d->n_held, &cp) : 0;
             if (len == 0) break;
-            if (len > 0) buf_append(out, d->held, (size_t)len);
-            else buf_append(out, replacement, 3);
+            if (len > 0)
+                buf_append(out, d->held, (size_t)len);
+            else
+                buf_append(out, replacement, 3);
             unsigned used = (unsigned)(len > 0 ? len : -len);
             memmove(d->held, d->held + used, d->n_held - used);
             d->n_held -= used;

@@ -112,17 +112,20 @@ static int encode_raw(void *self, struct marked_text text, const struct added_to
     if (a) return push(c, a->id, e);
     if (!c->t->nfc || is_ascii(text.text, text.n)) return added_split(c->t, &c->t->normalized, text, encode_normalised, c, e);
     utf8proc_uint8_t *nfc = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text.text, (utf8proc_ssize_t)text.n, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t n =
+        utf8proc_map((const utf8proc_uint8_t *)text.text, (utf8proc_ssize_t)text.n, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (n < 0) return err_set(e, n == UTF8PROC_ERROR_NOMEM ? ERR_MEMORY : ERR_INPUT, "tokenizer: normalising: %s", utf8proc_errmsg(n));
     struct marked_text normal = {(const char *)nfc, NULL, (size_t)n};
     uint8_t *marks = NULL;
-    if (text.marks && memchr(text.marks, MARK_REQUEST, text.n)) { /* characters may have melted into each other: all of it counts as the request's */
+    if (text.marks &&
+        memchr(text.marks, MARK_REQUEST, text.n)) { /* characters may have melted into each other: all of it counts as the request's */
         marks = malloc(normal.n + 1);
         if (marks) memset(marks, MARK_REQUEST, normal.n + 1);
         normal.marks = marks;
     }
-    int rc = text.marks && !normal.marks && memchr(text.marks, MARK_REQUEST, text.n) ? err_set(e, ERR_MEMORY, "tokenizer: out of memory")
-                                                                                      : added_split(c->t, &c->t->normalized, normal, encode_normalised, c, e);
+    int rc = text.marks && !normal.marks && memchr(text.marks, MARK_REQUEST, text.n)
+                 ? err_set(e, ERR_MEMORY, "tokenizer: out of memory")
+                 : added_split(c->t, &c->t->normalized, normal, encode_normalised, c, e);
     free(marks);
     free(nfc);
     return rc;

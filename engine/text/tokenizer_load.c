@@ -15,7 +15,7 @@ struct alphabet {
 struct load {
     struct tokenizer *t;
     struct alphabet alphabet;
-    size_t n_tokens;    /* ids used so far, gaps included, as size grows */
+    size_t n_tokens; /* ids used so far, gaps included, as size grows */
     size_t cap_tokens, cap_added;
     struct err *e;
 };
@@ -140,8 +140,7 @@ static int load_vocab(struct load *l, const json_t *vocab)
     if (json_object_size(vocab) > TOKENIZER_MAX_ID) return bad(l, "model.vocab", "has too many tokens");
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)vocab, key, v)
-    {
+    json_object_foreach((json_t *)vocab, key, v) {
         char field[96];
         int32_t id;
         size_t n = strlen(key);
@@ -170,7 +169,8 @@ static int merge_side(struct load *l, const char *p, size_t n, size_t i, int32_t
     char small[256], *bytes = n < sizeof small ? small : malloc(n);
     size_t n_bytes;
     if (!bytes) return no_memory(l);
-    *id = spelled_bytes(&l->alphabet, p, n, bytes, &n_bytes) ? token_map_find(l->t, &l->t->vocab, bytes, n_bytes) : token_map_find(l->t, &l->t->vocab, p, n);
+    *id = spelled_bytes(&l->alphabet, p, n, bytes, &n_bytes) ? token_map_find(l->t, &l->t->vocab, bytes, n_bytes)
+                                                             : token_map_find(l->t, &l->t->vocab, p, n);
     if (bytes != small) free(bytes);
     if (*id >= 0) return 0;
     char field[64];
@@ -273,7 +273,8 @@ static int set_added_info(struct load *l, const struct added_token *a)
     }
     free(k->bytes);
     free(k->reference);
-    *k = (struct token_info){.bytes = bytes, .n = a->n, .reference = reference, .n_reference = (uint32_t)n, .special = a->special, .added = true};
+    *k = (struct token_info){
+        .bytes = bytes, .n = a->n, .reference = reference, .n_reference = (uint32_t)n, .special = a->special, .added = true};
     return 0;
 }
 
@@ -334,10 +335,10 @@ static int load_added_decoder(struct load *l, const json_t *config)
 {
     const json_t *map = json_object_get(config, "added_tokens_decoder"), *v;
     if (!map || json_is_null(map)) return 0;
-    if (!json_is_object(map) || json_object_size(map) > 65536) return err_set(l->e, ERR_INPUT, "tokenizer_config.json: added_tokens_decoder must be an object of at most 65536 tokens");
+    if (!json_is_object(map) || json_object_size(map) > 65536)
+        return err_set(l->e, ERR_INPUT, "tokenizer_config.json: added_tokens_decoder must be an object of at most 65536 tokens");
     const char *key;
-    json_object_foreach((json_t *)map, key, v)
-    {
+    json_object_foreach((json_t *)map, key, v) {
         int64_t id;
         char where[96];
         snprintf(where, sizeof where, "(tokenizer_config.json) added_tokens_decoder[\"%.32s\"]", key);
@@ -388,7 +389,8 @@ static int load_split(struct load *l, const json_t *v)
     const char *behavior = json_string_value(json_object_get(v, "behavior"));
     if (!json_is_string(regex)) return unsupported(l, "pre_tokenizer Split", "pattern other than Regex");
     if (json_is_true(json_object_get(v, "invert"))) return unsupported(l, "pre_tokenizer Split", "invert");
-    if (behavior && strcmp(behavior, "Isolated") == 0) return add_step(l, SPLIT_ISOLATE, json_string_value(regex), json_string_length(regex));
+    if (behavior && strcmp(behavior, "Isolated") == 0)
+        return add_step(l, SPLIT_ISOLATE, json_string_value(regex), json_string_length(regex));
     if (behavior && strcmp(behavior, "Removed") == 0) return add_step(l, SPLIT_REMOVE, json_string_value(regex), json_string_length(regex));
     return unsupported(l, "pre_tokenizer Split behavior", behavior ? behavior : "?");
 }
@@ -401,7 +403,8 @@ static int load_pre_tokenizer(struct load *l, const json_t *v, int depth, bool *
     if (!v || json_is_null(v)) return 0;
     const char *type = type_of(v);
     if (*byte_level) return unsupported(l, "pre_tokenizer after ByteLevel", type);
-    if (strcmp(type, "Digits") == 0) return add_step(l, json_is_true(json_object_get(v, "individual_digits")) ? SPLIT_DIGITS : SPLIT_DIGIT_RUNS, NULL, 0);
+    if (strcmp(type, "Digits") == 0)
+        return add_step(l, json_is_true(json_object_get(v, "individual_digits")) ? SPLIT_DIGITS : SPLIT_DIGIT_RUNS, NULL, 0);
     if (strcmp(type, "Split") == 0) return load_split(l, v);
     if (strcmp(type, "ByteLevel") == 0) {
         if (json_is_true(json_object_get(v, "add_prefix_space"))) return unsupported(l, "pre_tokenizer ByteLevel", "add_prefix_space");
@@ -434,7 +437,8 @@ static int append_ids(struct load *l, const json_t *ids, int32_t **list, size_t 
 static int load_template(struct load *l, const json_t *v)
 {
     const json_t *single = json_object_get(v, "single"), *specials = json_object_get(v, "special_tokens");
-    if (!json_is_array(single) || json_array_size(single) > 64) return bad(l, "post_processor.single", "must be an array of at most 64 pieces");
+    if (!json_is_array(single) || json_array_size(single) > 64)
+        return bad(l, "post_processor.single", "must be an array of at most 64 pieces");
     bool after = false;
     for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *piece = json_array_get(single, i), *special = json_object_get(piece, "SpecialToken");
@@ -457,7 +461,8 @@ static int load_post_processor(struct load *l, const json_t *v, int depth)
     if (!v || json_is_null(v)) return 0;
     const char *type = type_of(v);
     if (strcmp(type, "ByteLevel") == 0) return 0; /* offsets only */
-    if (strcmp(type, "TemplateProcessing") == 0) return l->t->n_prefix || l->t->n_suffix ? unsupported(l, "post_processor", "a second TemplateProcessing") : load_template(l, v);
+    if (strcmp(type, "TemplateProcessing") == 0)
+        return l->t->n_prefix || l->t->n_suffix ? unsupported(l, "post_processor", "a second TemplateProcessing") : load_template(l, v);
     if (strcmp(type, "Sequence") || depth > 4) return unsupported(l, "post_processor type", type);
     const json_t *list = json_object_get(v, "processors");
     for (size_t i = 0; i < json_array_size(list); i++) {
@@ -499,8 +504,10 @@ int tokenizer_load(struct tokenizer **out, const json_t *tokenizer, const json_t
     if (!l.t) return err_set(e, ERR_MEMORY, "tokenizer.json: out of memory");
     alphabet_init(&l.alphabet);
     int rc = load_all(&l, tokenizer, config);
-    if (rc) tokenizer_close(l.t);
-    else *out = l.t;
+    if (rc)
+        tokenizer_close(l.t);
+    else
+        *out = l.t;
     return rc;
 }
 
@@ -509,7 +516,8 @@ int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
     *out = NULL;
     char path[4096];
     json_t *file = NULL, *config = NULL;
-    if ((size_t)snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= sizeof path) return err_set(e, ERR_INPUT, "%s: path too long", dir);
+    if ((size_t)snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= sizeof path)
+        return err_set(e, ERR_INPUT, "%s: path too long", dir);
     int rc = json_read_file(path, &json_limits_file, &config, e);
     if (rc == -ERR_NOT_FOUND) rc = 0;
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);

@@ -14,9 +14,9 @@ enum { TOKENIZER_MAX_ID = 1 << 20, TOKENIZER_MAX_CONTENT = 4096, TOKENIZER_MAX_S
 
 /* One id. */
 struct token_info {
-    char *bytes;      /* what it stands for in streamed text: NULL for a gap */
+    char *bytes; /* what it stands for in streamed text: NULL for a gap */
     uint32_t n;
-    char *reference;  /* added tokens only, where the reference's whole decode differs: their characters read as byte-level letters */
+    char *reference; /* added tokens only, where the reference's whole decode differs: their characters read as byte-level letters */
     uint32_t n_reference;
     bool special, added;
 };
@@ -65,9 +65,9 @@ struct split_step {
 struct tokenizer {
     struct token_info *tokens;
     int32_t size;
-    struct token_map vocab;   /* BPE vocabulary, by bytes */
+    struct token_map vocab;    /* BPE vocabulary, by bytes */
     struct token_map contents; /* all tokens by content, for tokenizer_id */
-    int32_t byte_id[256];     /* -1: the vocabulary lacks that byte */
+    int32_t byte_id[256];      /* -1: the vocabulary lacks that byte */
     struct merge_map merges;
     bool ignore_merges, nfc;
     struct added_token *added;
@@ -83,7 +83,8 @@ struct tokenizer {
 /* A pattern of a tokenizer.json (Oniguruma syntax as used there) for PCRE2. what names the field in errors. */
 MUST_USE int pattern_compile(pcre2_code **out, const char *source, size_t n, const char *what, struct err *e);
 /* The next match in text[from..n): 1 and its bounds, 0 none, or an error. */
-MUST_USE int pattern_next(const pcre2_code *p, pcre2_match_data *data, const char *text, size_t n, size_t from, size_t *start, size_t *end, struct err *e);
+MUST_USE int pattern_next(const pcre2_code *p, pcre2_match_data *data, const char *text, size_t n, size_t from, size_t *start, size_t *end,
+                          struct err *e);
 
 int32_t token_map_find(const struct tokenizer *t, const struct token_map *m, const char *p, size_t n);
 const struct merge *merge_find(const struct merge_map *m, int32_t left, int32_t right);
@@ -94,7 +95,8 @@ MUST_USE int bpe_encode(const struct tokenizer *t, const char *p, size_t n, stru
 MUST_USE int trie_insert(struct trie *t, const char *p, size_t n, int32_t token, struct err *e);
 /* Calls piece(self, text, added token or NULL) for the text between and for the added tokens, in order. */
 typedef int (*added_fn)(void *self, struct marked_text text, const struct added_token *token, struct err *e);
-MUST_USE int added_split(const struct tokenizer *t, const struct trie *trie, struct marked_text text, added_fn piece, void *self, struct err *e);
+MUST_USE int added_split(const struct tokenizer *t, const struct trie *trie, struct marked_text text, added_fn piece, void *self,
+                         struct err *e);
 
 /* General categories by Unicode. */
 bool unicode_is_numeric(uint32_t cp);    /* Nd, Nl, No */

@@ -13,8 +13,8 @@ bool unicode_is_numeric(uint32_t cp)
 
 bool unicode_is_whitespace(uint32_t cp)
 {
-    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F ||
-           cp == 0x205F || cp == 0x3000;
+    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
+           cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 bool unicode_is_word(uint32_t cp)
@@ -46,13 +46,18 @@ static int translate(struct buf *out, const char *p, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (p[i] == '\\' && i + 1 < n) {
             char c = p[++i];
-            if (c == 's') buf_printf(out, in_class ? "%s" : "[%s]", space);
-            else if (c == 'S' && !in_class) buf_printf(out, "[^%s]", space);
-            else buf_append(out, p + i - 1, 2);
+            if (c == 's')
+                buf_printf(out, in_class ? "%s" : "[%s]", space);
+            else if (c == 'S' && !in_class)
+                buf_printf(out, "[^%s]", space);
+            else
+                buf_append(out, p + i - 1, 2);
             continue;
         }
-        if (p[i] == '[' && !in_class) in_class = true;
-        else if (p[i] == ']') in_class = false;
+        if (p[i] == '[' && !in_class)
+            in_class = true;
+        else if (p[i] == ']')
+            in_class = false;
         buf_putc(out, p[i]);
     }
     return out->failed;
@@ -80,7 +85,8 @@ int pattern_compile(pcre2_code **out, const char *source, size_t n, const char *
     return 0;
 }
 
-int pattern_next(const pcre2_code *p, pcre2_match_data *data, const char *text, size_t n, size_t from, size_t *start, size_t *end, struct err *e)
+int pattern_next(const pcre2_code *p, pcre2_match_data *data, const char *text, size_t n, size_t from, size_t *start, size_t *end,
+                 struct err *e)
 {
     int rc = pcre2_match(p, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, data, NULL);
     if (rc == PCRE2_ERROR_NOMATCH) return 0;

@@ -16,8 +16,8 @@ enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_
 struct weight {
     enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
     enum pack_kind kind;
-    size_t n, k;      /* rows (of G alone for PACK_GATE_UP) and columns */
-    size_t kp;        /* k rounded up to 2 */
+    size_t n, k; /* rows (of G alone for PACK_GATE_UP) and columns */
+    size_t kp;   /* k rounded up to 2 */
     size_t panels, panel_bytes;
     size_t bytes;
     unsigned char *data;
@@ -25,22 +25,22 @@ struct weight {
 
 /* A few query rows that share keys and values: q[r] is scaled already, sees positions 0 .. limit[r]-1. Blocks of keys and values by position / 16. */
 struct attention_tile {
-    size_t rows;                       /* <= ATTENTION_ROWS */
+    size_t rows; /* <= ATTENTION_ROWS */
     const float *q[ATTENTION_ROWS];
     float *out[ATTENTION_ROWS];
     size_t limit[ATTENTION_ROWS];
-    size_t head_dim;                   /* multiple of 16 */
+    size_t head_dim; /* multiple of 16 */
     enum dtype dtype;
-    const void *const *k_block;        /* [head_dim][16] each */
-    const void *const *v_block;        /* [16][head_dim] each */
-    float *scratch;                    /* ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM) */
+    const void *const *k_block; /* [head_dim][16] each */
+    const void *const *v_block; /* [16][head_dim] each */
+    float *scratch;             /* ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM) */
 };
 
 struct cpu_kernels {
     const char *isa;
-    bool bf16_operands;  /* linear_bf16 takes bf16 activations (else float32 ones, rounded to bf16 under COMPUTE_BF16) */
-    size_t tile_rows;    /* most rows of one linear call */
-    size_t row_panels;   /* panels at once when there is one row */
+    bool bf16_operands; /* linear_bf16 takes bf16 activations (else float32 ones, rounded to bf16 under COMPUTE_BF16) */
+    size_t tile_rows;   /* most rows of one linear call */
+    size_t row_panels;  /* panels at once when there is one row */
     /* out[r][p*32 + c] = sum over k of x[r][k] * w[panel p][k][c]; n_panels is 1 unless rows is 1; ldo floats between rows of out. */
     void (*linear_f32)(const float *x, size_t ldx, size_t rows, const float *w, size_t k, size_t n_panels, float *out, size_t ldo);
     void (*linear_f32_bf16)(const float *x, size_t ldx, size_t rows, const bf16 *w, size_t kp, size_t n_panels, float *out, size_t ldo);
@@ -68,7 +68,7 @@ struct cpu_region {
         unsigned char *base, *next, *end;
         size_t bytes;
         struct cpu_chunk *older;
-    } *newest;
+    } * newest;
 };
 /* Zeroed, 64-byte aligned, NULL when it cannot be had. */
 void *cpu_region_take(struct cpu_region *r, size_t bytes);
@@ -85,12 +85,12 @@ struct device {
     struct device_limits limits;
     struct cpu_region weights;
     /* scratch, made by reserve */
-    unsigned char *act;      /* normalised or rounded operand rows */
+    unsigned char *act; /* normalised or rounded operand rows */
     size_t act_bytes;
-    float *qkv;              /* (rows, (heads + 2 kv_heads) * head_dim), or the vision model's */
-    float *thread_scratch;   /* one piece a thread */
+    float *qkv;            /* (rows, (heads + 2 kv_heads) * head_dim), or the vision model's */
+    float *thread_scratch; /* one piece a thread */
     size_t thread_scratch_floats;
-    float *cos, *sin;        /* (rows, head_dim / 2) of the planned step */
+    float *cos, *sin; /* (rows, head_dim / 2) of the planned step */
     /* the plan */
     size_t n_rows;
     int32_t *position;

@@ -14,8 +14,8 @@ const struct cpu_kernels *cpu_kernels_choose(const char *isa)
     size_t n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("fma");
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
     if (avx512 && __builtin_cpu_supports("avx512bf16")) best[n++] = &cpu_kernels_avx512bf16;
     if (avx512) best[n++] = &cpu_kernels_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best[n++] = &cpu_kernels_avx2;
@@ -53,8 +53,10 @@ static int device_open(struct device **out, const struct device_options *o, stru
     d->k = cpu_kernels_choose(o->isa);
     int rc = d->k ? 0 : err_set(e, ERR_UNSUPPORTED, "cpu: this processor has no kernels named '%s'", o->isa);
     if (!rc) rc = threads_new(&d->threads, o->threads > 0 ? o->threads : usable_cpus(), e);
-    if (rc) device_close(d);
-    else *out = d;
+    if (rc)
+        device_close(d);
+    else
+        *out = d;
     return rc;
 }
 
@@ -92,12 +94,15 @@ static int device_reserve(struct device *d, const struct device_limits *l, struc
     size_t act = max_size(l->max_rows * text_k, max_size(l->vision_rows * vision_k, l->vision_rows * (l->vision_dim + 2)));
     d->act_bytes = act * sizeof(float);
     d->thread_scratch_floats = max_size(cpu_attention_scratch_floats(l), max_size(text_k, max_size(vision_k, l->connector_in + 2)));
-    d->thread_scratch_floats = (d->thread_scratch_floats + 15) & ~(size_t)15; /* each thread's piece begins a cache line: pointers lie in it too */
+    d->thread_scratch_floats =
+        (d->thread_scratch_floats + 15) & ~(size_t)15; /* each thread's piece begins a cache line: pointers lie in it too */
     size_t threads = (size_t)threads_count(d->threads);
     size_t groups = l->kv_heads ? l->heads / l->kv_heads : 1;
     d->max_tasks = l->max_rows * l->kv_heads * (groups > ATTENTION_ROWS ? (groups + ATTENTION_ROWS - 1) / ATTENTION_ROWS : 1);
     int rc = scratch(&d->act, d->act_bytes, 1, e);
-    if (!rc) rc = scratch(&d->qkv, max_size(l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim, l->vision_rows * 3 * l->vision_dim), sizeof(float), e);
+    if (!rc)
+        rc = scratch(&d->qkv, max_size(l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim, l->vision_rows * 3 * l->vision_dim),
+                     sizeof(float), e);
     if (!rc) rc = scratch(&d->thread_scratch, threads * d->thread_scratch_floats, sizeof(float), e);
     if (!rc) rc = scratch(&d->cos, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->sin, l->max_rows * l->head_dim / 2, sizeof(float), e);

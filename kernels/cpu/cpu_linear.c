@@ -23,8 +23,10 @@ static void put_row(struct weight *w, size_t panel, size_t column, const struct 
     unsigned char *at = w->data + panel * w->panel_bytes;
     for (size_t i = 0; i < w->k; i++) {
         float v = part_value(p, row, w->k, i);
-        if (w->dtype == DTYPE_BF16) ((bf16 *)at)[i / 2 * 2 * PANEL + column * 2 + i % 2] = bf16_from_f32(v);
-        else ((float *)at)[i * PANEL + column] = v;
+        if (w->dtype == DTYPE_BF16)
+            ((bf16 *)at)[i / 2 * 2 * PANEL + column * 2 + i % 2] = bf16_from_f32(v);
+        else
+            ((float *)at)[i * PANEL + column] = v;
     }
 }
 
@@ -43,8 +45,10 @@ static void pack_share(void *arg, int thread, int n_threads)
         size_t first, end;
         cpu_share(j->parts[i].rows, thread, n_threads, &first, &end);
         for (size_t r = first; r < end; r++) {
-            if (j->w->kind == PACK_GATE_UP) put_row(j->w, r / PANEL * 2 + i, r % PANEL, &j->parts[i], r);
-            else put_row(j->w, (base + r) / PANEL, (base + r) % PANEL, &j->parts[i], r);
+            if (j->w->kind == PACK_GATE_UP)
+                put_row(j->w, r / PANEL * 2 + i, r % PANEL, &j->parts[i], r);
+            else
+                put_row(j->w, (base + r) / PANEL, (base + r) % PANEL, &j->parts[i], r);
         }
         base += j->parts[i].rows;
     }
@@ -59,7 +63,8 @@ static enum dtype packed_dtype(const struct device *d, const struct weight_part 
     return DTYPE_BF16;
 }
 
-int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, struct weight **out, struct err *e)
+int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
+                    struct weight **out, struct err *e)
 {
     *out = NULL;
     CHECK(n_parts >= 1 && cols > 0 && (kind != PACK_GATE_UP || (n_parts == 2 && parts[0].rows == parts[1].rows)));
@@ -117,17 +122,22 @@ void cpu_put_row(const struct device *d, const struct activation *a, size_t row,
     }
 }
 
-static void tile_product(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t n_panels, float *out, size_t ldo)
+static void tile_product(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t n_panels,
+                         float *out, size_t ldo)
 {
     const struct weight *w = j->w;
     const unsigned char *p = w->data + panel * w->panel_bytes;
-    if (w->dtype == DTYPE_F32) d->k->linear_f32((const float *)j->in.data + row * j->in.ld, j->in.ld, rows, (const float *)p, w->k, n_panels, out, ldo);
-    else if (j->in.is_bf16) d->k->linear_bf16((const bf16 *)j->in.data + row * j->in.ld, j->in.ld, rows, (const bf16 *)p, w->kp, n_panels, out, ldo);
-    else d->k->linear_f32_bf16((const float *)j->in.data + row * j->in.ld, j->in.ld, rows, (const bf16 *)p, w->kp, n_panels, out, ldo);
+    if (w->dtype == DTYPE_F32)
+        d->k->linear_f32((const float *)j->in.data + row * j->in.ld, j->in.ld, rows, (const float *)p, w->k, n_panels, out, ldo);
+    else if (j->in.is_bf16)
+        d->k->linear_bf16((const bf16 *)j->in.data + row * j->in.ld, j->in.ld, rows, (const bf16 *)p, w->kp, n_panels, out, ldo);
+    else
+        d->k->linear_f32_bf16((const float *)j->in.data + row * j->in.ld, j->in.ld, rows, (const bf16 *)p, w->kp, n_panels, out, ldo);
 }
 
 /* Rows of one panel's product, `columns` wide, to where they belong. */
-static void finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows, size_t column, size_t columns)
+static void finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
+                        size_t column, size_t columns)
 {
     for (size_t r = 0; r < rows; r++) {
         const float *from = tile + r * ld;

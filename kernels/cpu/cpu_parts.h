@@ -4,7 +4,8 @@
 
 #include "kernels/cpu/cpu.h"
 
-int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, struct weight **out, struct err *e);
+int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
+                    struct weight **out, struct err *e);
 void cpu_weight_free(struct device *d, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
 

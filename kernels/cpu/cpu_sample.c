@@ -37,8 +37,10 @@ static void select_best(struct candidate *c, size_t total, size_t n)
         }
         size_t split = j + 1 > lo && j + 1 < hi ? j + 1 : i;
         if (split <= lo || split >= hi) break;
-        if (n <= split) hi = split;
-        else lo = split;
+        if (n <= split)
+            hi = split;
+        else
+            lo = split;
     }
     qsort(c, n < total ? n : total, sizeof *c, by_logit);
 }
@@ -125,7 +127,8 @@ static int32_t draw(struct candidate *c, size_t n, const struct sample_row *row)
     return c[keep - 1].token; /* rounding left a sliver */
 }
 
-static void report_logprobs(const float *logits, size_t vocab, float max, struct candidate *c, const struct sample_params *p, struct sample_result *out)
+static void report_logprobs(const float *logits, size_t vocab, float max, struct candidate *c, const struct sample_params *p,
+                            struct sample_result *out)
 {
     double lse = log_sum_exp(logits, vocab, max);
     out->logprob = (float)((double)logits[out->token] - (double)max - lse);
@@ -140,7 +143,8 @@ static void report_logprobs(const float *logits, size_t vocab, float max, struct
     }
 }
 
-static void sample_one(const struct sample_row *row, size_t vocab, float *logits, struct candidate *c, uint32_t *count, struct sample_result *out)
+static void sample_one(const struct sample_row *row, size_t vocab, float *logits, struct candidate *c, uint32_t *count,
+                       struct sample_result *out)
 {
     *out = (struct sample_result){.token = -1};
     float max;

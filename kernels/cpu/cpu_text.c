@@ -12,7 +12,8 @@ static void embed_row(const struct weight *w, int32_t token, float *x)
     const unsigned char *panel = w->data + (size_t)token / PANEL * w->panel_bytes;
     size_t c = (size_t)token % PANEL;
     for (size_t i = 0; i < w->k; i++)
-        x[i] = w->dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)panel)[i / 2 * 2 * PANEL + c * 2 + i % 2]) : ((const float *)panel)[i * PANEL + c];
+        x[i] = w->dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)panel)[i / 2 * 2 * PANEL + c * 2 + i % 2])
+                                      : ((const float *)panel)[i * PANEL + c];
 }
 
 int cpu_embed(struct device *d, const struct embed_args *a, struct err *e)
@@ -20,8 +21,10 @@ int cpu_embed(struct device *d, const struct embed_args *a, struct err *e)
     (void)e;
     for (size_t r = 0; r < d->n_rows; r++) {
         float *x = (float *)a->x + r * a->hidden;
-        if (a->token[r] >= 0) embed_row(a->table, a->token[r], x);
-        else memcpy(x, (const float *)a->pictures[r] + (size_t)(-1 - (int64_t)a->token[r]) * a->hidden, a->hidden * sizeof *x);
+        if (a->token[r] >= 0)
+            embed_row(a->table, a->token[r], x);
+        else
+            memcpy(x, (const float *)a->pictures[r] + (size_t)(-1 - (int64_t)a->token[r]) * a->hidden, a->hidden * sizeof *x);
     }
     cpu_bump(d);
     return 0;
@@ -35,7 +38,8 @@ struct qkv_run {
 };
 
 /* Rows x[r] normalised into the operand. */
-static void norm_rows(const struct device *d, const struct activation *in, const float *x, const float *norm, float eps, size_t n, size_t first, size_t end, int thread)
+static void norm_rows(const struct device *d, const struct activation *in, const float *x, const float *norm, float eps, size_t n,
+                      size_t first, size_t end, int thread)
 {
     float *h = cpu_thread_scratch(d, thread);
     for (size_t r = first; r < end; r++) {
@@ -55,8 +59,10 @@ static void rotate(float *v, const float *cos, const float *sin, size_t half)
 
 static void kv_put(void *at, enum dtype t, size_t i, float v)
 {
-    if (t == DTYPE_BF16) ((bf16 *)at)[i] = bf16_from_f32(v);
-    else ((float *)at)[i] = v;
+    if (t == DTYPE_BF16)
+        ((bf16 *)at)[i] = bf16_from_f32(v);
+    else
+        ((float *)at)[i] = v;
 }
 
 /* Start of a layer's keys of one KV head in a block; values follow all keys of the layer. */
@@ -82,7 +88,8 @@ static void append_row(const struct qkv_run *run, size_t r)
     if (a->rope.inv_freq)
         for (size_t h = 0; h < a->heads + l->kv_heads; h++) rotate(q + h * hd, d->cos + r * half, d->sin + r * half, half);
     for (size_t h = 0; h < l->kv_heads; h++) {
-        void *keys = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, false)), *values = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, true));
+        void *keys = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, false)),
+             *values = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, true));
         for (size_t i = 0; i < hd; i++) kv_put(keys, l->dtype, i * KV_BLOCK + pos % KV_BLOCK, k[h * hd + i]);
         for (size_t i = 0; i < hd; i++) kv_put(values, l->dtype, pos % KV_BLOCK * hd + i, v[h * hd + i]);
     }
@@ -107,7 +114,8 @@ int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e)
 {
     (void)e;
     struct qkv_run run = {.d = d, .a = a};
-    run.job = (struct linear_job){.w = a->w, .in = cpu_operand(d, a->w), .rows = d->n_rows, .epilogue = EPILOGUE_STORE, .out = d->qkv, .ldo = a->w->n};
+    run.job = (struct linear_job){
+        .w = a->w, .in = cpu_operand(d, a->w), .rows = d->n_rows, .epilogue = EPILOGUE_STORE, .out = d->qkv, .ldo = a->w->n};
     CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
     threads_run(d->threads, qkv_share, &run);
     cpu_bump(d);
@@ -125,7 +133,8 @@ size_t cpu_attention_scratch_floats(const struct device_limits *l)
 {
     size_t tile = ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM);
     size_t text = l->max_blocks_per_sequence * 2 * sizeof(void *) / sizeof(float);
-    size_t positions = (l->vision_rows + KV_BLOCK) & ~(size_t)(KV_BLOCK - 1), dim = (l->vision_head_dim + KV_BLOCK - 1) & ~(size_t)(KV_BLOCK - 1);
+    size_t positions = (l->vision_rows + KV_BLOCK) & ~(size_t)(KV_BLOCK - 1),
+           dim = (l->vision_head_dim + KV_BLOCK - 1) & ~(size_t)(KV_BLOCK - 1);
     size_t vision = positions / KV_BLOCK * 2 * sizeof(void *) / sizeof(float) + positions * dim * 2 + ATTENTION_ROWS * dim * 2;
     return tile + (text > vision ? text : vision) + 64;
 }
@@ -136,11 +145,15 @@ static size_t attention_tasks(struct device *d, const struct attention_args *a)
     size_t n = 0, group = a->heads / a->layout->kv_heads;
     size_t heads = group < ATTENTION_ROWS ? group : ATTENTION_ROWS, most = ATTENTION_ROWS / heads;
     for (size_t r = 0, run; r < d->n_rows; r += run) {
-        for (run = 1; run < most && r + run < d->n_rows && d->sequence[r + run] == d->sequence[r]; run++) {}
+        for (run = 1; run < most && r + run < d->n_rows && d->sequence[r + run] == d->sequence[r]; run++) {
+        }
         for (size_t kv = 0; kv < a->layout->kv_heads; kv++)
             for (size_t h = 0; h < group; h += heads) {
                 CHECK(n < d->max_tasks);
-                d->tasks[n++] = (struct attention_task){.first_row = (uint32_t)r, .n_rows = (uint32_t)run, .kv_head = (uint32_t)kv, .first_head = (uint32_t)(kv * group + h),
+                d->tasks[n++] = (struct attention_task){.first_row = (uint32_t)r,
+                                                        .n_rows = (uint32_t)run,
+                                                        .kv_head = (uint32_t)kv,
+                                                        .first_head = (uint32_t)(kv * group + h),
                                                         .n_heads = (uint32_t)(group - h < heads ? group - h : heads)};
             }
     }
@@ -178,7 +191,8 @@ static void attention_one(const struct attention_run *run, const struct attentio
 static void attention_share(void *arg, int thread, int n_threads)
 {
     const struct attention_run *run = arg;
-    for (size_t i = (size_t)thread; i < run->n_tasks; i += (size_t)n_threads) attention_one(run, &run->d->tasks[i], cpu_thread_scratch(run->d, thread));
+    for (size_t i = (size_t)thread; i < run->n_tasks; i += (size_t)n_threads)
+        attention_one(run, &run->d->tasks[i], cpu_thread_scratch(run->d, thread));
 }
 
 int cpu_attention(struct device *d, const struct attention_args *a, struct err *e)
@@ -194,10 +208,10 @@ int cpu_attention(struct device *d, const struct attention_args *a, struct err *
 struct linear_run {
     struct device *d;
     struct linear_job job;
-    const float *x;          /* operand rows as they are, or to be normalised */
-    const float *norm;       /* NULL: only rounded */
+    const float *x;    /* operand rows as they are, or to be normalised */
+    const float *norm; /* NULL: only rounded */
     float eps;
-    const uint32_t *pick;    /* rows of x, or NULL for all */
+    const uint32_t *pick; /* rows of x, or NULL for all */
 };
 
 static void linear_share(void *arg, int thread, int n_threads)
@@ -228,7 +242,8 @@ int cpu_project(struct device *d, const struct project_args *a, struct err *e)
 {
     (void)e;
     CHECK(a->w->n == a->n && a->w->k == a->k);
-    struct linear_run run = {.job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_ADD, .bias = a->bias, .out = a->x, .ldo = a->n}, .x = a->in};
+    struct linear_run run = {.job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_ADD, .bias = a->bias, .out = a->x, .ldo = a->n},
+                             .x = a->in};
     linear_run(d, &run);
     return 0;
 }
@@ -237,7 +252,10 @@ int cpu_gate_up(struct device *d, const struct gate_up_args *a, struct err *e)
 {
     (void)e;
     CHECK(a->w->n == a->inter && a->w->k == a->hidden);
-    struct linear_run run = {.job = {.w = a->w, .rows = d->n_rows, .epilogue = EPILOGUE_SILU, .out = a->out, .ldo = a->inter}, .x = a->x, .norm = a->norm, .eps = a->eps};
+    struct linear_run run = {.job = {.w = a->w, .rows = d->n_rows, .epilogue = EPILOGUE_SILU, .out = a->out, .ldo = a->inter},
+                             .x = a->x,
+                             .norm = a->norm,
+                             .eps = a->eps};
     linear_run(d, &run);
     return 0;
 }
@@ -246,7 +264,11 @@ int cpu_head(struct device *d, const struct head_args *a, struct err *e)
 {
     (void)e;
     CHECK(a->w->n == a->vocab && a->w->k == a->hidden && a->n <= d->limits.max_rows);
-    struct linear_run run = {.job = {.w = a->w, .rows = a->n, .epilogue = EPILOGUE_STORE, .out = a->logits, .ldo = a->vocab}, .x = a->x, .norm = a->norm, .eps = a->eps, .pick = a->row};
+    struct linear_run run = {.job = {.w = a->w, .rows = a->n, .epilogue = EPILOGUE_STORE, .out = a->logits, .ldo = a->vocab},
+                             .x = a->x,
+                             .norm = a->norm,
+                             .eps = a->eps,
+                             .pick = a->row};
     linear_run(d, &run);
     return 0;
 }

@@ -41,8 +41,13 @@ int cpu_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct err
 {
     (void)e;
     CHECK(a->w->n == 3 * a->dim && a->rows <= d->limits.vision_rows);
-    struct vision_run run = {.job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_BIAS, .bias = a->bias, .out = d->qkv, .ldo = 3 * a->dim}, .x = a->x,
-                             .norm_weight = a->norm_weight, .norm_bias = a->norm_bias, .eps = a->eps, .dim = a->dim};
+    struct vision_run run = {
+        .job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_BIAS, .bias = a->bias, .out = d->qkv, .ldo = 3 * a->dim},
+        .x = a->x,
+        .norm_weight = a->norm_weight,
+        .norm_bias = a->norm_bias,
+        .eps = a->eps,
+        .dim = a->dim};
     vision_linear(d, &run);
     return 0;
 }
@@ -51,8 +56,13 @@ int cpu_vision_up(struct device *d, const struct vision_up_args *a, struct err *
 {
     (void)e;
     CHECK(a->w->n == a->inter);
-    struct vision_run run = {.job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_GELU, .bias = a->bias, .out = a->out, .ldo = a->inter}, .x = a->x,
-                             .norm_weight = a->norm_weight, .norm_bias = a->norm_bias, .eps = a->eps, .dim = a->dim};
+    struct vision_run run = {
+        .job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_GELU, .bias = a->bias, .out = a->out, .ldo = a->inter},
+        .x = a->x,
+        .norm_weight = a->norm_weight,
+        .norm_bias = a->norm_bias,
+        .eps = a->eps,
+        .dim = a->dim};
     vision_linear(d, &run);
     return 0;
 }
@@ -71,7 +81,8 @@ static void patch_row(const struct patch_args *a, size_t tile, size_t p, float *
     for (size_t c = 0; c < 3; c++) {
         const uint8_t *plane = a->tiles + (tile * 3 + c) * a->tile_px * a->tile_px;
         for (size_t y = 0; y < a->patch; y++)
-            for (size_t x = 0; x < a->patch; x++) *out++ = ((float)plane[(y0 + y) * a->tile_px + x0 + x] * a->rescale - a->shift[c]) / a->scale[c];
+            for (size_t x = 0; x < a->patch; x++)
+                *out++ = ((float)plane[(y0 + y) * a->tile_px + x0 + x] * a->rescale - a->shift[c]) / a->scale[c];
     }
 }
 
@@ -102,7 +113,13 @@ int cpu_patch_embed(struct device *d, const struct patch_args *a, struct err *e)
     (void)e;
     CHECK(a->w->n == a->dim && a->w->k == 3 * a->patch * a->patch && a->grid * a->patch <= a->tile_px);
     struct patch_run run = {.d = d, .a = a};
-    run.job = (struct linear_job){.w = a->w, .in = cpu_operand(d, a->w), .rows = a->n_tiles * a->grid * a->grid, .epilogue = EPILOGUE_BIAS, .bias = a->bias, .out = a->x, .ldo = a->dim};
+    run.job = (struct linear_job){.w = a->w,
+                                  .in = cpu_operand(d, a->w),
+                                  .rows = a->n_tiles * a->grid * a->grid,
+                                  .epilogue = EPILOGUE_BIAS,
+                                  .bias = a->bias,
+                                  .out = a->x,
+                                  .ldo = a->dim};
     threads_run(d->threads, patch_share, &run);
     cpu_bump(d);
     return 0;
@@ -146,7 +163,8 @@ static void vision_head(const struct vision_attention_run *run, size_t tile, siz
             for (size_t i = 0; i < hd; i++) q[t.rows * padded + i] = qkv[(p + t.rows) * 3 * dim + i] * scale;
         }
         run->d->k->attention(&t);
-        for (size_t r = 0; r < t.rows; r++) memcpy((float *)a->out + (tile * n + p + r) * dim + head * hd, out + r * padded, hd * sizeof *out);
+        for (size_t r = 0; r < t.rows; r++)
+            memcpy((float *)a->out + (tile * n + p + r) * dim + head * hd, out + r * padded, hd * sizeof *out);
     }
 }
 
@@ -206,7 +224,12 @@ int cpu_connect(struct device *d, const struct connect_args *a, struct err *e)
     CHECK(a->grid % a->scale == 0 && a->w->k == a->dim * a->scale * a->scale && a->w->n == a->hidden);
     size_t side = a->grid / a->scale;
     struct connect_run run = {.d = d, .a = a};
-    run.job = (struct linear_job){.w = a->w, .in = cpu_operand(d, a->w), .rows = a->n_tiles * side * side, .epilogue = EPILOGUE_STORE, .out = a->out, .ldo = a->hidden};
+    run.job = (struct linear_job){.w = a->w,
+                                  .in = cpu_operand(d, a->w),
+                                  .rows = a->n_tiles * side * side,
+                                  .epilogue = EPILOGUE_STORE,
+                                  .out = a->out,
+                                  .ldo = a->hidden};
     threads_run(d->threads, connect_share, &run);
     cpu_bump(d);
     return 0;

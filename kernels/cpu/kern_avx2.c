@@ -6,7 +6,14 @@
 #include "kernels/cpu/kern_impl.h"
 
 const struct cpu_kernels cpu_kernels_avx2 = {
-    .isa = "avx2", .tile_rows = TILE_ROWS, .row_panels = ROW_PANELS,
-    .linear_f32 = linear_f32, .linear_f32_bf16 = linear_f32_bf16,
-    .attention = attention, .rmsnorm = rmsnorm, .layernorm = layernorm, .silu_mul = silu_mul, .gelu = gelu,
+    .isa = "avx2",
+    .tile_rows = TILE_ROWS,
+    .row_panels = ROW_PANELS,
+    .linear_f32 = linear_f32,
+    .linear_f32_bf16 = linear_f32_bf16,
+    .attention = attention,
+    .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .silu_mul = silu_mul,
+    .gelu = gelu,
 };

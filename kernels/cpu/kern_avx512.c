@@ -2,13 +2,21 @@
 #define VW 16
 #define TILE_ROWS 12
 #define ROW_PANELS 4
-#define TILE_CASES(fn)                                                                                                              \
-    TILE_CASE(fn, 1) TILE_CASE(fn, 2) TILE_CASE(fn, 3) TILE_CASE(fn, 4) TILE_CASE(fn, 5) TILE_CASE(fn, 6) TILE_CASE(fn, 7) TILE_CASE(fn, 8) \
+#define TILE_CASES(fn)                                                                                                                     \
+    TILE_CASE(fn, 1)                                                                                                                       \
+    TILE_CASE(fn, 2) TILE_CASE(fn, 3) TILE_CASE(fn, 4) TILE_CASE(fn, 5) TILE_CASE(fn, 6) TILE_CASE(fn, 7) TILE_CASE(fn, 8)                 \
         TILE_CASE(fn, 9) TILE_CASE(fn, 10) TILE_CASE(fn, 11) TILE_CASE(fn, 12)
 #include "kernels/cpu/kern_impl.h"
 
 const struct cpu_kernels cpu_kernels_avx512 = {
-    .isa = "avx512", .tile_rows = TILE_ROWS, .row_panels = ROW_PANELS,
-    .linear_f32 = linear_f32, .linear_f32_bf16 = linear_f32_bf16,
-    .attention = attention, .rmsnorm = rmsnorm, .layernorm = layernorm, .silu_mul = silu_mul, .gelu = gelu,
+    .isa = "avx512",
+    .tile_rows = TILE_ROWS,
+    .row_panels = ROW_PANELS,
+    .linear_f32 = linear_f32,
+    .linear_f32_bf16 = linear_f32_bf16,
+    .attention = attention,
+    .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .silu_mul = silu_mul,
+    .gelu = gelu,
 };

@@ -4,29 +4,30 @@
 #define VW 16
 #define TILE_ROWS 12
 #define ROW_PANELS 4
-#define TILE_CASES(fn)                                                                                                              \
-    TILE_CASE(fn, 1) TILE_CASE(fn, 2) TILE_CASE(fn, 3) TILE_CASE(fn, 4) TILE_CASE(fn, 5) TILE_CASE(fn, 6) TILE_CASE(fn, 7) TILE_CASE(fn, 8) \
+#define TILE_CASES(fn)                                                                                                                     \
+    TILE_CASE(fn, 1)                                                                                                                       \
+    TILE_CASE(fn, 2) TILE_CASE(fn, 3) TILE_CASE(fn, 4) TILE_CASE(fn, 5) TILE_CASE(fn, 6) TILE_CASE(fn, 7) TILE_CASE(fn, 8)                 \
         TILE_CASE(fn, 9) TILE_CASE(fn, 10) TILE_CASE(fn, 11) TILE_CASE(fn, 12)
 #include "kernels/cpu/kern_impl.h"
 
 INLINE void linear_bf16_tile(const bf16 *x, size_t ldx, const bf16 *w, size_t kp, float *out, size_t ldo, const int rows, const int panels)
 {
     __m512 acc[TILE_ROWS][NV]; /* rows or panels is 1, so row r of panel p is number r + p */
-    UNROLL for (int j = 0; j < rows * panels; j++)
-        UNROLL for (int v = 0; v < NV; v++) acc[j][v] = (__m512){};
+    EACH(j, rows * panels)
+        EACH(v, NV) acc[j][v] = (__m512){};
     for (size_t i = 0; i < kp; i += 2)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) {
+        EACH(p, panels)
+            EACH(v, NV) {
                 __m512bh c = (__m512bh)_mm512_loadu_si512(w + ((size_t)p * kp + i) * PANEL + (size_t)v * VW * 2);
-                UNROLL for (int r = 0; r < rows; r++) {
+                EACH(r, rows) {
                     int pair;
                     memcpy(&pair, x + (size_t)r * ldx + i, 4);
                     acc[r + p][v] = _mm512_dpbf16_ps(acc[r + p][v], c, (__m512bh)_mm512_set1_epi32(pair));
                 }
             }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) _mm512_storeu_ps(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
+    EACH(r, rows)
+        EACH(p, panels)
+            EACH(v, NV) _mm512_storeu_ps(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
 }
 
 static void linear_bf16(const bf16 *x, size_t ldx, size_t rows, const bf16 *w, size_t k, size_t n_panels, float *out, size_t ldo)
@@ -35,7 +36,16 @@ static void linear_bf16(const bf16 *x, size_t ldx, size_t rows, const bf16 *w, s
 }
 
 const struct cpu_kernels cpu_kernels_avx512bf16 = {
-    .isa = "avx512bf16", .bf16_operands = true, .tile_rows = TILE_ROWS, .row_panels = ROW_PANELS,
-    .linear_f32 = linear_f32, .linear_f32_bf16 = linear_f32_bf16, .linear_bf16 = linear_bf16,
-    .attention = attention, .rmsnorm = rmsnorm, .layernorm = layernorm, .silu_mul = silu_mul, .gelu = gelu,
+    .isa = "avx512bf16",
+    .bf16_operands = true,
+    .tile_rows = TILE_ROWS,
+    .row_panels = ROW_PANELS,
+    .linear_f32 = linear_f32,
+    .linear_f32_bf16 = linear_f32_bf16,
+    .linear_bf16 = linear_bf16,
+    .attention = attention,
+    .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .silu_mul = silu_mul,
+    .gelu = gelu,
 };

@@ -14,7 +14,8 @@ typedef int32_t vi __attribute__((vector_size(VW * 4)));
 typedef uint32_t vu __attribute__((vector_size(VW * 4)));
 typedef uint16_t vh __attribute__((vector_size(VW * 2)));
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+/* A loop with a constant bound, unrolled whole: i from 0 to n - 1. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 INLINE vf load(const float *p)
 {
@@ -39,58 +40,61 @@ INLINE vf load_bf16(const bf16 *p)
 INLINE void linear_f32_tile(const float *x, size_t ldx, const float *w, size_t k, float *out, size_t ldo, const int rows, const int panels)
 {
     vf acc[TILE_ROWS][NV]; /* rows or panels is 1, so row r of panel p is number r + p */
-    UNROLL for (int j = 0; j < rows * panels; j++)
-        UNROLL for (int v = 0; v < NV; v++) acc[j][v] = (vf){};
+    EACH(j, rows * panels)
+        EACH(v, NV) acc[j][v] = (vf){};
     for (size_t i = 0; i < k; i++)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) {
+        EACH(p, panels)
+            EACH(v, NV) {
                 vf c = load(w + ((size_t)p * k + i) * PANEL + (size_t)v * VW);
-                UNROLL for (int r = 0; r < rows; r++) acc[r + p][v] += c * x[(size_t)r * ldx + i];
+                EACH(r, rows) acc[r + p][v] += c * x[(size_t)r * ldx + i];
             }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) store(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
+    EACH(r, rows)
+        EACH(p, panels)
+            EACH(v, NV) store(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
 }
 
-INLINE void linear_f32_bf16_tile(const float *x, size_t ldx, const bf16 *w, size_t kp, float *out, size_t ldo, const int rows, const int panels)
+INLINE void linear_f32_bf16_tile(const float *x, size_t ldx, const bf16 *w, size_t kp, float *out, size_t ldo, const int rows,
+                                 const int panels)
 {
     vf acc[TILE_ROWS][NV]; /* rows or panels is 1, so row r of panel p is number r + p */
-    UNROLL for (int j = 0; j < rows * panels; j++)
-        UNROLL for (int v = 0; v < NV; v++) acc[j][v] = (vf){};
+    EACH(j, rows * panels)
+        EACH(v, NV) acc[j][v] = (vf){};
     for (size_t i = 0; i < kp; i += 2)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) {
+        EACH(p, panels)
+            EACH(v, NV) {
                 vu pair;
                 memcpy(&pair, w + ((size_t)p * kp + i) * PANEL + (size_t)v * VW * 2, sizeof pair);
                 vf even = (vf)(pair << 16), odd = (vf)(pair & 0xFFFF0000u);
-                UNROLL for (int r = 0; r < rows; r++) acc[r + p][v] += even * x[(size_t)r * ldx + i];
-                UNROLL for (int r = 0; r < rows; r++) acc[r + p][v] += odd * x[(size_t)r * ldx + i + 1];
+                EACH(r, rows) acc[r + p][v] += even * x[(size_t)r * ldx + i];
+                EACH(r, rows) acc[r + p][v] += odd * x[(size_t)r * ldx + i + 1];
             }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++)
-            UNROLL for (int v = 0; v < NV; v++) store(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
+    EACH(r, rows)
+        EACH(p, panels)
+            EACH(v, NV) store(out + (size_t)r * ldo + (size_t)p * PANEL + (size_t)v * VW, acc[r + p][v]);
 }
 
 /* One function a number of rows, so that the accumulators stay in registers. */
-#define TILE_CASE(fn, r) \
-    case r: fn(x, ldx, w, k, out, ldo, r, 1); break;
-#define TILE_SWITCH(fn)                                                    \
-    if (rows == 1 && n_panels == ROW_PANELS) {                             \
-        fn(x, ldx, w, k, out, ldo, 1, ROW_PANELS);                         \
-        return;                                                            \
-    }                                                                      \
-    CHECK(n_panels == 1 && rows >= 1 && rows <= TILE_ROWS);                \
-    switch (rows) { TILE_CASES(fn) }
+#define TILE_CASE(fn, r)                                                                                                                   \
+    case r:                                                                                                                                \
+        fn(x, ldx, w, k, out, ldo, r, 1);                                                                                                  \
+        break;
+#define TILE_SWITCH(fn)                                                                                                                    \
+    if (rows == 1 && n_panels == ROW_PANELS) {                                                                                             \
+        fn(x, ldx, w, k, out, ldo, 1, ROW_PANELS);                                                                                         \
+        return;                                                                                                                            \
+    }                                                                                                                                      \
+    CHECK(n_panels == 1 && rows >= 1 && rows <= TILE_ROWS);                                                                                \
+    switch (rows) {                                                                                                                        \
+        TILE_CASES(fn)                                                                                                                     \
+    }
 
 static void linear_f32(const float *x, size_t ldx, size_t rows, const float *w, size_t k, size_t n_panels, float *out, size_t ldo)
 {
     TILE_SWITCH(linear_f32_tile)
 }
 
-static void linear_f32_bf16(const float *x, size_t ldx, size_t rows, const bf16 *w, size_t k, size_t n_panels, float *out, size_t ldo)
-{
-    TILE_SWITCH(linear_f32_bf16_tile)
-}
+static void linear_f32_bf16(const float *x, size_t ldx, size_t rows, const bf16 *w, size_t k, size_t n_panels, float *out,
+                            size_t ldo){TILE_SWITCH(linear_f32_bf16_tile)}
 
 /* --- elementwise --- */
 INLINE vf pick(vi mask, vf a, vf b)
@@ -205,15 +209,15 @@ INLINE vf load_kv(const void *p, size_t i, const bool half)
 INLINE void score_block(const struct attention_tile *t, const void *k, float *scores, const int rows, const bool half)
 {
     vf acc[ATTENTION_ROWS][TOKEN_VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < TOKEN_VECTORS; v++) acc[r][v] = (vf){};
+    EACH(r, rows)
+        EACH(v, TOKEN_VECTORS) acc[r][v] = (vf){};
     for (size_t i = 0; i < t->head_dim; i++)
-        UNROLL for (int v = 0; v < TOKEN_VECTORS; v++) {
+        EACH(v, TOKEN_VECTORS) {
             vf c = load_kv(k, i * KV_BLOCK + (size_t)v * VW, half);
-            UNROLL for (int r = 0; r < rows; r++) acc[r][v] += c * t->q[r][i];
+            EACH(r, rows) acc[r][v] += c * t->q[r][i];
         }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < TOKEN_VECTORS; v++) store(scores + (size_t)r * KV_SPLIT + (size_t)v * VW, acc[r][v]);
+    EACH(r, rows)
+        EACH(v, TOKEN_VECTORS) store(scores + (size_t)r * KV_SPLIT + (size_t)v * VW, acc[r][v]);
 }
 
 /* Scores of one row in a split become weights exp(s - max); what lies past the row's limit becomes 0. Returns the sum, and the maximum in *max. */
@@ -235,22 +239,22 @@ INLINE float softmax_split(float *s, size_t n, size_t padded, float *max)
 }
 
 /* part[r][c..c+strip) = sum over the split's tokens of weight * value */
-INLINE void value_strip(const struct attention_tile *t, size_t first_block, size_t n_tokens, const float *weights, float *part, size_t col, const int rows,
-                        const int strip, const bool half)
+INLINE void value_strip(const struct attention_tile *t, size_t first_block, size_t n_tokens, const float *weights, float *part, size_t col,
+                        const int rows, const int strip, const bool half)
 {
     vf acc[ATTENTION_ROWS][4];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < strip; c++) acc[r][c] = (vf){};
+    EACH(r, rows)
+        EACH(c, strip) acc[r][c] = (vf){};
     for (size_t i = 0; i < n_tokens; i++) {
         const void *v = t->v_block[first_block + i / KV_BLOCK];
         size_t at = i % KV_BLOCK * t->head_dim + col;
-        UNROLL for (int c = 0; c < strip; c++) {
+        EACH(c, strip) {
             vf x = load_kv(v, at + (size_t)c * VW, half);
-            UNROLL for (int r = 0; r < rows; r++) acc[r][c] += x * weights[(size_t)r * KV_SPLIT + i];
+            EACH(r, rows) acc[r][c] += x * weights[(size_t)r * KV_SPLIT + i];
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < strip; c++) store(part + (size_t)r * MAX_HEAD_DIM + col + (size_t)c * VW, acc[r][c]);
+    EACH(r, rows)
+        EACH(c, strip) store(part + (size_t)r * MAX_HEAD_DIM + col + (size_t)c * VW, acc[r][c]);
 }
 
 INLINE void attention_rows(const struct attention_tile *t, const int rows, const bool half)
@@ -258,7 +262,7 @@ INLINE void attention_rows(const struct attention_tile *t, const int rows, const
     float *weights = t->scratch, *part = weights + ATTENTION_ROWS * KV_SPLIT, *total = part + ATTENTION_ROWS * MAX_HEAD_DIM;
     float max[ATTENTION_ROWS], sum[ATTENTION_ROWS];
     size_t end = 0;
-    UNROLL for (int r = 0; r < rows; r++) {
+    EACH(r, rows) {
         max[r] = -INFINITY;
         sum[r] = 0;
         if (t->limit[r] > end) end = t->limit[r];
@@ -268,17 +272,20 @@ INLINE void attention_rows(const struct attention_tile *t, const int rows, const
         size_t n = end - from < KV_SPLIT ? end - from : KV_SPLIT, blocks = (n + KV_BLOCK - 1) / KV_BLOCK;
         for (size_t b = 0; b < blocks; b++) score_block(t, t->k_block[from / KV_BLOCK + b], weights + b * KV_BLOCK, rows, half);
         float m[ATTENTION_ROWS], s[ATTENTION_ROWS];
-        UNROLL for (int r = 0; r < rows; r++) {
+        EACH(r, rows) {
             size_t seen = t->limit[r] > from ? t->limit[r] - from : 0;
             if (seen > n) seen = n;
-            if (seen) s[r] = softmax_split(weights + (size_t)r * KV_SPLIT, seen, blocks * KV_BLOCK, &m[r]);
-            else memset(weights + (size_t)r * KV_SPLIT, 0, blocks * KV_BLOCK * sizeof(float)), s[r] = 0, m[r] = -INFINITY;
+            if (seen)
+                s[r] = softmax_split(weights + (size_t)r * KV_SPLIT, seen, blocks * KV_BLOCK, &m[r]);
+            else
+                memset(weights + (size_t)r * KV_SPLIT, 0, blocks * KV_BLOCK * sizeof(float)), s[r] = 0, m[r] = -INFINITY;
         }
         size_t col = 0;
-        for (; col + 4 * VW <= t->head_dim && VW == 16; col += 4 * VW) value_strip(t, from / KV_BLOCK, n, weights, part, col, rows, 4, half);
+        for (; col + 4 * VW <= t->head_dim && VW == 16; col += 4 * VW)
+            value_strip(t, from / KV_BLOCK, n, weights, part, col, rows, 4, half);
         for (; col + 2 * VW <= t->head_dim; col += 2 * VW) value_strip(t, from / KV_BLOCK, n, weights, part, col, rows, 2, half);
         for (; col < t->head_dim; col += VW) value_strip(t, from / KV_BLOCK, n, weights, part, col, rows, 1, half);
-        UNROLL for (int r = 0; r < rows; r++) { /* splits are joined in rising order, whoever computed them */
+        EACH(r, rows) { /* splits are joined in rising order, whoever computed them */
             if (s[r] == 0) continue;
             float top = m[r] > max[r] ? m[r] : max[r], a = expf(max[r] - top), b = expf(m[r] - top);
             float *o = total + (size_t)r * MAX_HEAD_DIM;
@@ -288,21 +295,23 @@ INLINE void attention_rows(const struct attention_tile *t, const int rows, const
             max[r] = top;
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    EACH(r, rows)
         for (size_t c = 0; c < t->head_dim; c++) t->out[r][c] = total[(size_t)r * MAX_HEAD_DIM + c] / sum[r];
 }
 
-#define ATTENTION_CASE(r)                          \
-    case r:                                        \
-        if (half) attention_rows(t, r, true);      \
-        else attention_rows(t, r, false);          \
+#define ATTENTION_CASE(r)                                                                                                                  \
+    case r:                                                                                                                                \
+        if (half)                                                                                                                          \
+            attention_rows(t, r, true);                                                                                                    \
+        else                                                                                                                               \
+            attention_rows(t, r, false);                                                                                                   \
         break;
 
 static void attention(const struct attention_tile *t)
 {
     bool half = t->dtype == DTYPE_BF16;
     switch (t->rows) {
-        ATTENTION_CASE(1) ATTENTION_CASE(2) ATTENTION_CASE(3) ATTENTION_CASE(4) ATTENTION_CASE(5) ATTENTION_CASE(6)
-    default: CHECK(!"attention: rows");
+        ATTENTION_CASE(1)
+        ATTENTION_CASE(2) ATTENTION_CASE(3) ATTENTION_CASE(4) ATTENTION_CASE(5) ATTENTION_CASE(6) default : CHECK(!"attention: rows");
     }
 }

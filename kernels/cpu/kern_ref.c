@@ -34,7 +34,8 @@ static float kv_at(const struct attention_tile *t, const void *block, size_t i)
 static double score(const struct attention_tile *t, size_t r, size_t token)
 {
     double s = 0;
-    for (size_t i = 0; i < t->head_dim; i++) s += (double)t->q[r][i] * (double)kv_at(t, t->k_block[token / KV_BLOCK], i * KV_BLOCK + token % KV_BLOCK);
+    for (size_t i = 0; i < t->head_dim; i++)
+        s += (double)t->q[r][i] * (double)kv_at(t, t->k_block[token / KV_BLOCK], i * KV_BLOCK + token % KV_BLOCK);
     return s;
 }
 
@@ -84,7 +85,14 @@ static void gelu(float *x, size_t n)
 }
 
 const struct cpu_kernels cpu_kernels_ref = {
-    .isa = "ref", .tile_rows = 4, .row_panels = 1,
-    .linear_f32 = linear_f32, .linear_f32_bf16 = linear_f32_bf16,
-    .attention = attention, .rmsnorm = rmsnorm, .layernorm = layernorm, .silu_mul = silu_mul, .gelu = gelu,
+    .isa = "ref",
+    .tile_rows = 4,
+    .row_panels = 1,
+    .linear_f32 = linear_f32,
+    .linear_f32_bf16 = linear_f32_bf16,
+    .attention = attention,
+    .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .silu_mul = silu_mul,
+    .gelu = gelu,
 };

@@ -13,7 +13,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPIN_ROUNDS = 2000 }; /* about 20 us of pause instructions at 3 GHz: longer than a barrier between equals, shorter than a time slice */
+enum {
+    SPIN_ROUNDS = 2000
+}; /* about 20 us of pause instructions at 3 GHz: longer than a barrier between equals, shorter than a time slice */
 
 struct threads {
     int n;
@@ -83,11 +85,15 @@ int threads_new(struct threads **out, int n, struct err *e)
     int rc = t->ids ? 0 : err_set(e, ERR_MEMORY, "thread pool: out of memory");
     for (int i = 1; i < n && !rc; i++) {
         int fail = pthread_create(&t->ids[i], NULL, thread_main, t);
-        if (fail) rc = err_set(e, ERR_MEMORY, "thread pool: %s", strerror(fail));
-        else t->started++;
+        if (fail)
+            rc = err_set(e, ERR_MEMORY, "thread pool: %s", strerror(fail));
+        else
+            t->started++;
     }
-    if (rc) threads_free(t);
-    else *out = t;
+    if (rc)
+        threads_free(t);
+    else
+        *out = t;
     return rc;
 }
 

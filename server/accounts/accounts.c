@@ -38,8 +38,7 @@ static int db_error(const struct accounts *a, struct err *e)
 static int make_dirs(const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
-    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path)
-        return err_set(e, ERR_INPUT, "%.100s...: the path is too long", dir);
+    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path) return err_set(e, ERR_INPUT, "%.100s...: the path is too long", dir);
     for (char *p = path + 1;; p++) {
         if (*p && *p != '/') continue;
         char kept = *p;
@@ -88,8 +87,7 @@ static int secret_read(struct accounts *a, const char *dir, struct err *e)
 static int load_keys(struct accounts *a, struct err *e)
 {
     sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(a->db, "SELECT id, key_digest FROM accounts WHERE kind = 'key' AND closed_s IS NULL", -1, &s,
-                           NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(a->db, "SELECT id, key_digest FROM accounts WHERE kind = 'key' AND closed_s IS NULL", -1, &s, NULL) != SQLITE_OK)
         return db_error(a, e);
     struct key_digest *keys = NULL;
     size_t n = 0, cap = 0;
@@ -129,13 +127,12 @@ static int open_db(struct accounts *a, const char *dir, struct err *e)
     umask(old);
     if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, a->db ? sqlite3_errmsg(a->db) : "out of memory");
     sqlite3_busy_timeout(a->db, BUSY_MS);
-    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL,
-                     NULL, NULL) != SQLITE_OK)
+    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL, NULL, NULL) !=
+        SQLITE_OK)
         return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
     int rc = schema_migrate(a->db, e);
     if (rc) return err_prefix(e, "%s", path);
-    if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK)
-        return db_error(a, e);
+    if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK) return db_error(a, e);
     return 0;
 }
 
@@ -196,10 +193,12 @@ int64_t accounts_key_check(const struct accounts *a, const char *token)
     return id;
 }
 
-size_t accounts_key_count(const struct accounts *a) { return a->n_keys; }
+size_t accounts_key_count(const struct accounts *a)
+{
+    return a->n_keys;
+}
 
-static int64_t key_insert(struct accounts *a, const char *name, const char *token, const unsigned char d[DIGEST_BYTES],
-                          struct err *e)
+static int64_t key_insert(struct accounts *a, const char *name, const char *token, const unsigned char d[DIGEST_BYTES], struct err *e)
 {
     sqlite3_stmt *s = NULL;
     const char *sql = "INSERT INTO accounts (kind, parent, name, created_s, key_digest, key_hint) VALUES ('key', 2, ?, "
@@ -222,11 +221,9 @@ int64_t accounts_key_add(struct accounts *a, const char *name, const char *token
 {
     size_t n = strlen(token);
     if (n < ACCOUNTS_MIN_TOKEN || n > ACCOUNTS_MAX_TOKEN)
-        return err_set(e, ERR_INPUT, "an API key must have %d to %d characters", ACCOUNTS_MIN_TOKEN,
-                       ACCOUNTS_MAX_TOKEN);
+        return err_set(e, ERR_INPUT, "an API key must have %d to %d characters", ACCOUNTS_MIN_TOKEN, ACCOUNTS_MAX_TOKEN);
     for (size_t i = 0; i < n; i++)
-        if (token[i] <= ' ' || token[i] > '~')
-            return err_set(e, ERR_INPUT, "an API key must be printable ASCII without blanks");
+        if (token[i] <= ' ' || token[i] > '~') return err_set(e, ERR_INPUT, "an API key must be printable ASCII without blanks");
     int64_t known = accounts_key_check(a, token);
     if (known) return known;
     unsigned char d[DIGEST_BYTES];
@@ -239,8 +236,7 @@ int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOU
     unsigned char bytes[RANDOM_BYTES];
     randombytes_buf(bytes, sizeof bytes);
     memcpy(token, "sk-spillway-", 12);
-    sodium_bin2base64(token + 12, ACCOUNTS_TOKEN_BYTES - 12, bytes, sizeof bytes,
-                      sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+    sodium_bin2base64(token + 12, ACCOUNTS_TOKEN_BYTES - 12, bytes, sizeof bytes, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
     return accounts_key_add(a, name, token, e);
 }
 
@@ -252,16 +248,14 @@ int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e)
     sqlite3_bind_int64(s, 1, id);
     int rc = sqlite3_step(s) == SQLITE_DONE ? 0 : db_error(a, e);
     sqlite3_finalize(s);
-    if (!rc && sqlite3_changes(a->db) == 0)
-        rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
+    if (!rc && sqlite3_changes(a->db) == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
     return rc ? rc : load_keys(a, e);
 }
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
 {
     sqlite3_stmt *s = NULL;
-    const char *sql =
-        "SELECT id, name, key_hint, created_s, coalesce(closed_s, 0) FROM accounts WHERE kind = 'key' ORDER BY id";
+    const char *sql = "SELECT id, name, key_hint, created_s, coalesce(closed_s, 0) FROM accounts WHERE kind = 'key' ORDER BY id";
     if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
     int step;
     while ((step = sqlite3_step(s)) == SQLITE_ROW) {

@@ -26,8 +26,7 @@ int64_t accounts_key_check(const struct accounts *a, const char *token);
 size_t accounts_key_count(const struct accounts *a);
 
 /* Makes a key of the default project; token gets its text. Returns its id. */
-MUST_USE int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOUNTS_TOKEN_BYTES],
-                                   struct err *e);
+MUST_USE int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOUNTS_TOKEN_BYTES], struct err *e);
 /* Adds a key whose text is given, or finds it if it is there and valid. Returns its id. -ERR_INPUT: too short, too
  * long, blanks in it, or revoked. */
 MUST_USE int64_t accounts_key_add(struct accounts *a, const char *name, const char *token, struct err *e);
@@ -38,8 +37,7 @@ struct accounts_key {
     int64_t id, created_s, revoked_s; /* revoked_s: 0 if it is valid */
     const char *name, *hint;          /* the token's last characters */
 };
-MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx,
-                               struct err *e);
+MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e);
 
 /* Takes over other processes' changes; cheap when there are none. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);

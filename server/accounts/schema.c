@@ -6,21 +6,20 @@
 /* Version 1. accounts is the one table that everything that has or owes money will be in: customers above
  * (organisation, project, key: each the child of the one before), later the house and its suppliers. Only keys have a
  * digest. Ids 1 and 2 are the organisation and project that new keys belong to. */
-static const char migration_1[] =
-    "CREATE TABLE accounts ("
-    " id INTEGER PRIMARY KEY AUTOINCREMENT,"
-    " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
-    " parent INTEGER REFERENCES accounts(id),"
-    " name TEXT NOT NULL,"
-    " created_s INTEGER NOT NULL,"
-    " closed_s INTEGER,"
-    " key_digest BLOB UNIQUE CHECK (key_digest IS NULL OR length(key_digest) = 32),"
-    " key_hint TEXT,"
-    " CHECK ((kind = 'key') = (key_digest IS NOT NULL)),"
-    " CHECK ((kind IN ('project', 'key')) = (parent IS NOT NULL)));"
-    "CREATE INDEX accounts_parent ON accounts(parent);"
-    "INSERT INTO accounts (id, kind, parent, name, created_s) VALUES"
-    " (1, 'organisation', NULL, 'default', unixepoch()), (2, 'project', 1, 'default', unixepoch());";
+static const char migration_1[] = "CREATE TABLE accounts ("
+                                  " id INTEGER PRIMARY KEY AUTOINCREMENT,"
+                                  " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
+                                  " parent INTEGER REFERENCES accounts(id),"
+                                  " name TEXT NOT NULL,"
+                                  " created_s INTEGER NOT NULL,"
+                                  " closed_s INTEGER,"
+                                  " key_digest BLOB UNIQUE CHECK (key_digest IS NULL OR length(key_digest) = 32),"
+                                  " key_hint TEXT,"
+                                  " CHECK ((kind = 'key') = (key_digest IS NOT NULL)),"
+                                  " CHECK ((kind IN ('project', 'key')) = (parent IS NOT NULL)));"
+                                  "CREATE INDEX accounts_parent ON accounts(parent);"
+                                  "INSERT INTO accounts (id, kind, parent, name, created_s) VALUES"
+                                  " (1, 'organisation', NULL, 'default', unixepoch()), (2, 'project', 1, 'default', unixepoch());";
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION] = {migration_1};
 
@@ -51,8 +50,8 @@ static int migrate_once(sqlite3 *db, int *version, struct err *e)
     rc = read_version(db, version, e);
     if (!rc && *version < ACCOUNTS_SCHEMA_VERSION) {
         char record[128];
-        sqlite3_snprintf(sizeof record, record,
-                         "INSERT INTO schema_migrations (version, applied_s) VALUES (%d, unixepoch())", *version + 1);
+        sqlite3_snprintf(sizeof record, record, "INSERT INTO schema_migrations (version, applied_s) VALUES (%d, unixepoch())",
+                         *version + 1);
         rc = run(db, migrations[*version], e);
         if (!rc) rc = run(db, record, e);
         if (!rc) ++*version;
@@ -64,15 +63,12 @@ static int migrate_once(sqlite3 *db, int *version, struct err *e)
 
 int schema_migrate(sqlite3 *db, struct err *e)
 {
-    int rc = run(
-        db, "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_s INTEGER NOT NULL)",
-        e);
+    int rc = run(db, "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_s INTEGER NOT NULL)", e);
     int version = 0;
     if (!rc) rc = read_version(db, &version, e);
     while (!rc && version < ACCOUNTS_SCHEMA_VERSION) rc = migrate_once(db, &version, e);
     if (!rc && version > ACCOUNTS_SCHEMA_VERSION)
-        rc = err_set(e, ERR_UNSUPPORTED,
-                     "the accounts database has schema version %d, this program knows %d: use a newer program", version,
+        rc = err_set(e, ERR_UNSUPPORTED, "the accounts database has schema version %d, this program knows %d: use a newer program", version,
                      ACCOUNTS_SCHEMA_VERSION);
     return rc;
 }

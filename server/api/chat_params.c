@@ -25,21 +25,15 @@ struct field {
     enum field_kind kind;
     size_t at;
     double min, max;
-    int (*read)(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                struct err *e);
+    int (*read)(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
     enum nothing nothing;
 };
 
-static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e);
-static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e);
-static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e);
-static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model,
-                               struct arena *arena, struct err *e);
-static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                       struct err *e);
+static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
 
 #define AT(x) offsetof(struct chat_params, x)
 #define MAX_COUNT 2147483647.0
@@ -125,8 +119,7 @@ static int wrong_type(const char *name, const json_t *v, const char *wanted, str
 static int read_number(const struct field *f, struct chat_params *p, const json_t *v, struct err *e)
 {
     bool whole = f->kind == FIELD_INT;
-    if (whole ? !json_is_integer(v) : !json_is_number(v))
-        return wrong_type(f->name, v, whole ? "an integer" : "a number", e);
+    if (whole ? !json_is_integer(v) : !json_is_number(v)) return wrong_type(f->name, v, whole ? "an integer" : "a number", e);
     double x = json_number_value(v);
     if (!(x >= f->min && x <= f->max))
         return err_set_param(e, ERR_INPUT, f->name, "'%s' must be between %.10g and %.10g.", f->name, f->min, f->max);
@@ -137,8 +130,7 @@ static int read_number(const struct field *f, struct chat_params *p, const json_
     return 0;
 }
 
-static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e)
+static int read_seed(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     (void)model;
     (void)arena;
@@ -152,16 +144,13 @@ static int stop_add(struct chat_params *p, const json_t *v, const char *name, st
 {
     if (!json_is_string(v)) return wrong_type(name, v, "a string", e);
     size_t n = json_string_length(v);
-    if (n < 1 || n > STOP_MAX_BYTES)
-        return err_set_param(e, ERR_INPUT, name, "A stop string must have 1 to %d bytes.", STOP_MAX_BYTES);
-    if (p->n_stops == STOP_MAX_STRINGS)
-        return err_set_param(e, ERR_INPUT, "stop", "At most %d stop strings.", STOP_MAX_STRINGS);
+    if (n < 1 || n > STOP_MAX_BYTES) return err_set_param(e, ERR_INPUT, name, "A stop string must have 1 to %d bytes.", STOP_MAX_BYTES);
+    if (p->n_stops == STOP_MAX_STRINGS) return err_set_param(e, ERR_INPUT, "stop", "At most %d stop strings.", STOP_MAX_STRINGS);
     p->stops[p->n_stops++] = (struct stop_string){.p = json_string_value(v), .n = n};
     return 0;
 }
 
-static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e)
+static int read_stop(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     (void)model;
     (void)arena;
@@ -176,13 +165,11 @@ static int read_stop(struct chat_params *p, const json_t *v, const struct prompt
     return 0;
 }
 
-static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                     struct err *e)
+static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     if (!json_is_object(v)) return wrong_type("logit_bias", v, "an object", e);
     size_t n = json_object_size(v), i = 0;
-    if (n > CHAT_MAX_BIAS)
-        return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias' may have at most %d members.", CHAT_MAX_BIAS);
+    if (n > CHAT_MAX_BIAS) return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias' may have at most %d members.", CHAT_MAX_BIAS);
     struct frame_bias *bias = arena_array(arena, n ? n : 1, sizeof *bias);
     if (!bias) return err_set(e, ERR_MEMORY, "out of memory");
     void *it;
@@ -191,12 +178,11 @@ static int read_bias(struct chat_params *p, const json_t *v, const struct prompt
         json_t *value = json_object_iter_value(it);
         int64_t id;
         if (!str_parse_int64(key, 0, (int64_t)model->vocab - 1, &id))
-            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.32s' is not a token id from 0 to %u.",
-                                 key, model->vocab - 1);
+            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.32s' is not a token id from 0 to %u.", key,
+                                 model->vocab - 1);
         double x = json_number_value(value);
         if (!json_is_number(value) || !(x >= -100 && x <= 100))
-            return err_set_param(e, ERR_INPUT, "logit_bias",
-                                 "'logit_bias': the bias of token %lld must be a number from -100 to 100.",
+            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': the bias of token %lld must be a number from -100 to 100.",
                                  (long long)id);
         bias[i] = (struct frame_bias){.token = (int32_t)id, .bias = (float)x};
     }
@@ -205,8 +191,7 @@ static int read_bias(struct chat_params *p, const json_t *v, const struct prompt
     return 0;
 }
 
-static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model,
-                               struct arena *arena, struct err *e)
+static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     (void)model;
     (void)arena;
@@ -224,8 +209,7 @@ static int read_stream_options(struct chat_params *p, const json_t *v, const str
     return 0;
 }
 
-static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
-                       struct err *e)
+static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     (void)model;
     (void)arena;
@@ -258,8 +242,8 @@ static bool asks_for_nothing(enum nothing what, const json_t *v)
     return false;
 }
 
-static int read_field(const struct field *f, struct chat_params *p, const json_t *v, const struct prompt_info *model,
-                      struct arena *arena, struct err *e)
+static int read_field(const struct field *f, struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena,
+                      struct err *e)
 {
     bool number = f->kind == FIELD_REAL || f->kind == FIELD_INT || f->read == read_seed;
     if (json_is_null(v) && !number) return 0; /* as if it were not there */
@@ -287,8 +271,7 @@ static int read_field(const struct field *f, struct chat_params *p, const json_t
 static int check_together(const struct chat_params *p, const json_t *request, struct err *e)
 {
     if (p->max_tokens && p->max_completion_tokens && p->max_tokens != p->max_completion_tokens)
-        return err_set_param(e, ERR_INPUT, "max_tokens",
-                             "'max_tokens' and 'max_completion_tokens' are given and differ.");
+        return err_set_param(e, ERR_INPUT, "max_tokens", "'max_tokens' and 'max_completion_tokens' are given and differ.");
     int64_t max = p->max_completion_tokens ? p->max_completion_tokens : p->max_tokens;
     if (max && p->min_tokens > max)
         return err_set_param(e, ERR_INPUT, "min_tokens", "'min_tokens' (%lld) is more than the maximum of %lld tokens.",
@@ -301,8 +284,7 @@ static int check_together(const struct chat_params *p, const json_t *request, st
     return 0;
 }
 
-int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena,
-                     struct err *e)
+int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena, struct err *e)
 {
     const struct prompt_defaults *d = &model->defaults;
     *p = (struct chat_params){.temperature = d->temperature,
@@ -332,8 +314,7 @@ size_t chat_params_numbers(struct chat_number *out, size_t cap)
     for (int i = 0; i < N_FIELDS; i++) {
         const struct field *f = &fields[i];
         if (f->kind != FIELD_REAL && f->kind != FIELD_INT) continue;
-        if (n < cap)
-            out[n] = (struct chat_number){.name = f->name, .whole = f->kind == FIELD_INT, .min = f->min, .max = f->max};
+        if (n < cap) out[n] = (struct chat_number){.name = f->name, .whole = f->kind == FIELD_INT, .min = f->min, .max = f->max};
         n++;
     }
     return n;

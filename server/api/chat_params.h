@@ -18,8 +18,7 @@ enum { CHAT_MAX_CHOICES = 8, CHAT_MAX_BIAS = 1024 };
 
 struct chat_params {
     double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
-    int64_t top_k, seed, n, max_tokens, max_completion_tokens, min_tokens,
-        top_logprobs; /* max_*: 0: not given; seed: see has_seed */
+    int64_t top_k, seed, n, max_tokens, max_completion_tokens, min_tokens, top_logprobs; /* max_*: 0: not given; seed: see has_seed */
     bool has_seed, stream, include_usage, logprobs, ignore_eos;
     struct stop_string stops[STOP_MAX_STRINGS]; /* borrowed from the request */
     size_t n_stops;
@@ -29,8 +28,8 @@ struct chat_params {
 };
 
 /* What holds where the request is silent comes from the model; vocab bounds logit_bias. */
-MUST_USE int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model,
-                              struct arena *arena, struct err *e);
+MUST_USE int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena,
+                              struct err *e);
 
 /* The table's numeric rows, for tests that generate bad values for each. */
 struct chat_number {

@@ -9,8 +9,7 @@
 
 void chat_write_head(struct buf *b, const struct completion *c, const char *object)
 {
-    buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", c->id, object,
-               (long long)c->created_s);
+    buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", c->id, object, (long long)c->created_s);
     json_write_string(b, c->model->id, strlen(c->model->id));
 }
 
@@ -60,8 +59,11 @@ void chat_write_usage(struct buf *b, const struct usage *u)
                "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,\"prompt_tokens_details\":{"
                "\"cached_tokens\":%lld},"
                "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
-               (long long)u->prompt_tokens, (long long)u->completion_tokens,
-               (long long)(u->prompt_tokens + u->completion_tokens), (long long)u->cached_tokens);
+               (long long)u->prompt_tokens, (long long)u->completion_tokens, (long long)(u->prompt_tokens + u->completion_tokens),
+               (long long)u->cached_tokens);
 }
 
-const char *chat_finish_name(enum finish_reason reason) { return reason == FINISH_LENGTH ? "length" : "stop"; }
+const char *chat_finish_name(enum finish_reason reason)
+{
+    return reason == FINISH_LENGTH ? "length" : "stop";
+}

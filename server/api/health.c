@@ -19,5 +19,4 @@ static void readyz_get(struct gateway *g, struct http_request *r)
 }
 
 const struct endpoint endpoint_livez = {.method = "GET", .path = "/livez", .access = ACCESS_OPEN, .handle = livez_get};
-const struct endpoint endpoint_readyz = {
-    .method = "GET", .path = "/readyz", .access = ACCESS_OPEN, .handle = readyz_get};
+const struct endpoint endpoint_readyz = {.method = "GET", .path = "/readyz", .access = ACCESS_OPEN, .handle = readyz_get};

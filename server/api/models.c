@@ -11,8 +11,8 @@ static void model_write(struct buf *b, const struct gateway_model *m)
 {
     buf_puts(b, "{\"id\":");
     json_write_string(b, m->id, strlen(m->id));
-    buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"local\",\"max_model_len\":%u}",
-               (long long)m->created_s, m->max_context);
+    buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"local\",\"max_model_len\":%u}", (long long)m->created_s,
+               m->max_context);
 }
 
 static void reply(struct http_request *r, struct buf *b)
@@ -55,7 +55,5 @@ static void model_get(struct gateway *g, struct http_request *r)
     reply(r, &b);
 }
 
-const struct endpoint endpoint_models = {
-    .method = "GET", .path = "/v1/models", .access = ACCESS_KEY, .handle = models_get};
-const struct endpoint endpoint_model = {
-    .method = "GET", .path = "/v1/models/", .access = ACCESS_KEY, .handle = model_get};
+const struct endpoint endpoint_models = {.method = "GET", .path = "/v1/models", .access = ACCESS_KEY, .handle = models_get};
+const struct endpoint endpoint_model = {.method = "GET", .path = "/v1/models/", .access = ACCESS_KEY, .handle = model_get};

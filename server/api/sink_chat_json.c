@@ -88,5 +88,4 @@ static void json_sink_close(struct completion *c)
     }
 }
 
-const struct sink_ops sink_chat_json = {
-    .name = "chat_json", .open = json_sink_open, .event = json_sink_event, .close = json_sink_close};
+const struct sink_ops sink_chat_json = {.name = "chat_json", .open = json_sink_open, .event = json_sink_event, .close = json_sink_close};

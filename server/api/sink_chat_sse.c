@@ -66,8 +66,7 @@ static void write_delta(struct chat_sse *s, const struct completion *c, const st
 static void write_finish(struct chat_sse *s, const struct completion *c, const struct event *ev)
 {
     chunk_begin(s, c);
-    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}", ev->choice,
-               chat_finish_name(ev->finish));
+    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}", ev->choice, chat_finish_name(ev->finish));
     chunk_end(s, c);
 }
 
@@ -109,6 +108,9 @@ static void sse_event(struct completion *c, const struct event *ev)
         http_stream_end(c->http);
 }
 
-static void sse_close(struct completion *c) { buf_free(&((struct chat_sse *)c->sink_state)->out); }
+static void sse_close(struct completion *c)
+{
+    buf_free(&((struct chat_sse *)c->sink_state)->out);
+}
 
 const struct sink_ops sink_chat_sse = {.name = "chat_sse", .open = sse_open, .event = sse_event, .close = sse_close};

@@ -15,9 +15,11 @@ int env_data_dir(char *out, size_t n, struct err *e)
     const char *xdg = env_get("XDG_DATA_HOME"), *home = env_get("HOME");
     if (!xdg && !home) return err_set(e, ERR_INPUT, "neither XDG_DATA_HOME nor HOME is set: give --data DIR");
     int len = xdg ? snprintf(out, n, "%s/spillway", xdg) : snprintf(out, n, "%s/.local/share/spillway", home);
-    if (len < 0 || (size_t)len >= n)
-        return err_set(e, ERR_INPUT, "the data directory's path is too long: give --data DIR");
+    if (len < 0 || (size_t)len >= n) return err_set(e, ERR_INPUT, "the data directory's path is too long: give --data DIR");
     return 0;
 }
 
-const char *env_api_key(void) { return env_get("SPILLWAY_API_KEY"); }
+const char *env_api_key(void)
+{
+    return env_get("SPILLWAY_API_KEY");
+}

@@ -77,8 +77,8 @@ static int answer(struct engine *en, const struct question *q, struct err *e)
     putchar('\n');
     double rest_s = (double)(clock_boot_ns() - first_ns) / 1e9;
     if (made > 1)
-        fprintf(stderr, "%zu prompt tokens, first after %.0f ms, then %.1f tokens/s\n", q->prompt.n_ids,
-                (double)(first_ns - from_ns) / 1e6, (double)(made - 1) / rest_s);
+        fprintf(stderr, "%zu prompt tokens, first after %.0f ms, then %.1f tokens/s\n", q->prompt.n_ids, (double)(first_ns - from_ns) / 1e6,
+                (double)(made - 1) / rest_s);
     return 0;
 }
 

@@ -16,8 +16,7 @@ static void print_key(void *ctx, const struct accounts_key *k)
     struct tm tm;
     time_t t = (time_t)k->created_s;
     strftime(made, sizeof made, "%Y-%m-%d", gmtime_r(&t, &tm));
-    printf("%-4lld %-24s ...%s  %s  %s\n", (long long)k->id, k->name, k->hint, made,
-           k->revoked_s ? "revoked" : "valid");
+    printf("%-4lld %-24s ...%s  %s  %s\n", (long long)k->id, k->name, k->hint, made, k->revoked_s ? "revoked" : "valid");
 }
 
 static int keys_add(struct accounts *a, const char *name, struct err *e)
@@ -33,8 +32,7 @@ static int keys_add(struct accounts *a, const char *name, struct err *e)
 static int keys_revoke(struct accounts *a, const char *word, struct err *e)
 {
     int64_t id;
-    if (!str_parse_int64(word, 1, INT64_MAX, &id))
-        return err_set(e, ERR_INPUT, "'%s' is not a key's id (see spillway keys list)", word);
+    if (!str_parse_int64(word, 1, INT64_MAX, &id)) return err_set(e, ERR_INPUT, "'%s' is not a key's id (see spillway keys list)", word);
     return accounts_key_revoke(a, id, e);
 }
 

@@ -61,8 +61,7 @@ static int open_ids(struct run *r, const char *dir, struct err *e)
     struct image_settings settings;
     rc = image_settings_read(&settings, dir, e);
     if (!rc)
-        rc = pictures_decode(&r->question.pictures, r->o->images, (size_t)r->o->n_images, &settings,
-                             !strcmp(r->o->image_detail, "low"), e);
+        rc = pictures_decode(&r->question.pictures, r->o->images, (size_t)r->o->n_images, &settings, !strcmp(r->o->image_detail, "low"), e);
     return rc;
 }
 
@@ -93,13 +92,11 @@ static int open_question(struct run *r, const char *dir, struct err *e)
 
 /* ---- pictures ---- */
 
-static int encode_picture(struct run *r, struct npy *out, const struct media_reply *reply, uint32_t first_tile,
-                          struct err *e)
+static int encode_picture(struct run *r, struct npy *out, const struct media_reply *reply, uint32_t first_tile, struct err *e)
 {
     size_t tile_bytes = (size_t)3 * r->limits->tile_px * r->limits->tile_px, n = (size_t)reply->n_tiles * tile_bytes;
     struct stat st;
-    if (fstat(reply->tiles_fd, &st) || (size_t)st.st_size != n)
-        return err_set(e, ERR_INTERNAL, "tiles: the memfd has not %zu bytes", n);
+    if (fstat(reply->tiles_fd, &st) || (size_t)st.st_size != n) return err_set(e, ERR_INTERNAL, "tiles: the memfd has not %zu bytes", n);
     uint8_t *p = mmap(NULL, n, PROT_READ, MAP_SHARED, reply->tiles_fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_IO, "tiles: %s", strerror(errno));
     int rc = npy_write(out, p, n, e);
@@ -116,8 +113,7 @@ static int encode_pictures(struct run *r, struct err *e)
     size_t n_tiles = pictures_tiles(p), positions = 0;
     for (size_t i = 0; i < r->n_ids; i++) positions += l->image_token >= 0 && r->ids[i] == l->image_token;
     if (n_tiles && positions != n_tiles * l->tokens_per_tile)
-        return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, %zu tiles of %u came", positions, n_tiles,
-                       l->tokens_per_tile);
+        return err_set(e, ERR_INPUT, "the prompt has %zu picture positions, %zu tiles of %u came", positions, n_tiles, l->tokens_per_tile);
     if (n_tiles == 0) return 0;
     struct npy out = {0};
     size_t shape[4] = {n_tiles, 3, l->tile_px, l->tile_px};
@@ -186,8 +182,7 @@ static int make_greedy(struct run *r, struct err *e)
         r->ids[at] = argmax(r->row, r->limits->vocab);
         if (r->ids[at] < 0) return err_set(e, ERR_NUMERIC, "a logit before position %zu is not finite", at);
         if (i + 1 == r->n_greedy) break;
-        struct model_group g = {
-            .tokens = r->ids + at, .first_position = (uint32_t)at, .n_rows = 1, .blocks = r->blocks, .logits = true};
+        struct model_group g = {.tokens = r->ids + at, .first_position = (uint32_t)at, .n_rows = 1, .blocks = r->blocks, .logits = true};
         int rc = model_step(r->model, &g, 1, e);
         if (!rc) rc = model_read_logits(r->model, 0, r->row, e);
         if (rc) return rc;
@@ -216,8 +211,7 @@ static int take_room(struct run *r, struct err *e)
     r->n_ids = p->n_ids;
     /* Beyond the model's context the figures are still defined, and comparisons want them; only the cache limits. */
     size_t cache = (size_t)l->n_blocks * l->block_tokens;
-    if (r->n_ids > cache)
-        return err_set(e, ERR_LIMIT, "the prompt has %zu tokens, the KV cache takes %zu", r->n_ids, cache);
+    if (r->n_ids > cache) return err_set(e, ERR_LIMIT, "the prompt has %zu tokens, the KV cache takes %zu", r->n_ids, cache);
     if (r->n_ids > l->max_context)
         fprintf(stderr, "note: the prompt has %zu tokens, the model's context is %u\n", r->n_ids, l->max_context);
     size_t room = cache - r->n_ids + 1; /* the last one is not computed */
@@ -230,8 +224,7 @@ static int take_room(struct run *r, struct err *e)
     for (size_t i = 0; i < r->n_ids; i++) {
         r->ids[i] = p->ids[i];
         if ((uint32_t)p->ids[i] >= l->vocab)
-            return err_set(e, ERR_INPUT, "token %d (item %zu) is outside the vocabulary of %u", (int)p->ids[i], i,
-                           l->vocab);
+            return err_set(e, ERR_INPUT, "token %d (item %zu) is outside the vocabulary of %u", (int)p->ids[i], i, l->vocab);
     }
     return 0;
 }
@@ -240,9 +233,7 @@ static int run(struct run *r, const char *dir, struct err *e)
 {
     if (mkdir(r->o->out, 0777) && errno != EEXIST) return err_set(e, ERR_IO, "%s: %s", r->o->out, strerror(errno));
     int rc = open_question(r, dir, e);
-    if (!rc)
-        rc = model_run_open(&r->model, dir, r->o, COMPUTE_F32, r->question.prompt.n_ids + (uint64_t)r->o->max_tokens,
-                            NULL, e);
+    if (!rc) rc = model_run_open(&r->model, dir, r->o, COMPUTE_F32, r->question.prompt.n_ids + (uint64_t)r->o->max_tokens, NULL, e);
     if (rc) return rc;
     r->limits = model_limits(r->model);
     rc = take_room(r, e);

@@ -57,8 +57,7 @@ int model_path_find(const char *model, char *out, size_t n, struct err *e)
     if (stat(model, &st)) return err_set(e, ERR_NOT_FOUND, "%s: %s", model, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return err_set(e, ERR_NOT_FOUND, "%s: is not a folder", model);
     if (!holds_config(model))
-        return err_set(e, ERR_NOT_FOUND, "%s/config.json: is not there; a model is a folder in Hugging Face form",
-                       model);
+        return err_set(e, ERR_NOT_FOUND, "%s/config.json: is not there; a model is a folder in Hugging Face form", model);
     return path_set(out, n, model, e);
 }
 

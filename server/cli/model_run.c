@@ -8,16 +8,15 @@
 int model_run_dir(const struct options *o, char *path, size_t n, const char **dir, struct err *e)
 {
     *dir = NULL;
-    if (o->random_weights)
-        return o->n_args ? err_set(e, ERR_INPUT, "--random-weights takes the place of MODEL: give one of the two") : 0;
+    if (o->random_weights) return o->n_args ? err_set(e, ERR_INPUT, "--random-weights takes the place of MODEL: give one of the two") : 0;
     if (o->n_args != 1) return err_set(e, ERR_INPUT, "one MODEL is needed: a folder, or demo");
     int rc = model_path_find(o->args[0], path, n, e);
     *dir = path;
     return rc;
 }
 
-int model_run_open(struct model **out, const char *dir, const struct options *o, enum compute auto_compute,
-                   uint64_t kv_tokens, volatile uint64_t *progress, struct err *e)
+int model_run_open(struct model **out, const char *dir, const struct options *o, enum compute auto_compute, uint64_t kv_tokens,
+                   volatile uint64_t *progress, struct err *e)
 {
     enum compute compute = auto_compute;
     if (o->compute && !strcmp(o->compute, "f32")) compute = COMPUTE_F32;

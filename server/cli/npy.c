@@ -19,8 +19,7 @@ static int npy_fail(struct npy *w, struct err *e)
     return rc;
 }
 
-int npy_open(struct npy *w, const char *dir, const char *name, enum npy_type type, const size_t *shape, size_t n_dims,
-             struct err *e)
+int npy_open(struct npy *w, const char *dir, const char *name, enum npy_type type, const size_t *shape, size_t n_dims, struct err *e)
 {
     *w = (struct npy){.left_bytes = types[type].size};
     CHECK(n_dims > 0 && n_dims <= NPY_MAX_DIMS);
@@ -38,11 +37,9 @@ int npy_open(struct npy *w, const char *dir, const char *name, enum npy_type typ
     buf_putc(&h, '\n');
     int rc = h.failed ? err_set(e, ERR_LIMIT, "%s: the array is too large", w->path) : 0;
     if (!rc) {
-        const unsigned char magic[10] = {
-            0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(h.len & 255), (unsigned char)(h.len >> 8)};
+        const unsigned char magic[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(h.len & 255), (unsigned char)(h.len >> 8)};
         w->file = fopen(w->path, "wbe");
-        if (!w->file || fwrite(magic, 1, sizeof magic, w->file) != sizeof magic ||
-            fwrite(h.data, 1, h.len, w->file) != h.len)
+        if (!w->file || fwrite(magic, 1, sizeof magic, w->file) != sizeof magic || fwrite(h.data, 1, h.len, w->file) != h.len)
             rc = npy_fail(w, e);
     }
     buf_free(&h);

@@ -18,8 +18,8 @@ struct npy {
     char path[NPY_MAX_PATH];
 };
 
-MUST_USE int npy_open(struct npy *w, const char *dir, const char *name, enum npy_type type, const size_t *shape,
-                      size_t n_dims, struct err *e);
+MUST_USE int npy_open(struct npy *w, const char *dir, const char *name, enum npy_type type, const size_t *shape, size_t n_dims,
+                      struct err *e);
 MUST_USE int npy_write(struct npy *w, const void *data, size_t n_bytes, struct err *e);
 /* -ERR_INTERNAL if fewer bytes were written than the shape says. */
 MUST_USE int npy_close(struct npy *w, struct err *e);

@@ -42,12 +42,9 @@ struct option_row {
 static const struct option_row rows[] = {
     {ON(SERVE) | ON(WORKER), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
      "the model's id (default: the folder's name); one MODEL only"},
-    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080",
-     "address to serve on; port 0 takes a free one"},
-    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
-     "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
-    {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL,
-     "serve without API keys; only on a loopback address"},
+    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080", "address to serve on; port 0 takes a free one"},
+    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL, "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
+    {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
     {ON(SERVE), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "the first key is in this file (or in $SPILLWAY_API_KEY)"},
     {ON(SERVE), "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
@@ -56,28 +53,22 @@ static const struct option_row rows[] = {
     {MODEL_COMMANDS, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
     {MODEL_COMMANDS, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
-    {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0",
-     "tokens the KV cache holds; 0: by the model"},
-    {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0,
-     NULL, "no MODEL: random weights of a known shape"},
+    {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0", "tokens the KV cache holds; 0: by the model"},
+    {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL,
+     "no MODEL: random weights of a known shape"},
     {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
-    {ON(GENERATE) | ON(LOGITS), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL,
-     "a picture; may be given several times"},
-    {ON(GENERATE) | ON(LOGITS), "--image-detail", "low|high", OPTION_CHOICE, F(image_detail), 0, 0, "high",
-     "low: one tile a picture"},
+    {ON(GENERATE) | ON(LOGITS), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL, "a picture; may be given several times"},
+    {ON(GENERATE) | ON(LOGITS), "--image-detail", "low|high", OPTION_CHOICE, F(image_detail), 0, 0, "high", "low: one tile a picture"},
     {ON(GENERATE), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, "512", "bound of the answer"},
-    {ON(LOGITS), "--max-tokens", "N", OPTION_INT, F(max_tokens), 0, 1 << 20, "32",
-     "greedy tokens written to greedy.json"},
-    {ON(GENERATE), "--temperature", "T", OPTION_REAL, F(temperature), 0, 2, NULL,
-     "0: greedy (default: the model's own)"},
+    {ON(LOGITS), "--max-tokens", "N", OPTION_INT, F(max_tokens), 0, 1 << 20, "32", "greedy tokens written to greedy.json"},
+    {ON(GENERATE), "--temperature", "T", OPTION_REAL, F(temperature), 0, 2, NULL, "0: greedy (default: the model's own)"},
     {ON(TOKENIZE), "--text", "TEXT", OPTION_TEXT, F(text), 0, 0, NULL, "the text, instead of standard input"},
     {ON(TOKENIZE), "--decode", NULL, OPTION_FLAG, F(decode), 0, 0, NULL, "the text is ids; print what they stand for"},
     {ON(LOGITS), "--tokens", "FILE", OPTION_TEXT, F(tokens_file), 0, 0, NULL, "JSON array of token ids"},
     {ON(LOGITS), "--prompt-file", "FILE", OPTION_TEXT, F(prompt_file), 0, 0, NULL,
      "rendered, trusted prompt; <image> marks are filled in order"},
     {ON(LOGITS), "--messages", "FILE", OPTION_TEXT, F(messages_file), 0, 0, NULL, "OpenAI messages (JSON array)"},
-    {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL,
-     "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
+    {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL, "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
     {(1u << COMMANDS) - 1, "--help", NULL, OPTION_FLAG, F(help), 0, 0, NULL, "this page"},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
@@ -111,22 +102,19 @@ static int option_set(const struct option_row *r, struct options *o, const char 
         *(const char **)field = value;
         return 0;
     case OPTION_CHOICE:
-        if (!choice_allowed(r->arg, value))
-            return err_set(e, ERR_INPUT, "%s: '%s' is not one of %s", r->flag, value, r->arg);
+        if (!choice_allowed(r->arg, value)) return err_set(e, ERR_INPUT, "%s: '%s' is not one of %s", r->flag, value, r->arg);
         *(const char **)field = value;
         return 0;
     case OPTION_INT:
         if (!str_parse_int64(value, (int64_t)r->min, (int64_t)r->max, field))
-            return err_set(e, ERR_INPUT, "%s: '%s' is not a whole number from %.0f to %.0f", r->flag, value, r->min,
-                           r->max);
+            return err_set(e, ERR_INPUT, "%s: '%s' is not a whole number from %.0f to %.0f", r->flag, value, r->min, r->max);
         return 0;
     case OPTION_REAL:
         if (parse_real(value, r->min, r->max, field))
             return err_set(e, ERR_INPUT, "%s: '%s' is not a number from %g to %g", r->flag, value, r->min, r->max);
         return 0;
     case OPTION_IMAGES:
-        if (o->n_images == OPTIONS_MAX_IMAGES)
-            return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);
+        if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);
         o->images[o->n_images++] = value;
         return 0;
     }
@@ -136,8 +124,7 @@ static int option_set(const struct option_row *r, struct options *o, const char 
 static const struct option_row *option_find(enum command c, const char *word, size_t n)
 {
     for (int i = 0; i < N_ROWS; i++)
-        if ((rows[i].commands >> c & 1) && strlen(rows[i].flag) == n && memcmp(rows[i].flag, word, n) == 0)
-            return &rows[i];
+        if ((rows[i].commands >> c & 1) && strlen(rows[i].flag) == n && memcmp(rows[i].flag, word, n) == 0) return &rows[i];
     return NULL;
 }
 
@@ -146,9 +133,7 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
 {
     const char *word = argv[0], *equals = strchr(word, '=');
     const struct option_row *r = option_find(c, word, equals ? (size_t)(equals - word) : strlen(word));
-    if (!r)
-        return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, commands[c].name,
-                       commands[c].name);
+    if (!r) return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, commands[c].name, commands[c].name);
     if (r->kind == OPTION_FLAG) {
         if (equals) return err_set(e, ERR_INPUT, "%s takes no value", r->flag);
         return option_set(r, o, NULL, e) ? -ERR_INPUT : 1;
@@ -195,8 +180,8 @@ int options_command(const char *name, enum command *out)
 
 void options_help(enum command c, FILE *f)
 {
-    fprintf(f, "usage: spillway %s%s%s [options]\n%s\n\noptions:\n", commands[c].name, *commands[c].args ? " " : "",
-            commands[c].args, commands[c].help);
+    fprintf(f, "usage: spillway %s%s%s [options]\n%s\n\noptions:\n", commands[c].name, *commands[c].args ? " " : "", commands[c].args,
+            commands[c].help);
     for (int i = 0; i < N_ROWS; i++) {
         const struct option_row *r = &rows[i];
         if (!(r->commands >> c & 1)) continue;

@@ -25,8 +25,7 @@ _Noreturn static void exec_media(int sock)
 static int media_start(struct pictures *p, struct err *e)
 {
     int s[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s))
-        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     if (s[1] == MEDIA_FD) { /* dup2 onto itself would keep close-on-exec */
         int other = dup(s[1]);
         close(s[1]);
@@ -44,8 +43,7 @@ static int media_start(struct pictures *p, struct err *e)
     return 0;
 }
 
-static int decode_file(struct pictures *p, const char *file, const struct image_settings *settings, bool detail_low,
-                       struct err *e)
+static int decode_file(struct pictures *p, const char *file, const struct image_settings *settings, bool detail_low, struct err *e)
 {
     struct buf bytes;
     buf_init(&bytes, MEDIA_MAX_IMAGE_BYTES);
@@ -54,12 +52,8 @@ static int decode_file(struct pictures *p, const char *file, const struct image_
     buf_free(&bytes);
     if (rc) return rc;
     if (fd < 0) return fd;
-    struct media_request r = {.call = MEDIA_DECODE,
-                              .id = p->n + 1,
-                              .image_fd = fd,
-                              .settings = *settings,
-                              .detail_low = detail_low,
-                              .max_pixels = MAX_PIXELS};
+    struct media_request r = {
+        .call = MEDIA_DECODE, .id = p->n + 1, .image_fd = fd, .settings = *settings, .detail_low = detail_low, .max_pixels = MAX_PIXELS};
     rc = media_send_request(p->sock, &r, e);
     close(fd);
     struct media_reply *reply = &p->replies[p->n];
@@ -73,8 +67,8 @@ static int decode_file(struct pictures *p, const char *file, const struct image_
     return 0;
 }
 
-int pictures_decode(struct pictures *p, const char *const *files, size_t n, const struct image_settings *settings,
-                    bool detail_low, struct err *e)
+int pictures_decode(struct pictures *p, const char *const *files, size_t n, const struct image_settings *settings, bool detail_low,
+                    struct err *e)
 {
     *p = (struct pictures){.sock = -1};
     if (n == 0) return 0;

@@ -33,23 +33,20 @@ static int from_user(struct question *q, const char *user, struct err *e)
         if (!marks) return err_set(e, ERR_MEMORY, "the prompt is too large");
         memset(marks, MARK_REQUEST, n);
         struct prompt_options po = prompt_options(q);
-        return prompt_from_text(q->model, (struct marked_text){.text = user, .marks = marks, .n = n}, true, &po,
-                                &q->arena, &q->prompt, e);
+        return prompt_from_text(q->model, (struct marked_text){.text = user, .marks = marks, .n = n}, true, &po, &q->arena, &q->prompt, e);
     }
     json_t *parts = json_array(), *messages = json_pack("[{s:s, s:O}]", "role", "user", "content", parts);
     int failed = !messages;
-    for (size_t i = 0; i < q->pictures.n; i++)
-        failed |= json_array_append_new(parts, json_pack("{s:s}", "type", "image"));
-    failed |= json_array_append_new(
-        parts, json_pack("{s:s, s:s}", "type", "text", "text", user)); /* fails for text that is not UTF-8 */
+    for (size_t i = 0; i < q->pictures.n; i++) failed |= json_array_append_new(parts, json_pack("{s:s}", "type", "image"));
+    failed |= json_array_append_new(parts, json_pack("{s:s, s:s}", "type", "text", "text", user)); /* fails for text that is not UTF-8 */
     int rc = failed ? err_set(e, ERR_INPUT, "--prompt: is not valid UTF-8") : from_messages(q, messages, e);
     json_decref(parts);
     json_decref(messages);
     return rc;
 }
 
-int question_open(struct question *q, const char *dir, const struct options *o, const json_t *messages,
-                  const struct buf *prompt, const char *user, struct err *e)
+int question_open(struct question *q, const char *dir, const struct options *o, const json_t *messages, const struct buf *prompt,
+                  const char *user, struct err *e)
 {
     *q = (struct question){0};
     arena_init(&q->arena, ARENA_MAX_BYTES);
@@ -57,8 +54,7 @@ int question_open(struct question *q, const char *dir, const struct options *o, 
     if (rc) return rc;
     const struct prompt_info *info = prompt_model_info(q->model);
     if (user) q->max_context = info->max_context;
-    if (o->n_images && !info->has_images)
-        return err_set(e, ERR_UNSUPPORTED, "--image: this model does not take pictures");
+    if (o->n_images && !info->has_images) return err_set(e, ERR_UNSUPPORTED, "--image: this model does not take pictures");
     if (o->n_images) {
         bool low = o->image_detail && !strcmp(o->image_detail, "low");
         rc = pictures_decode(&q->pictures, o->images, (size_t)o->n_images, &info->images, low, e);
@@ -79,8 +75,7 @@ void question_close(struct question *q)
     q->model = NULL;
 }
 
-int question_tiles(struct question *q, const struct frame_tile **tiles, uint32_t *n_tiles, const int **fds,
-                   uint32_t *n_fds, struct err *e)
+int question_tiles(struct question *q, const struct frame_tile **tiles, uint32_t *n_tiles, const int **fds, uint32_t *n_fds, struct err *e)
 {
     const struct pictures *p = &q->pictures;
     struct frame_tile *t = arena_array(&q->arena, pictures_tiles(p) + 1, sizeof *t);

@@ -25,13 +25,13 @@ struct question {
  *   must leave room in the context for an answer.
  *
  * Close in any case. */
-MUST_USE int question_open(struct question *q, const char *dir, const struct options *o, const json_t *messages,
-                           const struct buf *prompt, const char *user, struct err *e);
+MUST_USE int question_open(struct question *q, const char *dir, const struct options *o, const json_t *messages, const struct buf *prompt,
+                           const char *user, struct err *e);
 void question_close(struct question *q); /* accepts a zeroed struct */
 
 /* The tiles of all pictures in prompt order, for a submit or for the model; fds has room for OPTIONS_MAX_IMAGES. Arrays
  * live in the arena. */
-MUST_USE int question_tiles(struct question *q, const struct frame_tile **tiles, uint32_t *n_tiles, const int **fds,
-                            uint32_t *n_fds, struct err *e);
+MUST_USE int question_tiles(struct question *q, const struct frame_tile **tiles, uint32_t *n_tiles, const int **fds, uint32_t *n_fds,
+                            struct err *e);
 
 #endif

@@ -43,8 +43,7 @@ static int parse_listen(struct serve *s, struct err *e)
 {
     const char *text = s->o->listen, *colon = strrchr(text, ':');
     int64_t port;
-    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port))
-        return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
+    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port)) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
     size_t n = (size_t)(colon - text);
     if (n >= 2 && text[0] == '[' && text[n - 1] == ']') { /* [::1]:8080 */
         text++;
@@ -57,7 +56,10 @@ static int parse_listen(struct serve *s, struct err *e)
     return 0;
 }
 
-static bool is_loopback(const char *host) { return strcmp(host, "::1") == 0 || str_starts_with(host, "127."); }
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
+}
 
 /* A file with the key and perhaps a line's end. */
 static int read_key_file(const char *path, struct buf *b, struct err *e)
@@ -95,8 +97,7 @@ static void refresh_fired(void *ctx)
 static int open_accounts(struct serve *s, struct err *e)
 {
     if (s->o->no_auth) {
-        if (!is_loopback(s->host))
-            return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
+        if (!is_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
         log_info("accounts: none (--no-auth)");
         return 0;
     }
@@ -125,23 +126,25 @@ static void announce(struct serve *s)
 {
     s->ready = true;
     bool v6 = strchr(s->host, ':') != NULL;
-    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms),
-            v6 ? "[" : "", s->host, v6 ? "]" : "", http_port(s->g.http));
+    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), v6 ? "[" : "", s->host,
+            v6 ? "]" : "", http_port(s->g.http));
     for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
     fprintf(stderr, "\n");
     if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
     memset(s->first_key, 0, sizeof s->first_key);
 }
 
-static struct serve *serve_of(struct gateway_model *m) { return (struct serve *)m->gateway; /* its first member */ }
+static struct serve *serve_of(struct gateway_model *m)
+{
+    return (struct serve *)m->gateway; /* its first member */
+}
 
 /* The worker and the gateway read the same folder; they must have understood the same. */
 static int check_hello(struct gateway_model *m, const struct frame_hello *h, struct err *e)
 {
     const struct prompt_info *info = prompt_model_info(m->prompt);
     if (h->vocab != info->vocab)
-        return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab,
-                       info->vocab);
+        return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
     if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
                              h->tokens_per_tile != (uint32_t)info->images.tokens_per_tile))
         return err_set(e, ERR_INTERNAL, "%s: worker and gateway differ about pictures", m->id);
@@ -214,8 +217,7 @@ static int start_models(struct serve *s, struct err *e)
         rc = prompt_model_open(&m->prompt, m->path, e);
         if (rc) break;
         const struct prompt_info *info = prompt_model_info(m->prompt);
-        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "",
-                 info->has_template ? "" : ", no chat template");
+        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
     }
     return rc;
 }
@@ -225,8 +227,7 @@ static void drain_look(void *ctx)
     struct serve *s = ctx;
     int64_t now_ms = loop_now_ms(s->g.loop);
     bool idle = s->g.n_completions == 0 && http_open_requests(s->g.http) == 0;
-    if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS))
-        serve_stop(s, NULL);
+    if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS)) serve_stop(s, NULL);
 }
 
 static void signal_came(void *ctx, uint32_t events)

@@ -27,15 +27,17 @@
 #include "kernels/cpu/cpu.h"
 
 #define U 0x1p-24
-#define EXP_ERROR                                                                                                      \
-    2e-7 /* relative, kern_impl.h, exp_vf; libm's expf and tanhf stay below one unit in the last place, 1.2e-7 */
-#define TINY 0x1p-126 /* subnormal results may become zero */
+#define EXP_ERROR 2e-7 /* relative, kern_impl.h, exp_vf; libm's expf and tanhf stay below one unit in the last place, 1.2e-7 */
+#define TINY 0x1p-126  /* subnormal results may become zero */
 
 struct near {
     double v, err;
 };
 
-static inline double gamma_of(size_t n) { return (double)n * U / (1 - (double)n * U); }
+static inline double gamma_of(size_t n)
+{
+    return (double)n * U / (1 - (double)n * U);
+}
 
 /* --- arrays --- */
 enum { MAX_EDGES = 64, EDGE_FILL = 0xA5 };
@@ -64,8 +66,7 @@ static inline void edges_release(size_t keep)
     while (n_edges > keep) {
         struct edge *g = &edges[--n_edges];
         for (size_t i = 0; i < g->whole - g->bytes; i++)
-            if (g->base[i] != EDGE_FILL)
-                fail_msg("byte %zu before an array of %zu was written", g->whole - g->bytes - i, g->bytes);
+            if (g->base[i] != EDGE_FILL) fail_msg("byte %zu before an array of %zu was written", g->whole - g->bytes - i, g->bytes);
         munmap(g->base, g->whole + (size_t)sysconf(_SC_PAGESIZE));
     }
 }
@@ -78,7 +79,10 @@ static inline uint32_t noise_bits(void)
 }
 
 /* Pseudo-random in [-1, 1), the same everywhere. */
-static inline float noise(void) { return (float)(int32_t)noise_bits() * 0x1p-31f; }
+static inline float noise(void)
+{
+    return (float)(int32_t)noise_bits() * 0x1p-31f;
+}
 
 static inline float *noise_edge(size_t n)
 {
@@ -97,11 +101,8 @@ struct matrix {
 
 static inline struct matrix matrix_new(size_t n, size_t k, enum dtype dtype, enum compute compute)
 {
-    struct matrix m = {.file = edge(n * k * (dtype == DTYPE_F32 ? 4 : 2)),
-                       .seen = edge(n * k * sizeof(float)),
-                       .dtype = dtype,
-                       .n = n,
-                       .k = k};
+    struct matrix m = {
+        .file = edge(n * k * (dtype == DTYPE_F32 ? 4 : 2)), .seen = edge(n * k * sizeof(float)), .dtype = dtype, .n = n, .k = k};
     for (size_t i = 0; i < n * k; i++) {
         uint16_t h = (uint16_t)((noise_bits() & 0x83FF) | (8 + noise_bits() % 7) << 10); /* fp16, 2^-7 to 1 */
         if (dtype == DTYPE_F32) m.seen[i] = ((float *)m.file)[i] = noise();
@@ -136,13 +137,11 @@ static inline int tell_missing_sets(void **unused)
     return 0;
 }
 
-static inline struct device *device_new(const char *isa, enum compute compute, int threads,
-                                        const struct device_limits *l)
+static inline struct device *device_new(const char *isa, enum compute compute, int threads, const struct device_limits *l)
 {
     struct device *d;
     struct err e = {0};
-    assert_int_equal(ops_cpu.open(&d, &(struct device_options){.compute = compute, .threads = threads, .isa = isa}, &e),
-                     0);
+    assert_int_equal(ops_cpu.open(&d, &(struct device_options){.compute = compute, .threads = threads, .isa = isa}, &e), 0);
     assert_int_equal(ops_cpu.reserve(d, l, &e), 0);
     return d;
 }
@@ -160,13 +159,11 @@ static inline size_t near_misses(const float *got, const struct near *want, size
     return misses;
 }
 
-static inline void near_check(const float *got, const struct near *want, size_t n, const char *isa, const char *what,
-                              size_t row)
+static inline void near_check(const float *got, const struct near *want, size_t n, const char *isa, const char *what, size_t row)
 {
     for (size_t i = 0; i < n; i++)
         if (!near_holds(got[i], want[i]))
-            fail_msg("%s %s, row %zu [%zu]: %.9g is not %.9g within %.3g", isa, what, row, i, (double)got[i], want[i].v,
-                     want[i].err);
+            fail_msg("%s %s, row %zu [%zu]: %.9g is not %.9g within %.3g", isa, what, row, i, (double)got[i], want[i].v, want[i].err);
 }
 
 /* --- formulas --- */
@@ -182,8 +179,7 @@ static inline struct near near_operand(struct near x, enum compute compute)
 {
     if (compute == COMPUTE_F32) return x;
     double v = (double)bf16_to_f32(bf16_from_f32((float)x.v));
-    double lo = (double)bf16_to_f32(bf16_from_f32((float)(x.v - x.err))),
-           hi = (double)bf16_to_f32(bf16_from_f32((float)(x.v + x.err)));
+    double lo = (double)bf16_to_f32(bf16_from_f32((float)(x.v - x.err))), hi = (double)bf16_to_f32(bf16_from_f32((float)(x.v + x.err)));
     return (struct near){v, fmax(hi - v, v - lo)};
 }
 
@@ -232,8 +228,7 @@ static inline void near_layernorm(const float *x, const float *w, const float *b
     double scale = 1 / sqrt(var + (double)eps), relative = 0.55 * var_err / (var + (double)eps) + gamma_of(6);
     for (size_t i = 0; i < n; i++) {
         double d = (double)x[i] - mean, y = d * scale * (double)w[i], v = y + (double)b[i];
-        out[i] =
-            (struct near){v, fabs(y) * relative + each * scale * fabs((double)w[i]) * (1 + relative) + U * fabs(v)};
+        out[i] = (struct near){v, fabs(y) * relative + each * scale * fabs((double)w[i]) * (1 + relative) + U * fabs(v)};
     }
 }
 
@@ -251,8 +246,7 @@ static inline struct near near_silu_mul(struct near g, struct near u)
 static inline struct near near_gelu(struct near x)
 {
     double v = x.v, y = 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-    return (struct near){y,
-                         1.13 * x.err + 0.5 * fabs(v) * (EXP_ERROR / 2 + 0.45 * gamma_of(7) + 5 * U) + 2 * U * fabs(y)};
+    return (struct near){y, 1.13 * x.err + 0.5 * fabs(v) * (EXP_ERROR / 2 + 0.45 * gamma_of(7) + 5 * U) + 2 * U * fabs(y)};
 }
 
 /* Rotates the halves of v by the position's angles. The angle itself is float32 by definition (ops.h follows the
@@ -262,8 +256,7 @@ static inline void near_rotate(struct near *v, size_t half, int32_t position, co
     for (size_t j = 0; j < half; j++) {
         double angle = (double)((float)position * inv_freq[j]), c = cos(angle) * scale, s = sin(angle) * scale;
         struct near a = v[j], b = v[j + half];
-        double size = fabs(a.v) + a.err + fabs(b.v) + b.err,
-               err = (a.err + b.err) * scale + size * scale * (3 * U + gamma_of(3));
+        double size = fabs(a.v) + a.err + fabs(b.v) + b.err, err = (a.err + b.err) * scale + size * scale * (3 * U + gamma_of(3));
         v[j] = (struct near){a.v * c - b.v * s, err};
         v[j + half] = (struct near){b.v * c + a.v * s, err};
     }
@@ -273,11 +266,11 @@ static inline void near_rotate(struct near *v, size_t half, int32_t position, co
  * A score is off by its operands, gamma(dim + 3) of its terms, and 3 roundings of the scale. A weight exp(s - max) is
  * then off by the factor exp(that + u |s - max| for the subtraction, and again for each joining of splits of 256) and
  * EXP_ERROR, and a few roundings a join. Numerator and denominator are sums of n such. */
-static inline void near_attention(const struct near *q, size_t dim, size_t n, const struct near *k,
-                                  const struct near *v, size_t stride, struct near *out)
+static inline void near_attention(const struct near *q, size_t dim, size_t n, const struct near *k, const struct near *v, size_t stride,
+                                  struct near *out)
 {
-    double *s = malloc(n * sizeof *s), *rel = malloc(n * sizeof *rel), max = -INFINITY, min = INFINITY, sum = 0,
-           sum_rel = 0, scale = 1 / sqrt((double)dim);
+    double *s = malloc(n * sizeof *s), *rel = malloc(n * sizeof *rel), max = -INFINITY, min = INFINITY, sum = 0, sum_rel = 0,
+           scale = 1 / sqrt((double)dim);
     assert_true(s && rel && n > 0);
     size_t splits = n / KV_SPLIT + 1;
     for (size_t i = 0; i < n; i++) {
@@ -294,8 +287,7 @@ static inline void near_attention(const struct near *q, size_t dim, size_t n, co
         min = fmin(min, s[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        rel[i] = expm1(rel[i] + U * (max - min) * (double)(splits + 1) + EXP_ERROR * (double)(splits + 1) +
-                       gamma_of(4 * splits));
+        rel[i] = expm1(rel[i] + U * (max - min) * (double)(splits + 1) + EXP_ERROR * (double)(splits + 1) + gamma_of(4 * splits));
         s[i] = exp(s[i] - max);
         sum += s[i];
         sum_rel += s[i] * rel[i];
@@ -306,8 +298,7 @@ static inline void near_attention(const struct near *q, size_t dim, size_t n, co
         for (size_t i = 0; i < n; i++) {
             const struct near *b = &v[i * stride + j];
             y += s[i] / sum * b->v;
-            above +=
-                s[i] / sum * ((rel[i] + gamma_of(n + 2 * splits + 2) * (1 + rel[i])) * (fabs(b->v) + b->err) + b->err);
+            above += s[i] / sum * ((rel[i] + gamma_of(n + 2 * splits + 2) * (1 + rel[i])) * (fabs(b->v) + b->err) + b->err);
         }
         out[j] = (struct near){y, (above + fabs(y) * below) / (1 - below) + U * fabs(y)};
     }

@@ -177,8 +177,7 @@ static void test_accounts_key_text_is_stored_nowhere(void **state)
         if (buf_read_file(&b, path, &e) == 0 && b.len) {
             assert_null(memmem(b.data, b.len, token, strlen(token)));
             assert_null(memmem(b.data, b.len, token + 12, 20));
-            seen += memmem(b.data, b.len, token + strlen(token) - 4, 4) !=
-                    NULL; /* the hint: we do look at the right bytes */
+            seen += memmem(b.data, b.len, token + strlen(token) - 4, 4) != NULL; /* the hint: we do look at the right bytes */
         }
         buf_free(&b);
     }

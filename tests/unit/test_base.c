@@ -102,10 +102,10 @@ static void test_utf8_decode_maximal_subparts(void **state)
     uint32_t cp;
     assert_int_equal(utf8_decode("\xF0\x9F\x98\x80", 4, &cp), 4);
     assert_int_equal(cp, 0x1F600);
-    assert_int_equal(utf8_decode("\xF0\x9F\x98", 3, &cp), 0);    /* incomplete but valid so far */
-    assert_int_equal(utf8_decode("\xF0\x9F\x28", 3, &cp), -2);   /* two bytes belong together */
-    assert_int_equal(utf8_decode("\xED\xA0\x80", 3, &cp), -1);   /* surrogate */
-    assert_int_equal(utf8_decode("\xC0\xAF", 2, &cp), -1);       /* overlong */
+    assert_int_equal(utf8_decode("\xF0\x9F\x98", 3, &cp), 0);  /* incomplete but valid so far */
+    assert_int_equal(utf8_decode("\xF0\x9F\x28", 3, &cp), -2); /* two bytes belong together */
+    assert_int_equal(utf8_decode("\xED\xA0\x80", 3, &cp), -1); /* surrogate */
+    assert_int_equal(utf8_decode("\xC0\xAF", 2, &cp), -1);     /* overlong */
     assert_int_equal(utf8_decode("\xF4\x90\x80\x80", 4, &cp), -1);
     for (uint32_t c = 0; c < 0x110000; c += 7) {
         if (c >= 0xD800 && c < 0xE000) continue;
@@ -134,8 +134,8 @@ static int read_text(const char *text, size_t n, json_t **v, struct err *e)
 static void test_json_refuses_what_rfc8259_refuses(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"",       "{",         "[1,]",    "{\"a\":1,\"a\":2}",       "\"\\ud800\"", "nul", "[1] x",
-                                      "\"\xff\"", "\"a\nb\"", "[01]",    "99999999999999999999", "1e400",       "'a'", "[NaN]"};
+    static const char *const bad[] = {"",         "{",        "[1,]", "{\"a\":1,\"a\":2}",    "\"\\ud800\"", "nul", "[1] x",
+                                      "\"\xff\"", "\"a\nb\"", "[01]", "99999999999999999999", "1e400",       "'a'", "[NaN]"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *v;
         struct err e;
@@ -198,9 +198,15 @@ static void test_json_blames_the_member(void **state)
     const struct {
         const char *text, *param;
     } cases[] = {
-        {"{\"a\":1,\"temperature\":1e400}", "temperature"}, {"{\"n\":9223372036854775808,\"b\":1}", "n"}, {"{\"x\":NaN}", "x"},
-        {"{\"x\":{\"y\":[1,-]}}", "x"},                 {"{\"a\":\"b:c\",\"x\":01}", "x"},          {"{\"x\":1,}", ""},
-        {"[NaN]", ""},                                  {"{\"a\\\"b\":NaN}", ""},                    {"", ""},
+        {"{\"a\":1,\"temperature\":1e400}", "temperature"},
+        {"{\"n\":9223372036854775808,\"b\":1}", "n"},
+        {"{\"x\":NaN}", "x"},
+        {"{\"x\":{\"y\":[1,-]}}", "x"},
+        {"{\"a\":\"b:c\",\"x\":01}", "x"},
+        {"{\"x\":1,}", ""},
+        {"[NaN]", ""},
+        {"{\"a\\\"b\":NaN}", ""},
+        {"", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *v;

@@ -11,8 +11,7 @@
 
 #include "server/api/chat_params.h"
 
-static const struct prompt_info model = {.vocab = 1000,
-                                         .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+static const struct prompt_info model = {.vocab = 1000, .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
 static struct chat_params params;
 static struct err err;
 static struct arena arena;
@@ -23,8 +22,7 @@ static int read_text(const char *text)
     memset(&err, 0, sizeof err);
     arena_free(&arena);
     arena_init(&arena, 1 << 20);
-    if (json_read(text, strlen(text), &json_limits_request, "request body", &v, &err))
-        fail_msg("%s: %s", text, err.msg);
+    if (json_read(text, strlen(text), &json_limits_request, "request body", &v, &err)) fail_msg("%s: %s", text, err.msg);
     int rc = chat_params_read(&params, v, &model, &arena, &err);
     json_decref(v);
     return rc;
@@ -82,21 +80,18 @@ static void test_chat_params_check_every_number(void **state)
 static void test_chat_params_values_arrive(void **state)
 {
     (void)state;
-    assert_int_equal(
-        read_text("{\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"n\":3,\"seed\":-5,\"max_tokens\":"
-                  "9,\"stop\":[\"a\",\"bc\"],"
-                  "\"logit_bias\":{\"3\":-100,\"999\":1.5},\"logprobs\":true,\"top_logprobs\":4,\"stream\":true,"
-                  "\"stream_options\":{\"include_usage\":true},\"ignore_eos\":true,\"min_tokens\":2,\"repetition_"
-                  "penalty\":1.5,"
-                  "\"frequency_penalty\":-2,\"presence_penalty\":2,\"chat_template_kwargs\":{\"x\":1},\"user\":\"u\"}"),
-        0);
-    assert_true(params.temperature == 0.5 && params.top_p == 0.25 && params.min_p == 0.125 &&
-                params.repetition_penalty == 1.5);
+    assert_int_equal(read_text("{\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"n\":3,\"seed\":-5,\"max_tokens\":"
+                               "9,\"stop\":[\"a\",\"bc\"],"
+                               "\"logit_bias\":{\"3\":-100,\"999\":1.5},\"logprobs\":true,\"top_logprobs\":4,\"stream\":true,"
+                               "\"stream_options\":{\"include_usage\":true},\"ignore_eos\":true,\"min_tokens\":2,\"repetition_"
+                               "penalty\":1.5,"
+                               "\"frequency_penalty\":-2,\"presence_penalty\":2,\"chat_template_kwargs\":{\"x\":1},\"user\":\"u\"}"),
+                     0);
+    assert_true(params.temperature == 0.5 && params.top_p == 0.25 && params.min_p == 0.125 && params.repetition_penalty == 1.5);
     assert_true(params.frequency_penalty == -2 && params.presence_penalty == 2);
     assert_true(params.top_k == 7 && params.n == 3 && params.has_seed && params.seed == -5 && params.max_tokens == 9 &&
                 params.min_tokens == 2);
-    assert_true(params.logprobs && params.top_logprobs == 4 && params.stream && params.include_usage &&
-                params.ignore_eos);
+    assert_true(params.logprobs && params.top_logprobs == 4 && params.stream && params.include_usage && params.ignore_eos);
     assert_int_equal(params.n_stops, 2);
     assert_int_equal(params.stops[1].n, 2);
     assert_int_equal(params.n_bias, 2);
@@ -109,13 +104,12 @@ static void test_chat_params_defaults_are_the_models(void **state)
 {
     (void)state;
     struct prompt_info own = model;
-    own.defaults =
-        (struct prompt_defaults){.temperature = 0.25f, .top_p = 0.5f, .top_k = 20, .repetition_penalty = 1.25f};
+    own.defaults = (struct prompt_defaults){.temperature = 0.25f, .top_p = 0.5f, .top_k = 20, .repetition_penalty = 1.25f};
     json_t *v = json_object();
     assert_int_equal(chat_params_read(&params, v, &own, &arena, &err), 0);
     json_decref(v);
-    assert_true(params.temperature == 0.25 && params.top_p == 0.5 && params.top_k == 20 &&
-                params.repetition_penalty == 1.25 && params.n == 1);
+    assert_true(params.temperature == 0.25 && params.top_p == 0.5 && params.top_k == 20 && params.repetition_penalty == 1.25 &&
+                params.n == 1);
     assert_false(params.has_seed);
 }
 
@@ -179,12 +173,9 @@ static void test_chat_params_refuse_wrong_shapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chat_params_check_every_number),
-        cmocka_unit_test(test_chat_params_values_arrive),
-        cmocka_unit_test(test_chat_params_defaults_are_the_models),
-        cmocka_unit_test(test_chat_params_refuse_by_name),
-        cmocka_unit_test(test_chat_params_pass_what_asks_for_nothing),
-        cmocka_unit_test(test_chat_params_refuse_wrong_shapes),
+        cmocka_unit_test(test_chat_params_check_every_number),         cmocka_unit_test(test_chat_params_values_arrive),
+        cmocka_unit_test(test_chat_params_defaults_are_the_models),    cmocka_unit_test(test_chat_params_refuse_by_name),
+        cmocka_unit_test(test_chat_params_pass_what_asks_for_nothing), cmocka_unit_test(test_chat_params_refuse_wrong_shapes),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&arena);

@@ -12,14 +12,21 @@
 
 #include "engine/families/families.h"
 
-static const char llama[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":192,\"intermediate_size\":256,\"num_hidden_layers\":3,\"num_attention_heads\":3,\"num_key_value_heads\":1,"
-                            "\"vocab_size\":657,\"max_position_embeddings\":8192,\"rms_norm_eps\":1e-05,\"rope_theta\":100000.0,\"rope_scaling\":null,\"hidden_act\":\"silu\",\"attention_bias\":false,"
+static const char llama[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":192,\"intermediate_size\":256,\"num_hidden_layers\":"
+                            "3,\"num_attention_heads\":3,\"num_key_value_heads\":1,"
+                            "\"vocab_size\":657,\"max_position_embeddings\":8192,\"rms_norm_eps\":1e-05,\"rope_theta\":100000.0,\"rope_"
+                            "scaling\":null,\"hidden_act\":\"silu\",\"attention_bias\":false,"
                             "\"mlp_bias\":false,\"tie_word_embeddings\":true}";
-static const char smollm3[] = "{\"architectures\":[\"SmolLM3ForCausalLM\"],\"hidden_size\":256,\"intermediate_size\":256,\"num_hidden_layers\":5,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
-                              "\"vocab_size\":692,\"max_position_embeddings\":65536,\"rope_theta\":5000000.0,\"no_rope_layers\":[1,1,0,0,1],\"no_rope_layer_interval\":4,\"use_sliding_window\":false}";
-static const char idefics3[] = "{\"architectures\":[\"Idefics3ForConditionalGeneration\"],\"image_token_id\":695,\"scale_factor\":4,\"tie_word_embeddings\":false,\"text_config\":{\"hidden_size\":128,"
-                               "\"intermediate_size\":192,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":64,\"vocab_size\":785,\"max_position_embeddings\":8192,"
-                               "\"rope_theta\":100000.0,\"rms_norm_eps\":1e-05},\"vision_config\":{\"hidden_size\":128,\"image_size\":64,\"patch_size\":8,\"intermediate_size\":192,\"num_hidden_layers\":2,"
+static const char smollm3[] = "{\"architectures\":[\"SmolLM3ForCausalLM\"],\"hidden_size\":256,\"intermediate_size\":256,\"num_hidden_"
+                              "layers\":5,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+                              "\"vocab_size\":692,\"max_position_embeddings\":65536,\"rope_theta\":5000000.0,\"no_rope_layers\":[1,1,0,0,1]"
+                              ",\"no_rope_layer_interval\":4,\"use_sliding_window\":false}";
+static const char idefics3[] = "{\"architectures\":[\"Idefics3ForConditionalGeneration\"],\"image_token_id\":695,\"scale_factor\":4,\"tie_"
+                               "word_embeddings\":false,\"text_config\":{\"hidden_size\":128,"
+                               "\"intermediate_size\":192,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+                               "\"head_dim\":64,\"vocab_size\":785,\"max_position_embeddings\":8192,"
+                               "\"rope_theta\":100000.0,\"rms_norm_eps\":1e-05},\"vision_config\":{\"hidden_size\":128,\"image_size\":64,"
+                               "\"patch_size\":8,\"intermediate_size\":192,\"num_hidden_layers\":2,"
                                "\"num_attention_heads\":2}}";
 
 static json_t *parse(const char *text)
@@ -43,8 +50,10 @@ static json_t *changed(const char *base, const char *path, const char *value)
         assert_non_null(at);
         path = dot + 1;
     }
-    if (path && value) json_object_set_new(at, path, parse(value));
-    else if (path) assert_int_equal(json_object_del(at, path), 0); /* a typing error here would test nothing */
+    if (path && value)
+        json_object_set_new(at, path, parse(value));
+    else if (path)
+        assert_int_equal(json_object_del(at, path), 0); /* a typing error here would test nothing */
     return v;
 }
 
@@ -53,12 +62,15 @@ static void check_sane(const struct model_config *c)
 {
     const struct text_config *t = &c->text;
     const struct vision_config *v = &c->vision;
-    assert_true(t->hidden && t->inter && t->vocab && t->max_positions && t->layers >= 1 && t->layers <= CONFIG_MAX_LAYERS && t->norm_eps > 0);
-    assert_true(t->heads && t->kv_heads && t->heads % t->kv_heads == 0 && t->head_dim >= 16 && t->head_dim <= CONFIG_MAX_HEAD_DIM && t->head_dim % 16 == 0);
+    assert_true(t->hidden && t->inter && t->vocab && t->max_positions && t->layers >= 1 && t->layers <= CONFIG_MAX_LAYERS &&
+                t->norm_eps > 0);
+    assert_true(t->heads && t->kv_heads && t->heads % t->kv_heads == 0 && t->head_dim >= 16 && t->head_dim <= CONFIG_MAX_HEAD_DIM &&
+                t->head_dim % 16 == 0);
     for (uint32_t i = 0; i < t->head_dim / 2; i++) assert_true(isfinite(t->inv_freq[i]));
     assert_true(isfinite(t->rope_scale) && t->rope_scale > 0);
     if (!c->family->vision) return;
-    assert_true(v->heads && v->dim % v->heads == 0 && v->scale && v->grid && v->grid % v->scale == 0 && v->grid * v->patch <= v->image_px && v->norm_eps > 0);
+    assert_true(v->heads && v->dim % v->heads == 0 && v->scale && v->grid && v->grid % v->scale == 0 && v->grid * v->patch <= v->image_px &&
+                v->norm_eps > 0);
     assert_true(c->image_token >= 0 && (uint32_t)c->image_token < t->vocab);
 }
 
@@ -91,7 +103,15 @@ static const struct golden_config {
     {"smollm3_yarn_sharded-bf16", &family_smollm3, {128, 3, 4, 1, 64, 160, 692, 256}, 1e-6f, true, 5e6, "rnr", {0}, -1},
     {"idefics3-f32", &family_idefics3, {128, 2, 2, 1, 64, 192, 785, 8192}, 1e-5f, false, 100000, "rr", {128, 2, 2, 192, 64, 8, 8, 4}, 695},
     {"idefics3-bf16", &family_idefics3, {128, 2, 2, 1, 64, 192, 785, 8192}, 1e-5f, false, 100000, "rr", {128, 2, 2, 192, 64, 8, 8, 4}, 695},
-    {"idefics3_v1-bf16", &family_idefics3, {128, 2, 2, 2, 64, 160, 660, 8192}, 1e-5f, false, 273768, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 658},
+    {"idefics3_v1-bf16",
+     &family_idefics3,
+     {128, 2, 2, 2, 64, 160, 660, 8192},
+     1e-5f,
+     false,
+     273768,
+     "rr",
+     {144, 2, 2, 208, 38, 4, 9, 3},
+     658},
     {"smolvlm2-f32", &family_smolvlm, {128, 2, 2, 2, 64, 160, 785, 8192}, 1e-5f, false, 130000, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 695},
     {"smolvlm2-bf16", &family_smolvlm, {128, 2, 2, 2, 64, 160, 785, 8192}, 1e-5f, false, 130000, "rr", {144, 2, 2, 208, 38, 4, 9, 3}, 695},
 };
@@ -122,7 +142,8 @@ static void test_golden_configs(void **unused)
     for (size_t i = 0; i < sizeof golden_configs / sizeof *golden_configs; i++) {
         const struct golden_config *g = &golden_configs[i];
         char path[4096];
-        assert_true((size_t)snprintf(path, sizeof path, "%s/../parity/golden/models/%s/config.json", SPILLWAY_TEST_DIR, g->name) < sizeof path);
+        assert_true((size_t)snprintf(path, sizeof path, "%s/../parity/golden/models/%s/config.json", SPILLWAY_TEST_DIR, g->name) <
+                    sizeof path);
         json_t *v;
         struct model_config c;
         struct err e = {0};
@@ -138,7 +159,8 @@ static void test_llama(void **unused)
     struct model_config c = read_ok(llama, NULL, NULL);
     const struct text_config *t = &c.text;
     assert_ptr_equal(c.family, &family_llama);
-    assert_true(t->hidden == 192 && t->layers == 3 && t->heads == 3 && t->kv_heads == 1 && t->head_dim == 64 && t->inter == 256 && t->vocab == 657 && t->max_positions == 8192);
+    assert_true(t->hidden == 192 && t->layers == 3 && t->heads == 3 && t->kv_heads == 1 && t->head_dim == 64 && t->inter == 256 &&
+                t->vocab == 657 && t->max_positions == 8192);
     assert_true(t->tied && t->norm_eps == 1e-5f && t->rope_scale == 1 && c.image_token == -1);
     assert_true(t->inv_freq[0] == 1 && fabs((double)t->inv_freq[1] - pow(100000, -2.0 / 64)) < 1e-7 && t->rope[0] && t->rope[2]);
     assert_int_equal(read_ok(llama, "num_key_value_heads", NULL).text.kv_heads, 3); /* silent: one for each head */
@@ -147,7 +169,8 @@ static void test_llama(void **unused)
     assert_true(read_ok(llama, "rms_norm_eps", NULL).text.norm_eps == 1e-6f);
     assert_false(read_ok(llama, "tie_word_embeddings", NULL).text.tied);
     assert_true(fabs((double)read_ok(llama, "rope_theta", NULL).text.inv_freq[1] - pow(10000, -2.0 / 64)) < 1e-7);
-    assert_true(fabs((double)read_ok(llama, "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":500.0}").text.inv_freq[1] - pow(500, -2.0 / 64)) < 1e-7);
+    assert_true(fabs((double)read_ok(llama, "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":500.0}").text.inv_freq[1] -
+                     pow(500, -2.0 / 64)) < 1e-7);
 }
 
 static void test_smollm3(void **unused)
@@ -156,7 +179,7 @@ static void test_smollm3(void **unused)
     struct model_config c = read_ok(smollm3, NULL, NULL);
     static const bool rope[] = {true, true, false, false, true};
     for (int i = 0; i < 5; i++) assert_int_equal(c.text.rope[i], rope[i]);
-    assert_true(c.text.tied); /* SmolLM3's own default */
+    assert_true(c.text.tied);                     /* SmolLM3's own default */
     c = read_ok(smollm3, "no_rope_layers", NULL); /* every fourth goes without */
     for (int i = 0; i < 5; i++) assert_int_equal(c.text.rope[i], i != 3);
     c = read_ok(smollm3, "rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":2.0,\"original_max_position_embeddings\":65536}");
@@ -171,7 +194,8 @@ static void test_idefics3(void **unused)
     (void)unused;
     struct model_config c = read_ok(idefics3, NULL, NULL);
     const struct vision_config *v = &c.vision;
-    assert_true(v->dim == 128 && v->layers == 2 && v->heads == 2 && v->inter == 192 && v->image_px == 64 && v->patch == 8 && v->grid == 8 && v->scale == 4 && v->norm_eps == 1e-6f);
+    assert_true(v->dim == 128 && v->layers == 2 && v->heads == 2 && v->inter == 192 && v->image_px == 64 && v->patch == 8 && v->grid == 8 &&
+                v->scale == 4 && v->norm_eps == 1e-6f);
     assert_int_equal(c.image_token, 695);
     c = read_ok(idefics3, "vision_config.num_hidden_layers", NULL);
     assert_int_equal(c.vision.layers, 0); /* silent: the tensors tell */
@@ -189,11 +213,24 @@ static const struct {
     const char *base, *field;
     bool required;
 } sizes[] = {
-    {llama, "hidden_size", true},          {llama, "num_hidden_layers", true},    {llama, "num_attention_heads", true},   {llama, "num_key_value_heads", false},
-    {llama, "head_dim", false},            {llama, "intermediate_size", true},    {llama, "vocab_size", true},            {llama, "max_position_embeddings", true},
-    {smollm3, "no_rope_layer_interval", false}, {idefics3, "text_config.hidden_size", true}, {idefics3, "text_config.num_hidden_layers", true},
-    {idefics3, "vision_config.hidden_size", false}, {idefics3, "vision_config.num_hidden_layers", false}, {idefics3, "vision_config.num_attention_heads", false},
-    {idefics3, "vision_config.intermediate_size", false}, {idefics3, "vision_config.image_size", false}, {idefics3, "vision_config.patch_size", false}, {idefics3, "scale_factor", false},
+    {llama, "hidden_size", true},
+    {llama, "num_hidden_layers", true},
+    {llama, "num_attention_heads", true},
+    {llama, "num_key_value_heads", false},
+    {llama, "head_dim", false},
+    {llama, "intermediate_size", true},
+    {llama, "vocab_size", true},
+    {llama, "max_position_embeddings", true},
+    {smollm3, "no_rope_layer_interval", false},
+    {idefics3, "text_config.hidden_size", true},
+    {idefics3, "text_config.num_hidden_layers", true},
+    {idefics3, "vision_config.hidden_size", false},
+    {idefics3, "vision_config.num_hidden_layers", false},
+    {idefics3, "vision_config.num_attention_heads", false},
+    {idefics3, "vision_config.intermediate_size", false},
+    {idefics3, "vision_config.image_size", false},
+    {idefics3, "vision_config.patch_size", false},
+    {idefics3, "scale_factor", false},
 };
 
 static void refused(const char *base, const char *path, const char *value, const char *word)
@@ -204,13 +241,16 @@ static void refused(const char *base, const char *path, const char *value, const
     int rc = config_read(&c, v, families, &e);
     json_decref(v);
     if (rc >= 0) fail_msg("%s = %s was accepted", path, value ? value : "(absent)");
-    if (!strstr(e.msg, "config.json") || !strstr(e.msg, word)) fail_msg("%s = %s: '%s' is not in the message: %s", path, value ? value : "(absent)", word, e.msg);
+    if (!strstr(e.msg, "config.json") || !strstr(e.msg, word))
+        fail_msg("%s = %s: '%s' is not in the message: %s", path, value ? value : "(absent)", word, e.msg);
 }
 
 static void test_bad_sizes(void **unused)
 {
     (void)unused;
-    static const char *const values[] = {"0", "-1", "-9223372036854775808", "9223372036854775807", "4294967297", "1000000000", "1.5", "192.0", "\"192\"", "true", "[192]", "{}"};
+    static const char *const values[] = {
+        "0",     "-1", "-9223372036854775808", "9223372036854775807", "4294967297", "1000000000", "1.5", "192.0", "\"192\"", "true",
+        "[192]", "{}"};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) refused(sizes[i].base, sizes[i].field, values[k], sizes[i].field);
         if (sizes[i].required) {
@@ -269,7 +309,8 @@ static const struct {
     {llama, "tie_word_embeddings", "1", "tie_word_embeddings"},
     {idefics3, "tie_word_embeddings", "[]", "tie_word_embeddings"},
     {smollm3, "use_sliding_window", "true", "use_sliding_window"},
-    {smollm3, "layer_types", "[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]", "layer_types[1]"},
+    {smollm3, "layer_types", "[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]",
+     "layer_types[1]"},
     {smollm3, "layer_types", "[0]", "layer_types[0]"},
     {smollm3, "layer_types", "\"full_attention\"", "layer_types"},
     {smollm3, "no_rope_layers", "[1,1,1]", "no_rope_layers"},
@@ -370,15 +411,20 @@ static void test_damaged_bytes(void **unused)
             seed = seed * 1664525u + 1013904223u;
             size_t at = (seed >> 8) % n;
             unsigned how = seed >> 28;
-            if (how < 10) h[at] = with[(seed >> 20) % (sizeof with - 1)];
-            else if (how < 13) memmove(h + at, h + at + 1, --n - at);
-            else memmove(h + at + 1, h + at, n++ - at);
+            if (how < 10)
+                h[at] = with[(seed >> 20) % (sizeof with - 1)];
+            else if (how < 13)
+                memmove(h + at, h + at + 1, --n - at);
+            else
+                memmove(h + at + 1, h + at, n++ - at);
         }
         json_t *v = NULL;
         struct model_config c;
         struct err e = {0};
-        if (json_read(h, n, &json_limits_file, "config.json", &v, &e) || config_read(&c, v, families, &e)) assert_non_null(strstr(e.msg, "config.json"));
-        else accepted++, check_sane(&c);
+        if (json_read(h, n, &json_limits_file, "config.json", &v, &e) || config_read(&c, v, families, &e))
+            assert_non_null(strstr(e.msg, "config.json"));
+        else
+            accepted++, check_sane(&c);
         json_decref(v);
     }
     assert_true(accepted > 100 && accepted < 2000);
@@ -388,7 +434,10 @@ static void test_damaged_bytes(void **unused)
 static void test_damage(void **unused)
 {
     (void)unused;
-    static const char *const values[] = {"0", "1", "16", "64", "-3", "1e9", "1e-9", "0.5", "null", "true", "\"yarn\"", "[]", "{}", "[1,0]", "{\"rope_type\":\"yarn\",\"factor\":4}", "2147483648"};
+    static const char *const values[] = {"0",         "1",    "16",  "64",    "-3",
+                                         "1e9",       "1e-9", "0.5", "null",  "true",
+                                         "\"yarn\"",  "[]",   "{}",  "[1,0]", "{\"rope_type\":\"yarn\",\"factor\":4}",
+                                         "2147483648"};
     const char *const bases[] = {llama, smollm3, idefics3};
     uint32_t seed = 3;
     int accepted = 0;
@@ -400,8 +449,7 @@ static void test_damage(void **unused)
             const char *key;
             json_t *member;
             size_t which = json_is_object(at) ? (seed >> 8) % json_object_size(at) : 0;
-            json_object_foreach(at, key, member)
-            {
+            json_object_foreach(at, key, member) {
                 if (which-- == 0) break;
             }
             if (key) json_object_set_new(at, key, parse(values[(seed >> 20) % (sizeof values / sizeof *values)]));
@@ -422,8 +470,10 @@ static void test_damage(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_configs), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm3), cmocka_unit_test(test_idefics3), cmocka_unit_test(test_bad_sizes),
-        cmocka_unit_test(test_bad_fields), cmocka_unit_test(test_bad_texts), cmocka_unit_test(test_deep_texts), cmocka_unit_test(test_damage), cmocka_unit_test(test_damaged_bytes),
+        cmocka_unit_test(test_golden_configs), cmocka_unit_test(test_llama),      cmocka_unit_test(test_smollm3),
+        cmocka_unit_test(test_idefics3),       cmocka_unit_test(test_bad_sizes),  cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_bad_texts),      cmocka_unit_test(test_deep_texts), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damaged_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,8 +24,7 @@ static struct model *open_model(const char *name, uint64_t kv_tokens)
     char dir[512];
     struct model *m;
     struct err e;
-    struct model_options o = {
-        .device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = 2, .kv_tokens = kv_tokens};
+    struct model_options o = {.device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = 2, .kv_tokens = kv_tokens};
     snprintf(dir, sizeof dir, "%s/models/%s", SPILLWAY_GOLDEN_DIR, name);
     if (model_open(&m, dir, &o, &e)) fail_msg("%s", e.msg);
     return m;
@@ -65,8 +64,7 @@ static struct frame_submit greedy(uint64_t sequence, const int32_t *ids, uint32_
         .weight = 1,
         .ids = ids,
         .n_ids = n_ids,
-        .sampling = {
-            .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
+        .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
 }
 
 static void submit(struct engine *en, const struct frame_submit *f)
@@ -127,15 +125,13 @@ static void test_greedy_answers_of_all_cases_together_equal_the_reference(void *
         int32_t ids[1024];
         uint64_t n = 0;
         assert_int_equal(engine_new(&en, m, &e), 0);
-        json_object_foreach(cases, name, c)
-        {
+        json_object_foreach(cases, name, c) {
             struct frame_submit f = greedy(n++, ids, read_ids(json_object_get(c, "input_ids"), ids, 1024), 32);
             submit(en, &f);
         }
         run_all(en, answers);
         n = 0;
-        json_object_foreach(cases, name, c)
-        {
+        json_object_foreach(cases, name, c) {
             assert_int_equal(answers[n].finish, FINISH_LENGTH);
             assert_int_equal(answers[n].n, 32);
             assert_greedy_equal(name, c, &answers[n++]);

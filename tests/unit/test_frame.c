@@ -70,14 +70,11 @@ static struct frame_submit sample_submit(const int *fds)
 }
 
 static const int32_t step_tokens[] = {11, 12};
-static const struct frame_logprob step_logprobs[] = {{11, -0.5f}, {11, -0.5f}, {13, -INFINITY},
-                                                     {12, 0.0f},  {12, 0.0f},  {5, -9.0f}};
+static const struct frame_logprob step_logprobs[] = {{11, -0.5f}, {11, -0.5f}, {13, -INFINITY}, {12, 0.0f}, {12, 0.0f}, {5, -9.0f}};
 static const struct frame_step_row step_rows[] = {
     {.sequence = 1, .n_tokens = 2, .tokens = step_tokens, .n_top = 2, .logprobs = step_logprobs, .cached_tokens = 32},
     {.sequence = 2, .finish = FINISH_LENGTH, .n_tokens = 1, .tokens = step_tokens},
-    {.sequence = 3,
-     .finish = FINISH_ERROR,
-     .err = {.code = ERR_NUMERIC, .param = "p", .msg = "logits are not finite: é"}},
+    {.sequence = 3, .finish = FINISH_ERROR, .err = {.code = ERR_NUMERIC, .param = "p", .msg = "logits are not finite: é"}},
 };
 
 static const struct frame_hello sample_hello = {.version = FRAME_VERSION,
@@ -99,12 +96,11 @@ static void assert_submit_equal(const struct frame_submit *a, const struct frame
     assert_int_equal(a->weight, b->weight);
     assert_int_equal(a->deadline_ms, b->deadline_ms);
     const struct frame_sampling *s = &a->sampling, *t = &b->sampling;
-    assert_true(s->temperature == t->temperature && s->top_p == t->top_p && s->min_p == t->min_p &&
-                s->top_k == t->top_k);
+    assert_true(s->temperature == t->temperature && s->top_p == t->top_p && s->min_p == t->min_p && s->top_k == t->top_k);
     assert_true(s->frequency_penalty == t->frequency_penalty && s->presence_penalty == t->presence_penalty);
     assert_true(s->repetition_penalty == t->repetition_penalty && s->seed == t->seed && s->choice == t->choice);
-    assert_true(s->top_logprobs == t->top_logprobs && s->max_tokens == t->max_tokens &&
-                s->min_tokens == t->min_tokens && s->ignore_eos == t->ignore_eos);
+    assert_true(s->top_logprobs == t->top_logprobs && s->max_tokens == t->max_tokens && s->min_tokens == t->min_tokens &&
+                s->ignore_eos == t->ignore_eos);
     assert_int_equal(a->n_ids, b->n_ids);
     assert_memory_equal(a->ids, b->ids, a->n_ids * sizeof *a->ids);
     assert_int_equal(a->n_tiles, b->n_tiles);
@@ -114,8 +110,7 @@ static void assert_submit_equal(const struct frame_submit *a, const struct frame
     assert_int_equal(a->n_banned, b->n_banned);
     assert_memory_equal(a->banned, b->banned, a->n_banned * sizeof *a->banned);
     assert_int_equal(a->n_bias, b->n_bias);
-    for (uint32_t i = 0; i < a->n_bias; i++)
-        assert_true(a->bias[i].token == b->bias[i].token && a->bias[i].bias == b->bias[i].bias);
+    for (uint32_t i = 0; i < a->n_bias; i++) assert_true(a->bias[i].token == b->bias[i].token && a->bias[i].bias == b->bias[i].bias);
     assert_int_equal(a->n_fds, b->n_fds);
 }
 
@@ -132,8 +127,7 @@ static void assert_step_equal(const struct frame_step *s)
         assert_int_equal(a->n_top, b->n_top);
         assert_int_equal(!!a->logprobs, !!b->logprobs);
         for (uint32_t k = 0; a->logprobs && k < a->n_tokens * (1 + a->n_top); k++)
-            assert_true(a->logprobs[k].token == b->logprobs[k].token &&
-                        a->logprobs[k].logprob == b->logprobs[k].logprob);
+            assert_true(a->logprobs[k].token == b->logprobs[k].token && a->logprobs[k].logprob == b->logprobs[k].logprob);
         assert_int_equal(a->err.code, b->err.code);
         assert_string_equal(a->err.msg, b->err.msg);
         assert_string_equal(a->err.param, b->err.param);
@@ -186,8 +180,7 @@ static void assert_sample_frame(const struct frame *f, int i)
     if (f->type == FRAME_SUBMIT) assert_submit_equal(&s, &f->u.submit);
     if (f->type == FRAME_CANCEL) assert_int_equal(f->u.cancel.sequence, 77);
     if (f->type == FRAME_STEP) assert_step_equal(&f->u.step);
-    if (f->type == FRAME_PREDICTION)
-        assert_true(f->u.prediction.free_blocks == 3 && f->u.prediction.tokens_per_s == 6.5f);
+    if (f->type == FRAME_PREDICTION) assert_true(f->u.prediction.free_blocks == 3 && f->u.prediction.tokens_per_s == 6.5f);
 }
 
 static void test_frames_of_every_type_come_back_equal(void **state)
@@ -265,8 +258,7 @@ static void test_descriptors_arrive_with_their_own_frame(void **state)
     int a[2] = {memfd_with("a0"), memfd_with("a1")}, b[2] = {memfd_with("b0"), memfd_with("b1")};
     for (uint64_t i = 0; i < 200; i++) { /* far more than one read may hold */
         submit_with_fds(p.a, i, i % 2 ? b : a);
-        if (i % 3 == 0)
-            assert_int_equal(frame_put_cancel(frame_conn_out(p.a), &(struct frame_cancel){.sequence = i}), 0);
+        if (i % 3 == 0) assert_int_equal(frame_put_cancel(frame_conn_out(p.a), &(struct frame_cancel){.sequence = i}), 0);
         if (i % 5 == 0) assert_true(frame_conn_flush(p.a, &e) >= 0);
     }
     for (int i = 0; i < 2; i++) close(a[i]), close(b[i]);
@@ -439,8 +431,7 @@ static void test_damaged_bodies_never_crash_the_decoder(void **state)
                 m[r % n] = r >> 63 ? spice[(r >> 40) % 5] : (char)(r >> 32);
             }
             size_t len = rng_next(&seed) % 8 ? n : rng_next(&seed) % (n + 1);
-            int rc = decode_bytes((enum frame_type)(rng_next(&seed) % 32 ? (int)type : (int)(rng_next(&seed) % 9)), m,
-                                  len, h[6], &e);
+            int rc = decode_bytes((enum frame_type)(rng_next(&seed) % 32 ? (int)type : (int)(rng_next(&seed) % 9)), m, len, h[6], &e);
             assert_true(rc == 0 || rc == -ERR_INPUT);
             if (rc)
                 refused++;

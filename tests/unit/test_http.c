@@ -110,7 +110,10 @@ static void handle(void *ctx, struct http_request *r)
     buf_free(&body);
 }
 
-static void stop_loop(void *ctx) { loop_stop(ctx); }
+static void stop_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
 
 static int setup(void **state)
 {
@@ -407,8 +410,7 @@ static void test_curl_multi_shares_the_loop(void **state)
 static void test_http_free_ends_open_requests(void **state)
 {
     (void)state;
-    int a = client_send("GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"),
-        b = client_send("GET /idle HTTP/1.1\r\nHost: x\r\n\r\n");
+    int a = client_send("GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"), b = client_send("GET /idle HTTP/1.1\r\nHost: x\r\n\r\n");
     run_for(50);
     http_free(t.http);
     t.http = NULL;
@@ -469,9 +471,9 @@ static int idle_streams(int n)
     long cpu_us = cpu_us_now();
     run_for(2000);
     cpu_us = cpu_us_now() - cpu_us;
-    printf("%d idle streams: RSS %ld KiB over base (%ld KiB), %.1f KiB each; open in %lld ms; idle CPU %.2f %%\n",
-           t.n_streams, resident_kb() - before_kb, before_kb, (double)(resident_kb() - before_kb) / n,
-           (long long)(clock_boot_ms() - start_ms - 3000), (double)cpu_us / 20000.0);
+    printf("%d idle streams: RSS %ld KiB over base (%ld KiB), %.1f KiB each; open in %lld ms; idle CPU %.2f %%\n", t.n_streams,
+           resident_kb() - before_kb, before_kb, (double)(resident_kb() - before_kb) / n, (long long)(clock_boot_ms() - start_ms - 3000),
+           (double)cpu_us / 20000.0);
     printf("a chunk of another stream costs %.1f us of CPU beside them\n", chunk_cpu_us());
     t.n_gone = 0; /* those of the streams above */
     kill(child, SIGKILL);

@@ -25,8 +25,8 @@ static struct image_settings settings_of(int longest_edge, int tile_px, bool spl
 static bool grid_agrees(const struct image_grid *g, const int want[6])
 {
     int tiles = want[4] ? want[4] * want[5] + 1 : 1;
-    return g->w1 == want[0] && g->h1 == want[1] && g->w2 == want[2] && g->h2 == want[3] && g->rows == want[4] &&
-           g->cols == want[5] && g->n_tiles == tiles;
+    return g->w1 == want[0] && g->h1 == want[1] && g->w2 == want[2] && g->h2 == want[3] && g->rows == want[4] && g->cols == want[5] &&
+           g->n_tiles == tiles;
 }
 
 static void test_grid_agrees_with_every_table_case(void **state)
@@ -40,8 +40,7 @@ static void test_grid_agrees_with_every_table_case(void **state)
         int w = json_int(json_array_get(row, 0)), h = json_int(json_array_get(row, 1));
         for (size_t k = 0; k < json_array_size(geoms); k++) {
             const json_t *geom = json_array_get(geoms, k), *want = json_array_get(row, 2 + k);
-            struct image_settings s =
-                settings_of(json_int(json_array_get(geom, 0)), json_int(json_array_get(geom, 1)), true);
+            struct image_settings s = settings_of(json_int(json_array_get(geom, 0)), json_int(json_array_get(geom, 1)), true);
             struct image_grid g;
             struct err e = {0};
             assert_int_equal(image_grid_for(&s, w, h, false, &g, &e), 0);
@@ -120,8 +119,7 @@ static void check_expansion(const struct image_settings *s, const json_t *c, con
     struct arena arena;
     arena_init(&arena, 16 << 20);
     struct err e = {0};
-    if (image_expand_prompt(s, in, grids, n, 1 << 20, &arena, &out, &e))
-        fail_msg("%s case %zu: %s", model, i_case, e.msg);
+    if (image_expand_prompt(s, in, grids, n, 1 << 20, &arena, &out, &e)) fail_msg("%s case %zu: %s", model, i_case, e.msg);
     if (out.n != json_string_length(want) || memcmp(out.text, json_string_value(want), out.n))
         fail_msg("%s case %zu differs", model, i_case);
     arena_free(&arena);
@@ -130,8 +128,7 @@ static void check_expansion(const struct image_settings *s, const json_t *c, con
 static void test_expansion_agrees_with_every_golden_prompt(void **state)
 {
     (void)state;
-    static const char *const models[] = {"idefics3-f32", "idefics3-bf16", "smolvlm2-f32", "smolvlm2-bf16",
-                                         "idefics3_v1-bf16"};
+    static const char *const models[] = {"idefics3-f32", "idefics3-bf16", "smolvlm2-f32", "smolvlm2-bf16", "idefics3_v1-bf16"};
     size_t n_cases = 0;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         char name[256], dir[4096];
@@ -154,8 +151,7 @@ static void test_expansion_agrees_with_every_golden_prompt(void **state)
         if (json_is_object(cases))
             json_object_foreach((json_t *)(uintptr_t)cases, key, c) check_expansion(&s, c, models[m], n_cases++);
         else
-            for (size_t i = 0; i < json_array_size(cases); i++)
-                check_expansion(&s, json_array_get(cases, i), models[m], n_cases++);
+            for (size_t i = 0; i < json_array_size(cases); i++) check_expansion(&s, json_array_get(cases, i), models[m], n_cases++);
         json_decref(file);
     }
     assert_true(n_cases >= 10);
@@ -200,12 +196,10 @@ static void test_expansion_is_template_text_and_keeps_marks_around_it(void **sta
     struct arena arena;
     arena_init(&arena, 1 << 20);
     assert_int_equal(image_expand_prompt(&s, in, &grid, 1, 4096, &arena, &out, NULL), 0);
-    assert_string_equal(
-        out.text, "xx<fake_token_around_image><row_1_col_1><image><fake_token_around_image><row_1_col_2><image>\n\n"
-                  "<fake_token_around_image><global-img><image><fake_token_around_image>yz");
+    assert_string_equal(out.text, "xx<fake_token_around_image><row_1_col_1><image><fake_token_around_image><row_1_col_2><image>\n\n"
+                                  "<fake_token_around_image><global-img><image><fake_token_around_image>yz");
     assert_int_equal(out.n, strlen(out.text));
-    for (size_t i = 0; i < out.n; i++)
-        assert_int_equal(out.marks[i], i < 2 || i == out.n - 2 ? MARK_REQUEST : MARK_TEMPLATE);
+    for (size_t i = 0; i < out.n; i++) assert_int_equal(out.marks[i], i < 2 || i == out.n - 2 ? MARK_REQUEST : MARK_TEMPLATE);
     assert_int_equal(image_expand_prompt(&s, in, &grid, 1, out.n, &arena, &out, NULL), 0);
     assert_int_equal(image_expand_prompt(&s, in, &grid, 1, out.n - 1, &arena, &out, NULL), -ERR_LIMIT);
     arena_free(&arena);
@@ -250,9 +244,7 @@ static void test_settings_of_the_large_model(void **state)
     struct image_settings s;
     struct err e = {0};
     assert_int_equal(
-        read_settings(
-            "{\"size\": {\"longest_edge\": 1536}, \"max_image_size\": {\"longest_edge\": 384}, \"resample\": 3}", TOWER,
-            &s, &e),
+        read_settings("{\"size\": {\"longest_edge\": 1536}, \"max_image_size\": {\"longest_edge\": 384}, \"resample\": 3}", TOWER, &s, &e),
         0);
     assert_int_equal(s.tokens_per_tile, 81);
     assert_int_equal(s.longest_edge, 1536);

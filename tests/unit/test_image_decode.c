@@ -55,8 +55,7 @@ static void test_every_golden_picture_has_the_references_pixels(void **state)
     const json_t *images = json_object_get(index, "images");
     size_t n_checked = 0;
     for (size_t i = 0; i < json_array_size(images); i++) {
-        const json_t *c = json_array_get(images, i), *size = json_object_get(c, "size_wh"),
-                     *stored = json_object_get(c, "stored_size_wh");
+        const json_t *c = json_array_get(images, i), *size = json_object_get(c, "size_wh"), *stored = json_object_get(c, "stored_size_wh");
         const char *file = json_string_value(json_object_get(c, "file"));
         char name[256], hex[65];
         snprintf(name, sizeof name, "images/%s", file);
@@ -124,8 +123,8 @@ static void make_png(struct buf *out, int width, int height, int bits, int type,
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
     png_infop info = png_create_info_struct(png);
     png_set_write_fn(png, out, collect, NULL);
-    png_set_IHDR(png, info, (png_uint_32)width, (png_uint_32)height, bits, type, PNG_INTERLACE_NONE,
-                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_IHDR(png, info, (png_uint_32)width, (png_uint_32)height, bits, type, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+                 PNG_FILTER_TYPE_DEFAULT);
     if (key) png_set_tRNS(png, info, NULL, 0, key);
     png_write_info(png, info);
     for (int y = 0; y < height; y++) png_write_row(png, (const uint8_t *)rows + (size_t)y * row_bytes);
@@ -195,8 +194,7 @@ static void test_the_pixel_cap_is_by_the_header(void **state)
  * index, or -1. */
 static size_t make_gif(uint8_t out[128], int left, int top, int transparent)
 {
-    static const uint8_t head[] = {'G', 'I', 'F', '8', '9', 'a', 3, 0, 2,   0, 0xF1, 0, 0,
-                                   255, 0,   0,   0,   255, 0,   0, 0, 255, 0, 0,    0};
+    static const uint8_t head[] = {'G', 'I', 'F', '8', '9', 'a', 3, 0, 2, 0, 0xF1, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0};
     size_t n = sizeof head;
     memcpy(out, head, n);
     if (transparent >= 0) {
@@ -257,8 +255,7 @@ static void test_other_formats_are_named_as_unread(void **state)
     assert_int_equal(decode_exact("BM\0\0\0\0", 6, MAX_PIXELS, &p, &e), -ERR_UNSUPPORTED);
     assert_int_equal(decode_exact("<svg></svg>", 11, MAX_PIXELS, &p, &e), -ERR_UNSUPPORTED);
     assert_int_equal(decode_exact("", 0, MAX_PIXELS, &p, &e), -ERR_INPUT);
-    for (size_t n = 1; n < 12; n++)
-        assert_int_not_equal(decode_exact("\xFF\xD8\xFFGIF89aRIFFxxx", n, MAX_PIXELS, &p, &e), 0);
+    for (size_t n = 1; n < 12; n++) assert_int_not_equal(decode_exact("\xFF\xD8\xFFGIF89aRIFFxxx", n, MAX_PIXELS, &p, &e), 0);
 }
 
 /* --- damage --- */

@@ -33,13 +33,11 @@ static void test_resize_agrees_with_every_golden_kernel(void **state)
     json_t *header = golden_tensor_header(&file), *cases = golden_json("preprocess/resize.json");
     assert_true(json_array_size(cases) >= 30);
     for (size_t i = 0; i < json_array_size(cases); i++) {
-        const json_t *c = json_array_get(cases, i), *src = json_object_get(c, "src_wh"),
-                     *dst = json_object_get(c, "dst_wh");
+        const json_t *c = json_array_get(cases, i), *src = json_object_get(c, "src_wh"), *dst = json_object_get(c, "dst_wh");
         char name[32];
         size_t n;
         struct pixels from, to;
-        assert_int_equal(
-            pixels_alloc(&from, json_int(json_array_get(src, 0)), json_int(json_array_get(src, 1)), 3, NULL), 0);
+        assert_int_equal(pixels_alloc(&from, json_int(json_array_get(src, 0)), json_int(json_array_get(src, 1)), 3, NULL), 0);
         snprintf(name, sizeof name, "src%d", json_int(json_object_get(c, "i")));
         const uint8_t *bytes = golden_tensor(&file, header, name, &n);
         assert_int_equal(n, from.width * from.height * 3);
@@ -116,8 +114,7 @@ static void check_comparer(uint8_t *tiles, size_t tile_bytes, const json_t *hash
     free(keep);
 }
 
-static void check_floats(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, const char *want,
-                         const char *name)
+static void check_floats(const struct image_settings *s, const uint8_t *tiles, size_t n_tiles, const char *want, const char *name)
 {
     size_t n = n_tiles * 3 * (size_t)s->tile_px * (size_t)s->tile_px;
     float *out = malloc(n * sizeof *out);
@@ -163,7 +160,10 @@ static void check_picture(const struct image_settings *s, const json_t *c, const
 
 /* Pillow clips 16-bit grey at 255 where the high byte is right (and we take it); its own test is in
  * test_image_decode.c. */
-static bool reference_is_wrong(const char *file) { return !strncmp(file, "gray16", 6); }
+static bool reference_is_wrong(const char *file)
+{
+    return !strncmp(file, "gray16", 6);
+}
 
 static void check_geometry(const char *geometry, size_t min_pictures)
 {

@@ -24,9 +24,7 @@ static void plan_rows(struct device *d, size_t rows)
     const uint32_t *tables[] = {&block};
     struct err e = {0};
     assert_true(rows <= 128);
-    assert_int_equal(
-        ops_cpu.plan(d, &(struct step_plan){rows, position, sequence, prefill, 1, tables}, &(struct rope){0}, 16, &e),
-        0);
+    assert_int_equal(ops_cpu.plan(d, &(struct step_plan){rows, position, sequence, prefill, 1, tables}, &(struct rope){0}, 16, &e), 0);
 }
 
 /* --- x += W in (+ bias) --- */
@@ -37,16 +35,13 @@ struct project_case {
     bool bias;
 };
 
-static void project_run(struct device *d, const struct weight *w, const struct project_case *p, size_t rows,
-                        const float *x, const float *in, const float *bias, float *out)
+static void project_run(struct device *d, const struct weight *w, const struct project_case *p, size_t rows, const float *x,
+                        const float *in, const float *bias, float *out)
 {
     struct err e = {0};
     memcpy(out, x, rows * p->n * sizeof *out);
     assert_int_equal(
-        ops_cpu.project(
-            d, &(struct project_args){.x = out, .in = in, .w = w, .bias = bias, .rows = rows, .n = p->n, .k = p->k},
-            &e),
-        0);
+        ops_cpu.project(d, &(struct project_args){.x = out, .in = in, .w = w, .bias = bias, .rows = rows, .n = p->n, .k = p->k}, &e), 0);
 }
 
 static void project_check(struct device *d, const char *isa, const struct project_case *p)
@@ -58,17 +53,14 @@ static void project_check(struct device *d, const char *isa, const struct projec
     struct near *operand = malloc(p->k * sizeof *operand), *want = malloc(p->n * sizeof *want);
     struct weight *w = pack(d, PACK_LINEAR, &m, 1);
     char what[96];
-    snprintf(what, sizeof what, "project %zu x %zu x %zu, compute %d, dtype %d", p->rows, p->n, p->k, p->compute,
-             p->dtype);
+    snprintf(what, sizeof what, "project %zu x %zu x %zu, compute %d, dtype %d", p->rows, p->n, p->k, p->compute, p->dtype);
     assert_true(ops_cpu.weight_bytes(w) >= p->n * p->k * 2);
     project_run(d, w, p, p->rows, x, in, bias, out);
     for (size_t r = 0; r < p->rows; r++) {
-        for (size_t i = 0; i < p->k; i++)
-            operand[i] = near_operand((struct near){(double)in[r * p->k + i], 0}, p->compute);
+        for (size_t i = 0; i < p->k; i++) operand[i] = near_operand((struct near){(double)in[r * p->k + i], 0}, p->compute);
         for (size_t j = 0; j < p->n; j++)
-            want[j] =
-                near_sum((struct near){(double)x[r * p->n + j], 0}, near_product(operand, m.seen + j * p->k, p->k),
-                         (struct near){bias ? (double)bias[j] : 0, 0});
+            want[j] = near_sum((struct near){(double)x[r * p->n + j], 0}, near_product(operand, m.seen + j * p->k, p->k),
+                               (struct near){bias ? (double)bias[j] : 0, 0});
         near_check(out + r * p->n, want, p->n, isa, what, r);
         project_run(d, w, p, 1, x + r * p->n, in + r * p->k, bias, one);
         if (memcmp(one, out + r * p->n, p->n * sizeof *one)) fail_msg("%s %s: row %zu alone is another", isa, what, r);
@@ -91,9 +83,9 @@ static void test_project(void **unused)
             for (int t = 0; t < 3; t++)
                 for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
                     for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
-                        project_check(d, kernel_sets[s],
-                                      &(struct project_case){rows[i], shapes[j].n, shapes[j].k, (enum compute)c,
-                                                             (enum dtype)t, (i + j) % 3 != 0});
+                        project_check(
+                            d, kernel_sets[s],
+                            &(struct project_case){rows[i], shapes[j].n, shapes[j].k, (enum compute)c, (enum dtype)t, (i + j) % 3 != 0});
             ops_cpu.close(d);
         }
 }
@@ -106,8 +98,8 @@ static void test_project_on_any_threads(void **unused)
             for (size_t rows = 1; rows <= 14; rows += 13) {
                 struct project_case p = {rows, 265, 131, t < 3 ? COMPUTE_F32 : COMPUTE_BF16, (enum dtype)(t % 3), true};
                 struct matrix m = matrix_new(p.n, p.k, p.dtype, p.compute);
-                float *x = noise_edge(rows * p.n), *in = noise_edge(rows * p.k), *bias = noise_edge(p.n),
-                      *out = edge(rows * p.n * 4), *again = edge(rows * p.n * 4);
+                float *x = noise_edge(rows * p.n), *in = noise_edge(rows * p.k), *bias = noise_edge(p.n), *out = edge(rows * p.n * 4),
+                      *again = edge(rows * p.n * 4);
                 for (size_t i = 0; i < N_THREAD_COUNTS; i++) {
                     struct device *d = device_new(kernel_sets[s], p.compute, thread_counts[i], &text_limits);
                     struct weight *w = pack(d, PACK_LINEAR, &m, 1);
@@ -129,10 +121,9 @@ static void test_nothing_is_left_of_a_nan(void **unused)
         for (int c = 0; c < 2 && cpu_kernels_choose(kernel_sets[s]); c++) {
             struct project_case even = {ROWS, N, EVEN, (enum compute)c, DTYPE_BF16, false},
                                 odd = {ROWS, N, ODD, (enum compute)c, DTYPE_BF16, false};
-            struct matrix m_even = matrix_new(N, EVEN, DTYPE_BF16, even.compute),
-                          m_odd = matrix_new(N, ODD, DTYPE_BF16, odd.compute);
-            float *x = noise_edge(ROWS * N), *in = noise_edge(ROWS * ODD), *bad = edge(ROWS * EVEN * 4),
-                  *clean = edge(ROWS * N * 4), *out = edge(ROWS * N * 4);
+            struct matrix m_even = matrix_new(N, EVEN, DTYPE_BF16, even.compute), m_odd = matrix_new(N, ODD, DTYPE_BF16, odd.compute);
+            float *x = noise_edge(ROWS * N), *in = noise_edge(ROWS * ODD), *bad = edge(ROWS * EVEN * 4), *clean = edge(ROWS * N * 4),
+                  *out = edge(ROWS * N * 4);
             struct device *d = device_new(kernel_sets[s], even.compute, 1, &text_limits);
             struct weight *w_even = pack(d, PACK_LINEAR, &m_even, 1), *w_odd = pack(d, PACK_LINEAR, &m_odd, 1);
             project_run(d, w_odd, &odd, ROWS, x, in, NULL, clean);
@@ -161,16 +152,12 @@ static void test_embed(void **unused)
             struct matrix m = matrix_new(VOCAB, HIDDEN, (enum dtype)(t % 3), compute);
             float *one = noise_edge(HIDDEN), *three = noise_edge(3 * HIDDEN), *x = edge(ROWS * HIDDEN * sizeof *x);
             const void *pictures[ROWS] = {[2] = one, [4] = three};
-            const float *want[ROWS] = {
-                m.seen, m.seen + 69 * HIDDEN, one, m.seen + 31 * HIDDEN, three + 2 * HIDDEN, m.seen + 32 * HIDDEN};
+            const float *want[ROWS] = {m.seen, m.seen + 69 * HIDDEN, one, m.seen + 31 * HIDDEN, three + 2 * HIDDEN, m.seen + 32 * HIDDEN};
             struct weight *w = pack(d, PACK_EMBED, &m, 1);
             struct err e = {0};
             plan_rows(d, ROWS);
             assert_int_equal(
-                ops_cpu.embed(
-                    d, &(struct embed_args){.table = w, .token = token, .pictures = pictures, .x = x, .hidden = HIDDEN},
-                    &e),
-                0);
+                ops_cpu.embed(d, &(struct embed_args){.table = w, .token = token, .pictures = pictures, .x = x, .hidden = HIDDEN}, &e), 0);
             for (size_t r = 0; r < ROWS; r++)
                 assert_memory_equal(x + r * HIDDEN, want[r], HIDDEN * sizeof *x); /* looked up, not computed */
             ops_cpu.weight_free(d, w);
@@ -188,15 +175,12 @@ static void normed_operands(const float *x, const float *norm, enum compute comp
     for (size_t i = 0; i < HIDDEN; i++) h[i] = near_operand(h[i], compute);
 }
 
-static void gate_up_run(struct device *d, const struct weight *w, const float *x, const float *norm, size_t rows,
-                        float *out)
+static void gate_up_run(struct device *d, const struct weight *w, const float *x, const float *norm, size_t rows, float *out)
 {
     struct err e = {0};
     plan_rows(d, rows);
     assert_int_equal(
-        ops_cpu.gate_up(d,
-                        &(struct gate_up_args){
-                            .x = x, .norm = norm, .eps = 1e-5f, .w = w, .out = out, .hidden = HIDDEN, .inter = INTER},
+        ops_cpu.gate_up(d, &(struct gate_up_args){.x = x, .norm = norm, .eps = 1e-5f, .w = w, .out = out, .hidden = HIDDEN, .inter = INTER},
                         &e),
         0);
 }
@@ -204,8 +188,7 @@ static void gate_up_run(struct device *d, const struct weight *w, const float *x
 static void gate_up_check(const char *isa, enum compute compute, enum dtype dtype, size_t rows)
 {
     struct matrix m[2] = {matrix_new(INTER, HIDDEN, dtype, compute), matrix_new(INTER, HIDDEN, dtype, compute)};
-    float *x = noise_edge(rows * HIDDEN), *norm = noise_edge(HIDDEN), *out = edge(rows * INTER * 4),
-          *again = edge(rows * INTER * 4);
+    float *x = noise_edge(rows * HIDDEN), *norm = noise_edge(HIDDEN), *out = edge(rows * INTER * 4), *again = edge(rows * INTER * 4);
     struct near h[HIDDEN], want[INTER];
     for (size_t t = 0; t < N_THREAD_COUNTS; t++) {
         struct device *d = device_new(isa, compute, thread_counts[t], &text_limits);
@@ -222,8 +205,7 @@ static void gate_up_check(const char *isa, enum compute compute, enum dtype dtyp
     for (size_t r = 0; r < rows; r++) {
         normed_operands(x + r * HIDDEN, norm, compute, h);
         for (size_t j = 0; j < INTER; j++)
-            want[j] = near_silu_mul(near_product(h, m[0].seen + j * HIDDEN, HIDDEN),
-                                    near_product(h, m[1].seen + j * HIDDEN, HIDDEN));
+            want[j] = near_silu_mul(near_product(h, m[0].seen + j * HIDDEN, HIDDEN), near_product(h, m[1].seen + j * HIDDEN, HIDDEN));
         near_check(out + r * INTER, want, INTER, isa, "gate_up", r);
     }
     edges_release(0);
@@ -239,22 +221,17 @@ static void test_gate_up(void **unused)
                     gate_up_check(kernel_sets[s], (enum compute)c, (enum dtype)t, rows);
 }
 
-static void head_run(struct device *d, const struct weight *w, const float *x, const float *norm, const uint32_t *row,
-                     size_t n, size_t vocab, float *logits)
+static void head_run(struct device *d, const struct weight *w, const float *x, const float *norm, const uint32_t *row, size_t n,
+                     size_t vocab, float *logits)
 {
     struct err e = {0};
-    assert_int_equal(ops_cpu.head(d,
-                                  &(struct head_args){.x = x,
-                                                      .row = row,
-                                                      .n = n,
-                                                      .norm = norm,
-                                                      .eps = 1e-5f,
-                                                      .w = w,
-                                                      .logits = logits,
-                                                      .hidden = HIDDEN,
-                                                      .vocab = vocab},
-                                  &e),
-                     0);
+    assert_int_equal(
+        ops_cpu.head(
+            d,
+            &(struct head_args){
+                .x = x, .row = row, .n = n, .norm = norm, .eps = 1e-5f, .w = w, .logits = logits, .hidden = HIDDEN, .vocab = vocab},
+            &e),
+        0);
 }
 
 static void test_head(void **unused)
@@ -354,8 +331,7 @@ struct cache {
 };
 
 /* One row: its q rotated, its k and v remembered, softmax over what its sequence holds so far. */
-static void near_row(const struct scene *sc, enum fault f, struct cache *c, size_t seq, size_t pos, const float *x,
-                     struct near *out)
+static void near_row(const struct scene *sc, enum fault f, struct cache *c, size_t seq, size_t pos, const float *x, struct near *out)
 {
     const struct shape *p = &sc->shape;
     size_t hd = p->head_dim, kv_width = p->kv_heads * hd, group = p->heads / p->kv_heads;
@@ -378,8 +354,7 @@ static void near_row(const struct scene *sc, enum fault f, struct cache *c, size
         values[pos * kv_width + j] = near_operand(q[sc->width + kv_width + j], stored);
     }
     for (size_t i = 0; i < p->heads; i++) {
-        size_t kv = f == FAULT_KV_HEAD ? i % p->kv_heads : i / group,
-               n = pos + (f == FAULT_LAST_KEY && pos > 0 ? 0 : 1);
+        size_t kv = f == FAULT_KV_HEAD ? i % p->kv_heads : i / group, n = pos + (f == FAULT_LAST_KEY && pos > 0 ? 0 : 1);
         near_attention(q + i * hd, hd, n, keys + kv * hd, values + kv * hd, kv_width, out + i * hd);
     }
     free(h);
@@ -387,8 +362,7 @@ static void near_row(const struct scene *sc, enum fault f, struct cache *c, size
 
 static void scene_oracle(const struct scene *sc, enum fault f, struct near *want)
 {
-    size_t cells = (size_t)SEQUENCES * POSITIONS * sc->shape.kv_heads * sc->shape.head_dim, row = 0,
-           length[SEQUENCES] = {0};
+    size_t cells = (size_t)SEQUENCES * POSITIONS * sc->shape.kv_heads * sc->shape.head_dim, row = 0, length[SEQUENCES] = {0};
     struct cache c = {malloc(cells * sizeof *c.k), malloc(cells * sizeof *c.v)};
     assert_true(c.k && c.v);
     for (size_t t = 0; t < sc->schedule->steps; t++)
@@ -400,14 +374,11 @@ static void scene_oracle(const struct scene *sc, enum fault f, struct near *want
 }
 
 /* One planned step: qkv and attention of layer 1 of 2. */
-static void scene_step(const struct scene *sc, struct device *d, const struct step_plan *plan, const struct weight *w,
-                       void *kv, size_t row, float *out)
+static void scene_step(const struct scene *sc, struct device *d, const struct step_plan *plan, const struct weight *w, void *kv, size_t row,
+                       float *out)
 {
-    struct kv_layout layout = {.layers = 2,
-                               .kv_heads = sc->shape.kv_heads,
-                               .head_dim = sc->shape.head_dim,
-                               .block_tokens = KV_BLOCK,
-                               .dtype = sc->kv};
+    struct kv_layout layout = {
+        .layers = 2, .kv_heads = sc->shape.kv_heads, .head_dim = sc->shape.head_dim, .block_tokens = KV_BLOCK, .dtype = sc->kv};
     struct rope rope = {sc->rope_scale > 0 ? sc->inv_freq : NULL, sc->rope_scale};
     struct err e = {0};
     assert_int_equal(ops_cpu.plan(d, plan, &rope, sc->shape.head_dim, &e), 0);
@@ -424,15 +395,16 @@ static void scene_step(const struct scene *sc, struct device *d, const struct st
     assert_int_equal(ops_cpu.qkv(d, &a, &e), 0);
     assert_int_equal(
         ops_cpu.attention(
-            d,
-            &(struct attention_args){
-                .out = out + row * sc->width, .heads = sc->shape.heads, .kv = kv, .layout = &layout, .layer = 1},
+            d, &(struct attention_args){.out = out + row * sc->width, .heads = sc->shape.heads, .kv = kv, .layout = &layout, .layer = 1},
             &e),
         0);
 }
 
 /* Blocks of the sequences lie scattered, none is used twice. */
-static uint32_t block_of(uint32_t seq, uint32_t i) { return (i * 7 + seq * 5) % TABLE + seq * TABLE; }
+static uint32_t block_of(uint32_t seq, uint32_t i)
+{
+    return (i * 7 + seq * 5) % TABLE + seq * TABLE;
+}
 
 /* Nothing but the layer's own keys and values of positions that were filled is written. */
 static void check_slab(const struct scene *sc, const unsigned char *kv, size_t block_bytes, const size_t *length)
@@ -452,11 +424,8 @@ static void scene_run(const struct scene *sc, const char *isa, int threads, bool
     size_t keep = n_edges, length[SEQUENCES] = {0}, row = 0;
     struct device *d = device_new(isa, sc->compute, threads, &text_limits);
     struct weight *w = pack(d, PACK_LINEAR, sc->m, 3);
-    struct kv_layout layout = {.layers = 2,
-                               .kv_heads = sc->shape.kv_heads,
-                               .head_dim = sc->shape.head_dim,
-                               .block_tokens = KV_BLOCK,
-                               .dtype = sc->kv};
+    struct kv_layout layout = {
+        .layers = 2, .kv_heads = sc->shape.kv_heads, .head_dim = sc->shape.head_dim, .block_tokens = KV_BLOCK, .dtype = sc->kv};
     size_t block_bytes = ops_cpu.kv_block_bytes(&layout);
     void *kv = edge(SEQUENCES * TABLE * block_bytes);
     static uint32_t tables[SEQUENCES][TABLE];
@@ -476,15 +445,12 @@ static void scene_run(const struct scene *sc, const char *isa, int threads, bool
                 prefill[rows] = n > 1;
                 const uint32_t *table = tables[s];
                 if (alone)
-                    scene_step(sc, d,
-                               &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table}, w,
-                               kv, row + rows, out);
+                    scene_step(sc, d, &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table}, w, kv,
+                               row + rows, out);
             }
             if (n) blocks[n_sequences++] = tables[s];
         }
-        if (!alone)
-            scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks}, w, kv, row,
-                       out);
+        if (!alone) scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks}, w, kv, row, out);
         row += rows;
     }
     assert_int_equal(row, sc->rows);
@@ -508,11 +474,9 @@ static void scene_check(struct scene sc, const char *what)
             scene_run(&sc, kernel_sets[s], thread_counts[t], false, t ? again : out);
             if (t) assert_memory_equal(out, again, n * sizeof *out);
         }
-        for (size_t r = 0; r < sc.rows; r++)
-            near_check(out + r * sc.width, want + r * sc.width, sc.width, kernel_sets[s], what, r);
+        for (size_t r = 0; r < sc.rows; r++) near_check(out + r * sc.width, want + r * sc.width, sc.width, kernel_sets[s], what, r);
         scene_run(&sc, kernel_sets[s], 2, true, again);
-        if (memcmp(out, again, n * sizeof *out))
-            fail_msg("%s %s: rows alone are others than in company", kernel_sets[s], what);
+        if (memcmp(out, again, n * sizeof *out)) fail_msg("%s %s: rows alone are others than in company", kernel_sets[s], what);
     }
     free(want);
     edges_release(0);
@@ -606,8 +570,7 @@ static void test_comparison_sees_faults(void **unused)
             for (size_t r = 0; r < sc.rows; r++) {
                 bool first = r == 0 || r == 15 || r == 16; /* with one key there is nothing to weigh */
                 size_t misses = near_misses(out + r * sc.width, want + r * sc.width, sc.width);
-                if (misses == 0 && !(first && f != FAULT_KV_HEAD))
-                    fail_msg("fault %d, compute %d: row %zu passes", f, c, r);
+                if (misses == 0 && !(first && f != FAULT_KV_HEAD)) fail_msg("fault %d, compute %d: row %zu passes", f, c, r);
             }
             free(want);
             edges_release(0);
@@ -690,8 +653,7 @@ static void test_activations_keep_what_is_no_number(void **unused)
 static void linear_check(const struct cpu_kernels *k, size_t rows, size_t depth, size_t panels, int kind)
 {
     size_t width = panels * PANEL, kp = kind == 0 ? depth : (depth + 1) & ~(size_t)1, cells = panels * kp * PANEL;
-    float *x = edge(rows * kp * 4), *out = edge(rows * width * 4), *ref = edge(rows * width * 4),
-          *w = edge(width * kp * 4);
+    float *x = edge(rows * kp * 4), *out = edge(rows * width * 4), *ref = edge(rows * width * 4), *w = edge(width * kp * 4);
     bf16 *xh = edge(rows * kp * 2), *wh = edge(cells * 2);
     float *wf = edge(cells * 4);
     struct near *operand = malloc(kp * sizeof *operand), *want = malloc(width * sizeof *want);
@@ -703,8 +665,7 @@ static void linear_check(const struct cpu_kernels *k, size_t rows, size_t depth,
             if (kind > 0) wh[(j / PANEL * kp + i / 2 * 2) * PANEL + j % PANEL * 2 + i % 2] = h;
         }
     const struct cpu_kernels *r = &cpu_kernels_ref;
-    if (kind == 0)
-        k->linear_f32(x, kp, rows, wf, kp, panels, out, width), r->linear_f32(x, kp, rows, wf, kp, panels, ref, width);
+    if (kind == 0) k->linear_f32(x, kp, rows, wf, kp, panels, out, width), r->linear_f32(x, kp, rows, wf, kp, panels, ref, width);
     if (kind == 1) k->linear_f32_bf16(x, kp, rows, wh, kp, panels, out, width);
     if (kind == 2) k->linear_bf16(xh, kp, rows, wh, kp, panels, out, width);
     if (kind > 0) r->linear_f32_bf16(x, kp, rows, wh, kp, panels, ref, width);
@@ -742,8 +703,8 @@ static void attention_tile_check(const struct cpu_kernels *k, size_t rows, size_
     enum { MOST = 20 };
     const void *k_block[MOST] = {0}, *v_block[MOST] = {0};
     size_t item = dtype == DTYPE_BF16 ? 2 : 4, blocks = (limit + KV_BLOCK - 1) / KV_BLOCK;
-    struct near *keys = malloc(limit * dim * sizeof *keys), *values = malloc(limit * dim * sizeof *values),
-                q[MAX_HEAD_DIM], want[MAX_HEAD_DIM];
+    struct near *keys = malloc(limit * dim * sizeof *keys), *values = malloc(limit * dim * sizeof *values), q[MAX_HEAD_DIM],
+                want[MAX_HEAD_DIM];
     struct attention_tile t = {.rows = rows,
                                .head_dim = dim,
                                .dtype = dtype,
@@ -783,8 +744,7 @@ static void attention_tile_check(const struct cpu_kernels *k, size_t rows, size_
 static void test_attention_kernel(void **unused)
 {
     (void)unused;
-    static const size_t dims[] = {16, 32, 48, 64, 80, 112, 128, 256},
-                        limits[] = {1, 2, 15, 16, 17, 31, 255, 256, 257, 300};
+    static const size_t dims[] = {16, 32, 48, 64, 80, 112, 128, 256}, limits[] = {1, 2, 15, 16, 17, 31, 255, 256, 257, 300};
     for (size_t s = 0; s < N_SETS; s++) {
         const struct cpu_kernels *k = cpu_kernels_choose(kernel_sets[s]);
         if (!k) continue;
@@ -806,17 +766,16 @@ static void test_device(void **unused)
     assert_null(d);
     assert_non_null(strstr(e.msg, "mmx"));
     ops_cpu.close(NULL);
-    assert_int_equal(ops_cpu.open(&d, &(struct device_options){.isa = "ref", .threads = 3, .progress = &progress}, &e),
-                     0);
+    assert_int_equal(ops_cpu.open(&d, &(struct device_options){.isa = "ref", .threads = 3, .progress = &progress}, &e), 0);
     char name[64];
     ops_cpu.describe(d, name, sizeof name);
     assert_string_equal(name, "cpu (3 threads, ref)");
     assert_int_equal(ops_cpu.kv_block_tokens(d), KV_BLOCK);
-    assert_int_equal(ops_cpu.kv_block_bytes(&(struct kv_layout){
-                         .layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_BF16}),
+    assert_int_equal(ops_cpu.kv_block_bytes(
+                         &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_BF16}),
                      3 * 5 * 64 * 16 * 2 * 2);
-    assert_int_equal(ops_cpu.kv_block_bytes(&(struct kv_layout){
-                         .layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_F32}),
+    assert_int_equal(ops_cpu.kv_block_bytes(
+                         &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_F32}),
                      3 * 5 * 64 * 16 * 2 * 4);
     void *p;
     unsigned char bytes[1000], back[1000];
@@ -836,8 +795,7 @@ static void test_device(void **unused)
     struct weight *w = pack(d, PACK_LINEAR, &m, 1);
     float *x = edge(32 * 4);
     for (uint64_t i = 1; i <= 3; i++) { /* the counter a watcher sees moves with each operation */
-        assert_int_equal(
-            ops_cpu.project(d, &(struct project_args){.x = x, .in = x, .w = w, .rows = 1, .n = 32, .k = 32}, &e), 0);
+        assert_int_equal(ops_cpu.project(d, &(struct project_args){.x = x, .in = x, .w = w, .rows = 1, .n = 32, .k = 32}, &e), 0);
         assert_int_equal(progress, i);
     }
     ops_cpu.weight_free(d, w);
@@ -865,10 +823,8 @@ static void test_odd_alignment(void **unused)
         float *in = noise_edge(K), *a = edge(N * 4), *b = edge(N * 4);
         struct weight *w = pack(d, PACK_LINEAR, &m, 1), *w_odd = pack(d, PACK_LINEAR, &odd, 1);
         struct err e = {0};
-        assert_int_equal(
-            ops_cpu.project(d, &(struct project_args){.x = a, .in = in, .w = w, .rows = 1, .n = N, .k = K}, &e), 0);
-        assert_int_equal(
-            ops_cpu.project(d, &(struct project_args){.x = b, .in = in, .w = w_odd, .rows = 1, .n = N, .k = K}, &e), 0);
+        assert_int_equal(ops_cpu.project(d, &(struct project_args){.x = a, .in = in, .w = w, .rows = 1, .n = N, .k = K}, &e), 0);
+        assert_int_equal(ops_cpu.project(d, &(struct project_args){.x = b, .in = in, .w = w_odd, .rows = 1, .n = N, .k = K}, &e), 0);
         assert_memory_equal(a, b, N * 4);
         ops_cpu.weight_free(d, w);
         ops_cpu.weight_free(d, w_odd);
@@ -876,22 +832,18 @@ static void test_odd_alignment(void **unused)
         free(file);
         edges_release(0);
     }
-    struct scene sc = {.shape = {24, 4, 2, 16},
-                       .schedule = &short_schedule,
-                       .weights = {DTYPE_F32, DTYPE_F32, DTYPE_F32},
-                       .rope_scale = 1};
+    struct scene sc = {.shape = {24, 4, 2, 16}, .schedule = &short_schedule, .weights = {DTYPE_F32, DTYPE_F32, DTYPE_F32}, .rope_scale = 1};
     scene_open(&sc);
     struct device *d = device_new(NULL, COMPUTE_F32, 3, &l); /* odd pieces of scratch a thread, pointers in them */
     struct weight *w = pack(d, PACK_LINEAR, sc.m, 3);
-    struct kv_layout layout = {
-        .layers = 2, .kv_heads = 2, .head_dim = 16, .block_tokens = KV_BLOCK, .dtype = DTYPE_F32};
+    struct kv_layout layout = {.layers = 2, .kv_heads = 2, .head_dim = 16, .block_tokens = KV_BLOCK, .dtype = DTYPE_F32};
     static const int32_t position[2] = {0, 0};
     static const uint32_t sequence[2] = {0, 1}, first = 0, second = 1;
     static const bool prefill[2];
     const uint32_t *blocks[2] = {&first, &second};
     float *out = edge(sc.rows * sc.width * 4);
-    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks}, w,
-               edge(2 * ops_cpu.kv_block_bytes(&layout)), 0, out);
+    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks}, w, edge(2 * ops_cpu.kv_block_bytes(&layout)), 0,
+               out);
     for (size_t i = 0; i < 2 * sc.width; i++) assert_true(isfinite(out[i]));
     ops_cpu.weight_free(d, w);
     ops_cpu.close(d);
@@ -927,8 +879,8 @@ static void test_bf16(void **unused)
         }
     assert_int_equal(bf16_from_f32(INFINITY), 0x7F80);
     assert_int_equal(bf16_from_f32(-INFINITY), 0xFF80);
-    static const uint32_t nans[] = {0x7F800001, 0x7F80FFFF, 0x7FC00000, 0x7FFFFFFF,
-                                    0xFF800001, 0xFFFFFFFF}; /* payloads that a cut would lose, or a carry would turn */
+    static const uint32_t nans[] = {0x7F800001, 0x7F80FFFF, 0x7FC00000,
+                                    0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF}; /* payloads that a cut would lose, or a carry would turn */
     for (size_t i = 0; i < sizeof nans / sizeof *nans; i++) {
         bf16 h = bf16_from_f32(float_of(nans[i]));
         assert_true(isnan(bf16_to_f32(h)) && h >> 15 == nans[i] >> 31);
@@ -945,8 +897,7 @@ static void test_f16(void **unused)
         if (exp == 31)
             assert_true(frac > 0 ? isnan(f) : isinf(f) && (f < 0) == (sign < 0));
         else
-            assert_true((double)f == sign * (exp ? ldexp(1 + frac / 1024, exp - 15) : ldexp(frac, -24)) &&
-                        !!signbit(f) == (sign < 0));
+            assert_true((double)f == sign * (exp ? ldexp(1 + frac / 1024, exp - 15) : ldexp(frac, -24)) && !!signbit(f) == (sign < 0));
     }
 }
 

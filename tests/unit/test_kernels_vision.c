@@ -3,12 +3,8 @@
  * a split of 256, tiles alone and together, every thread count. */
 #include "tests/unit/kernel_oracle.h"
 
-static const struct device_limits vision_limits = {.vision_rows = 640,
-                                                   .vision_dim = 160,
-                                                   .vision_inter = 200,
-                                                   .vision_head_dim = 80,
-                                                   .connector_in = 700,
-                                                   .patch_in = 200};
+static const struct device_limits vision_limits = {
+    .vision_rows = 640, .vision_dim = 160, .vision_inter = 200, .vision_head_dim = 80, .connector_in = 700, .patch_in = 200};
 static const int thread_counts[] = {1, 2, 3, 5};
 enum { N_THREAD_COUNTS = sizeof thread_counts / sizeof *thread_counts };
 
@@ -20,31 +16,20 @@ static void rounded(struct near *x, size_t n, enum compute compute)
 static void biased_product(const struct near *x, const struct matrix *m, const float *bias, struct near *out)
 {
     for (size_t j = 0; j < m->n; j++)
-        out[j] =
-            near_sum(near_product(x, m->seen + j * m->k, m->k), (struct near){(double)bias[j], 0}, (struct near){0, 0});
+        out[j] = near_sum(near_product(x, m->seen + j * m->k, m->k), (struct near){(double)bias[j], 0}, (struct near){0, 0});
 }
 
 /* --- patches --- */
-enum {
-    PATCH = 5,
-    GRID = 3,
-    TILE_PX = 17,
-    PATCH_DIM = 37,
-    PATCH_K = 3 * PATCH * PATCH,
-    TILES = 3,
-    PATCHES = GRID * GRID
-};
+enum { PATCH = 5, GRID = 3, TILE_PX = 17, PATCH_DIM = 37, PATCH_K = 3 * PATCH * PATCH, TILES = 3, PATCHES = GRID * GRID };
 struct patch_scene {
     uint8_t *tiles;
     float *bias, *position;
     struct matrix m;
 };
 
-static const float pixel_scale[3] = {0.5f, 0.25f, 0.2f}, pixel_shift[3] = {0.5f, 0.4f, 0.3f},
-                   pixel_rescale = 1 / 255.0f;
+static const float pixel_scale[3] = {0.5f, 0.25f, 0.2f}, pixel_shift[3] = {0.5f, 0.4f, 0.3f}, pixel_rescale = 1 / 255.0f;
 
-static void patch_run(const struct patch_scene *p, struct device *d, const struct weight *w, size_t first, size_t n,
-                      float *x)
+static void patch_run(const struct patch_scene *p, struct device *d, const struct weight *w, size_t first, size_t n, float *x)
 {
     struct patch_args a = {.tiles = p->tiles + first * 3 * TILE_PX * TILE_PX,
                            .n_tiles = n,
@@ -67,10 +52,9 @@ static void patch_run(const struct patch_scene *p, struct device *d, const struc
 static void near_patch(const struct patch_scene *p, size_t tile, size_t patch, enum compute compute, struct near *out)
 {
     for (size_t i = 0; i < PATCH_K; i++) {
-        size_t c = i / (PATCH * PATCH), y = patch / GRID * PATCH + i / PATCH % PATCH,
-               x = patch % GRID * PATCH + i % PATCH;
-        double v = (double)p->tiles[((tile * 3 + c) * TILE_PX + y) * TILE_PX + x] * (double)pixel_rescale,
-               shift = (double)pixel_shift[c], scale = (double)pixel_scale[c];
+        size_t c = i / (PATCH * PATCH), y = patch / GRID * PATCH + i / PATCH % PATCH, x = patch % GRID * PATCH + i % PATCH;
+        double v = (double)p->tiles[((tile * 3 + c) * TILE_PX + y) * TILE_PX + x] * (double)pixel_rescale, shift = (double)pixel_shift[c],
+               scale = (double)pixel_scale[c];
         out[i] = near_operand((struct near){(v - shift) / scale, gamma_of(3) * (v + shift) / scale}, compute);
     }
 }
@@ -122,8 +106,7 @@ struct encoder_scene {
     struct matrix m;
 };
 
-static void encoder_run(const struct encoder_scene *sc, struct device *d, const struct weight *w, size_t first,
-                        size_t n, float *out)
+static void encoder_run(const struct encoder_scene *sc, struct device *d, const struct weight *w, size_t first, size_t n, float *out)
 {
     struct err e = {0};
     size_t dim = sc->heads * sc->head_dim;
@@ -137,11 +120,10 @@ static void encoder_run(const struct encoder_scene *sc, struct device *d, const 
                                 .dim = dim};
     assert_int_equal(ops_cpu.vision_qkv(d, &q, &e), 0);
     assert_int_equal(
-        ops_cpu.vision_attention(
-            d,
-            &(struct vision_attention_args){
-                .out = out, .n_tiles = n, .positions = sc->positions, .heads = sc->heads, .head_dim = sc->head_dim},
-            &e),
+        ops_cpu.vision_attention(d,
+                                 &(struct vision_attention_args){
+                                     .out = out, .n_tiles = n, .positions = sc->positions, .heads = sc->heads, .head_dim = sc->head_dim},
+                                 &e),
         0);
 }
 
@@ -168,8 +150,7 @@ static void encoder_check(struct encoder_scene sc, enum dtype dtype)
 {
     size_t dim = sc.heads * sc.head_dim, per_tile = sc.positions * dim, n = sc.tiles * per_tile;
     sc.x = noise_edge(n), sc.norm = noise_edge(dim), sc.norm_bias = noise_edge(dim), sc.bias = noise_edge(3 * dim);
-    for (size_t i = 0; i < dim; i++)
-        sc.norm[i] *= 0.25f, sc.norm_bias[i] *= 0.25f; /* scores of about 1, so that all positions count */
+    for (size_t i = 0; i < dim; i++) sc.norm[i] *= 0.25f, sc.norm_bias[i] *= 0.25f; /* scores of about 1, so that all positions count */
     sc.m = matrix_new(3 * dim, dim, dtype, sc.compute);
     float *out = edge(n * 4), *again = edge(n * 4), *one = edge(per_tile * 4);
     struct near *want = malloc(per_tile * sizeof *want);
@@ -189,8 +170,7 @@ static void encoder_check(struct encoder_scene sc, enum dtype dtype)
         for (size_t t = 0; t < sc.tiles; t++) {
             encoder_oracle(&sc, t, sc.positions, want);
             for (size_t p = 0; p < sc.positions; p++)
-                near_check(out + t * per_tile + p * dim, want + p * dim, dim, kernel_sets[s], "vision attention",
-                           t * sc.positions + p);
+                near_check(out + t * per_tile + p * dim, want + p * dim, dim, kernel_sets[s], "vision attention", t * sc.positions + p);
         }
         if (sc.positions == 1) continue;
         encoder_oracle(&sc, 0, sc.positions - 1, want); /* the last position lost: every row must show it */
@@ -203,20 +183,11 @@ static void encoder_check(struct encoder_scene sc, enum dtype dtype)
 static void test_vision_attention(void **unused)
 {
     (void)unused;
-    encoder_check(
-        (struct encoder_scene){.tiles = 2, .positions = 9, .heads = 3, .head_dim = 24, .compute = COMPUTE_F32},
-        DTYPE_F32);
-    encoder_check(
-        (struct encoder_scene){.tiles = 2, .positions = 16, .heads = 2, .head_dim = 32, .compute = COMPUTE_BF16},
-        DTYPE_BF16);
-    encoder_check((struct encoder_scene){.tiles = 1, .positions = 1, .heads = 1, .head_dim = 7, .compute = COMPUTE_F32},
-                  DTYPE_F16);
-    encoder_check(
-        (struct encoder_scene){.tiles = 3, .positions = 25, .heads = 2, .head_dim = 72, .compute = COMPUTE_BF16},
-        DTYPE_F32);
-    encoder_check(
-        (struct encoder_scene){.tiles = 1, .positions = 289, .heads = 1, .head_dim = 12, .compute = COMPUTE_F32},
-        DTYPE_BF16);
+    encoder_check((struct encoder_scene){.tiles = 2, .positions = 9, .heads = 3, .head_dim = 24, .compute = COMPUTE_F32}, DTYPE_F32);
+    encoder_check((struct encoder_scene){.tiles = 2, .positions = 16, .heads = 2, .head_dim = 32, .compute = COMPUTE_BF16}, DTYPE_BF16);
+    encoder_check((struct encoder_scene){.tiles = 1, .positions = 1, .heads = 1, .head_dim = 7, .compute = COMPUTE_F32}, DTYPE_F16);
+    encoder_check((struct encoder_scene){.tiles = 3, .positions = 25, .heads = 2, .head_dim = 72, .compute = COMPUTE_BF16}, DTYPE_F32);
+    encoder_check((struct encoder_scene){.tiles = 1, .positions = 289, .heads = 1, .head_dim = 12, .compute = COMPUTE_F32}, DTYPE_BF16);
 }
 
 /* --- layer norm, up, GELU --- */
@@ -225,16 +196,10 @@ enum { UP_DIM = 43, UP_INTER = 75, UP_ROWS = 13 };
 static void up_check(const char *isa, enum compute compute, enum dtype dtype)
 {
     struct matrix m = matrix_new(UP_INTER, UP_DIM, dtype, compute);
-    float *x = noise_edge(UP_ROWS * UP_DIM), *norm = noise_edge(UP_DIM), *norm_bias = noise_edge(UP_DIM),
-          *bias = noise_edge(UP_INTER);
+    float *x = noise_edge(UP_ROWS * UP_DIM), *norm = noise_edge(UP_DIM), *norm_bias = noise_edge(UP_DIM), *bias = noise_edge(UP_INTER);
     float *out = edge(UP_ROWS * UP_INTER * 4), *again = edge(UP_ROWS * UP_INTER * 4), *one = edge(UP_INTER * 4);
-    struct vision_up_args a = {.x = x,
-                               .norm_weight = norm,
-                               .norm_bias = norm_bias,
-                               .eps = 1e-6f,
-                               .bias = bias,
-                               .dim = UP_DIM,
-                               .inter = UP_INTER};
+    struct vision_up_args a = {
+        .x = x, .norm_weight = norm, .norm_bias = norm_bias, .eps = 1e-6f, .bias = bias, .dim = UP_DIM, .inter = UP_INTER};
     struct err e = {0};
     for (size_t i = 0; i < N_THREAD_COUNTS; i++) {
         struct device *d = device_new(isa, compute, thread_counts[i], &vision_limits);
@@ -276,8 +241,7 @@ struct connect_shape {
     size_t tiles, grid, scale, dim, hidden;
 };
 
-static void connect_run(const struct connect_shape *p, struct device *d, struct connect_args *a, size_t n,
-                        const float *x, float *out)
+static void connect_run(const struct connect_shape *p, struct device *d, struct connect_args *a, size_t n, const float *x, float *out)
 {
     struct err e = {0};
     a->n_tiles = n, a->x = x, a->out = out;
@@ -287,8 +251,8 @@ static void connect_run(const struct connect_shape *p, struct device *d, struct 
 
 /* Output row r: the squares of a tile in reading order; inside one, first the columns of its first line (swapped: of
  * its first column). */
-static void near_connect(const struct connect_shape *p, const struct connect_args *a, const float *x,
-                         const struct matrix *m, size_t r, enum compute compute, bool swapped, struct near *want)
+static void near_connect(const struct connect_shape *p, const struct connect_args *a, const float *x, const struct matrix *m, size_t r,
+                         enum compute compute, bool swapped, struct near *want)
 {
     size_t side = p->grid / p->scale, tile = r / (side * side), square = r % (side * side);
     struct near *h = malloc(m->k * sizeof *h);
@@ -296,8 +260,8 @@ static void near_connect(const struct connect_shape *p, const struct connect_arg
     for (size_t i = 0; i < p->scale * p->scale; i++) {
         size_t dy = swapped ? i % p->scale : i / p->scale, dx = swapped ? i / p->scale : i % p->scale;
         size_t line = square / side * p->scale + dy, column = square % side * p->scale + dx;
-        near_layernorm(x + ((tile * p->grid + line) * p->grid + column) * p->dim, a->norm_weight, a->norm_bias, 1e-6f,
-                       p->dim, h + i * p->dim);
+        near_layernorm(x + ((tile * p->grid + line) * p->grid + column) * p->dim, a->norm_weight, a->norm_bias, 1e-6f, p->dim,
+                       h + i * p->dim);
     }
     rounded(h, m->k, compute);
     for (size_t j = 0; j < m->n; j++) want[j] = near_product(h, m->seen + j * m->k, m->k);
@@ -306,11 +270,9 @@ static void near_connect(const struct connect_shape *p, const struct connect_arg
 
 static void connect_check(const char *isa, const struct connect_shape *p, enum compute compute, enum dtype dtype)
 {
-    size_t side = p->grid / p->scale, rows = p->tiles * side * side, in = p->grid * p->grid * p->dim,
-           n = rows * p->hidden;
+    size_t side = p->grid / p->scale, rows = p->tiles * side * side, in = p->grid * p->grid * p->dim, n = rows * p->hidden;
     struct matrix m = matrix_new(p->hidden, p->dim * p->scale * p->scale, dtype, compute);
-    float *x = noise_edge(p->tiles * in), *out = edge(n * 4), *again = edge(n * 4),
-          *one = edge(side * side * p->hidden * 4);
+    float *x = noise_edge(p->tiles * in), *out = edge(n * 4), *again = edge(n * 4), *one = edge(side * side * p->hidden * 4);
     struct connect_args a = {.norm_weight = noise_edge(p->dim), .norm_bias = noise_edge(p->dim)};
     for (size_t i = 0; i < N_THREAD_COUNTS; i++) {
         struct device *d = device_new(isa, compute, thread_counts[i], &vision_limits);
@@ -339,8 +301,7 @@ static void connect_check(const char *isa, const struct connect_shape *p, enum c
 static void test_connect(void **unused)
 {
     (void)unused;
-    static const struct connect_shape shapes[] = {
-        {2, 6, 3, 11, 35}, {3, 4, 2, 16, 64}, {1, 4, 4, 33, 9}, {1, 3, 1, 5, 33}};
+    static const struct connect_shape shapes[] = {{2, 6, 3, 11, 35}, {3, 4, 2, 16, 64}, {1, 4, 4, 33, 9}, {1, 3, 1, 5, 33}};
     for (size_t s = 0; s < N_SETS; s++)
         for (int t = 0; t < 6 && cpu_kernels_choose(kernel_sets[s]); t++)
             for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

@@ -40,7 +40,10 @@ static void timer_fired(void *ctx)
     tc->fired_ms[tc->n_fired++] = t->at_ms;
 }
 
-static void stop_loop(void *ctx) { loop_stop(ctx); }
+static void stop_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
 
 static void test_loop_timers_fire_once_in_order(void **state)
 {

@@ -65,8 +65,7 @@ static void assert_clean_end(struct process *p)
     if (!WIFEXITED(status) || WEXITSTATUS(status)) fail_msg("the process ended with status %#x", (unsigned)status);
 }
 
-static struct media_reply call(const struct process *p, enum media_call what, int fd, const struct image_settings *s,
-                               int64_t max_pixels)
+static struct media_reply call(const struct process *p, enum media_call what, int fd, const struct image_settings *s, int64_t max_pixels)
 {
     static uint64_t id = 1000;
     struct media_request q = {.call = what, .id = ++id, .image_fd = fd, .settings = *s, .max_pixels = max_pixels};
@@ -306,13 +305,10 @@ static void test_extra_descriptors_are_refused_and_closed(void **state)
         struct media_reply_packet p;
         good_reply(&p);
         struct iovec part = {.iov_base = &p, .iov_len = sizeof p};
-        struct msghdr m = {.msg_iov = &part,
-                           .msg_iovlen = 1,
-                           .msg_control = control.bytes,
-                           .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))};
+        struct msghdr m = {
+            .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))};
         struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        *c = (struct cmsghdr){
-            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+        *c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
         for (size_t i = 0; i < n_fds; i++) memcpy(CMSG_DATA(c) + i * sizeof(int), &(int){1}, sizeof(int));
         assert_int_equal(sendmsg(pair[0], &m, 0), sizeof p);
         struct media_reply r;
@@ -358,8 +354,7 @@ static void test_the_process_does_not_grow(void **state)
         close(r.tiles_fd);
         if (i == 2) early = status_kib(p.pid, "VmRSS:");
     }
-    struct media_reply r =
-        call(&p, MEDIA_PROBE, fds[2], &hub, 1 << 26); /* answered only after the last one was tidied up */
+    struct media_reply r = call(&p, MEDIA_PROBE, fds[2], &hub, 1 << 26); /* answered only after the last one was tidied up */
     assert_int_equal(r.err.code, ERR_NONE);
     long late = status_kib(p.pid, "VmRSS:");
     print_message("    resident after 3 pictures %ld KiB, after %d %ld KiB, peak %ld KiB\n", early, 3 * rounds, late,
@@ -398,8 +393,7 @@ static void test_a_picture_that_takes_too_long_gets_an_error(void **state)
     for (int i = 0; i < 50 && !seen; i++) {
         struct process p = start();
         assert_int_equal(call(&p, MEDIA_PROBE, fd, &hub, 1 << 26).err.code, ERR_NONE);
-        struct media_request q = {
-            .call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
+        struct media_request q = {.call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
         struct media_reply r;
         assert_int_equal(media_send_request(p.sock, &q, NULL), 0);
         usleep(2000 * (unsigned)(1 + i % 8));

@@ -22,7 +22,13 @@ static void load(struct loaded *x, const char *name, enum compute compute, const
     char relative[256];
     snprintf(relative, sizeof relative, "models/%s", name);
     golden_path(dir, relative);
-    struct model_options o = {.device = "cpu", .compute = compute, .kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16, .threads = threads, .isa = isa, .kv_tokens = 4096, .step_rows = 64};
+    struct model_options o = {.device = "cpu",
+                              .compute = compute,
+                              .kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16,
+                              .threads = threads,
+                              .isa = isa,
+                              .kv_tokens = 4096,
+                              .step_rows = 64};
     if (model_open(&x->m, dir, &o, &e)) fail_msg("%s", e.msg);
     x->l = model_limits(x->m);
     x->blocks = calloc(x->l->n_blocks, sizeof *x->blocks);
@@ -51,7 +57,14 @@ static float *all_logits(struct loaded *x, const int32_t *ids, size_t n, const s
     uint32_t picture_row = 0;
     for (size_t at = 0; at < n; at += chunk) {
         size_t rows = n - at < chunk ? n - at : chunk;
-        struct model_group g = {.tokens = ids + at, .first_position = (uint32_t)at, .n_rows = (uint32_t)rows, .prefill = true, .blocks = x->blocks, .picture = p, .picture_row = picture_row, .all_logits = true};
+        struct model_group g = {.tokens = ids + at,
+                                .first_position = (uint32_t)at,
+                                .n_rows = (uint32_t)rows,
+                                .prefill = true,
+                                .blocks = x->blocks,
+                                .picture = p,
+                                .picture_row = picture_row,
+                                .all_logits = true};
         if (model_step(x->m, &g, 1, &e)) fail_msg("%s", e.msg);
         for (size_t i = 0; i < rows; i++) {
             if (model_read_logits(x->m, i, out + (at + i) * x->l->vocab, &e)) fail_msg("%s", e.msg);
@@ -70,7 +83,8 @@ static struct picture *encode(struct loaded *x, const struct tensor *tiles)
     assert_int_equal(tiles->shape[2], x->l->tile_px);
     if (picture_new(x->m, (uint32_t)tiles->shape[0], &p, &e)) fail_msg("%s", e.msg);
     for (uint32_t t = 0; t < tiles->shape[0]; t++)
-        if (model_encode_tile(x->m, p, t, (const uint8_t *)tiles->data + (size_t)t * 3 * x->l->tile_px * x->l->tile_px, &e)) fail_msg("%s", e.msg);
+        if (model_encode_tile(x->m, p, t, (const uint8_t *)tiles->data + (size_t)t * 3 * x->l->tile_px * x->l->tile_px, &e))
+            fail_msg("%s", e.msg);
     return p;
 }
 
@@ -128,7 +142,8 @@ static size_t check_greedy(struct loaded *x, int32_t *ids, size_t n, const float
         int32_t token = argmax(row, x->l->vocab);
         assert_int_equal(token, json_integer_value(json_array_get(greedy, i)));
         ids[n + i] = token;
-        struct model_group g = {.tokens = &ids[n + i], .first_position = (uint32_t)(n + i), .n_rows = 1, .blocks = x->blocks, .logits = true};
+        struct model_group g = {
+            .tokens = &ids[n + i], .first_position = (uint32_t)(n + i), .n_rows = 1, .blocks = x->blocks, .logits = true};
         if (model_step(x->m, &g, 1, &e) || model_read_logits(x->m, 0, row, &e)) fail_msg("%s", e.msg);
     }
     free(row);
@@ -167,8 +182,7 @@ static void check_model(const char *model, enum compute compute, const char *isa
     load(&x, model, compute, isa, 2);
     const char *name;
     size_t n = 0;
-    json_object_foreach(cases, name, c)
-    {
+    json_object_foreach(cases, name, c) {
         if (strcmp(isa ? isa : "", "ref") == 0 && n >= 2) break; /* the oracle is slow: two cases a model */
         check_case(&x, model, name, c, tolerance);
         n++;
@@ -214,7 +228,8 @@ static void test_model_rows_do_not_depend_on_the_batch(void **state)
             load(&x, "smollm2-bf16", COMPUTE_BF16, NULL, threads);
             float *logits = all_logits(&x, ids, 200, NULL, chunk);
             bytes = 200 * (size_t)x.l->vocab * sizeof *logits;
-            if (!first) first = logits;
+            if (!first)
+                first = logits;
             else {
                 assert_memory_equal(first, logits, bytes);
                 free(logits);
@@ -239,8 +254,9 @@ static void test_model_missing_tensor_is_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model_f32_matches_the_reference), cmocka_unit_test(test_model_f32_matches_with_plain_c_kernels), cmocka_unit_test(test_model_bf16_stays_within_half),
-        cmocka_unit_test(test_model_rows_do_not_depend_on_the_batch), cmocka_unit_test(test_model_missing_tensor_is_named),
+        cmocka_unit_test(test_model_f32_matches_the_reference), cmocka_unit_test(test_model_f32_matches_with_plain_c_kernels),
+        cmocka_unit_test(test_model_bf16_stays_within_half),    cmocka_unit_test(test_model_rows_do_not_depend_on_the_batch),
+        cmocka_unit_test(test_model_missing_tensor_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,8 +29,7 @@ static void worker_flush_all(struct frame_conn *c)
     while (frame_conn_flush(c, NULL) == 1) poll(&(struct pollfd){.fd = 3, .events = POLLOUT}, 1, -1);
 }
 
-static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *tokens, uint32_t n,
-                       enum finish_reason finish)
+static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *tokens, uint32_t n, enum finish_reason finish)
 {
     struct frame_step_row row = {.sequence = sequence, .tokens = tokens, .n_tokens = n, .finish = finish};
     if (frame_put_step(frame_conn_out(c), &(struct frame_step){.rows = &row, .n_rows = 1})) _exit(3);
@@ -49,8 +48,7 @@ static void worker_answer(struct frame_conn *c, const struct frame_submit *f, co
     struct stat st;
     for (uint32_t i = 0; i < f->n_fds; i++) /* told by the number of tokens: descriptors have arrived */
         if (fstat(f->fds[i], &st) == 0) worker_row(c, f->sequence, (int32_t[]){(int32_t)st.st_size}, 1, FINISH_NONE);
-    for (uint32_t i = 0; i < f->n_ids; i++)
-        worker_row(c, f->sequence, &f->ids[i], 1, i + 1 == f->n_ids ? FINISH_LENGTH : FINISH_NONE);
+    for (uint32_t i = 0; i < f->n_ids; i++) worker_row(c, f->sequence, &f->ids[i], 1, i + 1 == f->n_ids ? FINISH_LENGTH : FINISH_NONE);
 }
 
 static int fake_worker(const char *how)
@@ -118,7 +116,10 @@ static void on_down(void *ctx, const struct err *why)
     snprintf(t.why, sizeof t.why, "%s", why->msg);
 }
 
-static void stop_loop(void *ctx) { loop_stop(ctx); }
+static void stop_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
 
 static void run_for(int64_t ms)
 {
@@ -178,10 +179,8 @@ static int submit(struct sequence *q, uint32_t n_ids, int fd)
     static const int32_t ids[] = {5, 6, 7};
     *q = (struct sequence){.base = {.row = take_row, .down = take_down}};
     struct frame_tile tile = {0};
-    struct frame_submit f = {.weight = 1,
-                             .ids = ids,
-                             .n_ids = n_ids,
-                             .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = 5}};
+    struct frame_submit f = {
+        .weight = 1, .ids = ids, .n_ids = n_ids, .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = 5}};
     if (fd >= 0) {
         f.tiles = &tile;
         f.n_tiles = 1;
@@ -329,9 +328,8 @@ static void call_done(struct media_call_state *s, struct media_reply *r)
 }
 
 /* A PNG's header is enough for a probe. */
-static const unsigned char png_head[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n', 0,    0,    0,
-                                         13,   'I', 'H', 'D', 'R',  0,    0,    0,    40,   0,    0,
-                                         0,    30,  8,   2,   0,    0,    0,    0xB4, 0x52, 0x39, 0xF5};
+static const unsigned char png_head[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n', 0, 0, 0, 13, 'I',  'H',  'D',  'R', 0,
+                                         0,    0,   40,  0,   0,    0,    30,   8,    2, 0, 0, 0,  0xB4, 0x52, 0x39, 0xF5};
 
 static void call_start(struct media_pool *p, struct call *c, int fd)
 {
@@ -343,8 +341,7 @@ static void call_start(struct media_pool *p, struct call *c, int fd)
                                                    .std = {0.5f, 0.5f, 0.5f},
                                                    .rescale = 1 / 255.0};
     *c = (struct call){
-        .base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings, .max_pixels = 1 << 20},
-                 .done = call_done}};
+        .base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings, .max_pixels = 1 << 20}, .done = call_done}};
     media_pool_call(p, &c->base);
 }
 

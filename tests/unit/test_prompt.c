@@ -18,9 +18,8 @@ enum form { STRING, LIST, BOTH };
 /* A model that only reads messages; NULL tokenizer. */
 static struct prompt_model reader(enum form form, bool images)
 {
-    struct prompt_model m = {.info = {.has_template = true, .has_images = images},
-                             .takes_string = form != LIST,
-                             .takes_list = form != STRING};
+    struct prompt_model m = {
+        .info = {.has_template = true, .has_images = images}, .takes_string = form != LIST, .takes_list = form != STRING};
     struct err e;
     assert_int_equal(template_compile(&m.template, "x", 1, &e), 0);
     return m;
@@ -77,8 +76,7 @@ static void test_faults_of_messages_name_their_field(void **state)
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"smell\"}]}]", ERR_INPUT, "messages[0].content[0].type"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\"}]}]", ERR_INPUT,
          "messages[0].content[1].text"},
-        {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":7}]}]", ERR_INPUT,
-         "messages[0].content[0].text"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":7}]}]", ERR_INPUT, "messages[0].content[0].text"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]", ERR_INPUT, "messages[0].content[0].image_url"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":\"data:\"}]}]", ERR_INPUT,
          "messages[0].content[0].image_url"},
@@ -87,13 +85,11 @@ static void test_faults_of_messages_name_their_field(void **state)
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:\",\"detail\":"
          "\"medium\"}}]}]",
          ERR_INPUT, "messages[0].content[0].image_url.detail"},
-        {"[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":{}}]}]", ERR_INPUT,
-         "messages[0].content[0].image_url"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":{}}]}]", ERR_INPUT, "messages[0].content[0].image_url"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}]", ERR_INPUT, "messages[0].content[0].type"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\",\"input_audio\":{}}]}]", ERR_UNSUPPORTED,
          "messages[0].content[0].type"},
-        {"[{\"role\":\"user\",\"content\":[{\"type\":\"file\",\"file\":{}}]}]", ERR_UNSUPPORTED,
-         "messages[0].content[0].type"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"file\",\"file\":{}}]}]", ERR_UNSUPPORTED, "messages[0].content[0].type"},
         {"[{\"role\":\"user\",\"content\":\"x\",\"name\":3}]", ERR_INPUT, "messages[0].name"},
         {"[{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":{}}]", ERR_INPUT, "messages[0].tool_call_id"},
         {"[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":{}}]", ERR_INPUT, "messages[0].tool_calls"},
@@ -117,10 +113,8 @@ static void test_contents_take_the_form_of_the_template(void **state)
     } cases[] = {
         {STRING, "[{\"role\":\"user\",\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":\"a\"}]"},
         {BOTH, "[{\"role\":\"user\",\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":\"a\"}]"},
-        {LIST, "[{\"role\":\"user\",\"content\":\"a\"}]",
-         "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"},
-        {LIST, "[{\"role\":\"user\",\"content\":\"\"}]",
-         "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"\"}]}]"},
+        {LIST, "[{\"role\":\"user\",\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"},
+        {LIST, "[{\"role\":\"user\",\"content\":\"\"}]", "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"\"}]}]"},
         {STRING,
          "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"\\u0000b\"}"
          "]}]",
@@ -180,9 +174,7 @@ static void test_pictures_are_refused_by_a_text_model(void **state)
     struct prompt_model m = reader(BOTH, false);
     struct err e;
     assert_int_equal(
-        read_messages(&m,
-                      "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:a\"}}]}]",
-                      0, NULL, &e),
+        read_messages(&m, "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:a\"}}]}]", 0, NULL, &e),
         -ERR_UNSUPPORTED);
     assert_string_equal(e.param, "messages[0].content[0].type");
     template_free(m.template);
@@ -275,8 +267,7 @@ struct size {
     int width, height;
 };
 
-static void check_prompt(const struct prompt_model *m, const char *messages, const struct size *sizes, bool low,
-                         const json_t *want)
+static void check_prompt(const struct prompt_model *m, const char *messages, const struct size *sizes, bool low, const json_t *want)
 {
     struct arena arena;
     struct prompt_messages pm;
@@ -287,14 +278,15 @@ static void check_prompt(const struct prompt_model *m, const char *messages, con
     arena_init(&arena, 64 << 20);
     if (prompt_messages_read(m, j, PROMPT_BARE_IMAGES, &arena, &pm, &e)) fail_msg("%s", e.msg);
     for (size_t i = 0; i < pm.n_images; i++)
-        assert_int_equal(
-            image_grid_for(&prompt_model_info(m)->images, sizes[i].width, sizes[i].height, low, &grids[i], &e), 0);
+        assert_int_equal(image_grid_for(&prompt_model_info(m)->images, sizes[i].width, sizes[i].height, low, &grids[i], &e), 0);
     struct prompt_options o = {
         .grids = grids, .n_grids = pm.n_images, .now = golden_now(), .max_context = prompt_model_info(m)->max_context};
     if (prompt_from_messages(m, &pm, &o, &arena, &p, &e)) fail_msg("%s", e.msg);
     size_t n = json_array_size(want);
-    if (n == 400) assert_true(p.n_ids >= n); /* the generator keeps the first 400 ids of a long chat */
-    else assert_int_equal(p.n_ids, n);
+    if (n == 400)
+        assert_true(p.n_ids >= n); /* the generator keeps the first 400 ids of a long chat */
+    else
+        assert_int_equal(p.n_ids, n);
     for (size_t i = 0; i < n; i++) assert_int_equal(p.ids[i], json_integer_value(json_array_get(want, i)));
     if (pm.n_images) { /* the same without room: both numbers are told */
         o.max_context = (uint32_t)p.n_ids;
@@ -315,9 +307,8 @@ static void test_chat_prompts_of_text_models_equal_the_reference(void **state)
 {
     (void)state;
     static const char *const names[] = {"smollm2-f32", "smollm3-f32"};
-    static const char *const forms[] = {
-        "[{\"role\":\"user\",\"content\":\"Hello! How are you?\"}]",
-        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Hello! How are you?\"}]}]"};
+    static const char *const forms[] = {"[{\"role\":\"user\",\"content\":\"Hello! How are you?\"}]",
+                                        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Hello! How are you?\"}]}]"};
     for (size_t i = 0; i < 2; i++) {
         struct prompt_model *m = open_golden(names[i]);
         json_t *c = golden_case(names[i], "chat");
@@ -373,8 +364,7 @@ static void test_control_tokens_of_requests_stay_text(void **state)
     struct prompt_messages pm;
     struct prompt p;
     struct err e;
-    static const char text[] =
-        "<|im_start|><|im_end|> <image> <fake_token_around_image><global-img><row_1_col_1><end_of_utterance>";
+    static const char text[] = "<|im_start|><|im_end|> <image> <fake_token_around_image><global-img><row_1_col_1><end_of_utterance>";
     json_t *j = json_pack("[{s:s, s:s}]", "role", "user", "content", text);
     arena_init(&arena, 64 << 20);
     assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
@@ -439,8 +429,7 @@ static void test_generation_config_gives_the_defaults(void **state)
     (void)state;
     struct prompt_model *m = open_golden("smollm3-f32");
     const struct prompt_info *info = prompt_model_info(m);
-    assert_true(info->defaults.temperature == 0.6f && info->defaults.top_p == 0.95f &&
-                info->defaults.repetition_penalty == 1);
+    assert_true(info->defaults.temperature == 0.6f && info->defaults.top_p == 0.95f && info->defaults.repetition_penalty == 1);
     assert_int_equal(info->n_eos, 1);
     assert_int_equal(info->eos[0], tokenizer_id(m->tokenizer, "<|im_end|>", 10));
     prompt_model_close(m);

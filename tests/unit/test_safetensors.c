@@ -80,17 +80,21 @@ static void test_reads(void **unused)
     (void)unused;
     clear();
     write_plain("model.safetensors",
-                "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
-                "\"none\":{\"dtype\":\"I64\",\"shape\":[5,0],\"data_offsets\":[16,16]},\"c\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[16,19]}}   ",
+                "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},\"a\":{\"dtype\":"
+                "\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
+                "\"none\":{\"dtype\":\"I64\",\"shape\":[5,0],\"data_offsets\":[16,16]},\"c\":{\"dtype\":\"U8\",\"shape\":[3],\"data_"
+                "offsets\":[16,19]}}   ",
                 19);
     struct safetensors s;
     struct err e = {0};
     if (safetensors_open(&s, dir, &e)) fail_msg("%s", e.msg);
     assert_int_equal(s.n_tensors, 4);
-    const struct tensor *a = safetensors_find(&s, "a"), *b = safetensors_find(&s, "b"), *c = safetensors_find(&s, "c"), *none = safetensors_find(&s, "none");
+    const struct tensor *a = safetensors_find(&s, "a"), *b = safetensors_find(&s, "b"), *c = safetensors_find(&s, "c"),
+                        *none = safetensors_find(&s, "none");
     assert_true(a && b && c && none && !safetensors_find(&s, "d") && !safetensors_find(&s, "__metadata__"));
     assert_true(a->n_dims == 0 && a->bytes == 4 && a->dtype == TENSOR_F32);
-    assert_true(b->n_dims == 2 && b->shape[0] == 2 && b->shape[1] == 3 && b->dtype == TENSOR_BF16 && b->bytes == 12 && *(const unsigned char *)b->data == 4);
+    assert_true(b->n_dims == 2 && b->shape[0] == 2 && b->shape[1] == 3 && b->dtype == TENSOR_BF16 && b->bytes == 12 &&
+                *(const unsigned char *)b->data == 4);
     assert_true(c->bytes == 3 && ((const unsigned char *)c->data)[2] == 18);
     assert_int_equal(none->bytes, 0);
     char text[64];
@@ -106,7 +110,8 @@ static void test_dtypes(void **unused)
     for (int t = 0; t < TENSOR_DTYPES; t++) {
         char header[128];
         clear();
-        snprintf(header, sizeof header, "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%zu]}}", tensor_dtype_name((enum tensor_dtype)t), 3 * bytes[t]);
+        snprintf(header, sizeof header, "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%zu]}}",
+                 tensor_dtype_name((enum tensor_dtype)t), 3 * bytes[t]);
         write_plain("model.safetensors", header, 3 * bytes[t]);
         struct safetensors s;
         struct err e = {0};
@@ -120,8 +125,8 @@ static void test_dtypes(void **unused)
 static void test_odd_places(void **unused)
 {
     (void)unused;
-    static const char one_byte_first[] =
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[1,9]}}        ";
+    static const char one_byte_first[] = "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"F32\","
+                                         "\"shape\":[2],\"data_offsets\":[1,9]}}        ";
     size_t n_text = strlen(one_byte_first), n_odd = 0;
     for (size_t pad = 0; pad < 8; pad++) { /* header lengths of every remainder */
         write_tensors("model.safetensors", one_byte_first, n_text - pad, n_text - pad, 9);
@@ -201,10 +206,16 @@ static const struct {
     {"metadata that are a list", "{\"__metadata__\":[]}", 0, {"model.safetensors", "__metadata__"}},
     {"metadata that are a text", "{\"__metadata__\":\"pt\"}", 0, {"model.safetensors", "__metadata__"}},
     {"a number in the metadata", "{\"__metadata__\":{\"format\":\"pt\",\"step\":4}}", 0, {"model.safetensors", "__metadata__", "step"}},
-    {"metadata made to look like a tensor", "{\"__metadata__\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors", "__metadata__", "shape"}},
+    {"metadata made to look like a tensor",
+     "{\"__metadata__\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+     4,
+     {"model.safetensors", "__metadata__", "shape"}},
     {"not UTF-8", "{\"\xff\xfe\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors"}},
     {"a NUL in a name", "{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"model.safetensors"}},
-    {"a name twice", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, {"model.safetensors"}},
+    {"a name twice",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+     8,
+     {"model.safetensors"}},
     {"a tensor that is a number", "{\"w.x\":4}", 0, {"w.x", "object"}},
     {"no dtype", X("\"shape\":[1],\"data_offsets\":[0,4]"), 4, {"w.x", "dtype"}},
     {"an unknown dtype", X("\"dtype\":\"Q4\",\"shape\":[1],\"data_offsets\":[0,4]"), 4, {"w.x", "dtype", "Q4"}},
@@ -223,14 +234,26 @@ static const struct {
     {"reversed offsets", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,4]"), 8, {"w.x", "[8, 4]"}},
     {"a negative offset", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]"), 4, {"w.x", "[-4, 0]"}},
     {"offsets past the end", X("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]"), 7, {"w.x", "[0, 8]", "7 bytes"}},
-    {"offsets near 2^63", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775803,9223372036854775807]"), 4, {"w.x", "9223372036854775807"}},
+    {"offsets near 2^63",
+     X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775803,9223372036854775807]"),
+     4,
+     {"w.x", "9223372036854775807"}},
     {"too few bytes for the shape", X("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "8"}},
     {"too many bytes for the shape", X("\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "2"}},
     {"bytes for a tensor of none", X("\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[0,4]"), 4, {"w.x", "4 bytes", "ask for 0"}},
     {"a tensor of none past the end", X("\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[5,5]"), 4, {"w.x", "[5, 5]"}},
-    {"overlapping tensors", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, {"a and b overlap", "offset 4"}},
-    {"the same bytes twice", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, {"overlap", "offset 0"}},
-    {"a gap", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12, {"offset 4 to 8", "before b"}},
+    {"overlapping tensors",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+     8,
+     {"a and b overlap", "offset 4"}},
+    {"the same bytes twice",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+     4,
+     {"overlap", "offset 0"}},
+    {"a gap",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}",
+     12,
+     {"offset 4 to 8", "before b"}},
     {"bytes before the first", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]"), 8, {"offset 0 to 4", "w.x"}},
     {"bytes after the last", X("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]"), 9, {"5 bytes after", "offset 4"}},
 };
@@ -255,12 +278,14 @@ static void test_bad_files(void **unused)
         write_file("model.safetensors", "\x02\0\0\0\0\0\0\0{}", n);
         refused("a file of a few bytes", (const char *const[3]){"too short"});
     }
-    static const uint64_t lengths[] = {sizeof good + 4, 1000, SAFETENSORS_MAX_HEADER, SAFETENSORS_MAX_HEADER + 1ull, 1ull << 32, 1ull << 63, UINT64_MAX};
+    static const uint64_t lengths[] = {sizeof good + 4, 1000,      SAFETENSORS_MAX_HEADER, SAFETENSORS_MAX_HEADER + 1ull, 1ull << 32,
+                                       1ull << 63,      UINT64_MAX};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         char says[32];
         snprintf(says, sizeof says, "%llu bytes", (unsigned long long)lengths[i]);
         write_tensors("model.safetensors", good, sizeof good - 1, lengths[i], 4);
-        refused("a header longer than the file", (const char *const[3]){says, "at offset 0", lengths[i] > SAFETENSORS_MAX_HEADER ? "the limit is" : "but the file has"});
+        refused("a header longer than the file",
+                (const char *const[3]){says, "at offset 0", lengths[i] > SAFETENSORS_MAX_HEADER ? "the limit is" : "but the file has"});
     }
     write_tensors("model.safetensors", good, sizeof good - 1, 0, 4);
     refused("a header of no bytes", (const char *const[3]){"model.safetensors"});
@@ -299,24 +324,36 @@ static const struct {
     {"an index without a map", "{\"metadata\":{}}", B, {"weight_map"}},
     {"a map that is a list", "{\"weight_map\":[]}", B, {"weight_map"}},
     {"an index that is a list", "[]", B, {"model.safetensors.index.json", "weight_map"}},
-    {"a name twice in the map", "{\"weight_map\":{\"a\":\"a.safetensors\",\"a\":\"b.safetensors\"}}", B, {"model.safetensors.index.json", "byte"}},
+    {"a name twice in the map",
+     "{\"weight_map\":{\"a\":\"a.safetensors\",\"a\":\"b.safetensors\"}}",
+     B,
+     {"model.safetensors.index.json", "byte"}},
     {"a shard that is a link to itself", "{\"weight_map\":{\"a\":\"loop.safetensors\"}}", B, {"loop.safetensors"}},
     {"a shard that is a folder", "{\"weight_map\":{\"a\":\"folder.safetensors\"}}", B, {"folder.safetensors", "regular"}},
     {"the folder itself", "{\"weight_map\":{\"a\":\".\"}}", B, {"weight_map[\"a\"]", "not the name"}},
     {"the folder above", "{\"weight_map\":{\"a\":\"..\"}}", B, {"weight_map[\"a\"]", "not the name"}},
     {"the index as a shard", "{\"weight_map\":{\"a\":\"model.safetensors.index.json\"}}", B, {"model.safetensors.index.json", "offset 0"}},
     {"an empty map", "{\"weight_map\":{}}", B, {"weight_map"}},
-    {"a shard that is not there", "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"c.safetensors\"}}", B, {"c.safetensors", "No such file"}},
+    {"a shard that is not there",
+     "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"c.safetensors\"}}",
+     B,
+     {"c.safetensors", "No such file"}},
     {"a shard in another folder", "{\"weight_map\":{\"a\":\"../a.safetensors\"}}", B, {"weight_map[\"a\"]", "not the name"}},
     {"an absolute path", "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", B, {"weight_map[\"a\"]"}},
     {"a folder within", "{\"weight_map\":{\"a\":\"x/a.safetensors\"}}", B, {"weight_map[\"a\"]"}},
     {"a name with NUL", "{\"weight_map\":{\"a\":\"a.safetensors\\u0000x\"}}", B, {"model.safetensors.index.json"}},
     {"an empty name", "{\"weight_map\":{\"a\":\"\"}}", B, {"weight_map[\"a\"]"}},
     {"a number for a name", "{\"weight_map\":{\"a\":1}}", B, {"weight_map[\"a\"]"}},
-    {"a tensor that is in no shard", "{\"weight_map\":{\"a\":\"a.safetensors\",\"z\":\"b.safetensors\"}}", B, {"tensor z", "b.safetensors"}},
+    {"a tensor that is in no shard",
+     "{\"weight_map\":{\"a\":\"a.safetensors\",\"z\":\"b.safetensors\"}}",
+     B,
+     {"tensor z", "b.safetensors"}},
     {"a tensor in the other shard", "{\"weight_map\":{\"a\":\"b.safetensors\",\"b\":\"a.safetensors\"}}", B, {"is not in"}},
     {"a tensor in both", "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}", A, {"tensor a", "both"}},
-    {"a damaged second shard", "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}", "{\"b\":1}", {"b.safetensors", "tensor b"}},
+    {"a damaged second shard",
+     "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}",
+     "{\"b\":1}",
+     {"b.safetensors", "tensor b"}},
 };
 
 static void test_shards(void **unused)
@@ -348,7 +385,8 @@ static void test_shards(void **unused)
 static void test_damage(void **unused)
 {
     (void)unused;
-    static const char good[] = "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[8,16]}}";
+    static const char good[] = "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"BF16\",\"shape\":[4],"
+                               "\"data_offsets\":[8,16]}}";
     static const char with[] = "0123456789-[]{},:\"e.\\ \x80\xff";
     uint32_t seed = 11;
     int accepted = 0;
@@ -361,9 +399,12 @@ static void test_damage(void **unused)
             seed = seed * 1664525u + 1013904223u;
             size_t at = (seed >> 8) % n;
             unsigned how = seed >> 28;
-            if (how < 10) h[at] = with[(seed >> 20) % (sizeof with - 1)];
-            else if (how < 13) memmove(h + at, h + at + 1, --n - at);
-            else memmove(h + at + 1, h + at, n++ - at);
+            if (how < 10)
+                h[at] = with[(seed >> 20) % (sizeof with - 1)];
+            else if (how < 13)
+                memmove(h + at, h + at + 1, --n - at);
+            else
+                memmove(h + at + 1, h + at, n++ - at);
         }
         write_tensors("model.safetensors", h, n, n, 16);
         struct safetensors s;
@@ -398,8 +439,9 @@ static int tear_down(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads), cmocka_unit_test(test_dtypes), cmocka_unit_test(test_bad_headers), cmocka_unit_test(test_bad_files), cmocka_unit_test(test_odd_places),
-        cmocka_unit_test(test_shrinking_file), cmocka_unit_test(test_crowded_headers), cmocka_unit_test(test_shards), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_reads),           cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_bad_headers),
+        cmocka_unit_test(test_bad_files),       cmocka_unit_test(test_odd_places), cmocka_unit_test(test_shrinking_file),
+        cmocka_unit_test(test_crowded_headers), cmocka_unit_test(test_shards),     cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

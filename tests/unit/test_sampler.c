@@ -21,9 +21,8 @@ static int close_device(void **unused)
 
 static struct sample_row row_of(const float *logits, float temperature)
 {
-    return (struct sample_row){
-        .logits = logits,
-        .params = {.temperature = temperature, .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .seed = 7}};
+    return (struct sample_row){.logits = logits,
+                               .params = {.temperature = temperature, .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .seed = 7}};
 }
 
 static struct sample_result sample(const struct sample_row *row, size_t vocab)
@@ -43,17 +42,14 @@ static void test_philox(void **unused)
     } known[] = {
         {{0}, {0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
         {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
-         {0xa4093822, 0x299f31d0},
-         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         uint32_t out[4];
         philox4x32(known[i].counter, known[i].key, out);
         assert_memory_equal(out, known[i].want, sizeof out);
     }
-    assert_true(philox_uniform(1, 0, 5) != philox_uniform(1, 1, 5) &&
-                philox_uniform(1, 0, 5) != philox_uniform(1, 0, 6) &&
+    assert_true(philox_uniform(1, 0, 5) != philox_uniform(1, 1, 5) && philox_uniform(1, 0, 5) != philox_uniform(1, 0, 6) &&
                 philox_uniform(1, 0, 5) != philox_uniform(1ull << 32 | 1, 0, 5));
 }
 
@@ -150,8 +146,7 @@ static double adjusted(const struct sample_row *r, size_t token)
     double v = (double)r->logits[token];
     for (size_t i = 0; i < r->n_bias; i++) v += r->bias[i].token == (int32_t)token ? (double)r->bias[i].bias : 0;
     size_t made = count_of(r->made, r->n_made, token);
-    if (made || count_of(r->prompt, r->n_prompt, token))
-        v = v > 0 ? v / (double)p->repetition_penalty : v * (double)p->repetition_penalty;
+    if (made || count_of(r->prompt, r->n_prompt, token)) v = v > 0 ? v / (double)p->repetition_penalty : v * (double)p->repetition_penalty;
     v -= (double)made * (double)p->frequency_penalty + (made ? (double)p->presence_penalty : 0);
     bool banned = count_of(r->banned, r->n_banned, token) || count_of(r->banned_now, r->n_banned_now, token);
     return banned || (r->mask && !(r->mask[token / 32] >> token % 32 & 1)) ? -INFINITY : v;
@@ -174,9 +169,7 @@ static double shares(const struct sample_row *r, size_t vocab, double *out)
     qsort(c, n, sizeof *c, by_score);
     if (p->top_k > 0 && (size_t)p->top_k < n) {
         n = (size_t)p->top_k;
-        margin = c[n - 1].logit == c[n].logit
-                     ? 1
-                     : fmin(1, c[n - 1].logit - c[n].logit); /* of equals the lowest id: no doubt */
+        margin = c[n - 1].logit == c[n].logit ? 1 : fmin(1, c[n - 1].logit - c[n].logit); /* of equals the lowest id: no doubt */
     }
     for (size_t i = 0; i < n; i++) total += weight[i] = exp((c[i].logit - c[0].logit) / (double)p->temperature);
     for (double before = 0; keep < n; before += weight[keep++]) {
@@ -269,10 +262,8 @@ static void test_random_settings(void **unused)
         struct token_bias bias[4];
         for (size_t i = 0; i < N; i++) logits[i] *= 4;
         for (size_t i = 0; i < 3; i++) mask[i] = noise_bits() | noise_bits();
-        for (size_t i = 0; i < SAID; i++)
-            prompt[i] = (int32_t)(noise_bits() % N), made[i] = (int32_t)(noise_bits() % 9);
-        for (size_t i = 0; i < 2; i++)
-            banned[i] = (int32_t)(noise_bits() % N), banned_now[i] = (int32_t)(noise_bits() % N);
+        for (size_t i = 0; i < SAID; i++) prompt[i] = (int32_t)(noise_bits() % N), made[i] = (int32_t)(noise_bits() % 9);
+        for (size_t i = 0; i < 2; i++) banned[i] = (int32_t)(noise_bits() % N), banned_now[i] = (int32_t)(noise_bits() % N);
         for (size_t i = 0; i < 4; i++) bias[i] = (struct token_bias){(int32_t)(noise_bits() % N), noise() * 5};
         struct sample_row r = row_of(logits, 1.2f + noise());
         r.prompt = prompt, r.n_prompt = SAID, r.made = made, r.n_made = SAID;

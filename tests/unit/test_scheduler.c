@@ -11,13 +11,8 @@
 
 #include "engine/scheduler.h"
 
-static const struct scheduler_limits small = {.max_running = 4,
-                                              .max_waiting = 8,
-                                              .n_blocks = 16,
-                                              .block_tokens = 4,
-                                              .max_context = 48,
-                                              .step_rows = 8,
-                                              .step_decode_rows = 6};
+static const struct scheduler_limits small = {
+    .max_running = 4, .max_waiting = 8, .n_blocks = 16, .block_tokens = 4, .max_context = 48, .step_rows = 8, .step_decode_rows = 6};
 
 static struct scheduler *make(struct scheduler_limits l)
 {
@@ -30,8 +25,7 @@ static struct scheduler *make(struct scheduler_limits l)
 static int submit(struct scheduler *s, uint64_t id, uint32_t n_prompt, uint32_t max_tokens)
 {
     struct err e;
-    return scheduler_submit(s, &(struct scheduler_request){.id = id, .n_prompt = n_prompt, .max_tokens = max_tokens},
-                            &e);
+    return scheduler_submit(s, &(struct scheduler_request){.id = id, .n_prompt = n_prompt, .max_tokens = max_tokens}, &e);
 }
 
 /* Does what the plan says; a sequence ends when it has made all its tokens. */
@@ -94,8 +88,7 @@ static void test_tiles_are_encoded_one_a_step_before_the_prompt(void **state)
     struct scheduler *s = make(small);
     struct schedule p;
     struct err e;
-    assert_int_equal(
-        scheduler_submit(s, &(struct scheduler_request){.id = 1, .n_prompt = 6, .n_tiles = 3, .max_tokens = 1}, &e), 0);
+    assert_int_equal(scheduler_submit(s, &(struct scheduler_request){.id = 1, .n_prompt = 6, .n_tiles = 3, .max_tokens = 1}, &e), 0);
     for (int i = 0; i < 3; i++) {
         scheduler_plan(s, 0, &p);
         assert_non_null(p.encode);
@@ -187,10 +180,7 @@ static void test_deadline_ends_waiting_and_running_sequences(void **state)
     struct err e;
     for (uint64_t i = 1; i <= 2; i++)
         assert_int_equal(
-            scheduler_submit(
-                s,
-                &(struct scheduler_request){.id = i, .n_prompt = 40, .max_tokens = 8, .deadline_ms = 100 * (int64_t)i},
-                &e),
+            scheduler_submit(s, &(struct scheduler_request){.id = i, .n_prompt = 40, .max_tokens = 8, .deadline_ms = 100 * (int64_t)i}, &e),
             0);
     scheduler_plan(s, 99, &p);
     assert_int_equal(p.n_ended, 0);
@@ -263,8 +253,7 @@ static void check_blocks(struct world *w, const struct scheduler_limits *l, cons
     }
 }
 
-static void check_and_run(struct world *w, struct scheduler *s, const struct scheduler_limits *l,
-                          const struct schedule *p, int64_t now)
+static void check_and_run(struct world *w, struct scheduler *s, const struct scheduler_limits *l, const struct schedule *p, int64_t now)
 {
     for (size_t i = 0; i < p->n_ended; i++) {
         struct life *f = &w->lives[p->ended[i].id];

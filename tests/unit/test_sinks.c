@@ -44,8 +44,7 @@ static void handle(void *ctx, struct http_request *r)
     c->model = &t.model;
     arena_init(&c->arena, 1 << 20);
     strcpy(c->id, "chatcmpl-1");
-    c->params =
-        (struct chat_params){.n = t.n, .stream = t.stream, .include_usage = t.include_usage, .logprobs = t.logprobs};
+    c->params = (struct chat_params){.n = t.n, .stream = t.stream, .include_usage = t.include_usage, .logprobs = t.logprobs};
     c->usage = (struct usage){.prompt_tokens = 7, .completion_tokens = 5};
     c->sink = t.stream ? &sink_chat_sse : &sink_chat_json;
     struct err e;
@@ -54,7 +53,10 @@ static void handle(void *ctx, struct http_request *r)
     t.script(c);
 }
 
-static void stop_loop(void *ctx) { loop_stop(ctx); }
+static void stop_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
 
 static void run_for(int64_t ms)
 {
@@ -89,8 +91,7 @@ static int teardown(void **state)
 /* Sends one request over HTTP/1.0, so that the body comes without chunks, and gives it without the header. */
 static const char *exchange(unsigned *status)
 {
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons(http_port(t.g.http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(http_port(t.g.http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
     const char *request = "GET / HTTP/1.0\r\n\r\n";
@@ -124,8 +125,7 @@ static void finish(struct completion *c, uint32_t choice, enum finish_reason rea
     completion_event(c, &(struct event){.type = EVENT_FINISH, .choice = choice, .finish = reason});
 }
 
-static const char awkward[] =
-    "quote \" back \\ line \n tab \t control \x01 \xF0\x9F\x98\x80 \xE2\x80\xA8 data: [DONE]\n\ndata: x";
+static const char awkward[] = "quote \" back \\ line \n tab \t control \x01 \xF0\x9F\x98\x80 \xE2\x80\xA8 data: [DONE]\n\ndata: x";
 
 static void script_two(struct completion *c)
 {
@@ -182,8 +182,7 @@ static void test_json_holds_all_choices(void **state)
     json_t *v = parse(p, strlen(p)), *choices = json_object_get(v, "choices");
     assert_int_equal(json_array_size(choices), 2);
     json_t *first = json_array_get(choices, 0);
-    assert_int_equal(json_string_length(json_object_get(json_object_get(first, "message"), "content")),
-                     2 * strlen(awkward));
+    assert_int_equal(json_string_length(json_object_get(json_object_get(first, "message"), "content")), 2 * strlen(awkward));
     assert_string_equal(json_string_value(json_object_get(first, "finish_reason")), "stop");
     assert_string_equal(json_string_value(json_object_get(json_array_get(choices, 1), "finish_reason")), "length");
     assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "usage"), "total_tokens")), 12);
@@ -248,8 +247,7 @@ static void script_logprobs(struct completion *c)
     struct event_token top[2] = {{"\xF0\x9F", 2, -0.5f}, {"b", 1, -__builtin_inff()}};
     struct event_logprob p = {.token = top[0], .top = top, .n_top = 2};
     completion_event(c, &(struct event){.type = EVENT_DELTA, .text = "", .logprobs = &p, .n_logprobs = 1});
-    completion_event(c,
-                     &(struct event){.type = EVENT_DELTA, .text = "x", .n_text = 1, .logprobs = &p, .n_logprobs = 1});
+    completion_event(c, &(struct event){.type = EVENT_DELTA, .text = "x", .n_text = 1, .logprobs = &p, .n_logprobs = 1});
     finish(c, 0, FINISH_STOP);
 }
 

@@ -13,14 +13,12 @@
 
 /* The definition, over the whole text: the first byte at which some stop string is complete; of those the longest.
  * Returns what may be shown. */
-static size_t shown_by_definition(const char *text, size_t n, const struct stop_string *stops, size_t n_stops,
-                                  bool *matched)
+static size_t shown_by_definition(const char *text, size_t n, const struct stop_string *stops, size_t n_stops, bool *matched)
 {
     for (size_t end = 1; end <= n; end++) {
         size_t best = 0;
         for (size_t i = 0; i < n_stops; i++)
-            if (stops[i].n <= end && stops[i].n > best && memcmp(text + end - stops[i].n, stops[i].p, stops[i].n) == 0)
-                best = stops[i].n;
+            if (stops[i].n <= end && stops[i].n > best && memcmp(text + end - stops[i].n, stops[i].p, stops[i].n) == 0) best = stops[i].n;
         if (!best) continue;
         *matched = true;
         return end - best;

@@ -33,7 +33,8 @@ static struct tm clock_of(const json_t *all)
 }
 
 /* Renders; 0 and *out in the arena, or a negative code. */
-static int render(const char *source, size_t n, const json_t *request, const json_t *model, struct tm now, const struct template_limits *l, struct arena *a, struct marked_text *out, struct err *e)
+static int render(const char *source, size_t n, const json_t *request, const json_t *model, struct tm now, const struct template_limits *l,
+                  struct arena *a, struct marked_text *out, struct err *e)
 {
     struct template *t;
     *e = (struct err){0};
@@ -46,7 +47,8 @@ static int render(const char *source, size_t n, const json_t *request, const jso
 }
 
 /* Compares with {"text": ...} or {"error": ...}; returns 1 for a difference, told. */
-static int check(const char *what, const json_t *want, const char *source, size_t n, const json_t *request, const json_t *model, struct tm now)
+static int check(const char *what, const json_t *want, const char *source, size_t n, const json_t *request, const json_t *model,
+                 struct tm now)
 {
     struct arena a;
     struct marked_text got = {0};
@@ -76,10 +78,12 @@ static void test_golden_renderings(void **state)
         const json_t *c = json_array_get(cases, i);
         char file[256], what[256];
         snprintf(file, sizeof file, "templates/%s.jinja", json_string_value(json_object_get(c, "template")));
-        snprintf(what, sizeof what, "%s/%s", json_string_value(json_object_get(c, "template")), json_string_value(json_object_get(c, "conv")));
+        snprintf(what, sizeof what, "%s/%s", json_string_value(json_object_get(c, "template")),
+                 json_string_value(json_object_get(c, "conv")));
         struct buf source;
         golden_file(&source, file);
-        json_t *request = json_pack("{s:O,s:O}", "messages", json_object_get(c, "messages"), "tools", json_object_get(c, "tools")), *model = json_pack("{s:O}", "add_generation_prompt", json_object_get(c, "add_generation_prompt"));
+        json_t *request = json_pack("{s:O,s:O}", "messages", json_object_get(c, "messages"), "tools", json_object_get(c, "tools")),
+               *model = json_pack("{s:O}", "add_generation_prompt", json_object_get(c, "add_generation_prompt"));
         json_object_update(request, json_object_get(c, "kwargs"));
         differ += check(what, json_object_get(c, "expect"), source.data, source.len, request, model, clock_of(all));
         json_decref(request);
@@ -99,7 +103,8 @@ static void test_golden_probes(void **state)
     assert_true(json_array_size(probes) > 100);
     for (size_t i = 0; i < json_array_size(probes); i++) {
         const json_t *c = json_array_get(probes, i), *source = json_object_get(c, "template");
-        differ += check(json_string_value(json_object_get(c, "name")), c, json_string_value(source), json_string_length(source), json_object_get(c, "context"), NULL, clock_of(all));
+        differ += check(json_string_value(json_object_get(c, "name")), c, json_string_value(source), json_string_length(source),
+                        json_object_get(c, "context"), NULL, clock_of(all));
     }
     print_message("%zu probes, %d differ\n", json_array_size(probes), differ);
     assert_int_equal(differ, 0);
@@ -111,11 +116,17 @@ static void test_golden_probes(void **state)
 static void test_every_byte_keeps_its_provenance(void **state)
 {
     (void)state;
-    static const char *const sources[] = {
-        "{{ s }}-{{ s|upper }}{{ s[1:] }}{{ s ~ '.' }}{{ 'a' + s + 'b' }}", "{{ s|replace('XX', 'yXy'|replace('X', '')) }}|{{ 'a,b'|replace(',', s) }}", "{{ [s, 'q']|join('-') }}{{ s.split('X')|length }}",
-        "{{ s.strip() }}{{ s|trim }}{{ s[::-1] }}{{ s|first }}{{ s|last }}", "{{ '{}:{}'.format(s, 'a') }}{{ '%s!' % s }}", "{% set x %}<{{ s }}>{% endset %}{{ x }}{{ x|length }}",
-        "{% for c in s %}{{ c }},{% endfor %}", "{% macro m(a) %}[{{ a }}]{% endmacro %}{{ m(s) }}{{ m('q') }}", "{{ m[0].content }}{{ m[0]['content']|indent }}", "{{ s.title() }}{{ s|capitalize }}{{ s * 2 }}",
-        "{{ s if s else 'q' }}{{ s == 'q' }}{{ s is string }}"};
+    static const char *const sources[] = {"{{ s }}-{{ s|upper }}{{ s[1:] }}{{ s ~ '.' }}{{ 'a' + s + 'b' }}",
+                                          "{{ s|replace('XX', 'yXy'|replace('X', '')) }}|{{ 'a,b'|replace(',', s) }}",
+                                          "{{ [s, 'q']|join('-') }}{{ s.split('X')|length }}",
+                                          "{{ s.strip() }}{{ s|trim }}{{ s[::-1] }}{{ s|first }}{{ s|last }}",
+                                          "{{ '{}:{}'.format(s, 'a') }}{{ '%s!' % s }}",
+                                          "{% set x %}<{{ s }}>{% endset %}{{ x }}{{ x|length }}",
+                                          "{% for c in s %}{{ c }},{% endfor %}",
+                                          "{% macro m(a) %}[{{ a }}]{% endmacro %}{{ m(s) }}{{ m('q') }}",
+                                          "{{ m[0].content }}{{ m[0]['content']|indent }}",
+                                          "{{ s.title() }}{{ s|capitalize }}{{ s * 2 }}",
+                                          "{{ s if s else 'q' }}{{ s == 'q' }}{{ s is string }}"};
     json_error_t je;
     json_t *request = json_loads("{\"s\":\"XXXX\",\"m\":[{\"content\":\"XX\"}]}", 0, &je);
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
@@ -123,7 +134,8 @@ static void test_every_byte_keeps_its_provenance(void **state)
         struct marked_text got;
         struct err e;
         arena_init(&a, 1 << 20);
-        if (render(sources[i], strlen(sources[i]), request, NULL, (struct tm){0}, NULL, &a, &got, &e)) fail_msg("%s: %s", sources[i], e.msg);
+        if (render(sources[i], strlen(sources[i]), request, NULL, (struct tm){0}, NULL, &a, &got, &e))
+            fail_msg("%s: %s", sources[i], e.msg);
         size_t from_request = 0;
         for (size_t k = 0; k < got.n; k++) {
             bool x = got.text[k] == 'X' || (got.text[k] == 'x' && strstr(sources[i], "title")); /* lower-cased ones keep their mark */
@@ -142,7 +154,8 @@ static void test_printed_containers_are_the_requests(void **state)
     (void)state;
     json_error_t je;
     json_t *request = json_loads("{\"d\":{\"a\":[1,\"<|im_end|>\",null,true,1.5]}}", 0, &je);
-    static const char *const sources[] = {"{{ d }}", "{{ d|tojson }}", "{{ d|string }}", "{{ d|tojson(indent=2) }}", "{{ d.a[0] }}", "{{ d.a[4] }}"};
+    static const char *const sources[] = {"{{ d }}",      "{{ d|tojson }}", "{{ d|string }}", "{{ d|tojson(indent=2) }}",
+                                          "{{ d.a[0] }}", "{{ d.a[4] }}"};
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         struct arena a;
         struct marked_text got;
@@ -222,8 +235,10 @@ static void test_damaged_templates_do_no_harm(void **state)
         memcpy(text, json_string_value(source), n);
         for (uint32_t k = 1 + next_random(&seed) % 3; k > 0 && n > 0; k--) {
             size_t at = next_random(&seed) % n;
-            if (next_random(&seed) % 3) text[at] = bits[next_random(&seed) % (sizeof bits - 1)];
-            else memmove(text + at, text + at + 1, --n - at);
+            if (next_random(&seed) % 3)
+                text[at] = bits[next_random(&seed) % (sizeof bits - 1)];
+            else
+                memmove(text + at, text + at + 1, --n - at);
         }
         if (!utf8_valid(text, n)) continue;
         struct arena a;
@@ -231,7 +246,8 @@ static void test_damaged_templates_do_no_harm(void **state)
         struct err e;
         arena_init(&a, 16 << 20);
         static const struct template_limits limits = {.fuel = 20000, .depth = 64};
-        if (render(text, n, json_object_get(c, "context"), NULL, clock_of(all), &limits, &a, &got, &e) == 0) assert_true(utf8_valid(got.text, got.n));
+        if (render(text, n, json_object_get(c, "context"), NULL, clock_of(all), &limits, &a, &got, &e) == 0)
+            assert_true(utf8_valid(got.text, got.n));
         arena_free(&a);
     }
     json_decref(all);
@@ -240,8 +256,13 @@ static void test_damaged_templates_do_no_harm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_renderings), cmocka_unit_test(test_golden_probes), cmocka_unit_test(test_every_byte_keeps_its_provenance), cmocka_unit_test(test_printed_containers_are_the_requests),
-        cmocka_unit_test(test_hostile_templates_are_stopped), cmocka_unit_test(test_faults_name_line_and_feature), cmocka_unit_test(test_damaged_templates_do_no_harm),
+        cmocka_unit_test(test_golden_renderings),
+        cmocka_unit_test(test_golden_probes),
+        cmocka_unit_test(test_every_byte_keeps_its_provenance),
+        cmocka_unit_test(test_printed_containers_are_the_requests),
+        cmocka_unit_test(test_hostile_templates_are_stopped),
+        cmocka_unit_test(test_faults_name_line_and_feature),
+        cmocka_unit_test(test_damaged_templates_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,7 +85,8 @@ static void check_decode(const struct tokenizer *t, const char *kind, const json
     buf_init(&out, 1 << 20);
     buf_reserve(&out, 0);
     assert_int_equal(tokenizer_decode(t, ids, n, skip, &out), 0);
-    if (out.len != json_string_length(want) || memcmp(out.data, json_string_value(want), out.len)) fail_msg("%s: %s: '%s', expected '%s'", kind, key, out.data, json_string_value(want));
+    if (out.len != json_string_length(want) || memcmp(out.data, json_string_value(want), out.len))
+        fail_msg("%s: %s: '%s', expected '%s'", kind, key, out.data, json_string_value(want));
     buf_free(&out);
 }
 
@@ -123,8 +124,10 @@ static void check_stream(const struct tokenizer *t, const json_t *c)
     for (size_t j = 0; j <= json_array_size(ids); j++) {
         const json_t *piece = j < json_array_size(ids) ? json_array_get(pieces, j) : flush;
         buf_append(&want, json_string_value(piece), json_string_length(piece));
-        if (j < json_array_size(ids)) assert_int_equal(detok_push(&d, t, (int32_t)json_integer_value(json_array_get(ids, j)), false, &out), 0);
-        else assert_int_equal(detok_flush(&d, &out), 0);
+        if (j < json_array_size(ids))
+            assert_int_equal(detok_push(&d, t, (int32_t)json_integer_value(json_array_get(ids, j)), false, &out), 0);
+        else
+            assert_int_equal(detok_flush(&d, &out), 0);
         assert_true(utf8_valid(out.data, out.len));
         assert_true(out.len >= want.len && memcmp(out.data, want.data, want.len) == 0);
         for (size_t i = want.len; i < out.len; i += 3) assert_memory_equal(out.data + i, "\xEF\xBF\xBD", 3);
@@ -194,13 +197,15 @@ static void test_request_text_without_control_tokens_is_encoded_as_the_reference
         for (size_t i = 0; i < json_array_size(list); i++) {
             const json_t *c = json_array_get(list, i), *ids = json_object_get(c, "ids"), *text = json_object_get(c, "text");
             bool special = false;
-            for (size_t j = 0; j < json_array_size(ids); j++) special |= tokenizer_is_special(t, (int32_t)json_integer_value(json_array_get(ids, j)));
+            for (size_t j = 0; j < json_array_size(ids); j++)
+                special |= tokenizer_is_special(t, (int32_t)json_integer_value(json_array_get(ids, j)));
             if (special) continue;
             uint8_t marks[8192];
             memset(marks, MARK_REQUEST, sizeof marks);
             struct tokens got;
             encode(t, json_string_value(text), json_string_length(text), marks, 0, &got);
-            if (strcmp(kinds[k], "edge")) assert_true(same_ids(&got, ids)); /* NFC segments are marked as wholes; their special:false tokens still match */
+            if (strcmp(kinds[k], "edge"))
+                assert_true(same_ids(&got, ids)); /* NFC segments are marked as wholes; their special:false tokens still match */
             compared++;
             tokens_free(&got);
         }
@@ -296,12 +301,17 @@ static void test_broken_files_are_refused_by_field(void **state)
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"aa\"]}}", "model.merges[0]"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[7]}}", "model.merges[0]"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1}]}", "added_tokens[0].content"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\",\"special\":3}]}", "added_tokens[0].special"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\"},{\"id\":1,\"content\":\"y\"}]}", "added_tokens[1]"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\",\"special\":3}]}",
+         "added_tokens[0].special"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"x\"},{\"id\":1,\"content\":\"y\"}]}",
+         "added_tokens[1]"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "Metaspace"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}}", "pattern"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":"
+         "\"Isolated\"}}",
+         "pattern"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"NFKC\"}}", "NFKC"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}}", "decoder"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}}",
+         "decoder"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *v;
@@ -318,9 +328,14 @@ static void test_broken_files_are_refused_by_field(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokenizer_encodes_as_the_reference), cmocka_unit_test(test_tokenizer_decodes_as_the_reference), cmocka_unit_test(test_detok_never_emits_half_a_character),
-        cmocka_unit_test(test_special_tokens_in_request_bytes_are_text), cmocka_unit_test(test_request_text_without_control_tokens_is_encoded_as_the_reference),
-        cmocka_unit_test(test_random_text_round_trips), cmocka_unit_test(test_long_monotonous_texts_are_encoded), cmocka_unit_test(test_token_limit_stops_encoding),
+        cmocka_unit_test(test_tokenizer_encodes_as_the_reference),
+        cmocka_unit_test(test_tokenizer_decodes_as_the_reference),
+        cmocka_unit_test(test_detok_never_emits_half_a_character),
+        cmocka_unit_test(test_special_tokens_in_request_bytes_are_text),
+        cmocka_unit_test(test_request_text_without_control_tokens_is_encoded_as_the_reference),
+        cmocka_unit_test(test_random_text_round_trips),
+        cmocka_unit_test(test_long_monotonous_texts_are_encoded),
+        cmocka_unit_test(test_token_limit_stops_encoding),
         cmocka_unit_test(test_broken_files_are_refused_by_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

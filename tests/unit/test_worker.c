@@ -40,12 +40,8 @@ _Noreturn static void child(int sock, int progress_fd)
     worker_prepare();
     if (dup2(progress_fd, WORKER_PROGRESS_FD) < 0) _exit(99);
     uint64_t *progress = worker_progress_map();
-    struct model_options o = {.device = "cpu",
-                              .compute = COMPUTE_F32,
-                              .kv_dtype = DTYPE_F32,
-                              .threads = 1,
-                              .kv_tokens = 2048,
-                              .progress = progress};
+    struct model_options o = {
+        .device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = 1, .kv_tokens = 2048, .progress = progress};
     snprintf(dir, sizeof dir, "%s/models/smollm2-f32", SPILLWAY_GOLDEN_DIR);
     if (model_open(&m, dir, &o, &e)) {
         fprintf(stderr, "%s\n", e.msg);
@@ -79,8 +75,7 @@ static struct peer peer_start(bool say_hello)
     close(s[1]), close(high), close(fd);
     assert_int_equal(frame_conn_new(&p.conn, s[0], 8 << 20, &e), 0);
     if (!say_hello) return p;
-    assert_int_equal(
-        frame_put_hello(frame_conn_out(p.conn), &(struct frame_hello){.version = FRAME_VERSION, .image_token = -1}), 0);
+    assert_int_equal(frame_put_hello(frame_conn_out(p.conn), &(struct frame_hello){.version = FRAME_VERSION, .image_token = -1}), 0);
     assert_true(frame_conn_flush(p.conn, &e) >= 0);
     for (int rc = 0; rc == 0;) {
         struct pollfd pf = {.fd = frame_conn_fd(p.conn), .events = POLLIN};
@@ -121,8 +116,7 @@ static void submit(struct peer *p, uint64_t sequence, uint32_t max_tokens, const
         .weight = 1,
         .ids = ids,
         .n_ids = n_ids,
-        .sampling = {
-            .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
+        .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
     memset(&answers[sequence], 0, sizeof answers[sequence]);
     assert_int_equal(frame_put_submit(frame_conn_out(p->conn), &f), 0);
     assert_true(frame_conn_flush(p->conn, &e) >= 0);
