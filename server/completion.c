@@ -15,12 +15,18 @@
 
 enum { ARENA_MAX_BYTES = 256 << 20, MAX_PICTURE_PIXELS = 64 << 20 };
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
 static void completion_free(struct loop_call *call)
 {
     struct completion *c = (struct completion *)((char *)call - offsetof(struct completion, freeing));
     for (size_t i = 0; i < c->n_pictures; i++) {
-        if (c->pictures[i].bytes_fd >= 0) close(c->pictures[i].bytes_fd);
-        if (c->pictures[i].tiles_fd >= 0) close(c->pictures[i].tiles_fd);
+        close_fd(&c->pictures[i].bytes_fd);
+        close_fd(&c->pictures[i].tiles_fd);
     }
     prompt_messages_free(&c->messages);
     json_decref(c->request);
@@ -47,8 +53,8 @@ static void completion_done(struct completion *c)
     c->http = NULL;
     if (c->started) c->source->stop(c);
     if (c->opened) c->sink->close(c);
-    for (size_t i = 0; i < c->n_pictures; i++)
-        if (c->n_waiting && media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
+    for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
+        if (media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
     completion_release(c);
 }
 
@@ -169,8 +175,14 @@ static void completion_run(struct completion *c)
     struct err e = {0};
     CHECK(c->prompt.n_ids < c->max_context); /* prompt_from_messages refuses the rest */
     uint32_t room = c->max_context - (uint32_t)c->prompt.n_ids;
+    if (c->params.min_tokens > room) {
+        err_set_param(&e, ERR_INPUT, "min_tokens", "min_tokens is %lld, but the context has room for %u after the prompt.",
+                      (long long)c->params.min_tokens, room);
+        completion_fail(c, &e);
+        return;
+    }
     int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
-    if (asked == 0) asked = c->gateway->default_max_tokens;
+    if (asked == 0) asked = c->params.min_tokens > c->gateway->default_max_tokens ? c->params.min_tokens : c->gateway->default_max_tokens;
     c->max_tokens = asked < room ? (uint32_t)asked : room;
     c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
     c->seed = (uint64_t)c->params.seed;
@@ -183,6 +195,7 @@ static void completion_run(struct completion *c)
         rc = c->source->start(c, &e);
         c->started = rc == 0;
     }
+    for (size_t i = 0; i < c->n_pictures; i++) close_fd(&c->pictures[i].tiles_fd); /* the worker has its own */
     if (rc) completion_fail(c, &e);
 }
 
@@ -233,6 +246,7 @@ static void picture_decoded(struct media_call_state *s, struct media_reply *repl
     struct completion *c = s->ctx;
     struct picture *p = of_call(s);
     size_t i = (size_t)(p - c->pictures);
+    close_fd(&p->bytes_fd); /* read for the last time: what is in it would be held until the answer's end */
     if (!reply->err.code) {
         p->tiles_fd = reply->tiles_fd;
         p->n_tiles = reply->n_tiles;

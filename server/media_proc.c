@@ -72,7 +72,8 @@ static void process_event(void *ctx, uint32_t events)
         return;
     }
     struct media_call_state *c = m->call;
-    if (rc == 0 && c && reply->id == c->request.id) {
+    bool asked = rc == 0 && c && reply->id == c->request.id && (c->request.call == MEDIA_DECODE || reply->tiles_fd < 0);
+    if (asked) {
         m->call = NULL;
         loop_timer_clear(m->pool->loop, &m->limit);
         c->done(c, reply);
@@ -119,7 +120,7 @@ static void process_limit(void *ctx)
 static int process_start(struct media_process *m, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     char *argv[] = {"spillway", "media", NULL};
     m->started_ms = loop_now_ms(m->pool->loop);
     int rc = child_start(&m->child, m->pool->loop, argv, &socks[1], 1, process_exited, m, e);
@@ -144,8 +145,8 @@ static void process_give(struct media_process *m)
         struct err e;
         c->request.id = ++p->next_id;
         int rc = media_send_request(m->sock, &c->request, &e);
-        if (rc == -ERR_GONE) {
-            shutdown(m->sock, SHUT_RDWR); /* dead, but not yet seen; the call stays first in the queue */
+        if (rc == -ERR_GONE || rc == -ERR_BUSY) {
+            shutdown(m->sock, SHUT_RDWR); /* dead but not yet seen, or not reading; the call stays first in the queue */
             return;
         }
         p->first = c->next;

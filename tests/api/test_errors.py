@@ -97,6 +97,10 @@ def test_context_length(chat, expect_error):
     assert 8192 in numbers and any(n > 8192 for n in numbers), message
 
 
+def test_min_tokens_must_fit_the_context(chat, expect_error):
+    expect_error(chat(min_tokens=100000, max_tokens=...), 400, "invalid_value", "min_tokens")
+
+
 def test_errors_of_a_stream_are_plain(chat, expect_error):
     expect_error(chat(stream=True, temperature=9), 400, "invalid_value", "temperature")
 
