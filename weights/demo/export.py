@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 import net
 import tokenizer as tok
 
-CHAT_TEMPLATE = ("<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-                 "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+# SmolVLM's, but a message's pictures come before its text whatever the order of its parts: nearly all training pictures stood first.
+CHAT_TEMPLATE = ("<|im_start|>{% for message in messages %}{% set pictures = message['content'] | selectattr('type', 'equalto', 'image') | list %}"
+                 "{{ message['role'] | capitalize }}{{ ':' if pictures else ': ' }}{% for picture in pictures %}{{ '<image>' }}{% endfor %}"
+                 "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
                  "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}")
 
 
