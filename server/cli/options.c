@@ -128,11 +128,25 @@ static const struct option_row *option_find(enum command c, const char *word, si
     return NULL;
 }
 
+static const struct limit_row *limit_find(enum command c, const char *word, size_t n)
+{
+    for (size_t i = 0; c == COMMAND_SERVE && i < n_limit_rows; i++)
+        if (strlen(limit_rows[i].flag) == n && memcmp(limit_rows[i].flag, word, n) == 0) return &limit_rows[i];
+    return NULL;
+}
+
 /* "--flag value" and "--flag=value". Returns how many words were taken. */
 static int option_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
 {
     const char *word = argv[0], *equals = strchr(word, '=');
-    const struct option_row *r = option_find(c, word, equals ? (size_t)(equals - word) : strlen(word));
+    size_t n_flag = equals ? (size_t)(equals - word) : strlen(word);
+    const struct limit_row *limit = limit_find(c, word, n_flag);
+    if (limit) {
+        if (!equals && argc < 2) return err_set(e, ERR_INPUT, "%s needs a value", limit->flag);
+        int limit_rc = limit_set(&o->limits, limit, equals ? equals + 1 : argv[1], e);
+        return limit_rc ? limit_rc : equals ? 1 : 2;
+    }
+    const struct option_row *r = option_find(c, word, n_flag);
     if (!r) return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, commands[c].name, commands[c].name);
     if (r->kind == OPTION_FLAG) {
         if (equals) return err_set(e, ERR_INPUT, "%s takes no value", r->flag);
@@ -146,6 +160,7 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
 int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
 {
     *o = (struct options){.temperature = -1};
+    limits_init(&o->limits);
     for (int i = 0; i < N_ROWS; i++) {
         if (!(rows[i].commands >> c & 1) || !rows[i].initial) continue;
         int rc = option_set(&rows[i], o, rows[i].initial, e);
@@ -190,6 +205,11 @@ void options_help(enum command c, FILE *f)
         fprintf(f, "  %-26s %s", left, r->help);
         if (r->initial) fprintf(f, " (default %s)", r->initial);
         fprintf(f, "\n");
+    }
+    if (c == COMMAND_SERVE) fprintf(f, "\nlimits:\n");
+    for (size_t i = 0; c == COMMAND_SERVE && i < n_limit_rows; i++) {
+        const struct limit_row *r = &limit_rows[i];
+        fprintf(f, "  %-26s %s (default %s)\n", r->flag, r->help, r->initial);
     }
 }
 

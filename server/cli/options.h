@@ -1,5 +1,6 @@
 /* Options: the one table of commands and flags. It parses command lines and prints every --help.
  *
+ * Limits are a table of their own (server/limits.c) whose rows are options of `serve`.
  * A row is an option: which commands take it, flag, argument, range or choices, default, help. Adding an option is one
  * row here and one field of struct options. Values are checked against their range when they are parsed; whether a file
  * exists is the command's to find out. Strings are borrowed from argv. */
@@ -11,6 +12,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "server/limits.h"
 
 enum command {
     COMMAND_SERVE,
@@ -35,6 +37,7 @@ struct options {
     const char *name, *listen, *data, *api_key_file;
     bool no_auth;
     int64_t default_max_tokens, media_processes;
+    struct limits limits;
 
     const char *device, *random_weights, *compute;
     int64_t threads, kv_tokens;
