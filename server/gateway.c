@@ -81,10 +81,18 @@ void gateway_handle(void *ctx, struct http_request *r)
     ep->handle(ctx, r);
 }
 
-void gateway_too_large(void *ctx, struct http_request *r)
+void gateway_refuse(void *ctx, struct http_request *r, enum http_refusal why, const char *text)
 {
+    static const enum api_error kinds[] = {
+        [HTTP_NOT_HTTP] = API_NOT_HTTP,
+        [HTTP_URL_TOO_LONG] = API_URL_TOO_LONG,
+        [HTTP_HEADER_TOO_LARGE] = API_HEADER_TOO_LARGE,
+        [HTTP_VERSION_UNKNOWN] = API_HTTP_VERSION,
+        [HTTP_BODY_TOO_LARGE] = API_REQUEST_TOO_LARGE,
+        [HTTP_TOO_MANY_BYTES] = API_QUEUE_FULL,
+    };
     (void)ctx;
     struct err e;
-    err_set(&e, ERR_LIMIT, "The request body is larger than %d bytes.", HTTP_MAX_BODY_BYTES);
-    api_error_reply(r, API_REQUEST_TOO_LARGE, &e);
+    err_set(&e, ERR_INPUT, "%s", text);
+    api_error_reply(r, kinds[why], &e);
 }

@@ -48,6 +48,6 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 /* The callbacks of struct http_config: routing by the table of endpoints, keys, errors of both. */
 void gateway_begin(void *gateway, struct http_request *r);
 void gateway_handle(void *gateway, struct http_request *r);
-void gateway_too_large(void *gateway, struct http_request *r);
+void gateway_refuse(void *gateway, struct http_request *r, enum http_refusal why, const char *text);
 
 #endif

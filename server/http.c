@@ -1,220 +1,17 @@
-/* HTTP: see http.h. One struct connection a socket (watched for departure by our own epoll for its whole life, one
- * deadline timer), one struct http_request a request. The library runs in http_before_wait, once a round, if its epoll
- * woke up or something was resumed. */
-#include "server/http.h"
-
-#include <arpa/inet.h>
-#include <errno.h>
-#include <microhttpd.h>
-#include <netinet/in.h>
+/* HTTP requests and answers: see http.h and http_parts.h. In order of time: begin, body, the handler's calls, the end. */
+#include <inttypes.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <time.h>
 
-#include "base/log.h"
-#include "base/str.h"
+#include "base/clock.h"
+#include "server/http_parts.h"
 
-enum {
-    POOL_BYTES = 20 << 10,   /* the library's memory of a connection: header fields and one chunk out */
-    BLOCK_BYTES = 2048,      /* of a stream's response; only HTTP/1.0 clients use it */
-    DISCARD_BYTES = 1 << 20, /* a refused request's body up to this is read, so that the connection lives on */
-    MAX_EXTRA_HEADERS = 8,
-    BACKLOG = 1024
-};
+enum { MAX_EXTRA_BYTES = 4096 };
 
-const struct http_config http_config_default = {
-    .host = "127.0.0.1", .port = 8080, .header_ms = 10000, .body_ms = 30000, .idle_ms = 60000, .max_connections = 12000};
-
-struct connection {
-    struct http_server *server;
-    int fd;
-    struct loop_watch *watch;
-    struct loop_timer deadline;
-    struct http_request *request; /* the one in progress */
-    bool fin;                     /* the peer has closed its sending side, or more */
-    struct connection *prev, *next;
-};
-
-enum request_state {
-    REQUEST_READING, /* body arrives */
-    REQUEST_OPEN,    /* the handler's */
-    REQUEST_REPLIED, /* whole response in body or (streaming) stream's end told */
-    REQUEST_STREAM,  /* the handler's, response begun */
-    REQUEST_CUT      /* the connection is to be closed */
-};
-
-struct http_request {
-    struct connection *conn;
-    struct MHD_Connection *mhd;
-    enum request_state state;
-    bool suspended, handled, replied_early;
-    bool streaming;  /* response is a stream (also after its end) */
-    bool queued;     /* the library has the response */
-    bool stream_bad; /* end the stream with an error */
-    unsigned status;
-    const char *content_type;
-    struct buf body;   /* in, then the reply or what of the stream has not been taken yet */
-    size_t body_bytes; /* of the body, also of what is not kept */
-    const char *method;
-    char *path;
-    char id[HTTP_REQUEST_ID_BYTES];
-    struct {
-        const char *name;
-        char value[64];
-    } extra[MAX_EXTRA_HEADERS];
-    unsigned n_extra;
-    void (*on_gone)(void *ctx);
-    void *gone_ctx;
-};
-
-struct http_server {
-    struct http_config config;
-    struct loop *loop;
-    struct MHD_Daemon *daemon;
-    struct loop_watch *watch;
-    int listen_fd;
-    bool listen_closed;
-    uint16_t port;
-    bool dirty, stopping;
-    unsigned n_requests;
-    struct connection *connections;
-};
-
-static void request_resume(struct http_request *r)
-{
-    if (!r->suspended) return;
-    r->suspended = false;
-    MHD_resume_connection(r->mhd);
-    r->conn->server->dirty = true;
-}
-
-static void request_suspend(struct http_request *r)
-{
-    if (r->suspended) return;
-    r->suspended = true;
-    MHD_suspend_connection(r->mhd);
-}
-
-/* The client is gone, or has to be: tell the handler once and let the library close the connection. */
-static void request_cut(struct http_request *r)
-{
-    bool open = r->state == REQUEST_OPEN || r->state == REQUEST_STREAM;
-    r->state = REQUEST_CUT;
-    r->stream_bad = true;
-    shutdown(r->conn->fd, SHUT_RDWR);
-    request_resume(r);
-    if (open && r->on_gone) r->on_gone(r->gone_ctx);
-}
-
-static void connection_event(void *ctx, uint32_t events)
-{
-    struct connection *c = ctx;
-    if (!(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))) return;
-    c->fin = true;
-    struct http_request *r = c->request;
-    if (r && (r->state == REQUEST_OPEN || r->state == REQUEST_STREAM)) request_cut(r);
-}
-
-static void connection_expired(void *ctx)
-{
-    struct connection *c = ctx;
-    shutdown(c->fd, SHUT_RDWR); /* the library then reads the end and closes */
-}
-
-static void connection_deadline(struct connection *c, int64_t ms)
-{
-    struct loop *l = c->server->loop;
-    if (ms <= 0)
-        loop_timer_clear(l, &c->deadline);
-    else if (loop_timer_set(l, &c->deadline, loop_now_ms(l) + ms))
-        shutdown(c->fd, SHUT_RDWR); /* none without a deadline */
-}
-
-static void connection_started(struct http_server *s, struct MHD_Connection *mhd, void **socket_ctx)
-{
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct connection *c = info ? calloc(1, sizeof *c) : NULL;
-    *socket_ctx = c;
-    if (!c) return; /* handle_request closes it */
-    c->server = s;
-    c->fd = info->connect_fd;
-    c->deadline = (struct loop_timer){.fn = connection_expired, .ctx = c};
-    struct err e;
-    if (loop_watch_add(s->loop, c->fd, EPOLLRDHUP | EPOLLET, connection_event, c, &c->watch, &e)) {
-        log_warn("connection refused: %s", e.msg);
-        shutdown(c->fd, SHUT_RDWR);
-    }
-    c->next = s->connections;
-    if (c->next) c->next->prev = c;
-    s->connections = c;
-    connection_deadline(c, s->config.header_ms);
-}
-
-static void connection_closed(struct http_server *s, void **socket_ctx)
-{
-    struct connection *c = *socket_ctx;
-    if (!c) return;
-    *socket_ctx = NULL;
-    loop_watch_remove(s->loop, c->watch);
-    loop_timer_clear(s->loop, &c->deadline);
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        s->connections = c->next;
-    if (c->next) c->next->prev = c->prev;
-    free(c);
-}
-
-static void notify_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx, enum MHD_ConnectionNotificationCode what)
-{
-    if (what == MHD_CONNECTION_NOTIFY_STARTED)
-        connection_started(ctx, mhd, socket_ctx);
-    else
-        connection_closed(ctx, socket_ctx);
-}
-
-static struct connection *connection_of(struct MHD_Connection *mhd)
-{
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    return info ? info->socket_context : NULL;
-}
-
-/* The request line is there: a kept-alive connection now has as long for its header fields as a new one. */
-static void *request_line_seen(void *ctx, const char *uri, struct MHD_Connection *mhd)
-{
-    (void)uri;
-    struct http_server *s = ctx;
-    struct connection *c = connection_of(mhd);
-    if (c && c->deadline.at_ms > loop_now_ms(s->loop) + s->config.header_ms) connection_deadline(c, s->config.header_ms);
-    return NULL;
-}
-
-static void request_free(struct http_request *r)
-{
-    r->conn->server->n_requests--;
-    if (r->conn->request == r) r->conn->request = NULL;
-    buf_free(&r->body);
-    free(r->path);
-    free(r);
-}
-
-static void request_completed(void *ctx, struct MHD_Connection *mhd, void **request_ctx, enum MHD_RequestTerminationCode how)
-{
-    (void)mhd;
-    (void)how;
-    struct http_server *s = ctx;
-    struct http_request *r = *request_ctx;
-    if (!r) return;
-    *request_ctx = NULL;
-    bool open = r->state == REQUEST_OPEN || r->state == REQUEST_STREAM;
-    r->state = REQUEST_CUT;
-    if (open && r->on_gone) r->on_gone(r->gone_ctx);
-    connection_deadline(r->conn, s->config.idle_ms);
-    request_free(r);
-}
+/* --- begin --- */
 
 static void request_make_id(struct http_request *r)
 {
@@ -231,274 +28,247 @@ static void request_make_id(struct http_request *r)
     sodium_bin2hex(r->id + 4, sizeof r->id - 4, bytes, sizeof bytes);
 }
 
-static struct http_request *request_new(struct connection *c, struct MHD_Connection *mhd, const char *method, const char *path)
+static struct http_request *request_new(struct http_conn *c)
 {
     struct http_request *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->conn = c;
-    r->mhd = mhd;
-    r->method = method;
-    r->path = strdup(path);
-    if (!r->path) {
-        free(r);
-        return NULL;
-    }
-    buf_init(&r->body, HTTP_MAX_BODY_BYTES);
-    request_make_id(r);
+    r->begun_ms = loop_now_ms(c->server->loop);
+    r->sent_before = c->sent;
+    r->body_max = c->server->config.limits.body_bytes;
     c->request = r;
     c->server->n_requests++;
+    buf_init(&r->extra, MAX_EXTRA_BYTES);
     return r;
 }
 
-/* -1: sent in chunks, length unknown; 0: none. */
-static int64_t request_body_length(const struct http_request *r)
+/* The path without its query, unescaped once. 0 or -400. */
+static int read_path(struct http_request *r)
 {
-    if (http_header(r, "transfer-encoding")) return -1;
-    const char *length = http_header(r, "content-length");
-    int64_t n = 0;
-    if (length && !str_parse_int64(length, 0, INT64_MAX, &n)) return INT64_MAX;
-    return n;
+    struct http_slice t = r->head.target;
+    const char *query = memchr(t.p, '?', t.n);
+    size_t n = query ? (size_t)(query - t.p) : t.n;
+    r->path = malloc(n + 1);
+    if (!r->path) return -400;
+    memcpy(r->path, t.p, n);
+    int len = http_unescape(r->path, n);
+    r->path[len < 0 ? 0 : len] = '\0';
+    if (len < 0) r->head.why = "an escape in the URL is broken, or its path is not UTF-8";
+    return len < 0 ? len : 0;
 }
 
-static ssize_t stream_read(void *ctx, uint64_t pos, char *out, size_t max)
+/* Moves the header's bytes from the connection to the request; what came behind them is returned. */
+static struct buf take_header(struct http_conn *c, struct http_request *r, size_t n_head)
 {
-    (void)pos;
-    struct http_request *r = ctx;
-    if (r->state == REQUEST_CUT && r->stream_bad) return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (r->body.len > 0) {
-        size_t n = r->body.len < max ? r->body.len : max;
-        memcpy(out, r->body.data, n);
-        buf_consume(&r->body, n);
-        return (ssize_t)n;
+    struct buf rest;
+    buf_init(&rest, c->in.max);
+    r->head_bytes = c->in;
+    c->in = (struct buf){0};
+    buf_append(&rest, r->head_bytes.data + n_head, r->head_bytes.len - n_head);
+    r->head_bytes.len = n_head;
+    char *less = realloc(r->head_bytes.data, n_head + 1);
+    if (less) {
+        r->head_bytes.data = less;
+        r->head_bytes.cap = n_head + 1;
     }
-    if (r->stream_bad) return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (r->state == REQUEST_REPLIED) return MHD_CONTENT_READER_END_OF_STREAM;
-    if (r->body.cap > 4096) buf_free(&r->body); /* an idle stream keeps nothing */
-    request_suspend(r);
+    return rest;
+}
+
+/* The byte behind a value, a blank or its line's CR, becomes the NUL. */
+static int index_fields(struct http_request *r)
+{
+    char *p = r->head_bytes.data;
+    size_t n = r->head_bytes.len;
+    struct http_slice name, value;
+    for (size_t at = 0; http_head_next(p, n, &at, &name, &value);) r->n_fields++;
+    r->fields = calloc(r->n_fields + 1, sizeof *r->fields);
+    if (!r->fields) return -400;
+    size_t i = 0;
+    for (size_t at = 0; i < r->n_fields && http_head_next(p, n, &at, &name, &value); i++) {
+        r->fields[i] = (struct http_field){.name = name, .value = value.p};
+        p[(size_t)(value.p - p) + value.n] = '\0';
+    }
     return 0;
 }
 
-static enum MHD_Result request_queue(struct http_request *r)
+static int read_head(struct http_request *r)
 {
-    struct MHD_Response *response;
-    if (r->streaming)
-        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, stream_read, r, NULL);
-    else
-        response = MHD_create_response_from_buffer(r->body.len, r->body.len ? (void *)r->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
-    if (!response) return MHD_NO;
-    bool ok = MHD_add_response_header(response, "x-request-id", r->id) == MHD_YES;
-    if (r->content_type) ok &= MHD_add_response_header(response, "content-type", r->content_type) == MHD_YES;
-    for (unsigned i = 0; i < r->n_extra; i++) ok &= MHD_add_response_header(response, r->extra[i].name, r->extra[i].value) == MHD_YES;
-    r->queued = true;
-    enum MHD_Result done = ok ? MHD_queue_response(r->mhd, r->status, response) : MHD_NO;
-    MHD_destroy_response(response); /* drops our reference only */
-    return done;
+    int rc = http_head_parse(&r->head, r->head_bytes.data, r->head_bytes.len);
+    if (rc) return rc;
+    memcpy(r->method, r->head.method.p, r->head.method.n);
+    r->body_left = r->head.chunked ? 0 : r->head.content_length;
+    r->body_whole = !r->head.chunked && r->body_left == 0;
+    rc = read_path(r);
+    return rc ? rc : index_fields(r);
 }
 
-static enum MHD_Result request_begin(struct http_server *s, struct connection *c, struct MHD_Connection *mhd, const char *path,
-                                     const char *method, void **request_ctx)
+static void refuse(struct http_request *r, enum http_refusal why, const char *text)
 {
-    struct http_request *r = *request_ctx = request_new(c, mhd, method, path);
-    if (!r) return MHD_NO;
-    int64_t n = request_body_length(r);
-    connection_deadline(c, n ? s->config.body_ms : 0);
+    struct http_server *s = r->conn->server;
+    r->conn->close_after = true;
+    s->config.refuse(s->config.ctx, r, why, text);
+    CHECK(r->state == REQUEST_REPLIED || r->state == REQUEST_GONE);
+}
+
+static void refuse_header(struct http_request *r, int rc, const char *why)
+{
+    static const struct {
+        int rc;
+        enum http_refusal why;
+        const char *text;
+    } rows[] = {{-414, HTTP_URL_TOO_LONG, "The URL is too long."},
+                {-431, HTTP_HEADER_TOO_LARGE, "The request's header is too large."},
+                {-505, HTTP_VERSION_UNKNOWN, "Only HTTP/1.0 and HTTP/1.1 are spoken here."}};
+    char text[160];
+    snprintf(text, sizeof text, "This is not a valid HTTP request: %s.", why ? why : "its header cannot be read");
+    enum http_refusal kind = HTTP_NOT_HTTP;
+    const char *told = text;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].rc != rc) continue;
+        kind = rows[i].why;
+        told = rows[i].text;
+    }
+    refuse(r, kind, told);
+}
+
+/* Its length alone already says too much. */
+static void refuse_by_length(struct http_request *r)
+{
+    struct http_server *s = r->conn->server;
+    int64_t n = r->head.chunked ? 0 : r->head.content_length;
+    if (n > r->body_max)
+        refuse(r, HTTP_BODY_TOO_LARGE, "The request's body is too large.");
+    else if (n > s->config.limits.queue_bytes - s->held_bytes)
+        refuse(r, HTTP_TOO_MANY_BYTES, "The server holds as many bytes of requests as it may: try again.");
+}
+
+static void request_whole(struct http_request *r)
+{
+    struct http_conn *c = r->conn;
+    struct http_server *s = c->server;
+    r->body_whole = true;
+    c->state = CONN_REQUEST;
+    conn_deadline(c, 0);
+    conn_work_later(c);
+    if (r->state != REQUEST_READING) return;
+    r->state = REQUEST_OPEN;
+    s->config.handle(s->config.ctx, r);
+}
+
+/* The header is read: the body, or the answer at once. */
+static void request_go(struct http_request *r)
+{
+    struct http_conn *c = r->conn;
+    struct http_server *s = c->server;
+    c->close_after |= !r->head.keep_alive;
     s->config.begin(s->config.ctx, r);
-    if (r->state == REQUEST_READING && n > HTTP_MAX_BODY_BYTES) s->config.too_large(s->config.ctx, r);
-    if (r->state != REQUEST_REPLIED) return MHD_YES;
-    r->replied_early = true;
-    if (n < 0 || n > DISCARD_BYTES) {
-        MHD_set_connection_option(mhd, MHD_CONNECTION_OPTION_TIMEOUT, 5);
-        http_add_header(r, "connection", "close");
-        return request_queue(r); /* the rest is left unread and the connection closed */
+    if (r->state == REQUEST_READING) refuse_by_length(r);
+    if (r->body_whole) {
+        request_whole(r);
+        return;
     }
-    return MHD_YES;
+    c->state = CONN_BODY;
+    conn_deadline(c, s->config.limits.body_ms);
+    if (r->state == REQUEST_READING && r->head.expects_continue) buf_puts(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
+    if (r->state != REQUEST_READING && c->close_after) request_whole(r); /* the rest is left unread */
 }
 
-/* A body beyond the maximum, found out on the way: the library takes a response only before or after the body, so the
- * answer is written by hand and the connection closed. */
-static enum MHD_Result request_refuse_rest(struct http_server *s, struct http_request *r)
+void request_begin(struct http_conn *c, int scan_rc)
 {
-    buf_clear(&r->body);
-    s->config.too_large(s->config.ctx, r);
-    CHECK(r->state == REQUEST_REPLIED && !r->streaming);
-    struct buf out;
-    buf_init(&out, 4096 + r->body.len);
-    buf_printf(&out,
-               "HTTP/1.1 %u Refused\r\nconnection: close\r\nx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: "
-               "%zu\r\n\r\n",
-               r->status, r->id, r->content_type, r->body.len);
-    buf_append(&out, r->body.data, r->body.len);
-    if (!out.failed) {
-        ssize_t sent = send(r->conn->fd, out.data, out.len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        (void)sent; /* a courtesy: the connection ends either way */
+    struct http_request *r = request_new(c);
+    if (!r) {
+        conn_kill(c);
+        return;
     }
-    buf_free(&out);
-    shutdown(r->conn->fd, SHUT_WR);
-    return MHD_NO;
-}
-
-static enum MHD_Result request_upload(struct http_server *s, struct http_request *r, const char *data, size_t *n)
-{
-    size_t got = *n;
-    *n = 0;
-    if (__builtin_add_overflow(r->body_bytes, got, &r->body_bytes)) return MHD_NO;
-    if (r->state != REQUEST_READING) return r->body_bytes > DISCARD_BYTES ? MHD_NO : MHD_YES;
-    int rc = buf_append(&r->body, data, got);
-    if (rc == -ERR_LIMIT) return request_refuse_rest(s, r);
-    return rc ? MHD_NO : MHD_YES;
-}
-
-static enum MHD_Result handle_request(void *ctx, struct MHD_Connection *mhd, const char *path, const char *method, const char *version,
-                                      const char *data, size_t *n_data, void **request_ctx)
-{
-    (void)version;
-    struct http_server *s = ctx;
-    struct connection *c = connection_of(mhd);
-    if (!c || s->stopping) return MHD_NO;
-    struct http_request *r = *request_ctx;
-    if (!r) return request_begin(s, c, mhd, path, method, request_ctx);
-    if (*n_data > 0) return request_upload(s, r, data, n_data);
-    if (r->state == REQUEST_CUT) return MHD_NO;
-    if (!r->handled && !r->replied_early) {
-        r->handled = true;
-        r->state = REQUEST_OPEN;
-        connection_deadline(c, 0);
-        s->config.handle(s->config.ctx, r);
-        if (c->fin && r->state == REQUEST_OPEN) request_cut(r);
-        if (r->state == REQUEST_CUT) return MHD_NO;
+    c->state = CONN_REQUEST;
+    conn_work_later(c);
+    struct buf rest = {0};
+    int rc = scan_rc;
+    const char *why = c->scan.why;
+    if (rc > 0) {
+        rest = take_header(c, r, (size_t)scan_rc);
+        rc = read_head(r);
+        why = r->head.why;
     }
-    if (r->queued) return MHD_YES;
-    if (r->state == REQUEST_REPLIED || r->state == REQUEST_STREAM) return request_queue(r);
-    request_suspend(r);
-    return MHD_YES;
-}
-
-static void daemon_event(void *ctx, uint32_t events)
-{
-    (void)events;
-    ((struct http_server *)ctx)->dirty = true;
-}
-
-static int http_before_wait(void *ctx)
-{
-    struct http_server *s = ctx;
-    if (s->dirty) {
-        s->dirty = false;
-        MHD_run(s->daemon);
-    }
-    MHD_UNSIGNED_LONG_LONG ms;
-    if (!s->dirty && MHD_get_timeout(s->daemon, &ms) != MHD_YES) return -1;
-    if (s->dirty || ms == 0) {
-        s->dirty = true; /* work is left over: sockets of others have their turn first */
-        return 0;
-    }
-    if (ms > 1000) ms = 1000;
-    s->dirty = true;
-    return (int)ms;
-}
-
-static int http_bind(struct http_server *s, struct err *e)
-{
-    struct sockaddr_storage a = {0};
-    struct sockaddr_in *v4 = (struct sockaddr_in *)&a;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&a;
-    socklen_t n = sizeof *v4;
-    if (inet_pton(AF_INET, s->config.host, &v4->sin_addr) == 1) {
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons(s->config.port);
-    } else if (inet_pton(AF_INET6, s->config.host, &v6->sin6_addr) == 1) {
-        v6->sin6_family = AF_INET6;
-        v6->sin6_port = htons(s->config.port);
-        n = sizeof *v6;
+    if (rc == 0) request_make_id(r);
+    if (rc < 0) {
+        r->head = (struct http_head){0};
+        r->n_fields = 0;
+        request_make_id(r);
+        r->body_whole = true;
+        conn_deadline(c, 0);
+        refuse_header(r, rc, why);
     } else
-        return err_set(e, ERR_INPUT, "'%s' is not a numeric address", s->config.host);
-    int one = 1;
-    s->listen_fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s->listen_fd < 0) return err_set(e, ERR_IO, "socket: %s", strerror(errno));
-    setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(s->listen_fd, (struct sockaddr *)&a, n) || listen(s->listen_fd, BACKLOG) ||
-        getsockname(s->listen_fd, (struct sockaddr *)&a, &n))
-        return err_set(e, ERR_IO, "%s port %u: %s", s->config.host, s->config.port, strerror(errno));
-    s->port = ntohs(a.ss_family == AF_INET ? v4->sin_port : v6->sin6_port);
-    return 0;
+        request_go(r);
+    size_t used = c->state == CONN_BODY && rest.len ? request_body(r, rest.data, rest.len) : 0;
+    if (rest.failed) conn_kill(c);
+    if (used < rest.len && c->state != CONN_DEAD) {
+        buf_consume(&rest, used);
+        buf_free(&c->in);
+        c->in = rest;
+    } else
+        buf_free(&rest);
 }
 
-/* The library's own messages are about single connections and may carry what a client sent: only for debugging. */
-static void __attribute__((format(printf, 2, 0))) library_log(void *ctx, const char *fmt, va_list ap)
-{
-    (void)ctx;
-    char line[256];
-    vsnprintf(line, sizeof line, fmt, ap);
-    log_debug("libmicrohttpd: %s", line);
-}
+/* --- body --- */
 
-int http_new(struct http_server **out, struct loop *l, const struct http_config *c, struct err *e)
+/* false: it is refused. */
+static bool body_keep(struct http_request *r, struct http_slice data)
 {
-    struct http_server *s = *out = calloc(1, sizeof *s);
-    if (!s) return err_set(e, ERR_MEMORY, "out of memory");
-    s->config = *c;
-    s->loop = l;
-    s->listen_fd = -1;
-    int rc = http_bind(s, e);
-    if (rc) goto fail;
-    s->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle_request, s,
-                                 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT, c->max_connections,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, s,
-                                 MHD_OPTION_NOTIFY_COMPLETED, request_completed, s, MHD_OPTION_URI_LOG_CALLBACK, request_line_seen, s,
-                                 MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
-    if (!s->daemon) {
-        rc = err_set(e, ERR_IO, "the HTTP server cannot be started");
-        goto fail;
+    struct http_server *s = r->conn->server;
+    r->body_bytes += (int64_t)data.n;
+    if (r->state != REQUEST_READING) return r->body_bytes <= DISCARD_BYTES;
+    if (r->body_bytes > r->body_max)
+        refuse(r, HTTP_BODY_TOO_LARGE, "The request's body is too large.");
+    else if ((int64_t)data.n > s->config.limits.queue_bytes - s->held_bytes)
+        refuse(r, HTTP_TOO_MANY_BYTES, "The server holds as many bytes of requests as it may: try again.");
+    else {
+        if (r->body.max == 0) buf_init(&r->body, (size_t)r->body_max);
+        if (buf_append(&r->body, data.p, data.n) == 0) {
+            s->held_bytes += (int64_t)data.n;
+            r->held_bytes += (int64_t)data.n;
+            return true;
+        }
+        conn_kill(r->conn);
     }
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD);
-    CHECK(info != NULL);
-    rc = loop_watch_add(l, info->epoll_fd, EPOLLIN, daemon_event, s, &s->watch, e);
-    if (rc) goto fail;
-    loop_before_wait(l, http_before_wait, s);
-    return 0;
-fail:
-    http_free(s);
-    *out = NULL;
-    return rc;
+    return false;
 }
 
-void http_free(struct http_server *s)
+size_t request_body(struct http_request *r, const char *p, size_t n)
 {
-    if (!s) return;
-    s->stopping = true;
-    loop_before_wait(s->loop, NULL, NULL);
-    for (struct connection *c = s->connections, *next; c; c = next) {
-        next = c->next;
-        if (c->request) request_cut(c->request);
+    size_t at = 0;
+    bool keep = true, ended = false;
+    while (keep && !ended && at < n) {
+        struct http_slice data = {p + at, n - at};
+        size_t used = 0;
+        if (r->head.chunked) {
+            int rc = http_chunked_next(&r->chunked, p + at, n - at, &used, &data);
+            if (rc < 0) {
+                if (r->state == REQUEST_READING) refuse(r, HTTP_NOT_HTTP, "This is not a valid HTTP request: its chunks cannot be read.");
+                keep = false;
+                break;
+            }
+            ended = rc == 1;
+        } else {
+            if ((int64_t)data.n > r->body_left) data.n = (size_t)r->body_left;
+            used = data.n;
+            r->body_left -= (int64_t)used;
+            ended = r->body_left == 0;
+        }
+        at += used;
+        if (data.n) keep = body_keep(r, data);
     }
-    loop_watch_remove(s->loop, s->watch);
-    http_quiesce(s);
-    if (s->daemon) {
-        MHD_run(s->daemon); /* takes up what was resumed: the library may not be stopped with suspended connections */
-        MHD_stop_daemon(s->daemon);
-    } else if (s->listen_fd >= 0 && !s->listen_closed)
-        close(s->listen_fd);
-    free(s);
+    if (r->conn->state == CONN_DEAD) return n;
+    if (!keep) {
+        r->conn->close_after = true;
+        request_whole(r); /* answered: nothing more is read */
+        return n;
+    }
+    if (ended) request_whole(r);
+    return at;
 }
 
-uint16_t http_port(const struct http_server *s)
-{
-    return s->port;
-}
-
-void http_quiesce(struct http_server *s)
-{
-    if (!s->daemon || s->listen_closed) return;
-    s->listen_closed = true;
-    int fd = MHD_quiesce_daemon(s->daemon);
-    if (fd >= 0) close(fd);
-}
-
-unsigned http_open_requests(const struct http_server *s)
-{
-    return s->n_requests;
-}
+/* --- what the handler asks --- */
 
 const char *http_method(const struct http_request *r)
 {
@@ -507,12 +277,14 @@ const char *http_method(const struct http_request *r)
 
 const char *http_path(const struct http_request *r)
 {
-    return r->path;
+    return r->path ? r->path : "";
 }
 
 const char *http_header(const struct http_request *r, const char *name)
 {
-    return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
+    for (size_t i = 0; i < r->n_fields; i++)
+        if (http_slice_is(r->fields[i].name, name)) return r->fields[i].value;
+    return NULL;
 }
 
 const char *http_request_id(const struct http_request *r)
@@ -520,10 +292,39 @@ const char *http_request_id(const struct http_request *r)
     return r->id;
 }
 
+/* From the right, as each proxy has added the one it heard from: the first that is no proxy of ours. */
+struct ip http_client_ip(const struct http_request *r)
+{
+    struct ip ip = r->conn->ip;
+    const struct ip_nets *trusted = &r->conn->server->config.trusted_proxies;
+    const char *list = ip_nets_have(trusted, &ip) ? http_header(r, "x-forwarded-for") : NULL;
+    size_t end = list ? strlen(list) : 0;
+    while (end > 0 && ip_nets_have(trusted, &ip)) {
+        size_t start = end;
+        while (start > 0 && list[start - 1] != ',') start--;
+        size_t from = start, to = end;
+        while (from < to && (list[from] == ' ' || list[from] == '\t')) from++;
+        while (to > from && (list[to - 1] == ' ' || list[to - 1] == '\t')) to--;
+        if (!ip_parse(list + from, to - from, &ip)) return r->conn->ip;
+        end = start ? start - 1 : 0;
+    }
+    return ip;
+}
+
+bool http_is_tls(const struct http_request *r)
+{
+    return r->conn->server->tls != NULL;
+}
+
+void http_limit_body(struct http_request *r, int64_t bytes)
+{
+    if (bytes < r->body_max) r->body_max = bytes;
+}
+
 void http_take_body(struct http_request *r, struct buf *body)
 {
     *body = r->body;
-    buf_init(&r->body, HTTP_MAX_STREAM_BYTES);
+    r->body = (struct buf){0};
 }
 
 void http_on_gone(struct http_request *r, void (*fn)(void *ctx), void *ctx)
@@ -532,61 +333,193 @@ void http_on_gone(struct http_request *r, void (*fn)(void *ctx), void *ctx)
     r->gone_ctx = ctx;
 }
 
+unsigned http_status(const struct http_request *r)
+{
+    return r->status;
+}
+
+int64_t http_sent_bytes(const struct http_request *r)
+{
+    return (int64_t)(r->conn->sent - r->sent_before);
+}
+
+int64_t http_age_ms(const struct http_request *r)
+{
+    return loop_now_ms(r->conn->server->loop) - r->begun_ms;
+}
+
+void http_set_owner(struct http_request *r, int64_t owner)
+{
+    r->owner = owner;
+}
+
+int64_t http_owner(const struct http_request *r)
+{
+    return r->owner;
+}
+
+/* --- answers --- */
+
+static const char *reason_of(unsigned status)
+{
+    static const struct {
+        unsigned status;
+        const char *reason;
+    } rows[] = {{200, "OK"},
+                {204, "No Content"},
+                {400, "Bad Request"},
+                {401, "Unauthorized"},
+                {402, "Payment Required"},
+                {403, "Forbidden"},
+                {404, "Not Found"},
+                {405, "Method Not Allowed"},
+                {408, "Request Timeout"},
+                {409, "Conflict"},
+                {413, "Content Too Large"},
+                {414, "URI Too Long"},
+                {421, "Misdirected Request"},
+                {422, "Unprocessable Content"},
+                {429, "Too Many Requests"},
+                {431, "Request Header Fields Too Large"},
+                {500, "Internal Server Error"},
+                {503, "Service Unavailable"},
+                {505, "HTTP Version Not Supported"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].status == status) return rows[i].reason;
+    return "Unknown";
+}
+
+static const char *date_now(struct http_server *s)
+{
+    int64_t now_s = clock_wall_s();
+    if (now_s != s->date_s) {
+        struct tm tm;
+        time_t t = (time_t)now_s;
+        strftime(s->date, sizeof s->date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&t, &tm));
+        s->date_s = now_s;
+    }
+    return s->date;
+}
+
 void http_add_header(struct http_request *r, const char *name, const char *value)
 {
-    CHECK(r->n_extra < MAX_EXTRA_HEADERS && strlen(value) < sizeof r->extra[0].value);
-    r->extra[r->n_extra].name = name;
-    strcpy(r->extra[r->n_extra++].value, value);
+    for (const char *p = value; *p; p++) CHECK((unsigned char)*p >= ' ' && *p != 0x7f);
+    buf_printf(&r->extra, "%s: %s\r\n", name, value);
+    CHECK(r->extra.failed != -ERR_LIMIT);
+}
+
+static void write_head(struct http_request *r, const char *content_type, const char *framing)
+{
+    struct http_conn *c = r->conn;
+    struct buf *out = &c->out;
+    buf_printf(out, "HTTP/1.1 %u %s\r\ndate: %s\r\nx-request-id: %s\r\n", r->status, reason_of(r->status), date_now(c->server), r->id);
+    if (content_type) buf_printf(out, "content-type: %s\r\n", content_type);
+    buf_append(out, r->extra.data ? r->extra.data : "", r->extra.len);
+    if (c->close_after || c->server->quiesced)
+        buf_puts(out, "connection: close\r\n");
+    else if (r->head.http10)
+        buf_puts(out, "connection: keep-alive\r\n");
+    buf_printf(out, "%s\r\n", framing);
+    if (r->extra.failed) out->failed = r->extra.failed;
+}
+
+/* The answer is whole, or could not be made. */
+static void answer_made(struct http_request *r)
+{
+    struct http_conn *c = r->conn;
+    if (c->out.failed) {
+        c->broken = true; /* a part of an answer is worse than none */
+        c->out.failed = 0;
+    }
+    conn_work_later(c);
+}
+
+/* Of an early answer: worth reading to the end, so that the connection lives on. */
+static bool body_discardable(const struct http_request *r)
+{
+    return !r->head.chunked && !r->head.expects_continue && r->body_left <= DISCARD_BYTES;
 }
 
 void http_reply(struct http_request *r, unsigned status, const char *content_type, const void *body, size_t n)
 {
     CHECK(r->state == REQUEST_READING || r->state == REQUEST_OPEN);
+    if (!r->body_whole && !body_discardable(r)) r->conn->close_after = true; /* the rest of the body is left unread */
+    char framing[64] = "";
+    if (status != 204) snprintf(framing, sizeof framing, "content-length: %zu\r\n", n);
     r->status = status;
-    r->content_type = content_type;
+    write_head(r, content_type, framing);
+    if (strcmp(r->method, "HEAD") != 0 && status != 204) buf_append(&r->conn->out, body, n);
     r->state = REQUEST_REPLIED;
-    buf_free(&r->body);
-    buf_init(&r->body, n + 1);
-    if (buf_append(&r->body, body, n)) {
-        request_cut(r);
-        return;
-    }
-    request_resume(r);
+    answer_made(r);
 }
 
 void http_stream_begin(struct http_request *r, unsigned status, const char *content_type)
 {
     CHECK(r->state == REQUEST_OPEN);
     r->status = status;
-    r->content_type = content_type;
+    r->chunks = !r->head.http10;
+    if (r->head.http10) r->conn->close_after = true; /* its end is the connection's */
+    write_head(r, content_type, r->chunks ? "transfer-encoding: chunked\r\n" : "");
     r->state = REQUEST_STREAM;
-    r->streaming = true;
-    buf_free(&r->body);
-    buf_init(&r->body, HTTP_MAX_STREAM_BYTES);
-    request_resume(r);
+    answer_made(r);
 }
 
 int http_stream_write(struct http_request *r, const void *p, size_t n)
 {
     CHECK(r->state == REQUEST_STREAM);
-    if (n > HTTP_MAX_STREAM_BYTES - r->body.len) return -ERR_LIMIT;
-    int rc = buf_append(&r->body, p, n);
-    if (rc) return rc;
-    request_resume(r);
-    return 0;
+    struct http_conn *c = r->conn;
+    size_t max = (size_t)c->server->config.limits.stream_bytes;
+    if (conn_unsent(c) > max) conn_send(c);
+    if (conn_unsent(c) > max) return -ERR_LIMIT;
+    if (n == 0) return 0;
+    if (r->chunks) buf_printf(&c->out, "%zx\r\n", n);
+    buf_append(&c->out, p, n);
+    if (r->chunks) buf_puts(&c->out, "\r\n");
+    answer_made(r);
+    return c->broken ? -ERR_MEMORY : 0;
+}
+
+size_t http_stream_waiting(const struct http_request *r)
+{
+    return conn_unsent(r->conn);
 }
 
 void http_stream_end(struct http_request *r)
 {
     CHECK(r->state == REQUEST_STREAM);
     r->state = REQUEST_REPLIED;
-    request_resume(r);
+    if (r->chunks) buf_puts(&r->conn->out, "0\r\n\r\n");
+    answer_made(r);
 }
 
 void http_stream_cut(struct http_request *r)
 {
     CHECK(r->state == REQUEST_STREAM);
     r->state = REQUEST_REPLIED;
-    r->stream_bad = true;
-    request_resume(r);
+    r->cut = true;
+    answer_made(r);
+}
+
+/* --- the end --- */
+
+void request_gone(struct http_request *r)
+{
+    bool open = r->state == REQUEST_OPEN || r->state == REQUEST_STREAM;
+    r->state = REQUEST_GONE;
+    if (open && r->on_gone) r->on_gone(r->gone_ctx);
+}
+
+void request_free(struct http_request *r)
+{
+    struct http_server *s = r->conn->server;
+    if (s->config.done && !s->stopping) s->config.done(s->config.ctx, r);
+    s->n_requests--;
+    s->held_bytes -= r->held_bytes;
+    if (r->conn->request == r) r->conn->request = NULL;
+    free(r->fields);
+    buf_free(&r->head_bytes);
+    buf_free(&r->body);
+    buf_free(&r->extra);
+    free(r->path);
+    free(r);
 }

@@ -271,13 +271,15 @@ static void raise_descriptors(void)
 
 static int listen_http(struct serve *s, struct err *e)
 {
-    struct http_config c = http_config_default;
+    struct http_config c;
+    http_config_init(&c);
+    c.limits = s->o->limits;
     c.host = s->host;
     c.port = s->port;
     c.ctx = &s->g;
     c.begin = gateway_begin;
     c.handle = gateway_handle;
-    c.too_large = gateway_too_large;
+    c.refuse = gateway_refuse;
     return http_new(&s->g.http, s->g.loop, &c, e);
 }
 

@@ -65,17 +65,25 @@ static void run_for(int64_t ms)
     assert_int_equal(loop_run(t.g.loop, NULL), 0);
 }
 
+static void refuse(void *ctx, struct http_request *r, enum http_refusal why, const char *text)
+{
+    (void)ctx;
+    (void)why;
+    http_reply(r, 400, "text/plain", text, strlen(text));
+}
+
 static int setup(void **state)
 {
     (void)state;
     memset(&t, 0, sizeof t);
     t.n = 1;
     strcpy(t.model.id, "m\"x"); /* an id that needs escaping */
-    struct http_config c = http_config_default;
+    struct http_config c;
+    http_config_init(&c);
     c.port = 0;
     c.begin = begin;
     c.handle = handle;
-    c.too_large = begin;
+    c.refuse = refuse;
     return loop_new(&t.g.loop, NULL) || http_new(&t.g.http, t.g.loop, &c, NULL);
 }
 
