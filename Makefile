@@ -2,6 +2,7 @@
 #   make               build build/spillway
 #   make run           build, then serve the built-in demo model (ARGS="--listen 127.0.0.1:9000" to add options)
 #   make test [T=x]    all tests, or those whose name contains x
+#   make fault-long [T=x]  the fault rows of tests/fault at their stated sizes (an hour), or those whose name contains x
 #   make asan|ubsan|tsan   unit and parity tests under a sanitizer
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
@@ -12,7 +13,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test asan ubsan tsan golden parity bench format
+.PHONY: all build setup run test fault-long asan ubsan tsan golden parity bench format
 all: build
 
 setup:
@@ -32,6 +33,11 @@ ifdef T
 else
 	cd build && $(CTEST) -j 2
 endif
+
+fault-long: build
+	@tools/setup --tests
+	cd build && ctest -R golden_files >/dev/null
+	SPILLWAY_FAULT=long SPILLWAY_BIN=build/spillway build/venv/bin/python -m pytest -v -p no:cacheprovider tests/fault $(if $(T),-k '$(T)')
 
 asan ubsan tsan: setup
 	@tools/setup --tests
