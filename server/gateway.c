@@ -66,6 +66,7 @@ static bool key_holds(const struct gateway *g, const struct http_request *r, str
 void gateway_begin(void *ctx, struct http_request *r)
 {
     const struct gateway *g = ctx;
+    if (!edge_pass(&g->edge, r)) return;
     const struct endpoint *known, *ep = route(r, &known);
     struct err e;
     if (!ep)

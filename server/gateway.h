@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
+#include "server/edge.h"
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/media_proc.h"
@@ -34,6 +35,8 @@ struct gateway {
     struct loop *loop;
     struct pool *pool;
     struct http_server *http;
+    struct edge edge;
+    struct limits limits; /* for requests from now on; changes when the configuration is read again */
     struct media_pool *media;
     struct accounts *accounts; /* NULL: --no-auth */
     struct gateway_model *models[GATEWAY_MAX_MODELS];

@@ -80,6 +80,7 @@ int tls_handshake(struct tls_session *s)
     do rc = gnutls_handshake(s->session);
     while (rc < 0 && rc != GNUTLS_E_AGAIN && !gnutls_error_is_fatal(rc));
     s->established = rc == 0;
+    if (rc < 0 && rc != GNUTLS_E_AGAIN) gnutls_alert_send_appropriate(s->session, rc); /* so that the client can say why */
     return (int)result(rc);
 }
 

@@ -26,7 +26,7 @@ static const struct command_row commands[COMMANDS] = {
     [COMMAND_MEDIA] = {"media", "", "picture decoder (started by serve)", true},
 };
 
-enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CHOICE, OPTION_IMAGES };
+enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CHOICE, OPTION_IMAGES, OPTION_LIST };
 
 struct option_row {
     unsigned commands;
@@ -47,6 +47,14 @@ static const struct option_row rows[] = {
     {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
     {ON(SERVE), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "the first key is in this file (or in $SPILLWAY_API_KEY)"},
+    {ON(SERVE), "--tls-cert", "FILE", OPTION_TEXT, F(tls_cert), 0, 0, NULL, "serve HTTPS with this certificate and its chain (PEM)"},
+    {ON(SERVE), "--tls-key", "FILE", OPTION_TEXT, F(tls_key), 0, 0, NULL, "the certificate's private key (PEM)"},
+    {ON(SERVE), "--trusted-proxy", "NETWORK", OPTION_LIST, F(trusted_proxies), 0, 0, NULL,
+     "believe X-Forwarded-For of proxies in this network, such as 10.0.0.0/8; may be given several times"},
+    {ON(SERVE), "--allow-host", "NAME", OPTION_LIST, F(allow_hosts), 0, 0, NULL,
+     "a name by which the server may be called; on a loopback address its own names are always allowed"},
+    {ON(SERVE), "--allow-origin", "ORIGIN", OPTION_LIST, F(allow_origins), 0, 0, NULL,
+     "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
     {ON(SERVE), "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
     {ON(SERVE), "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
@@ -113,6 +121,12 @@ static int option_set(const struct option_row *r, struct options *o, const char 
         if (parse_real(value, r->min, r->max, field))
             return err_set(e, ERR_INPUT, "%s: '%s' is not a number from %g to %g", r->flag, value, r->min, r->max);
         return 0;
+    case OPTION_LIST: {
+        struct option_list *list = field;
+        if (list->n == OPTIONS_MAX_LIST) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_LIST);
+        list->items[list->n++] = value;
+        return 0;
+    }
     case OPTION_IMAGES:
         if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);
         o->images[o->n_images++] = value;

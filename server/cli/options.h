@@ -25,7 +25,13 @@ enum command {
     COMMANDS
 };
 
-enum { OPTIONS_MAX_ARGS = 64, OPTIONS_MAX_IMAGES = 20 };
+enum { OPTIONS_MAX_ARGS = 64, OPTIONS_MAX_IMAGES = 20, OPTIONS_MAX_LIST = 64 };
+
+/* An option that may be given several times. */
+struct option_list {
+    const char *items[OPTIONS_MAX_LIST];
+    size_t n;
+};
 
 struct options {
     const char *args[OPTIONS_MAX_ARGS]; /* what is not an option, in order */
@@ -34,7 +40,8 @@ struct options {
     int n_images;
     bool help;
 
-    const char *name, *listen, *data, *api_key_file;
+    const char *name, *listen, *data, *api_key_file, *tls_cert, *tls_key;
+    struct option_list trusted_proxies, allow_hosts, allow_origins;
     bool no_auth;
     int64_t default_max_tokens, media_processes;
     struct limits limits;

@@ -126,8 +126,8 @@ static void announce(struct serve *s)
 {
     s->ready = true;
     bool v6 = strchr(s->host, ':') != NULL;
-    fprintf(stderr, "Ready in %lld ms: http://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), v6 ? "[" : "", s->host,
-            v6 ? "]" : "", http_port(s->g.http));
+    fprintf(stderr, "Ready in %lld ms: http%s://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), s->o->tls_cert ? "s" : "",
+            v6 ? "[" : "", s->host, v6 ? "]" : "", http_port(s->g.http));
     for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
     fprintf(stderr, "\n");
     if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
@@ -269,6 +269,29 @@ static void raise_descriptors(void)
     setrlimit(RLIMIT_NOFILE, &l); /* fewer streams at once if that is refused */
 }
 
+/* Whom the server speaks to, and by which names. */
+static int read_edge(struct serve *s, struct http_config *c, struct err *e)
+{
+    const struct options *o = s->o;
+    struct edge *g = &s->g.edge;
+    g->loopback = is_loopback(s->host);
+    for (size_t i = 0; i < o->allow_hosts.n; i++) g->hosts[g->n_hosts++] = o->allow_hosts.items[i];
+    for (size_t i = 0; i < o->allow_origins.n; i++) {
+        const char *origin = o->allow_origins.items[i];
+        if (strcmp(origin, "*") != 0 && (!strstr(origin, "://") || origin[strcspn(origin, " \t\r\n")] || str_ends_with(origin, "/")))
+            return err_set(e, ERR_INPUT, "--allow-origin: '%s' is not an origin such as https://example.org", origin);
+        g->origins[g->n_origins++] = origin;
+    }
+    for (size_t i = 0; i < o->trusted_proxies.n; i++) {
+        int rc = ip_nets_add(&c->trusted_proxies, o->trusted_proxies.items[i], e);
+        if (rc) return err_prefix(e, "--trusted-proxy");
+    }
+    if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
+    c->tls_cert = o->tls_cert;
+    c->tls_key = o->tls_key;
+    return 0;
+}
+
 static int listen_http(struct serve *s, struct err *e)
 {
     struct http_config c;
@@ -280,13 +303,15 @@ static int listen_http(struct serve *s, struct err *e)
     c.begin = gateway_begin;
     c.handle = gateway_handle;
     c.refuse = gateway_refuse;
-    return http_new(&s->g.http, s->g.loop, &c, e);
+    int rc = read_edge(s, &c, e);
+    return rc ? rc : http_new(&s->g.http, s->g.loop, &c, e);
 }
 
 static int serve_start(struct serve *s, struct err *e)
 {
     s->started_ms = clock_boot_ms();
     s->g.default_max_tokens = s->o->default_max_tokens;
+    s->g.limits = s->o->limits;
     int rc = parse_listen(s, e);
     if (!rc) rc = loop_new(&s->g.loop, e);
     if (!rc) rc = watch_signals(s, e);
