@@ -62,6 +62,17 @@ bool utf8_valid(const char *p, size_t n)
     return true;
 }
 
+size_t utf8_cut(const char *s, size_t max)
+{
+    size_t n = strnlen(s, max);
+    if (n < max) return n;
+    size_t start = n; /* of the last character: at most 3 bytes back */
+    while (start > 0 && n - start < 3 && ((unsigned char)s[start - 1] & 0xC0) == 0x80) start--;
+    if (start == 0 || (unsigned char)s[start - 1] < 0xC0) return n;
+    uint32_t cp;
+    return utf8_decode(s + start - 1, n - start + 1, &cp) == 0 ? start - 1 : n;
+}
+
 bool str_starts_with(const char *s, const char *prefix)
 {
     return strncmp(s, prefix, strlen(prefix)) == 0;

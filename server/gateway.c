@@ -7,10 +7,19 @@
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
 
-static const struct endpoint *const endpoints[] = {
-    &endpoint_chat_completions, &endpoint_models, &endpoint_model, &endpoint_livez, &endpoint_readyz,
+const struct endpoint *const gateway_endpoints[] = {
+    &endpoint_chat_completions, &endpoint_models, &endpoint_model, &endpoint_livez, &endpoint_readyz, &endpoint_healthz,
 };
-enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0] };
+const size_t n_gateway_endpoints = sizeof gateway_endpoints / sizeof gateway_endpoints[0];
+
+void gateway_check_endpoints(void)
+{
+    for (size_t i = 0; i < n_gateway_endpoints; i++) {
+        const struct endpoint *ep = gateway_endpoints[i];
+        CHECK(ep->method && ep->path && ep->path[0] == '/' && ep->handle);
+        CHECK(ep->access == ACCESS_OPEN || ep->access == ACCESS_KEY || ep->access == ACCESS_ADMIN);
+    }
+}
 
 struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n)
 {
@@ -24,14 +33,19 @@ static bool path_fits(const struct endpoint *ep, const char *path)
     return str_ends_with(ep->path, "/") ? str_starts_with(path, ep->path) && path[strlen(ep->path)] : strcmp(path, ep->path) == 0;
 }
 
+static bool method_fits(const struct endpoint *ep, const char *method)
+{
+    return strcmp(ep->method, method) == 0 || (strcmp(method, "HEAD") == 0 && strcmp(ep->method, "GET") == 0);
+}
+
 /* *path_known tells 405 from 404. */
 static const struct endpoint *route(const struct http_request *r, const struct endpoint **path_known)
 {
     *path_known = NULL;
-    for (int i = 0; i < N_ENDPOINTS; i++) {
-        if (!path_fits(endpoints[i], http_path(r))) continue;
-        *path_known = endpoints[i];
-        if (strcmp(endpoints[i]->method, http_method(r)) == 0) return endpoints[i];
+    for (size_t i = 0; i < n_gateway_endpoints; i++) {
+        if (!path_fits(gateway_endpoints[i], http_path(r))) continue;
+        *path_known = gateway_endpoints[i];
+        if (method_fits(gateway_endpoints[i], http_method(r))) return gateway_endpoints[i];
     }
     return NULL;
 }
@@ -40,26 +54,46 @@ static void refuse_route(struct http_request *r, const struct endpoint *known)
 {
     struct err e;
     if (known) {
-        http_add_header(r, "allow", known->method);
+        http_add_header(r, "allow", strcmp(known->method, "GET") == 0 ? "GET, HEAD" : known->method);
         err_set(&e, ERR_INPUT, "%s is for %s requests.", known->path, known->method);
         api_error_reply(r, API_METHOD_NOT_ALLOWED, &e);
     } else {
-        err_set(&e, ERR_NOT_FOUND, "There is nothing at '%.200s'.", http_path(r));
+        err_set(&e, ERR_NOT_FOUND, "There is nothing at '%.*s'.", (int)utf8_cut(http_path(r), 200), http_path(r));
         api_error_reply(r, API_NOT_FOUND, &e);
     }
 }
 
-static bool key_holds(const struct gateway *g, const struct http_request *r, struct err *e)
+/* The token of "Bearer TOKEN", NULL if the header is not there; another scheme is a token that no key has. */
+static const char *bearer_token(const struct http_request *r)
 {
-    if (!g->accounts) return true;
     const char *given = http_header(r, "authorization");
-    if (!given) {
-        err_set(e, ERR_DENIED, "No API key: send it as 'Authorization: Bearer KEY'.");
+    if (!given) return NULL;
+    if (strncasecmp(given, "bearer ", 7) != 0) return "";
+    given += 7;
+    return given + strspn(given, " ");
+}
+
+/* false: it has replied. Whatever is wrong with a key, the answer is the same. */
+static bool access_allowed(const struct gateway *g, const struct endpoint *ep, struct http_request *r)
+{
+    if (ep->access == ACCESS_OPEN || !g->accounts) return true;
+    struct err e;
+    bool admin;
+    const char *token = bearer_token(r);
+    int64_t key = token ? accounts_key_check(g->accounts, token, &admin) : 0;
+    if (!key) {
+        err_set(&e, ERR_DENIED, "%s",
+                token ? "The API key is not valid: it is unknown, expired or revoked."
+                      : "No API key: send it as 'Authorization: Bearer KEY'.");
+        http_add_header(r, "www-authenticate", "Bearer");
+        api_error_reply(r, API_INVALID_API_KEY, &e);
         return false;
     }
-    const char *token = strncasecmp(given, "bearer ", 7) == 0 ? given + 7 : given;
-    if (accounts_key_check(g->accounts, token) > 0) return true;
-    err_set(e, ERR_DENIED, "The API key is not known here or was revoked.");
+    http_set_owner(r, key);
+    if (admin == (ep->access == ACCESS_ADMIN)) return true;
+    err_set(&e, ERR_DENIED, "%s",
+            admin ? "This is an admin key: it opens the server's own routes only. Use an API key." : "This needs an admin key.");
+    api_error_reply(r, API_PERMISSION_DENIED, &e);
     return false;
 }
 
@@ -68,11 +102,10 @@ void gateway_begin(void *ctx, struct http_request *r)
     const struct gateway *g = ctx;
     if (!edge_pass(&g->edge, r)) return;
     const struct endpoint *known, *ep = route(r, &known);
-    struct err e;
-    if (!ep)
+    if (ep)
+        (void)access_allowed(ctx, ep, r);
+    else
         refuse_route(r, known);
-    else if (ep->access == ACCESS_KEY && !key_holds(g, r, &e))
-        api_error_reply(r, API_INVALID_API_KEY, &e);
 }
 
 void gateway_handle(void *ctx, struct http_request *r)

@@ -42,12 +42,16 @@ struct gateway {
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;
     int64_t default_max_tokens;
+    int64_t started_ms;        /* by the boot clock */
+    int64_t accounts_fresh_ms; /* when the store was last seen to be readable */
     bool draining;
     size_t n_completions; /* alive, also those whose client is gone */
 };
 
 /* NULL if there is no such model. */
 struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n);
+/* Ends the program if an endpoint says too little, above all not who may call it. Before serving. */
+void gateway_check_endpoints(void);
 /* The callbacks of struct http_config: routing by the table of endpoints, keys, errors of both. */
 void gateway_begin(void *gateway, struct http_request *r);
 void gateway_handle(void *gateway, struct http_request *r);

@@ -25,6 +25,7 @@ struct media_process {
     struct loop_watch *watch;
     struct loop_timer restart, limit;
     struct media_call_state *call; /* the one it has */
+    unsigned n_starts;
     int64_t started_ms;
 };
 
@@ -120,7 +121,8 @@ static void process_limit(void *ctx)
 static int process_start(struct media_process *m, struct err *e)
 {
     int socks[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, socks))
+        return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     char *argv[] = {"spillway", "media", NULL};
     m->started_ms = loop_now_ms(m->pool->loop);
     int rc = child_start(&m->child, m->pool->loop, argv, &socks[1], 1, process_exited, m, e);
@@ -132,6 +134,7 @@ static int process_start(struct media_process *m, struct err *e)
         return rc;
     }
     m->sock = socks[0];
+    m->n_starts++;
     process_give(m);
     return 0;
 }
@@ -223,4 +226,17 @@ bool media_pool_take_back(struct media_pool *p, struct media_call_state *c)
         return true;
     }
     return false;
+}
+
+struct media_info media_info(const struct media_pool *p)
+{
+    struct media_info i = {.processes = (unsigned)p->n};
+    for (int j = 0; j < p->n; j++) {
+        const struct media_process *m = &p->processes[j];
+        i.up += m->sock >= 0;
+        i.busy += m->call != NULL;
+        i.restarts += m->n_starts > 0 ? m->n_starts - 1 : 0;
+    }
+    for (const struct media_call_state *c = p->first; c; c = c->next) i.waiting++;
+    return i;
 }

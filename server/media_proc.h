@@ -23,6 +23,11 @@ struct media_call_state {
 MUST_USE int media_pool_new(struct media_pool **out, struct loop *l, int n_processes, struct err *e);
 void media_pool_free(struct media_pool *p); /* calls fail with -ERR_GONE. Accepts NULL */
 void media_pool_call(struct media_pool *p, struct media_call_state *c);
+struct media_info {
+    unsigned processes, up, busy, waiting; /* waiting: calls that no process has yet */
+    unsigned restarts;
+};
+struct media_info media_info(const struct media_pool *p);
 /* true: it had not begun and done will not be called. */
 bool media_pool_take_back(struct media_pool *p, struct media_call_state *c);
 

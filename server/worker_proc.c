@@ -39,6 +39,7 @@ struct worker_proc {
     bool closing; /* its socket has ended, it has not yet: its exit tells the reason */
     struct frame_hello hello;
     int64_t backoff_ms, started_ms;
+    unsigned n_starts;
     uint64_t next_id;
     struct worker_sequence *sequences[BUCKETS];
 };
@@ -259,6 +260,7 @@ static int worker_start(struct worker_proc *w, struct err *e)
         child_close(&w->child);
         return rc;
     }
+    w->n_starts++;
     w->want_write = false;
     rc = loop_watch_add(w->loop, socks[0], EPOLLIN, worker_event, w, &w->watch, e);
     struct frame_hello hello = {.version = FRAME_VERSION, .image_token = -1};
@@ -327,6 +329,19 @@ bool worker_is_ready(const struct worker_proc *w)
 const struct frame_hello *worker_hello(const struct worker_proc *w)
 {
     return &w->hello;
+}
+
+struct worker_info worker_info(const struct worker_proc *w)
+{
+    struct worker_info i = {.state = w->ready  ? "ready"
+                                     : w->conn ? "starting"
+                                               : "down",
+                            .restarts = w->n_starts > 0 ? w->n_starts - 1 : 0,
+                            .state_ms = loop_now_ms(w->loop) - w->started_ms,
+                            .pid = w->child.pid};
+    for (size_t b = 0; b < BUCKETS; b++)
+        for (const struct worker_sequence *s = w->sequences[b]; s; s = s->next) i.sequences++;
+    return i;
 }
 
 int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e)

@@ -6,6 +6,8 @@
 #ifndef SPILLWAY_SERVER_WORKER_PROC_H
 #define SPILLWAY_SERVER_WORKER_PROC_H
 
+#include <sys/types.h>
+
 #include "engine/frame.h"
 #include "server/loop.h"
 
@@ -38,6 +40,13 @@ MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const str
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);
 const struct frame_hello *worker_hello(const struct worker_proc *w); /* of the last one that was ready */
+struct worker_info {
+    const char *state; /* "ready", "starting", "down" */
+    unsigned restarts, sequences;
+    int64_t state_ms; /* since its process was started */
+    pid_t pid;        /* 0: none */
+};
+struct worker_info worker_info(const struct worker_proc *w);
 /* f->sequence is chosen here. Errors: -ERR_GONE (not ready), -ERR_BUSY, -ERR_LIMIT (does not fit a frame). f->fds are
  * dup-ed. */
 MUST_USE int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame_submit *f, struct err *e);

@@ -12,22 +12,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/str.h"
+#include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
-enum { SECRET_BYTES = 32, DIGEST_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, RANDOM_BYTES = 32, HINT_CHARS = 4 };
-
-struct key_digest {
-    int64_t id;
-    unsigned char digest[DIGEST_BYTES];
-};
+enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, RANDOM_BYTES = 32, HINT_CHARS = 4 };
 
 struct accounts {
     sqlite3 *db;
     sqlite3_stmt *data_version;
     int64_t seen_version;
+    int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
     unsigned char secret[SECRET_BYTES];
-    struct key_digest *keys; /* the valid ones */
-    size_t n_keys;
+    struct key_table keys; /* of keys that are not revoked */
 };
 
 static int db_error(const struct accounts *a, struct err *e)
@@ -84,37 +82,70 @@ static int secret_read(struct accounts *a, const char *dir, struct err *e)
     return n == (ssize_t)sizeof a->secret ? 0 : err_set(e, ERR_INPUT, "%s: %d bytes expected", path, SECRET_BYTES);
 }
 
+/* Prepares, or says why not; binds n numbers. */
+static int db_prepare(const struct accounts *a, sqlite3_stmt **s, const char *sql, const int64_t *args, int n, struct err *e)
+{
+    *s = NULL;
+    if (sqlite3_prepare_v2(a->db, sql, -1, s, NULL) != SQLITE_OK) return db_error(a, e);
+    for (int i = 0; i < n; i++) sqlite3_bind_int64(*s, i + 1, args[i]);
+    return 0;
+}
+
+/* Steps a statement that gives no rows, and ends it. */
+static int db_finish(const struct accounts *a, sqlite3_stmt *s, struct err *e)
+{
+    int rc = sqlite3_step(s) == SQLITE_DONE ? 0 : db_error(a, e);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+static int db_run(const struct accounts *a, const char *sql, const int64_t *args, int n, struct err *e)
+{
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s, sql, args, n, e);
+    return rc ? rc : db_finish(a, s, e);
+}
+
+static int db_begin(const struct accounts *a, struct err *e)
+{
+    return db_run(a, "BEGIN IMMEDIATE", NULL, 0, e);
+}
+
+/* Commits, or takes everything back when rc or the commit fails. */
+static int db_end(const struct accounts *a, int rc, struct err *e)
+{
+    if (rc >= 0 && !db_run(a, "COMMIT", NULL, 0, e)) return rc;
+    if (rc >= 0) rc = -ERR_IO;
+    sqlite3_exec(a->db, "ROLLBACK", NULL, NULL, NULL);
+    return rc;
+}
+
 static int load_keys(struct accounts *a, struct err *e)
 {
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(a->db, "SELECT id, key_digest FROM accounts WHERE kind = 'key' AND closed_s IS NULL", -1, &s, NULL) != SQLITE_OK)
-        return db_error(a, e);
-    struct key_digest *keys = NULL;
-    size_t n = 0, cap = 0;
-    int step, rc = 0;
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s,
+                        "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin"
+                        " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
+                        NULL, 0, e);
+    if (rc) return rc;
+    struct key_table keys = {0};
+    int step;
     while (!rc && (step = sqlite3_step(s)) == SQLITE_ROW) {
-        if (sqlite3_column_bytes(s, 1) != DIGEST_BYTES) continue; /* the schema forbids it */
-        if (n == cap) {
-            cap = cap ? 2 * cap : 16;
-            struct key_digest *more = realloc(keys, cap * sizeof *keys);
-            if (!more) {
-                rc = err_set(e, ERR_MEMORY, "out of memory");
-                break;
-            }
-            keys = more;
-        }
-        keys[n].id = sqlite3_column_int64(s, 0);
-        memcpy(keys[n++].digest, sqlite3_column_blob(s, 1), DIGEST_BYTES);
+        struct key_entry k = {.account = sqlite3_column_int64(s, 0),
+                              .expires_s = sqlite3_column_int64(s, 2), /* NULL: 0 */
+                              .admin = sqlite3_column_int(s, 3) != 0};
+        if (sqlite3_column_bytes(s, 1) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
+        memcpy(k.digest, sqlite3_column_blob(s, 1), KEY_DIGEST_BYTES);
+        if (key_table_put(&keys, &k)) rc = err_set(e, ERR_MEMORY, "out of memory");
     }
     if (!rc && step != SQLITE_DONE) rc = db_error(a, e);
     sqlite3_finalize(s);
     if (rc) {
-        free(keys);
+        key_table_free(&keys);
         return rc;
     }
-    free(a->keys);
+    key_table_free(&a->keys);
     a->keys = keys;
-    a->n_keys = n;
     return 0;
 }
 
@@ -127,8 +158,7 @@ static int open_db(struct accounts *a, const char *dir, struct err *e)
     umask(old);
     if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, a->db ? sqlite3_errmsg(a->db) : "out of memory");
     sqlite3_busy_timeout(a->db, BUSY_MS);
-    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL, NULL, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", NULL, NULL, NULL) != SQLITE_OK)
         return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
     int rc = schema_migrate(a->db, e);
     if (rc) return err_prefix(e, "%s", path);
@@ -142,6 +172,8 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     if (sodium_init() < 0) return err_set(e, ERR_INTERNAL, "libsodium cannot be started");
     struct accounts *a = calloc(1, sizeof *a);
     if (!a) return err_set(e, ERR_MEMORY, "out of memory");
+    a->opened_s = clock_wall_s();
+    a->opened_ms = clock_boot_ms();
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
     if (!rc) rc = open_db(a, dir, e);
@@ -160,7 +192,7 @@ void accounts_close(struct accounts *a)
     sqlite3_finalize(a->data_version);
     sqlite3_close(a->db);
     sodium_memzero(a->secret, sizeof a->secret);
-    free(a->keys);
+    key_table_free(&a->keys);
     free(a);
 }
 
@@ -177,96 +209,277 @@ int accounts_refresh(struct accounts *a, struct err *e)
     return load_keys(a, e);
 }
 
-static void digest(const struct accounts *a, const char *token, unsigned char out[DIGEST_BYTES])
+/* Now, for expiries: the wall clock may be put right forwards, but going back it is not followed. */
+static int64_t now_s(const struct accounts *a)
 {
-    crypto_generichash(out, DIGEST_BYTES, (const unsigned char *)token, strlen(token), a->secret, sizeof a->secret);
+    int64_t wall_s = clock_wall_s(), run_s = a->opened_s + (clock_boot_ms() - a->opened_ms) / 1000;
+    return wall_s > run_s ? wall_s : run_s;
 }
 
-int64_t accounts_key_check(const struct accounts *a, const char *token)
+static void digest(const struct accounts *a, const char *token, unsigned char out[KEY_DIGEST_BYTES])
 {
-    if (strlen(token) > ACCOUNTS_MAX_TOKEN) return 0;
-    unsigned char d[DIGEST_BYTES];
+    crypto_generichash(out, KEY_DIGEST_BYTES, (const unsigned char *)token, strlen(token), a->secret, sizeof a->secret);
+}
+
+static bool entry_valid(const struct key_entry *k, int64_t at_s)
+{
+    return !k->expires_s || at_s < k->expires_s;
+}
+
+int64_t accounts_key_check(const struct accounts *a, const char *token, bool *admin)
+{
+    if (admin) *admin = false;
+    if (strnlen(token, ACCOUNTS_MAX_TOKEN + 1) > ACCOUNTS_MAX_TOKEN) return 0;
+    unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);
-    int64_t id = 0;
-    for (size_t i = 0; i < a->n_keys; i++) /* no early end: the time tells nothing */
-        if (sodium_memcmp(a->keys[i].digest, d, DIGEST_BYTES) == 0) id = a->keys[i].id;
-    return id;
+    const struct key_entry *k = key_table_find(&a->keys, d);
+    if (!k || !entry_valid(k, now_s(a))) return 0;
+    if (admin) *admin = k->admin;
+    return k->account;
 }
 
 size_t accounts_key_count(const struct accounts *a)
 {
-    return a->n_keys;
+    int64_t at_s = now_s(a), last = 0;
+    size_t n = 0;
+    for (uint32_t i = 1; i <= a->keys.n; i++) { /* in order of accounts */
+        const struct key_entry *k = &a->keys.entries[i];
+        if (k->admin || k->account == last || !entry_valid(k, at_s)) continue;
+        last = k->account;
+        n++;
+    }
+    return n;
 }
 
-static int64_t key_insert(struct accounts *a, const char *name, const char *token, const unsigned char d[DIGEST_BYTES], struct err *e)
+static int check_token(const char *token, struct err *e)
 {
-    sqlite3_stmt *s = NULL;
-    const char *sql = "INSERT INTO accounts (kind, parent, name, created_s, key_digest, key_hint) VALUES ('key', 2, ?, "
-                      "unixepoch(), ?, ?)";
-    if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
-    sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
-    sqlite3_bind_blob(s, 2, d, DIGEST_BYTES, SQLITE_STATIC);
-    sqlite3_bind_text(s, 3, token + strlen(token) - HINT_CHARS, -1, SQLITE_STATIC);
-    int step = sqlite3_step(s);
-    int64_t id = sqlite3_last_insert_rowid(a->db);
-    int rc = step == SQLITE_DONE         ? 0
-             : step == SQLITE_CONSTRAINT ? err_set(e, ERR_INPUT, "this key is known already and was revoked")
-                                         : db_error(a, e);
-    sqlite3_finalize(s);
-    if (!rc) rc = load_keys(a, e);
-    return rc ? rc : id;
-}
-
-int64_t accounts_key_add(struct accounts *a, const char *name, const char *token, struct err *e)
-{
-    size_t n = strlen(token);
+    size_t n = strnlen(token, ACCOUNTS_MAX_TOKEN + 1);
     if (n < ACCOUNTS_MIN_TOKEN || n > ACCOUNTS_MAX_TOKEN)
         return err_set(e, ERR_INPUT, "an API key must have %d to %d characters", ACCOUNTS_MIN_TOKEN, ACCOUNTS_MAX_TOKEN);
     for (size_t i = 0; i < n; i++)
         if (token[i] <= ' ' || token[i] > '~') return err_set(e, ERR_INPUT, "an API key must be printable ASCII without blanks");
-    int64_t known = accounts_key_check(a, token);
-    if (known) return known;
-    unsigned char d[DIGEST_BYTES];
-    digest(a, token, d);
-    return key_insert(a, name, token, d, e);
+    return 0;
 }
 
-int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOUNTS_TOKEN_BYTES], struct err *e)
+/* It is printed on terminals: no control characters, also not U+0080 to U+009F. */
+static int check_name(const char *name, struct err *e)
+{
+    size_t n = strlen(name);
+    bool ok = n >= 1 && n <= ACCOUNTS_MAX_NAME && utf8_valid(name, n);
+    for (size_t i = 0; i < n && ok; i++) {
+        unsigned char c = (unsigned char)name[i], next = (unsigned char)name[i + 1];
+        ok = c >= ' ' && c != 0x7F && !(c == 0xC2 && next < 0xA0);
+    }
+    return ok ? 0 : err_set(e, ERR_INPUT, "a key's name must be 1 to %d bytes of UTF-8 without control characters", ACCOUNTS_MAX_NAME);
+}
+
+/* The account that has this secret, 0 if there is none. */
+static int64_t secret_owner(struct accounts *a, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
+{
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s, "SELECT account FROM key_secrets WHERE digest = ?", NULL, 0, e);
+    if (rc) return rc;
+    sqlite3_bind_blob(s, 1, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
+    int step = sqlite3_step(s);
+    int64_t id = step == SQLITE_ROW ? sqlite3_column_int64(s, 0) : step == SQLITE_DONE ? 0 : db_error(a, e);
+    sqlite3_finalize(s);
+    return id;
+}
+
+static int secret_insert(struct accounts *a, int64_t account, const char *token, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
+{
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s, "INSERT INTO key_secrets (account, created_s, digest, hint) VALUES (?, ?, ?, ?)",
+                        (int64_t[]){account, now_s(a)}, 2, e);
+    if (rc) return rc;
+    sqlite3_bind_blob(s, 3, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
+    sqlite3_bind_text(s, 4, token + strlen(token) - HINT_CHARS, -1, SQLITE_STATIC);
+    return db_finish(a, s, e);
+}
+
+/* Inside a transaction. Ids 1 and 2 are the organisation and its project (schema.c). Returns the id. */
+static int64_t account_insert(struct accounts *a, const struct accounts_key_spec *spec, bool configured, struct err *e)
+{
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s,
+                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, name)"
+                        " VALUES ('key', ?, ?, nullif(?, 0), ?, ?, ?)",
+                        (int64_t[]){spec->admin ? 1 : 2, now_s(a), spec->expires_s, spec->admin, configured}, 5, e);
+    if (rc) return rc;
+    sqlite3_bind_text(s, 6, spec->name, -1, SQLITE_STATIC);
+    rc = db_finish(a, s, e);
+    return rc ? rc : sqlite3_last_insert_rowid(a->db);
+}
+
+static int64_t key_insert(struct accounts *a, const struct accounts_key_spec *spec, bool configured, const char *token,
+                          const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
+{
+    int64_t id = account_insert(a, spec, configured, e);
+    int rc = id < 0 ? (int)id : secret_insert(a, id, token, d, e);
+    return rc ? rc : id;
+}
+
+int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spec, const char *token, struct err *e)
+{
+    int rc = check_token(token, e);
+    if (!rc) rc = check_name(spec->name, e);
+    if (!rc) rc = accounts_refresh(a, e); /* what is put into the table by hand below must not be all of the news */
+    if (!rc) rc = db_begin(a, e);
+    if (rc) return rc;
+    struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin};
+    digest(a, token, k.digest);
+    int64_t id = secret_owner(a, k.digest, e);
+    if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
+    if (id == 0) id = key_insert(a, spec, false, token, k.digest, e);
+    rc = db_end(a, id < 0 ? (int)id : 0, e);
+    if (rc) return rc;
+    k.account = id;
+    return key_table_put(&a->keys, &k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
+}
+
+static void token_make(char token[ACCOUNTS_TOKEN_BYTES])
 {
     unsigned char bytes[RANDOM_BYTES];
     randombytes_buf(bytes, sizeof bytes);
     memcpy(token, "sk-spillway-", 12);
     sodium_bin2base64(token + 12, ACCOUNTS_TOKEN_BYTES - 12, bytes, sizeof bytes, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
-    return accounts_key_add(a, name, token, e);
+    sodium_memzero(bytes, sizeof bytes);
+}
+
+int64_t accounts_key_make(struct accounts *a, const struct accounts_key_spec *spec, char token[ACCOUNTS_TOKEN_BYTES], struct err *e)
+{
+    token_make(token);
+    return accounts_key_add(a, spec, token, e);
+}
+
+/* One number of the one row, 0 if there is no row. */
+static int64_t db_number(struct accounts *a, const char *sql, const int64_t *args, int n, struct err *e)
+{
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s, sql, args, n, e);
+    if (rc) return rc;
+    int step = sqlite3_step(s);
+    int64_t number = step == SQLITE_ROW ? sqlite3_column_int64(s, 0) : step == SQLITE_DONE ? 0 : db_error(a, e);
+    sqlite3_finalize(s);
+    return number;
+}
+
+/* All secrets of the account end at at_s, those that end earlier excepted. */
+static int secrets_end(struct accounts *a, int64_t account, int64_t at_s, struct err *e)
+{
+    return db_run(a, "UPDATE key_secrets SET expires_s = ?2 WHERE account = ?1 AND (expires_s IS NULL OR expires_s > ?2)",
+                  (int64_t[]){account, at_s}, 2, e);
+}
+
+#define LIVE "(expires_s IS NULL OR expires_s > ?2)"
+
+/* The secret is there already: of the configured account it becomes the one that is valid, of another one it must be valid. */
+static int configure_known(struct accounts *a, int64_t owner, int64_t configured, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
+{
+    int64_t open =
+        db_number(a, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE, (int64_t[]){owner, now_s(a)}, 2, e);
+    if (open < 0) return (int)open;
+    if (open && owner == configured) {
+        sqlite3_stmt *s;
+        int rc = db_prepare(a, &s, "UPDATE key_secrets SET expires_s = NULL WHERE digest = ?", NULL, 0, e);
+        if (rc) return rc;
+        sqlite3_bind_blob(s, 1, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
+        return db_finish(a, s, e);
+    }
+    const struct key_entry *k = key_table_find(&a->keys, d);
+    if (open && k && entry_valid(k, now_s(a))) return 0;
+    return err_set(e, ERR_DENIED, "the configured API key (key %lld) was revoked or has ended", (long long)owner);
+}
+
+int64_t accounts_key_configure(struct accounts *a, const char *token, struct err *e)
+{
+    int rc = check_token(token, e);
+    if (!rc) rc = accounts_refresh(a, e);
+    if (!rc) rc = db_begin(a, e);
+    if (rc) return rc;
+    unsigned char d[KEY_DIGEST_BYTES];
+    digest(a, token, d);
+    const struct accounts_key_spec spec = {.name = "configured"};
+    int64_t configured = db_number(a, "SELECT id FROM accounts WHERE configured = 1 AND closed_s IS NULL", NULL, 0, e);
+    int64_t owner = configured < 0 ? configured : secret_owner(a, d, e);
+    int64_t id = owner;
+    if (owner >= 0 && configured > 0) rc = secrets_end(a, configured, now_s(a), e); /* what was named before; then: */
+    if (rc < 0)
+        id = rc;
+    else if (owner > 0)
+        id = (rc = configure_known(a, owner, configured, d, e)) ? rc : owner;
+    else if (owner == 0 && configured > 0)
+        id = (rc = secret_insert(a, configured, token, d, e)) ? rc : configured;
+    else if (owner == 0)
+        id = key_insert(a, &spec, true, token, d, e);
+    rc = db_end(a, id < 0 ? (int)id : 0, e);
+    if (!rc) rc = load_keys(a, e);
+    return rc ? rc : id;
+}
+
+int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t expires_s, char token[ACCOUNTS_TOKEN_BYTES], struct err *e)
+{
+    CHECK(grace_s >= 0 && grace_s < INT64_MAX / 2);
+    int rc = db_begin(a, e);
+    if (rc) return rc;
+    int64_t at_s = now_s(a);
+    int64_t known = db_number(a, "SELECT 1 + configured FROM accounts WHERE id = ?1 AND kind = 'key' AND closed_s IS NULL AND " LIVE,
+                              (int64_t[]){id, at_s}, 2, e);
+    if (known == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
+    if (known == 2)
+        rc = err_set(e, ERR_INPUT, "key %lld is the configured one: give the server another SPILLWAY_API_KEY or --api-key-file",
+                     (long long)id);
+    if (known < 0) rc = (int)known;
+    if (!rc) rc = secrets_end(a, id, at_s + grace_s, e);
+    if (!rc && expires_s >= 0)
+        rc = db_run(a, "UPDATE accounts SET expires_s = nullif(?, 0) WHERE id = ?", (int64_t[]){expires_s, id}, 2, e);
+    token_make(token);
+    unsigned char d[KEY_DIGEST_BYTES];
+    digest(a, token, d);
+    if (!rc) rc = secret_insert(a, id, token, d, e);
+    rc = db_end(a, rc, e);
+    return rc ? rc : load_keys(a, e);
 }
 
 int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e)
 {
-    sqlite3_stmt *s = NULL;
-    const char *sql = "UPDATE accounts SET closed_s = unixepoch() WHERE id = ? AND kind = 'key' AND closed_s IS NULL";
-    if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
-    sqlite3_bind_int64(s, 1, id);
-    int rc = sqlite3_step(s) == SQLITE_DONE ? 0 : db_error(a, e);
-    sqlite3_finalize(s);
-    if (!rc && sqlite3_changes(a->db) == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
+    int rc =
+        db_run(a, "UPDATE accounts SET closed_s = ? WHERE id = ? AND kind = 'key' AND closed_s IS NULL", (int64_t[]){now_s(a), id}, 2, e);
+    if (!rc && sqlite3_changes(a->db) == 0)
+        rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)id);
     return rc ? rc : load_keys(a, e);
 }
 
+/* The newest secret is the one that ends last; former: the live ones that end before their key does. */
+static const char list_sql[] =
+    "SELECT id, name, created_s, coalesce(expires_s, 0), coalesce(closed_s, 0), admin, configured,"
+    " (SELECT hint FROM key_secrets s WHERE s.account = k.id ORDER BY s.expires_s IS NULL DESC, s.expires_s DESC, s.id DESC LIMIT 1),"
+    " (SELECT max(expires_s) FROM key_secrets s WHERE s.account = k.id AND s.expires_s > ?2),"
+    " " LIVE " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2))"
+    " FROM accounts k WHERE kind = 'key' ORDER BY id";
+
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
 {
-    sqlite3_stmt *s = NULL;
-    const char *sql = "SELECT id, name, key_hint, created_s, coalesce(closed_s, 0) FROM accounts WHERE kind = 'key' ORDER BY id";
-    if (sqlite3_prepare_v2(a->db, sql, -1, &s, NULL) != SQLITE_OK) return db_error(a, e);
+    sqlite3_stmt *s;
+    int rc = db_prepare(a, &s, list_sql, (int64_t[]){0, now_s(a)}, 2, e);
+    if (rc) return rc;
     int step;
     while ((step = sqlite3_step(s)) == SQLITE_ROW) {
         struct accounts_key k = {.id = sqlite3_column_int64(s, 0),
                                  .name = (const char *)sqlite3_column_text(s, 1),
-                                 .hint = (const char *)sqlite3_column_text(s, 2),
-                                 .created_s = sqlite3_column_int64(s, 3),
-                                 .revoked_s = sqlite3_column_int64(s, 4)};
+                                 .created_s = sqlite3_column_int64(s, 2),
+                                 .expires_s = sqlite3_column_int64(s, 3),
+                                 .revoked_s = sqlite3_column_int64(s, 4),
+                                 .admin = sqlite3_column_int(s, 5) != 0,
+                                 .configured = sqlite3_column_int(s, 6) != 0,
+                                 .hint = (const char *)sqlite3_column_text(s, 7)};
+        if (!k.name || !k.hint) continue; /* out of memory, or damaged */
+        bool live = sqlite3_column_int(s, 9) != 0;
+        k.state = k.revoked_s ? ACCOUNTS_KEY_REVOKED : live ? ACCOUNTS_KEY_VALID : ACCOUNTS_KEY_EXPIRED;
+        if (k.state == ACCOUNTS_KEY_VALID) k.former_ends_s = sqlite3_column_int64(s, 8);
         fn(ctx, &k);
     }
-    int rc = step == SQLITE_DONE ? 0 : db_error(a, e);
+    rc = step == SQLITE_DONE ? 0 : db_error(a, e);
     sqlite3_finalize(s);
     return rc;
 }

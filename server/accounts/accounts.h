@@ -1,12 +1,15 @@
 /* Accounts: the one table of organisations, projects and keys (and, later, the house and its suppliers), in SQLite.
  * Only this folder touches a database.
  *
- * Keys are stored as a BLAKE2b-256 digest keyed with a secret of this data directory; the token itself is shown once
- * and kept nowhere. The digests of valid keys are held in memory, so a check reads no file; accounts_refresh takes over
- * what another process (`spillway keys`) has changed. One handle belongs to one thread. */
+ * A key is an account and has one secret, or several while it is being rotated. Secrets are stored as a BLAKE2b-256 digest keyed with a
+ * secret of this data directory; the token itself is shown once and kept nowhere. The digests of valid keys are held in memory
+ * (key_table.h), so a check reads no file; accounts_refresh takes over what another process (`spillway keys`) has changed. A key that is
+ * revoked stays revoked. Expiry is by the wall clock; one that is set back during a run lengthens nothing (the boot clock is asked, too).
+ * One handle belongs to one thread. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_ACCOUNTS_H
 #define SPILLWAY_SERVER_ACCOUNTS_ACCOUNTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,28 +17,46 @@
 
 struct accounts;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 1, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512 };
+enum { ACCOUNTS_SCHEMA_VERSION = 2, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
  */
 MUST_USE int accounts_open(struct accounts **out, const char *dir, struct err *e);
 void accounts_close(struct accounts *a); /* accepts NULL */
 
-/* The key's id (> 0), or 0: unknown or revoked. */
-int64_t accounts_key_check(const struct accounts *a, const char *token);
+/* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
+ * the key is one for the server's own routes. */
+int64_t accounts_key_check(const struct accounts *a, const char *token, bool *admin);
+/* Valid ones, without admin keys. */
 size_t accounts_key_count(const struct accounts *a);
 
-/* Makes a key of the default project; token gets its text. Returns its id. */
-MUST_USE int64_t accounts_key_make(struct accounts *a, const char *name, char token[ACCOUNTS_TOKEN_BYTES], struct err *e);
-/* Adds a key whose text is given, or finds it if it is there and valid. Returns its id. -ERR_INPUT: too short, too
- * long, blanks in it, or revoked. */
-MUST_USE int64_t accounts_key_add(struct accounts *a, const char *name, const char *token, struct err *e);
-/* -ERR_NOT_FOUND if there is no such key that is valid. */
+struct accounts_key_spec {
+    const char *name;  /* 1 to 100 bytes of UTF-8 without control characters */
+    int64_t expires_s; /* 0: never */
+    bool admin;        /* of the organisation; else of the default project */
+};
+/* token gets the key's text. Returns its id. */
+MUST_USE int64_t accounts_key_make(struct accounts *a, const struct accounts_key_spec *s, char token[ACCOUNTS_TOKEN_BYTES], struct err *e);
+/* Adds a key whose text is given. Returns its id. -ERR_INPUT: too short, too long, blanks in it, or known already. */
+MUST_USE int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *s, const char *token, struct err *e);
+/* The key that the configuration names: it is added, or found. When another one was named before, that account's secret
+ * becomes this one and the former ends. Returns its id. -ERR_INPUT as above; -ERR_DENIED: it was revoked or has expired. */
+MUST_USE int64_t accounts_key_configure(struct accounts *a, const char *token, struct err *e);
+/* A new secret for the same account; the ones it had end after grace_s (>= 0) at the latest. expires_s: the key's from now on, < 0: as it
+ * was. -ERR_NOT_FOUND if there is no such key that is valid. */
+MUST_USE int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t expires_s, char token[ACCOUNTS_TOKEN_BYTES],
+                                 struct err *e);
+/* -ERR_NOT_FOUND if there is no such key that is not revoked. */
 MUST_USE int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e);
 
+enum accounts_key_state { ACCOUNTS_KEY_VALID, ACCOUNTS_KEY_EXPIRED, ACCOUNTS_KEY_REVOKED };
 struct accounts_key {
-    int64_t id, created_s, revoked_s; /* revoked_s: 0 if it is valid */
-    const char *name, *hint;          /* the token's last characters */
+    int64_t id, created_s;
+    int64_t expires_s, revoked_s; /* 0: never */
+    int64_t former_ends_s;        /* while it is being rotated: when the secrets it had end; else 0 */
+    enum accounts_key_state state;
+    bool admin, configured;
+    const char *name, *hint; /* hint: the newest token's last characters. Borrowed until fn returns */
 };
 MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e);
 

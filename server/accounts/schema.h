@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 
-/* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. */
+/* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. References are enforced afterwards. */
 MUST_USE int schema_migrate(sqlite3 *db, struct err *e);
 
 #endif

@@ -1,19 +1,28 @@
-/* Endpoint: a method and a path, who may call it, what it does. One file and one row in gateway.c each. */
+/* Endpoint: a method and a path, who may call it, what it does. One file, one row in gateway.c and its rows in tests/fault/routes.txt each.
+ * Access is denied unless the endpoint says otherwise: one that does not name its access does not start. */
 #ifndef SPILLWAY_SERVER_API_ENDPOINT_H
 #define SPILLWAY_SERVER_API_ENDPOINT_H
 
 #include "server/gateway.h"
 
-enum access { ACCESS_OPEN, ACCESS_KEY };
+enum access {
+    ACCESS_UNSTATED, /* what a forgotten field is: gateway_check_endpoints ends the program */
+    ACCESS_OPEN,     /* anybody */
+    ACCESS_KEY,      /* an API key; admin keys are refused, so that one that leaks spends nothing */
+    ACCESS_ADMIN     /* an admin key */
+};
 
 struct endpoint {
-    const char *method, *path; /* a path that ends in '/' stands for all that begin with it */
+    const char *method, *path; /* a path that ends in '/' stands for all that begin with it; GET answers HEAD, too */
     enum access access;
     void (*handle)(struct gateway *g, struct http_request *r);
 };
 
-extern const struct endpoint endpoint_chat_completions;       /* chat_completions.c */
-extern const struct endpoint endpoint_models, endpoint_model; /* models.c */
-extern const struct endpoint endpoint_livez, endpoint_readyz; /* health.c */
+extern const struct endpoint endpoint_chat_completions;                         /* chat_completions.c */
+extern const struct endpoint endpoint_models, endpoint_model;                   /* models.c */
+extern const struct endpoint endpoint_livez, endpoint_readyz, endpoint_healthz; /* health.c */
+
+extern const struct endpoint *const gateway_endpoints[]; /* gateway.c */
+extern const size_t n_gateway_endpoints;
 
 #endif

@@ -1,7 +1,17 @@
-/* GET /livez: the loop turns. GET /readyz: every model's worker is ready and the server is not draining. */
+/* GET /livez: the loop turns. GET /readyz: every model's worker is ready and the server is not draining; on which devices. Both are open
+ * and tell nothing else. GET /healthz: details, for an admin key only; always 200, so that monitors read the body. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/str.h"
 #include "server/api/endpoint.h"
+#include "server/api/errors.h"
+
+enum { REPLY_MAX_BYTES = 1 << 20 };
 
 static void livez_get(struct gateway *g, struct http_request *r)
 {
@@ -9,14 +19,101 @@ static void livez_get(struct gateway *g, struct http_request *r)
     http_reply(r, 200, "text/plain", "ok\n", 3);
 }
 
+/* NULL: ready. */
+static const char *why_not_ready(const struct gateway *g)
+{
+    const char *why = g->draining ? "draining" : NULL;
+    for (size_t i = 0; i < g->n_models && !why; i++)
+        if (!worker_is_ready(g->models[i]->worker)) why = "worker_down";
+    return why;
+}
+
+/* What a worker says of itself is shown only where it is text. */
+static const char *device_name(const struct gateway_model *m)
+{
+    const char *name = worker_hello(m->worker)->device;
+    size_t n = strnlen(name, sizeof worker_hello(m->worker)->device);
+    for (size_t i = 0; i < n; i++)
+        if (name[i] < ' ' || name[i] > '~') return "unknown";
+    return n && n < sizeof worker_hello(m->worker)->device ? name : "unknown";
+}
+
 static void readyz_get(struct gateway *g, struct http_request *r)
 {
-    const char *why = g->draining ? "draining\n" : NULL;
-    for (size_t i = 0; i < g->n_models && !why; i++)
-        if (!worker_is_ready(g->models[i]->worker)) why = "worker_down\n";
-    const char *text = why ? why : "ok\n";
-    http_reply(r, why ? 503 : 200, "text/plain", text, strlen(text));
+    const char *why = why_not_ready(g);
+    struct buf b;
+    buf_init(&b, GATEWAY_MAX_MODELS * 128);
+    buf_printf(&b, "%s\n", why ? why : "ok");
+    for (size_t i = 0; i < g->n_models && !why; i++) {
+        bool said = false;
+        for (size_t j = 0; j < i; j++) said |= strcmp(device_name(g->models[i]), device_name(g->models[j])) == 0;
+        if (!said) buf_printf(&b, "device: %s\n", device_name(g->models[i]));
+    }
+    http_reply(r, why ? 503 : 200, "text/plain", b.data, b.len);
+    buf_free(&b);
+}
+
+/* 0 if it cannot be told. */
+static int64_t resident_bytes(pid_t pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+    FILE *f = pid > 0 ? fopen(path, "re") : NULL;
+    if (!f) return 0;
+    int64_t total, resident = 0;
+    if (fscanf(f, "%" SCNd64 " %" SCNd64, &total, &resident) != 2) resident = 0;
+    fclose(f);
+    return resident * sysconf(_SC_PAGESIZE);
+}
+
+static void write_model(struct buf *b, const struct gateway_model *m)
+{
+    struct worker_info w = worker_info(m->worker);
+    buf_puts(b, "{\"id\":");
+    json_write_string(b, m->id, strlen(m->id));
+    buf_printf(b,
+               ",\"state\":\"%s\",\"device\":\"%s\",\"max_context\":%u,\"sequences\":%u,\"restarts\":%u,\"process_age_ms\":%" PRId64
+               ",\"rss_bytes\":%" PRId64 "}",
+               w.state, m->max_context ? device_name(m) : "unknown", m->max_context, w.sequences, w.restarts, w.state_ms,
+               resident_bytes(w.pid));
+}
+
+static void write_health(const struct gateway *g, struct buf *b)
+{
+    const char *why = why_not_ready(g);
+    int64_t now_ms = clock_boot_ms();
+    buf_printf(b, "{\"status\":\"%s\",\"uptime_ms\":%" PRId64 ",\"models\":[", why ? why : "ok", now_ms - g->started_ms);
+    for (size_t i = 0; i < g->n_models; i++) {
+        if (i) buf_putc(b, ',');
+        write_model(b, g->models[i]);
+    }
+    struct media_info m = media_info(g->media);
+    buf_printf(b, "],\"media\":{\"processes\":%u,\"up\":%u,\"busy\":%u,\"waiting\":%u,\"restarts\":%u}", m.processes, m.up, m.busy,
+               m.waiting, m.restarts);
+    buf_printf(b, ",\"connections\":%u,\"requests\":%u,\"completions\":%zu", http_connections(g->http), http_open_requests(g->http),
+               g->n_completions);
+    if (g->accounts)
+        buf_printf(b, ",\"keys\":{\"valid\":%zu,\"read_ago_ms\":%" PRId64 "}", accounts_key_count(g->accounts),
+                   now_ms - g->accounts_fresh_ms);
+    else
+        buf_puts(b, ",\"keys\":null");
+    buf_printf(b, ",\"rss_bytes\":%" PRId64 "}\n", resident_bytes(getpid()));
+}
+
+static void healthz_get(struct gateway *g, struct http_request *r)
+{
+    struct buf b;
+    buf_init(&b, REPLY_MAX_BYTES);
+    write_health(g, &b);
+    if (b.failed) {
+        struct err e;
+        err_set(&e, ERR_INTERNAL, "the health report does not fit");
+        api_error_reply(r, API_INTERNAL_ERROR, &e);
+    } else
+        http_reply(r, 200, "application/json", b.data, b.len);
+    buf_free(&b);
 }
 
 const struct endpoint endpoint_livez = {.method = "GET", .path = "/livez", .access = ACCESS_OPEN, .handle = livez_get};
 const struct endpoint endpoint_readyz = {.method = "GET", .path = "/readyz", .access = ACCESS_OPEN, .handle = readyz_get};
+const struct endpoint endpoint_healthz = {.method = "GET", .path = "/healthz", .access = ACCESS_ADMIN, .handle = healthz_get};

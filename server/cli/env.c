@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *env_get(const char *name)
 {
@@ -19,7 +20,14 @@ int env_data_dir(char *out, size_t n, struct err *e)
     return 0;
 }
 
-const char *env_api_key(void)
+bool env_take_api_key(char *out, size_t n)
 {
-    return env_get("SPILLWAY_API_KEY");
+    char *v = getenv("SPILLWAY_API_KEY");
+    bool there = v && *v;
+    if (there) {
+        snprintf(out, n, "%s", v);
+        explicit_bzero(v, strlen(v));
+    }
+    unsetenv("SPILLWAY_API_KEY");
+    return there;
 }

@@ -2,13 +2,15 @@
 #ifndef SPILLWAY_SERVER_CLI_ENV_H
 #define SPILLWAY_SERVER_CLI_ENV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
 
 /* $XDG_DATA_HOME/spillway, else $HOME/.local/share/spillway. -ERR_INPUT if neither is set or the path is too long. */
 MUST_USE int env_data_dir(char *out, size_t n, struct err *e);
-/* $SPILLWAY_API_KEY, NULL if unset or empty. */
-const char *env_api_key(void);
+/* Copies $SPILLWAY_API_KEY (cut at n - 1 bytes) and takes it out of the environment, so that neither our children nor /proc have it.
+ * false if it is unset or empty. */
+bool env_take_api_key(char *out, size_t n);
 
 #endif

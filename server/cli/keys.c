@@ -1,54 +1,324 @@
-/* keys add [NAME] | list | revoke ID: the store is opened directly; a running server takes changes over within a
- * second. */
+/* keys add | list | rotate | revoke: the store is opened directly; a running server takes changes over within a second. A key's text is
+ * printed once, alone on standard output (with --json as a member), by the command that makes it; all else that is said about it goes to
+ * standard error. */
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "server/accounts/accounts.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 
-static void print_key(void *ctx, const struct accounts_key *k)
+enum { MAX_YEARS = 100, WORD_BYTES = 64, HOUR_S = 3600, DAY_S = 24 * HOUR_S, YEAR_S = 365 * DAY_S };
+
+static const struct {
+    const char *unit, *word;
+    int64_t seconds;
+} spans[] = {{"y", "year", YEAR_S}, {"w", "week", 7 * DAY_S}, {"d", "day", DAY_S},
+             {"h", "hour", HOUR_S}, {"m", "minute", 60},      {"s", "second", 1}};
+enum { N_SPANS = sizeof spans / sizeof spans[0] };
+
+/* "30d", "24h": a number and a unit, at least min of seconds. */
+static bool parse_span(const char *text, int64_t min_s, int64_t *seconds)
 {
-    (void)ctx;
-    char made[32];
-    struct tm tm;
-    time_t t = (time_t)k->created_s;
-    strftime(made, sizeof made, "%Y-%m-%d", gmtime_r(&t, &tm));
-    printf("%-4lld %-24s ...%s  %s  %s\n", (long long)k->id, k->name, k->hint, made, k->revoked_s ? "revoked" : "valid");
+    char digits[WORD_BYTES];
+    size_t n = strspn(text, "0123456789");
+    if (n == 0 || n >= sizeof digits) return false;
+    memcpy(digits, text, n);
+    digits[n] = '\0';
+    int64_t number;
+    if (!str_parse_int64(digits, 0, INT64_MAX, &number)) return false;
+    for (int i = 0; i < N_SPANS; i++) {
+        if (strcmp(spans[i].unit, text + n) != 0) continue;
+        return !__builtin_mul_overflow(number, spans[i].seconds, seconds) && *seconds >= min_s && *seconds <= MAX_YEARS * (int64_t)YEAR_S;
+    }
+    return false;
 }
 
-static int keys_add(struct accounts *a, const char *name, struct err *e)
+/* "2026-12-31" (its beginning, UTC) or "2026-12-31T18:30Z". Only days that exist. */
+static bool parse_date(const char *text, int64_t *at_s)
 {
-    char token[ACCOUNTS_TOKEN_BYTES];
-    int64_t id = accounts_key_make(a, name, token, e);
-    if (id < 0) return (int)id;
-    fprintf(stderr, "key %lld '%s'; it is shown only now:\n", (long long)id, name);
-    printf("%s\n", token);
+    struct tm tm = {0}, back;
+    const char *end = strptime(text, "%Y-%m-%d", &tm);
+    if (end && *end == 'T') {
+        end = strptime(end, "T%H:%M", &tm);
+        if (end && *end++ != 'Z') return false;
+    }
+    if (!end || *end) return false;
+    int day = tm.tm_mday;
+    time_t t = timegm(&tm);
+    *at_s = (int64_t)t;
+    return gmtime_r(&t, &back) && back.tm_mday == day;
+}
+
+static int parse_expires(const char *text, int64_t *expires_s, struct err *e)
+{
+    int64_t now_s = clock_wall_s(), span_s;
+    if (strcmp(text, "never") == 0)
+        *expires_s = 0;
+    else if (parse_span(text, 1, &span_s))
+        *expires_s = now_s + span_s;
+    else if (!parse_date(text, expires_s))
+        return err_set(e, ERR_INPUT,
+                       "--expires: '%s' is not a time like 30d, 12h, 2026-12-31, 2026-12-31T18:30Z or never (at most %d years)", text,
+                       MAX_YEARS);
+    else if (*expires_s <= now_s || *expires_s > now_s + MAX_YEARS * (int64_t)YEAR_S)
+        return err_set(e, ERR_INPUT, "--expires: %s is %s", text, *expires_s <= now_s ? "in the past" : "too far away");
     return 0;
 }
 
-static int keys_revoke(struct accounts *a, const char *word, struct err *e)
+static const char *show_day(int64_t at_s, char out[WORD_BYTES])
 {
-    int64_t id;
-    if (!str_parse_int64(word, 1, INT64_MAX, &id)) return err_set(e, ERR_INPUT, "'%s' is not a key's id (see spillway keys list)", word);
-    return accounts_key_revoke(a, id, e);
+    struct tm tm;
+    time_t t = (time_t)at_s;
+    strftime(out, WORD_BYTES, "%Y-%m-%d", gmtime_r(&t, &tm));
+    return out;
 }
 
-static int usage(struct err *e)
+/* "3 days": rounded down to the largest unit of which there are two, so that it is never off by much. */
+static const char *show_span(int64_t seconds, char out[WORD_BYTES])
 {
-    err_set(e, ERR_INPUT, "usage: spillway keys add [NAME] | list | revoke ID");
-    return command_usage_error(e);
+    int i = 0;
+    while (i < N_SPANS - 1 && (seconds < 2 * spans[i].seconds || strcmp(spans[i].unit, "w") == 0)) i++;
+    int64_t n = seconds / spans[i].seconds;
+    snprintf(out, WORD_BYTES, "%" PRId64 " %s%s", n, spans[i].word, n == 1 ? "" : "s");
+    return out;
+}
+
+/* "2026-12-31, in 40 days", "2026-01-31, 9 months ago", "never". */
+static const char *show_expiry(int64_t expires_s, char out[WORD_BYTES])
+{
+    char day[WORD_BYTES], span[WORD_BYTES];
+    int64_t left_s = expires_s - clock_wall_s();
+    if (!expires_s) return strcpy(out, "never");
+    show_span(left_s < 0 ? -left_s : left_s, span);
+    snprintf(out, WORD_BYTES, "%.20s, %s%.20s%s", show_day(expires_s, day), left_s < 0 ? "" : "in ", span, left_s < 0 ? " ago" : "");
+    return out;
+}
+
+/* The list's rows are kept until the widths of its columns are known. */
+enum { COLUMNS = 6, CELL_BYTES = 256 };
+struct list {
+    char (*cells)[COLUMNS][CELL_BYTES];
+    size_t n, cap;
+    bool failed;
+    struct buf json;
+};
+
+static void list_add(struct list *l, const char *const cells[COLUMNS])
+{
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 16;
+        void *more = reallocarray(l->cells, cap, sizeof *l->cells);
+        if (!more) {
+            l->failed = true;
+            return;
+        }
+        l->cells = more;
+        l->cap = cap;
+    }
+    for (int i = 0; i < COLUMNS; i++) snprintf(l->cells[l->n][i], CELL_BYTES, "%s", cells[i]);
+    l->n++;
+}
+
+static size_t n_characters(const char *s)
+{
+    size_t n = 0;
+    for (; *s; s++) n += ((unsigned char)*s & 0xC0) != 0x80;
+    return n;
+}
+
+static void list_print(const struct list *l)
+{
+    size_t width[COLUMNS] = {0};
+    for (size_t i = 0; i < l->n; i++)
+        for (int j = 0; j < COLUMNS; j++)
+            if (n_characters(l->cells[i][j]) > width[j]) width[j] = n_characters(l->cells[i][j]);
+    for (size_t i = 0; i < l->n; i++) {
+        for (int j = 0; j < COLUMNS - 1; j++) printf("%s%*s  ", l->cells[i][j], (int)(width[j] - n_characters(l->cells[i][j])), "");
+        printf("%s\n", l->cells[i][COLUMNS - 1]);
+    }
+}
+
+static const char *const state_words[] = {
+    [ACCOUNTS_KEY_VALID] = "valid", [ACCOUNTS_KEY_EXPIRED] = "expired", [ACCOUNTS_KEY_REVOKED] = "revoked"};
+
+static void list_key(void *ctx, const struct accounts_key *k)
+{
+    char id[WORD_BYTES], ends[WORD_BYTES], made[WORD_BYTES], expires[WORD_BYTES], span[WORD_BYTES], state[CELL_BYTES];
+    snprintf(id, sizeof id, "%" PRId64, k->id);
+    snprintf(ends, sizeof ends, "...%.20s", k->hint);
+    snprintf(state, sizeof state, "%s%s", state_words[k->state], k->admin ? ", admin" : k->configured ? ", configured" : "");
+    if (k->former_ends_s) {
+        size_t n = strlen(state);
+        snprintf(state + n, sizeof state - n, "; former secret for %s more", show_span(k->former_ends_s - clock_wall_s(), span));
+    }
+    list_add(ctx, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires), state});
+}
+
+static void json_time(struct buf *b, const char *name, int64_t at_s)
+{
+    if (at_s)
+        buf_printf(b, ",\"%s\":%" PRId64, name, at_s);
+    else
+        buf_printf(b, ",\"%s\":null", name);
+}
+
+static void json_key(void *ctx, const struct accounts_key *k)
+{
+    struct list *l = ctx;
+    struct buf *b = &l->json;
+    buf_printf(b, "%s{\"id\":%" PRId64 ",\"name\":", l->n++ ? ",\n " : "", k->id);
+    json_write_string(b, k->name, strlen(k->name));
+    buf_puts(b, ",\"hint\":");
+    json_write_string(b, k->hint, strlen(k->hint));
+    buf_printf(b, ",\"state\":\"%s\",\"admin\":%s,\"configured\":%s,\"created_at\":%" PRId64, state_words[k->state],
+               k->admin ? "true" : "false", k->configured ? "true" : "false", k->created_s);
+    json_time(b, "expires_at", k->expires_s);
+    json_time(b, "revoked_at", k->revoked_s);
+    json_time(b, "former_secret_until", k->former_ends_s);
+    buf_putc(b, '}');
+}
+
+static int keys_list(struct accounts *a, const struct options *o, struct err *e)
+{
+    struct list l = {0};
+    buf_init(&l.json, 256 << 20);
+    list_add(&l, (const char *const[COLUMNS]){"ID", "NAME", "KEY", "MADE", "EXPIRES", "STATE"});
+    if (o->json) l.n = 0;
+    int rc = accounts_key_list(a, o->json ? json_key : list_key, &l, e);
+    if (!rc && (l.failed || l.json.failed)) rc = err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc && o->json)
+        printf("[%.*s]\n", (int)l.json.len, l.json.data ? l.json.data : "");
+    else if (!rc)
+        list_print(&l);
+    free(l.cells);
+    buf_free(&l.json);
+    return rc;
+}
+
+/* What is shown once. */
+static int show_token(const struct options *o, int64_t id, const char *name, int64_t expires_s, const char *token, struct err *e)
+{
+    char expires[WORD_BYTES];
+    if (!o->json) {
+        fprintf(stderr, "%sey %" PRId64 "%s%s%s, expires: %s. It is shown only now:\n", o->admin ? "Admin k" : "K", id, name ? " '" : "",
+                name ? name : "", name ? "'" : "", show_expiry(expires_s, expires));
+        printf("%s\n", token);
+        return 0;
+    }
+    struct buf b;
+    buf_init(&b, 4096);
+    buf_printf(&b, "{\"id\":%" PRId64, id);
+    if (name) {
+        buf_puts(&b, ",\"name\":");
+        json_write_string(&b, name, strlen(name));
+    }
+    buf_printf(&b, ",\"key\":\"%s\"", token);
+    json_time(&b, "expires_at", expires_s);
+    int rc = buf_puts(&b, "}") ? err_set(e, ERR_MEMORY, "out of memory") : 0;
+    if (!rc) printf("%s\n", b.data);
+    buf_free(&b);
+    return rc;
+}
+
+static int keys_add(struct accounts *a, const struct options *o, struct err *e)
+{
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct accounts_key_spec spec = {.name = o->n_args > 1 ? o->args[1] : "unnamed", .admin = o->admin};
+    int rc = o->expires ? parse_expires(o->expires, &spec.expires_s, e) : 0;
+    if (rc) return rc;
+    int64_t id = accounts_key_make(a, &spec, token, e);
+    rc = id < 0 ? (int)id : show_token(o, id, spec.name, spec.expires_s, token, e);
+    explicit_bzero(token, sizeof token);
+    return rc;
+}
+
+static int parse_id(const char *word, int64_t *id, struct err *e)
+{
+    return str_parse_int64(word, 1, INT64_MAX, id) ? 0 : err_set(e, ERR_INPUT, "'%s' is not a key's id (see spillway keys list)", word);
+}
+
+struct found_key {
+    int64_t id, expires_s;
+};
+
+static void find_key(void *ctx, const struct accounts_key *k)
+{
+    struct found_key *f = ctx;
+    if (k->id == f->id) f->expires_s = k->expires_s;
+}
+
+static int keys_rotate(struct accounts *a, const struct options *o, struct err *e)
+{
+    char token[ACCOUNTS_TOKEN_BYTES], span[WORD_BYTES];
+    int64_t grace_s, expires_s = -1;
+    struct found_key found = {0};
+    int rc = parse_id(o->args[1], &found.id, e);
+    if (!rc && !parse_span(o->grace, 0, &grace_s)) rc = err_set(e, ERR_INPUT, "--grace: '%s' is not a time like 24h, 30m or 0s", o->grace);
+    if (!rc && o->expires) rc = parse_expires(o->expires, &expires_s, e);
+    if (!rc) rc = accounts_key_rotate(a, found.id, grace_s, expires_s, token, e);
+    if (rc) return rc;
+    rc = accounts_key_list(a, find_key, &found, e);
+    if (!rc) rc = show_token(o, found.id, NULL, found.expires_s, token, e);
+    explicit_bzero(token, sizeof token);
+    if (grace_s)
+        fprintf(stderr, "The former one is valid for %s more.\n", show_span(grace_s, span));
+    else
+        fprintf(stderr, "The former one is no longer valid.\n");
+    return rc;
+}
+
+static int keys_revoke(struct accounts *a, const struct options *o, struct err *e)
+{
+    int64_t id;
+    int rc = parse_id(o->args[1], &id, e);
+    if (!rc) rc = accounts_key_revoke(a, id, e);
+    if (!rc) fprintf(stderr, "Key %" PRId64 " is revoked for good.\n", id);
+    return rc;
+}
+
+static const struct verb {
+    const char *name;
+    int min_args, max_args;
+    bool admin, expires, json; /* options it takes, beside --data; --grace has a default and is taken by rotate */
+    int (*run)(struct accounts *a, const struct options *o, struct err *e);
+} verbs[] = {
+    {"add", 1, 2, true, true, true, keys_add},
+    {"list", 1, 1, false, false, true, keys_list},
+    {"rotate", 2, 2, false, true, true, keys_rotate},
+    {"revoke", 2, 2, false, false, false, keys_revoke},
+};
+enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
+
+static const struct verb *find_verb(const struct options *o, struct err *e)
+{
+    for (int i = 0; i < N_VERBS; i++) {
+        const struct verb *v = &verbs[i];
+        if (o->n_args == 0 || strcmp(v->name, o->args[0]) != 0 || o->n_args < v->min_args || o->n_args > v->max_args) continue;
+        const char *wrong = o->admin && !v->admin       ? "--admin"
+                            : o->expires && !v->expires ? "--expires"
+                            : o->json && !v->json       ? "--json"
+                                                        : NULL;
+        if (!wrong) return v;
+        err_set(e, ERR_INPUT, "%s is not for 'keys %s'", wrong, v->name);
+        return NULL;
+    }
+    err_set(e, ERR_INPUT, "usage: spillway keys add [NAME] | list | rotate ID | revoke ID (see spillway keys --help)");
+    return NULL;
 }
 
 int command_keys(const struct options *o)
 {
     struct err e;
-    const char *verb = o->n_args > 0 ? o->args[0] : "";
-    bool add = !strcmp(verb, "add") && o->n_args <= 2, list = !strcmp(verb, "list") && o->n_args == 1;
-    bool revoke = !strcmp(verb, "revoke") && o->n_args == 2;
-    if (!add && !list && !revoke) return usage(&e);
+    const struct verb *v = find_verb(o, &e);
+    if (!v) return command_usage_error(&e);
     char dir[4096];
     if (o->data)
         snprintf(dir, sizeof dir, "%s", o->data);
@@ -57,12 +327,7 @@ int command_keys(const struct options *o)
     struct accounts *a;
     int rc = accounts_open(&a, dir, &e);
     if (rc) return command_error(&e);
-    if (add)
-        rc = keys_add(a, o->n_args > 1 ? o->args[1] : "unnamed", &e);
-    else if (list)
-        rc = accounts_key_list(a, print_key, NULL, &e);
-    else
-        rc = keys_revoke(a, o->args[1], &e);
+    rc = v->run(a, o, &e);
     accounts_close(a);
     return rc ? command_error(&e) : COMMAND_OK;
 }

@@ -43,6 +43,8 @@ struct options {
     const char *name, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins;
     bool no_auth;
+    const char *expires, *grace;
+    bool admin, json;
     int64_t default_max_tokens, media_processes;
     struct limits limits;
 

@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -34,7 +35,7 @@ struct serve {
     struct loop_timer refresh, drain;
     struct loop_watch *signals;
     int signal_fd;
-    int64_t started_ms, drain_until_ms;
+    int64_t drain_until_ms;
     bool ready;
     struct err failure; /* why the loop was stopped; ERR_NONE: on request */
 };
@@ -61,35 +62,56 @@ static bool is_loopback(const char *host)
     return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
 }
 
-/* A file with the key and perhaps a line's end. */
-static int read_key_file(const char *path, struct buf *b, struct err *e)
-{
-    int rc = buf_read_file(b, path, e);
-    if (rc) return rc;
-    while (b->len && (b->data[b->len - 1] == '\n' || b->data[b->len - 1] == '\r')) b->data[--b->len] = '\0';
-    return b->len && strlen(b->data) == b->len ? 0 : err_set(e, ERR_INPUT, "%s: there is no key in it", path);
-}
+enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8 }; /* a longer one is seen to be too long */
 
-static int first_key(struct serve *s, struct err *e)
+/* A file with the key and perhaps a line's end. */
+static int read_key_file(const char *path, char out[KEY_TEXT_BYTES], struct err *e)
 {
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 077))
+        log_warn("%s: other users may read or write the API key in it (mode %04o; chmod 600)", path, (unsigned)st.st_mode & 07777);
     struct buf b;
     buf_init(&b, 4096);
-    int rc = s->o->api_key_file ? read_key_file(s->o->api_key_file, &b, e) : 0;
-    const char *given = b.len ? b.data : env_api_key();
-    int64_t id = 0;
-    if (!rc && given)
-        id = accounts_key_add(s->g.accounts, "first", given, e);
-    else if (!rc && accounts_key_count(s->g.accounts) == 0)
-        id = accounts_key_make(s->g.accounts, "first", s->first_key, e);
+    int rc = buf_read_file(&b, path, e);
+    while (!rc && b.len && (b.data[b.len - 1] == '\n' || b.data[b.len - 1] == '\r')) b.data[--b.len] = '\0';
+    if (!rc && (!b.len || strlen(b.data) != b.len)) rc = err_set(e, ERR_INPUT, "%s: there is no key in it", path);
+    if (!rc) snprintf(out, KEY_TEXT_BYTES, "%s", b.data);
+    if (b.data) explicit_bzero(b.data, b.len);
     buf_free(&b);
-    return rc ? rc : id < 0 ? (int)id : 0;
+    return rc;
+}
+
+/* The configured key, or a new one if there is none that can be used. A configured one that was revoked is no reason not to serve the
+ * others, but stays revoked. */
+static int first_key(struct serve *s, struct err *e)
+{
+    char given[KEY_TEXT_BYTES];
+    const char *from = s->o->api_key_file ? s->o->api_key_file : "SPILLWAY_API_KEY";
+    bool there = env_take_api_key(given, sizeof given); /* out of the environment in any case */
+    int rc = s->o->api_key_file ? read_key_file(s->o->api_key_file, given, e) : 0;
+    if (rc) return rc;
+    if (s->o->api_key_file || there) {
+        int64_t id = accounts_key_configure(s->g.accounts, given, e);
+        explicit_bzero(given, sizeof given);
+        if (id >= 0) return 0;
+        if (id != -ERR_DENIED || accounts_key_count(s->g.accounts) == 0) return err_prefix(e, "%s", from);
+        log_warn("%s: %s; the other keys hold", from, e->msg);
+        return 0;
+    }
+    if (accounts_key_count(s->g.accounts) > 0) return 0;
+    const struct accounts_key_spec spec = {.name = "first"};
+    int64_t id = accounts_key_make(s->g.accounts, &spec, s->first_key, e);
+    return id < 0 ? (int)id : 0;
 }
 
 static void refresh_fired(void *ctx)
 {
     struct serve *s = ctx;
     struct err e;
-    if (accounts_refresh(s->g.accounts, &e)) log_error("%s", e.msg);
+    if (accounts_refresh(s->g.accounts, &e))
+        log_error("%s", e.msg);
+    else
+        s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
     if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS))
         log_error("out of memory: keys are no longer refreshed");
 }
@@ -98,6 +120,9 @@ static int open_accounts(struct serve *s, struct err *e)
 {
     if (s->o->no_auth) {
         if (!is_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
+        char unused[KEY_TEXT_BYTES];
+        (void)env_take_api_key(unused, sizeof unused); /* nobody below is to inherit it */
+        explicit_bzero(unused, sizeof unused);
         log_info("accounts: none (--no-auth)");
         return 0;
     }
@@ -126,12 +151,12 @@ static void announce(struct serve *s)
 {
     s->ready = true;
     bool v6 = strchr(s->host, ':') != NULL;
-    fprintf(stderr, "Ready in %lld ms: http%s://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->started_ms), s->o->tls_cert ? "s" : "",
+    fprintf(stderr, "Ready in %lld ms: http%s://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->g.started_ms), s->o->tls_cert ? "s" : "",
             v6 ? "[" : "", s->host, v6 ? "]" : "", http_port(s->g.http));
     for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
     fprintf(stderr, "\n");
     if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
-    memset(s->first_key, 0, sizeof s->first_key);
+    explicit_bzero(s->first_key, sizeof s->first_key);
 }
 
 static struct serve *serve_of(struct gateway_model *m)
@@ -309,7 +334,8 @@ static int listen_http(struct serve *s, struct err *e)
 
 static int serve_start(struct serve *s, struct err *e)
 {
-    s->started_ms = clock_boot_ms();
+    gateway_check_endpoints();
+    s->g.started_ms = clock_boot_ms();
     s->g.default_max_tokens = s->o->default_max_tokens;
     s->g.limits = s->o->limits;
     int rc = parse_listen(s, e);
