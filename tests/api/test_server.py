@@ -92,7 +92,7 @@ def test_bad_arguments(args):
 def long_stream(server, model, n=4000):
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": n, "ignore_eos": True, "stream": True}).encode()
     s = socket.create_connection(("127.0.0.1", server.port))
-    s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + (server.key or "x").encode() +
+    s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + (server.key or "x").encode() +
               b"\r\nContent-Type: application/json\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
     got = b""
     while got.count(b"data: {") < 3:
