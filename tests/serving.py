@@ -17,11 +17,12 @@ LLM = GOLDEN / "models/smollm2-f32"    # text only
 
 
 class Server:
-    def __init__(self, *args, env=None, wait=True):
+    def __init__(self, *args, env=None, wait=True, data=None):
+        """data: a data directory that is there already, in place of a new one; no key is printed then (wait=False, log_has)."""
         self.data = tempfile.TemporaryDirectory(prefix="spillway-test-")
         command = [BIN, "serve", *map(str, args), "--listen", "127.0.0.1:0"]
         if "--no-auth" not in args:
-            command += ["--data", self.data.name]
+            command += ["--data", str(data or self.data.name)]
         self.lines, self.key, self.url, self.killed = [], None, None, False
         self.ready = threading.Event()
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
