@@ -35,6 +35,22 @@ void conn_work_later(struct http_conn *c)
     c->server->work = c;
 }
 
+static struct counts_key conn_key(const struct http_conn *c)
+{
+    struct ip ip = ip_counted(&c->ip);
+    struct counts_key key;
+    memcpy(key.bytes, ip.bytes, sizeof key.bytes);
+    return key;
+}
+
+static void conn_uncount(struct http_conn *c)
+{
+    if (!c->counted) return;
+    struct counts_key key = conn_key(c);
+    counts_leave(c->server->per_ip, &key);
+    c->counted = false;
+}
+
 static void accept_resume(struct http_server *s);
 
 void conn_kill(struct http_conn *c)
@@ -46,7 +62,7 @@ void conn_kill(struct http_conn *c)
     loop_watch_remove(s->loop, c->watch);
     tls_session_free(c->tls);
     close(c->fd);
-    if (c->counted) ip_counts_leave(s->per_ip, &c->ip);
+    conn_uncount(c);
     s->n_connections--;
     c->next_dead = s->dead;
     s->dead = c;
@@ -327,7 +343,8 @@ static bool ip_allowed(struct http_conn *c)
     const struct limits *l = &s->config.limits;
     bool exempt = ip_nets_have(&s->config.trusted_proxies, &c->ip) || (ip_is_loopback(&c->ip) && !limit_given(l, &l->connections_per_ip));
     if (exempt) return true;
-    c->counted = ip_counts_enter(s->per_ip, &c->ip, l->connections_per_ip);
+    struct counts_key key = conn_key(c);
+    c->counted = counts_enter(s->per_ip, &key, l->connections_per_ip);
     return c->counted;
 }
 
@@ -360,7 +377,7 @@ static void conn_start(struct http_server *s, int fd, const struct sockaddr_stor
     bool ok = ip_allowed(c) && (!s->tls || (c->tls = tls_session_new(s->tls, fd)));
     ok = ok && loop_watch_add(s->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_event, c, &c->watch, &e) == 0;
     if (!ok) {
-        if (c->counted) ip_counts_leave(s->per_ip, &c->ip);
+        conn_uncount(c);
         tls_session_free(c->tls);
         close(fd);
         free(c);
@@ -482,7 +499,7 @@ int http_new(struct http_server **out, struct loop *l, const struct http_config 
     s->listen_fd = -1;
     s->accept_again = (struct loop_timer){.fn = accept_again, .ctx = s};
     s->scratch = malloc(SCRATCH_BYTES);
-    int rc = s->scratch ? ip_counts_new(&s->per_ip, e) : err_set(e, ERR_MEMORY, "out of memory");
+    int rc = s->scratch ? counts_new(&s->per_ip, e) : err_set(e, ERR_MEMORY, "out of memory");
     if (!rc && c->tls_cert) rc = tls_context_new(&s->tls, c->tls_cert, c->tls_key, e);
     if (!rc) rc = http_listen(s, e);
     if (rc) {
@@ -507,7 +524,7 @@ void http_free(struct http_server *s)
     }
     http_quiesce(s);
     loop_timer_clear(s->loop, &s->accept_again);
-    ip_counts_free(s->per_ip);
+    counts_free(s->per_ip);
     tls_context_free(s->tls);
     free(s->scratch);
     free(s);

@@ -5,6 +5,7 @@
 #ifndef SPILLWAY_SERVER_HTTP_PARTS_H
 #define SPILLWAY_SERVER_HTTP_PARTS_H
 
+#include "server/counts.h"
 #include "server/http.h"
 #include "server/http_parse.h"
 #include "server/tls.h"
@@ -31,7 +32,7 @@ struct http_conn {
     struct loop_watch *watch;
     struct loop_timer deadline;
     struct ip ip;
-    bool counted;            /* in ip_counts */
+    bool counted;            /* in per_ip */
     bool readable, writable; /* as far as is known */
     bool fin;                /* the peer has closed its sending side, or more */
     bool broken;             /* sending failed */
@@ -94,7 +95,7 @@ struct http_server {
     struct loop_watch *listen_watch;
     bool paused, quiesced, stopping; /* paused: no more descriptors, or connections */
     struct loop_timer accept_again;
-    struct ip_counts *per_ip;
+    struct counts *per_ip;
     uint16_t port;
     unsigned n_connections, n_requests;
     int64_t held_bytes; /* of bodies */

@@ -3,8 +3,6 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <sodium.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -86,102 +84,9 @@ bool ip_nets_have(const struct ip_nets *s, const struct ip *ip)
     return false;
 }
 
-/* --- counts --- */
-
-struct count {
-    struct ip ip;
-    int64_t n; /* 0: free */
-};
-
-struct ip_counts {
-    unsigned char key[crypto_shorthash_KEYBYTES];
-    struct count *slots;
-    size_t n_slots, n_used; /* n_slots: a power of 2 */
-};
-
-static struct ip counted(const struct ip *ip)
+struct ip ip_counted(const struct ip *ip)
 {
     struct ip c = *ip;
     if (!is_v4(ip)) memset(c.bytes + 8, 0, 8);
     return c;
-}
-
-static size_t place(const struct ip_counts *c, const struct ip *ip)
-{
-    uint64_t h;
-    crypto_shorthash((unsigned char *)&h, ip->bytes, sizeof ip->bytes, c->key);
-    return (size_t)h & (c->n_slots - 1);
-}
-
-/* Where it is, or the free slot where it would be. */
-static struct count *find(const struct ip_counts *c, const struct ip *ip)
-{
-    size_t i = place(c, ip);
-    while (c->slots[i].n && memcmp(&c->slots[i].ip, ip, sizeof *ip) != 0) i = (i + 1) & (c->n_slots - 1);
-    return &c->slots[i];
-}
-
-static bool grow(struct ip_counts *c)
-{
-    struct count *old = c->slots;
-    size_t n_old = c->n_slots;
-    struct count *slots = calloc(2 * n_old, sizeof *slots);
-    if (!slots) return false;
-    c->slots = slots;
-    c->n_slots = 2 * n_old;
-    for (size_t i = 0; i < n_old; i++)
-        if (old[i].n) *find(c, &old[i].ip) = old[i];
-    free(old);
-    return true;
-}
-
-int ip_counts_new(struct ip_counts **out, struct err *e)
-{
-    struct ip_counts *c = *out = calloc(1, sizeof *c);
-    if (c) c->slots = calloc(c->n_slots = 64, sizeof *c->slots);
-    if (!c || !c->slots) {
-        free(c);
-        *out = NULL;
-        return err_set(e, ERR_MEMORY, "out of memory");
-    }
-    crypto_shorthash_keygen(c->key);
-    return 0;
-}
-
-void ip_counts_free(struct ip_counts *c)
-{
-    if (!c) return;
-    free(c->slots);
-    free(c);
-}
-
-bool ip_counts_enter(struct ip_counts *c, const struct ip *ip, int64_t max)
-{
-    struct ip key = counted(ip);
-    if (2 * c->n_used >= c->n_slots && !grow(c)) return false;
-    struct count *slot = find(c, &key);
-    if (max && slot->n >= max) return false;
-    if (slot->n++ == 0) {
-        slot->ip = key;
-        c->n_used++;
-    }
-    return true;
-}
-
-/* Slots behind a freed one move up, so that find never stops too early. */
-void ip_counts_leave(struct ip_counts *c, const struct ip *ip)
-{
-    struct ip key = counted(ip);
-    struct count *slot = find(c, &key);
-    CHECK(slot->n > 0);
-    if (--slot->n) return;
-    c->n_used--;
-    size_t mask = c->n_slots - 1, hole = (size_t)(slot - c->slots);
-    for (size_t i = (hole + 1) & mask; c->slots[i].n; i = (i + 1) & mask) {
-        size_t home = place(c, &c->slots[i].ip);
-        if (((i - home) & mask) < ((i - hole) & mask)) continue; /* its home lies behind the hole */
-        c->slots[hole] = c->slots[i];
-        c->slots[i].n = 0;
-        hole = i;
-    }
 }

@@ -1,4 +1,4 @@
-/* IP: addresses, networks in CIDR notation, and a count of connections per address. IPv4 lives inside IPv6 (::ffff:a.b.c.d), so an address
+/* IP: addresses and networks in CIDR notation. IPv4 lives inside IPv6 (::ffff:a.b.c.d), so an address
  * is always 16 bytes. */
 #ifndef SPILLWAY_SERVER_IP_H
 #define SPILLWAY_SERVER_IP_H
@@ -37,12 +37,7 @@ char *ip_print(const struct ip *ip, char out[IP_TEXT_BYTES]); /* returns out */
 MUST_USE int ip_nets_add(struct ip_nets *s, const char *text, struct err *e);
 bool ip_nets_have(const struct ip_nets *s, const struct ip *ip);
 
-/* Connections per address (IPv6: per /64). Open addressing by a keyed hash; only addresses with connections take room. */
-struct ip_counts;
-MUST_USE int ip_counts_new(struct ip_counts **out, struct err *e);
-void ip_counts_free(struct ip_counts *c); /* accepts NULL */
-/* False: it has max already, or no memory; nothing is counted then. max 0: any number. */
-bool ip_counts_enter(struct ip_counts *c, const struct ip *ip, int64_t max);
-void ip_counts_leave(struct ip_counts *c, const struct ip *ip); /* once for each enter */
+/* By which connections are counted (server/counts.h): an IPv4 address, an IPv6 /64. */
+struct ip ip_counted(const struct ip *ip);
 
 #endif
