@@ -23,8 +23,10 @@ enum err_code {
     ERR_MEMORY,      /* memory could not be had */
     ERR_IO,          /* the operating system refused a read, a write, a socket */
     ERR_BUSY,        /* try again later: queue full, already running */
+    ERR_RATE,        /* try again later: this caller has too much at once */
     ERR_GONE,        /* the other end is gone: worker, media process, client */
     ERR_TIMEOUT,     /* a deadline passed */
+    ERR_CLOSING,     /* we are shutting down */
     ERR_NUMERIC,     /* a non-finite logit row */
     ERR_INTERNAL,    /* our own mistake, survivable */
     ERR_CODES        /* number of codes, not a code */

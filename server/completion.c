@@ -21,6 +21,49 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
+/* --- admission: how much may be under way at once --- */
+
+static int admission_enter(struct completion *c, int64_t owner, struct err *e)
+{
+    struct gateway *g = c->gateway;
+    if ((int64_t)g->n_completions >= g->limits.queue_requests)
+        return err_set(e, ERR_BUSY, "The server has as many requests as it may: try again.");
+    memcpy(c->owner.bytes, &owner, sizeof owner);
+    if (owner && !counts_enter(g->per_key, &c->owner, g->limits.streams_per_key))
+        return err_set(e, ERR_RATE, "This API key has as many requests at once as it may: try again.");
+    c->is_counted = owner != 0;
+    g->n_completions++;
+    c->next = g->completions;
+    if (c->next) c->next->prev = c;
+    g->completions = c;
+    return 0;
+}
+
+/* Once the prompt is known. */
+static int admission_take_tokens(struct completion *c, struct err *e)
+{
+    struct gateway *g = c->gateway;
+    int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
+    if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
+        return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
+    g->n_prompt_tokens += n;
+    c->counted_tokens = n;
+    return 0;
+}
+
+static void admission_leave(struct completion *c)
+{
+    struct gateway *g = c->gateway;
+    if (c->is_counted) counts_leave(g->per_key, &c->owner);
+    g->n_prompt_tokens -= c->counted_tokens;
+    g->n_completions--;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        g->completions = c->next;
+    if (c->next) c->next->prev = c->prev;
+}
+
 static void completion_free(struct loop_call *call)
 {
     struct completion *c = (struct completion *)((char *)call - offsetof(struct completion, freeing));
@@ -32,7 +75,7 @@ static void completion_free(struct loop_call *call)
     json_decref(c->request);
     buf_free(&c->body);
     arena_free(&c->arena);
-    c->gateway->n_completions--;
+    admission_leave(c);
     free(c);
 }
 
@@ -51,6 +94,7 @@ static void completion_done(struct completion *c)
     if (c->done) return;
     c->done = true;
     c->http = NULL;
+    loop_timer_clear(c->gateway->loop, &c->comment);
     if (c->started) c->source->stop(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
@@ -77,6 +121,35 @@ static void completion_fail(struct completion *c, const struct err *e)
     else
         api_error_reply(c->http, api_error_of(e), e);
     completion_done(c);
+}
+
+void completion_fail_all(struct gateway *g, const struct err *e)
+{
+    for (struct completion *c = g->completions; c; c = c->next) completion_fail(c, e); /* freed later, so the list holds */
+}
+
+/* --- comments: a stream that waits is not silent --- */
+
+static void comment_due(void *ctx)
+{
+    struct completion *c = ctx;
+    struct loop *l = c->gateway->loop;
+    int64_t now_ms = loop_now_ms(l), interval_ms = c->gateway->limits.comment_ms;
+    bool early = !c->headers_out && now_ms - c->started_ms < 2 * interval_ms; /* an error can still be a plain one */
+    if (!early && now_ms - c->event_ms >= interval_ms) {
+        c->event_ms = now_ms;
+        c->sink->comment(c);
+    }
+    if (!c->done && loop_timer_set(l, &c->comment, now_ms + interval_ms)) completion_drop(c);
+}
+
+static int comments_start(struct completion *c, struct err *e)
+{
+    struct loop *l = c->gateway->loop;
+    c->started_ms = c->event_ms = loop_now_ms(l);
+    if (!c->sink->comment) return 0;
+    c->comment = (struct loop_timer){.fn = comment_due, .ctx = c};
+    return loop_timer_set(l, &c->comment, c->started_ms + c->gateway->limits.comment_ms) ? err_set(e, ERR_MEMORY, "out of memory") : 0;
 }
 
 /* --- reading: on a pool thread --- */
@@ -189,8 +262,12 @@ static void completion_run(struct completion *c)
     if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
     c->source = &source_local;
     c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
-    int rc = c->sink->open(c, &e);
-    c->opened = rc == 0;
+    int rc = admission_take_tokens(c, &e);
+    if (!rc) {
+        rc = c->sink->open(c, &e);
+        c->opened = rc == 0;
+    }
+    if (!rc) rc = comments_start(c, &e);
     if (!rc) {
         rc = c->source->start(c, &e);
         c->started = rc == 0;
@@ -307,8 +384,13 @@ void completion_begin(struct gateway *g, struct http_request *r)
         api_error_reply(r, API_QUEUE_FULL, &e);
         return;
     }
-    g->n_completions++;
+    struct err e;
     c->gateway = g;
+    if (admission_enter(c, http_owner(r), &e)) {
+        api_error_reply(r, api_error_of(&e), &e);
+        free(c);
+        return;
+    }
     c->http = r;
     c->created_s = clock_wall_s();
     arena_init(&c->arena, ARENA_MAX_BYTES);
@@ -326,6 +408,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
 void completion_event(struct completion *c, const struct event *ev)
 {
     if (c->done) return;
+    c->event_ms = loop_now_ms(c->gateway->loop);
     if (ev->type == EVENT_ERROR) {
         completion_fail(c, ev->err);
         return;

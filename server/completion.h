@@ -27,6 +27,7 @@ struct picture {
 
 struct completion {
     struct gateway *gateway;
+    struct completion *prev, *next; /* of the gateway's list */
     struct http_request *http; /* NULL: answered or gone */
     struct pool_job job;
     struct loop_call freeing;
@@ -42,6 +43,11 @@ struct completion {
     size_t n_pictures, n_waiting; /* pictures whose call is under way */
     struct prompt prompt;
     struct err err; /* of the pool job, or the first picture's */
+    struct counts_key owner; /* in the gateway's per_key if is_counted */
+    bool is_counted;
+    int64_t counted_tokens;      /* in the gateway's n_prompt_tokens */
+    struct loop_timer comment;   /* while a stream runs */
+    int64_t started_ms, event_ms; /* of the source; the last event's time */
     bool in_job, done, freeing_posted, started, opened;
     bool headers_out; /* the sink has begun the response */
     uint64_t seed;
@@ -60,6 +66,8 @@ void completion_begin(struct gateway *g, struct http_request *r);
 /* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next
  * round. */
 void completion_event(struct completion *c, const struct event *ev);
+/* Every completion that is not done ends with this error. */
+void completion_fail_all(struct gateway *g, const struct err *e);
 /* For sinks: the client does not take its bytes. */
 void completion_drop(struct completion *c);
 

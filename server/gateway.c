@@ -97,15 +97,22 @@ static bool access_allowed(const struct gateway *g, const struct endpoint *ep, s
     return false;
 }
 
+static bool takes_pictures(const struct gateway *g)
+{
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->prompt && prompt_model_info(g->models[i]->prompt)->has_images) return true;
+    return false;
+}
+
 void gateway_begin(void *ctx, struct http_request *r)
 {
     const struct gateway *g = ctx;
     if (!edge_pass(&g->edge, r)) return;
     const struct endpoint *known, *ep = route(r, &known);
-    if (ep)
-        (void)access_allowed(ctx, ep, r);
-    else
+    if (!ep)
         refuse_route(r, known);
+    else if (access_allowed(ctx, ep, r) && !takes_pictures(g))
+        http_limit_body(r, g->limits.text_body_bytes);
 }
 
 void gateway_handle(void *ctx, struct http_request *r)

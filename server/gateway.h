@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
+#include "server/counts.h"
 #include "server/edge.h"
 #include "server/http.h"
 #include "server/loop.h"
@@ -45,7 +46,10 @@ struct gateway {
     int64_t started_ms;        /* by the boot clock */
     int64_t accounts_fresh_ms; /* when the store was last seen to be readable */
     bool draining;
-    size_t n_completions; /* alive, also those whose client is gone */
+    struct completion *completions; /* alive, also those whose client is gone */
+    size_t n_completions;
+    struct counts *per_key;   /* completions by the key's id */
+    int64_t n_prompt_tokens;  /* of all completions */
 };
 
 /* NULL if there is no such model. */

@@ -59,6 +59,7 @@ struct sink_ops {
     const char *name;
     int (*open)(struct completion *c, struct err *e);
     void (*event)(struct completion *c, const struct event *ev);
+    void (*comment)(struct completion *c); /* nothing has been sent for a while; NULL: nothing can be */
     void (*close)(struct completion *c); /* frees its state; called once for each successful open */
 };
 

@@ -81,6 +81,21 @@ static void write_last(struct chat_sse *s, const struct completion *c, const str
     buf_puts(&s->out, "data: [DONE]\n\n");
 }
 
+static void begin_stream(struct completion *c)
+{
+    if (c->headers_out) return;
+    c->headers_out = true;
+    http_add_header(c->http, "cache-control", "no-cache");
+    http_stream_begin(c->http, 200, "text/event-stream; charset=utf-8");
+}
+
+/* A line that every SSE reader skips. */
+static void sse_comment(struct completion *c)
+{
+    begin_stream(c);
+    if (http_stream_write(c->http, ": waiting\n\n", 11)) completion_drop(c);
+}
+
 static void sse_event(struct completion *c, const struct event *ev)
 {
     struct chat_sse *s = c->sink_state;
@@ -97,11 +112,7 @@ static void sse_event(struct completion *c, const struct event *ev)
         api_error_write(&s->out, api_error_of(ev->err), ev->err);
         buf_puts(&s->out, "\n\n");
     }
-    if (!c->headers_out) {
-        c->headers_out = true;
-        http_add_header(c->http, "cache-control", "no-cache");
-        http_stream_begin(c->http, 200, "text/event-stream; charset=utf-8");
-    }
+    begin_stream(c);
     if (s->out.failed || http_stream_write(c->http, s->out.data, s->out.len))
         completion_drop(c);
     else if (ev->type == EVENT_USAGE || ev->type == EVENT_ERROR)
@@ -113,4 +124,5 @@ static void sse_close(struct completion *c)
     buf_free(&((struct chat_sse *)c->sink_state)->out);
 }
 
-const struct sink_ops sink_chat_sse = {.name = "chat_sse", .open = sse_open, .event = sse_event, .close = sse_close};
+const struct sink_ops sink_chat_sse = {
+    .name = "chat_sse", .open = sse_open, .event = sse_event, .comment = sse_comment, .close = sse_close};

@@ -2,7 +2,7 @@
  *
  * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media
  * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
- * reason. SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; a second one, or DRAIN_MS, ends it. */
+ * reason. SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
@@ -22,9 +22,10 @@
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 #include "server/cli/model_path.h"
+#include "server/completion.h"
 #include "server/gateway.h"
 
-enum { REFRESH_MS = 500, DRAIN_MS = 30000, DRAIN_LOOK_MS = 50, POOL_THREADS = 4 };
+enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4 };
 
 struct serve {
     struct gateway g;
@@ -36,7 +37,7 @@ struct serve {
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;
-    bool ready;
+    bool ready, cut;    /* cut: draining took too long */
     struct err failure; /* why the loop was stopped; ERR_NONE: on request */
 };
 
@@ -247,11 +248,23 @@ static int start_models(struct serve *s, struct err *e)
     return rc;
 }
 
+/* Time is up: what runs is told so, and has a little longer to say it. */
+static void drain_cut(struct serve *s)
+{
+    struct err e;
+    err_set(&e, ERR_CLOSING, "The server is shutting down.");
+    log_info("draining: %zu requests are cut", s->g.n_completions);
+    s->drain_until_ms = loop_now_ms(s->g.loop) + LAST_WORDS_MS;
+    s->cut = true;
+    completion_fail_all(&s->g, &e);
+}
+
 static void drain_look(void *ctx)
 {
     struct serve *s = ctx;
     int64_t now_ms = loop_now_ms(s->g.loop);
     bool idle = s->g.n_completions == 0 && http_open_requests(s->g.http) == 0;
+    if (!idle && !s->cut && now_ms >= s->drain_until_ms) drain_cut(s);
     if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS)) serve_stop(s, NULL);
 }
 
@@ -267,7 +280,7 @@ static void signal_came(void *ctx, uint32_t events)
     }
     log_info("draining: %zu requests are running", s->g.n_completions);
     s->g.draining = true;
-    s->drain_until_ms = loop_now_ms(s->g.loop) + DRAIN_MS;
+    s->drain_until_ms = loop_now_ms(s->g.loop) + s->g.limits.drain_ms;
     s->drain = (struct loop_timer){.fn = drain_look, .ctx = s};
     http_quiesce(s->g.http);
     drain_look(s);
@@ -340,6 +353,7 @@ static int serve_start(struct serve *s, struct err *e)
     s->g.limits = s->o->limits;
     int rc = parse_listen(s, e);
     if (!rc) rc = loop_new(&s->g.loop, e);
+    if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = listen_http(s, e);
@@ -362,6 +376,7 @@ static void serve_close(struct serve *s)
         prompt_model_close(g->models[i]->prompt);
         free(g->models[i]);
     }
+    counts_free(g->per_key);
     accounts_close(g->accounts);
     loop_watch_remove(g->loop, s->signals);
     if (s->signal_fd >= 0) close(s->signal_fd);
