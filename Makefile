@@ -7,13 +7,14 @@
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
 #   make bench         speed and memory; see docs/performance.md
+#   make bench-faults  figures of the fault rows: time of a key check (T04)
 #   make format        clang-format over our C files
 JOBS ?= $(shell nproc)
 SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan golden parity bench format
+.PHONY: all build setup run test fault-long asan ubsan tsan golden parity bench bench-faults format
 all: build
 
 setup:
@@ -60,6 +61,10 @@ parity: setup
 bench: build
 	@tools/setup --tests
 	build/venv/bin/python bench/run.py
+
+# Figures of fault rows that are measured, not tested; each program says whether its bounds hold.
+bench-faults: build
+	build/bench/bench_keys
 
 format:
 	clang-format -i $(SOURCES)
