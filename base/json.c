@@ -6,34 +6,96 @@
 
 #include "base/str.h"
 
-const struct json_limits json_limits_request = {.max_bytes = 64u << 20, .max_values = 100000, .max_depth = 64};
+const struct json_limits json_limits_request = {.max_bytes = 64u << 20, .max_values = 100000, .max_depth = 64, .max_key_bytes = 256};
 const struct json_limits json_limits_file = {.max_bytes = 100u << 20, .max_values = 4u << 20, .max_depth = 64};
 
-/* Counts nesting and values without building anything. It may miscount malformed text, which the parser then refuses. */
+struct json_count {
+    size_t values, text_bytes;
+    unsigned depth;
+    const char *string; /* the last one, and its length as it is spelled */
+    size_t n_string;
+    bool url; /* the value that follows is one of a member that holds URLs */
+};
+
+enum { SHORT_STRING = 16 }; /* not counted as text: max_values bounds them */
+
+/* From a string's first byte to its closing quote, or n, or where it is known to stand for more than max bytes. *bytes: what it stands for, at least. */
+static size_t string_end(const char *p, size_t i, size_t n, size_t max, size_t *bytes)
+{
+    size_t count = 0;
+    for (; i < n && p[i] != '"' && count <= max; i++, count++) {
+        if (p[i] != '\\') continue;
+        i += i + 1 < n && p[i + 1] == 'u' ? 5 : 1;
+    }
+    *bytes = count;
+    return i < n ? i : n;
+}
+
+/* A picture may be megabytes, and has no escapes. */
+static size_t url_end(const char *p, size_t i, size_t n)
+{
+    size_t bytes;
+    const char *quote = memchr(p + i, '"', n - i);
+    if (quote && !memchr(p + i, '\\', (size_t)(quote - p) - i)) return (size_t)(quote - p);
+    return string_end(p, i, n, n, &bytes);
+}
+
+static size_t count_string(struct json_count *c, const struct json_limits *l, const char *p, size_t i, size_t n)
+{
+    size_t bytes = 0, end;
+    if (c->url && n - i >= 5 && memcmp(p + i, "data:", 5) == 0)
+        end = url_end(p, i, n);
+    else
+        end = string_end(p, i, n, l->max_text_bytes ? l->max_text_bytes : n, &bytes);
+    c->string = p + i;
+    c->n_string = end - i;
+    if (bytes > SHORT_STRING) c->text_bytes += bytes;
+    c->url = false;
+    return end;
+}
+
+static int key_ended(struct json_count *c, const struct json_limits *l, const char *what, size_t at, struct err *e)
+{
+    if (l->max_key_bytes && c->n_string > l->max_key_bytes)
+        return err_set(e, ERR_LIMIT, "%s: a member's name of more than %zu bytes at byte %zu", what, l->max_key_bytes, at);
+    c->url = (c->n_string == 3 && memcmp(c->string, "url", 3) == 0) || (c->n_string == 9 && memcmp(c->string, "image_url", 9) == 0);
+    return 0;
+}
+
+/* Counts nesting, values, names and text without building anything. It may miscount malformed text, which the parser then refuses. */
 static int json_scan(const char *p, size_t n, const struct json_limits *l, const char *what, struct err *e)
 {
-    size_t values = 1;
-    unsigned depth = 0;
-    bool in_string = false;
+    struct json_count c = {.values = 1};
     for (size_t i = 0; i < n; i++) {
-        char c = p[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-            continue;
+        switch (p[i]) {
+        case '"':
+            i = count_string(&c, l, p, i + 1, n);
+            if (l->max_text_bytes && c.text_bytes > l->max_text_bytes)
+                return err_set(e, ERR_CONTEXT, "%s: more than %zu bytes of text", what, l->max_text_bytes);
+            break;
+        case ':': {
+            int rc = key_ended(&c, l, what, i, e);
+            if (rc) return rc;
+            break;
         }
-        if (c == '"')
-            in_string = true;
-        else if (c == ',')
-            values++;
-        else if (c == '[' || c == '{') {
-            values++;
-            if (++depth > l->max_depth) return err_set(e, ERR_LIMIT, "%s: JSON nested deeper than %u at byte %zu", what, l->max_depth, i);
-        } else if ((c == ']' || c == '}') && depth > 0)
-            depth--;
-        if (values > l->max_values) return err_set(e, ERR_LIMIT, "%s: more than %zu JSON values at byte %zu", what, l->max_values, i);
+        case ',':
+            c.values++;
+            c.url = false;
+            break;
+        case '[':
+        case '{':
+            c.values++;
+            c.url = false;
+            if (++c.depth > l->max_depth) return err_set(e, ERR_LIMIT, "%s: JSON nested deeper than %u at byte %zu", what, l->max_depth, i);
+            break;
+        case ']':
+        case '}':
+            if (c.depth > 0) c.depth--;
+            break;
+        default:
+            break;
+        }
+        if (c.values > l->max_values) return err_set(e, ERR_LIMIT, "%s: more than %zu JSON values at byte %zu", what, l->max_values, i);
     }
     return 0;
 }

@@ -43,6 +43,17 @@ static int encode(const struct prompt_model *m, unsigned flags, const struct pro
     return check_image_count(m, o, p, e);
 }
 
+/* What would be tokenised only to be refused: no text of a request has so few tokens a byte. */
+static int check_text_length(const struct marked_text *text, const struct prompt_options *o, struct err *e)
+{
+    size_t n = 0;
+    for (size_t i = 0; text->marks && i < text->n; i++) n += text->marks[i] == MARK_REQUEST;
+    if (o->max_context == 0 || n / PROMPT_BYTES_PER_TOKEN <= o->max_context) return 0;
+    return err_set_param(e, ERR_CONTEXT, "messages",
+                         "the messages have %zu bytes of text, the model's context is %u tokens: more than %d bytes a token are not read",
+                         n, o->max_context, PROMPT_BYTES_PER_TOKEN);
+}
+
 static int expand_and_encode(const struct prompt_model *m, struct marked_text text, unsigned flags, const struct prompt_options *o,
                              struct arena *arena, struct prompt *p, struct err *e)
 {
@@ -98,11 +109,12 @@ int prompt_from_messages(const struct prompt_model *m, const struct prompt_messa
     json_t *request = NULL;
     int rc = request_variables(m, messages, o->kwargs, &request, e);
     if (rc) return rc;
-    struct template_input in = {.request = request, .model = m->variables, .now = o->now};
+    struct template_input in = {.request = request, .model = m->variables, .now = o->now, .limits = o->template_limits};
     struct marked_text text;
     rc = template_render(m->template, &in, arena, &text, e);
     json_decref(request);
     if (rc && e && !e->param[0]) strcpy(e->param, "messages");
+    if (!rc) rc = check_text_length(&text, o, e);
     if (rc) return rc;
     return expand_and_encode(m, text, 0, o, arena, out, e);
 }

@@ -23,9 +23,10 @@
 #include "base/json.h"
 #include "engine/media/image.h"
 #include "engine/text/marked_text.h"
+#include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 
-enum { PROMPT_MAX_MESSAGES = 2048, PROMPT_MAX_IMAGES = 20, PROMPT_MAX_KWARGS = 64 };
+enum { PROMPT_MAX_MESSAGES = 2048, PROMPT_MAX_IMAGES = 20, PROMPT_MAX_KWARGS = 64, PROMPT_BYTES_PER_TOKEN = 8 };
 
 /* generation_config.json; what it does not say is "off". Holds where the request is silent. */
 struct prompt_defaults {
@@ -76,13 +77,16 @@ struct prompt_messages {
 enum prompt_messages_flags {
     PROMPT_BARE_IMAGES = 1, /* {"type":"image"} without a URL is allowed: the command line fills it from --image */
 };
+struct prompt_bounds {
+    size_t messages, images; /* images: at most PROMPT_MAX_IMAGES */
+};
 /* Checks roles, contents and parts, naming the field at fault in e->param ("messages[2].content[0].type"), and turns
  * contents into the form the model's template takes (string or list of parts, found out by rendering a probe when the
  * model was opened). `developer` becomes `system`. messages == NULL: "messages" is missing. Errors: -ERR_INPUT;
  * -ERR_UNSUPPORTED (no chat template, pictures for a text model, audio, video, file parts: 400 all the same);
- * -ERR_LIMIT. images live in the arena, their URLs in the request's JSON. */
-MUST_USE int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags, struct arena *arena,
-                                  struct prompt_messages *out, struct err *e);
+ * -ERR_LIMIT. bounds NULL: PROMPT_MAX_MESSAGES and PROMPT_MAX_IMAGES, counted before anything else is done. images live in the arena, their URLs in the request's JSON. */
+MUST_USE int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags, const struct prompt_bounds *bounds,
+                                  struct arena *arena, struct prompt_messages *out, struct err *e);
 void prompt_messages_free(struct prompt_messages *p); /* accepts a zeroed struct */
 
 struct prompt_options {
@@ -91,7 +95,9 @@ struct prompt_options {
     const json_t *kwargs; /* chat_template_kwargs: an object, or NULL; names of ours in it (messages,
                              add_generation_prompt, bos_token ...) are refused */
     struct tm now;        /* local time, for strftime_now */
-    uint32_t max_context; /* a prompt with no room for one more token: -ERR_CONTEXT with both numbers. 0: no limit */
+    uint32_t max_context; /* a prompt with no room for one more token: -ERR_CONTEXT with both numbers. More than PROMPT_BYTES_PER_TOKEN
+                             bytes of the request's text a token of it are not tokenised, but refused. 0: no limit */
+    const struct template_limits *template_limits; /* NULL: template_limits_default */
 };
 
 /* Everything lives in the arena. */

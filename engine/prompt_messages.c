@@ -12,7 +12,7 @@ struct reading {
     unsigned flags;
     struct arena *arena;
     struct prompt_image *images; /* room for PROMPT_MAX_IMAGES, made with the first */
-    size_t n_images;
+    size_t n_images, max_images;
     size_t i_message, i_part;
     struct err *e;
 };
@@ -68,7 +68,11 @@ static int add_image(struct reading *r, const json_t *url, const char *url_suffi
     if (rc) return rc;
     if (!r->images) r->images = arena_array(r->arena, PROMPT_MAX_IMAGES, sizeof *r->images);
     if (!r->images) return json_memory(r->e);
-    if (r->n_images == PROMPT_MAX_IMAGES) return part_error(r, ERR_LIMIT, "", "more than 20 pictures in a request");
+    if (r->n_images == r->max_images) {
+        char msg[64];
+        snprintf(msg, sizeof msg, "more than %zu pictures in a request", r->max_images);
+        return part_error(r, ERR_LIMIT, "", msg);
+    }
     struct prompt_image *im = &r->images[r->n_images++];
     *im = (struct prompt_image){.url = json_string_value(url), .n_url = json_string_length(url), .detail_low = low};
     snprintf(im->param, sizeof im->param, "messages[%zu].content[%zu]%s", r->i_message, r->i_part, url_suffix ? url_suffix : "");
@@ -250,19 +254,22 @@ static int read_message(struct reading *r, const json_t *message, json_t **out)
     return rc;
 }
 
-int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags, struct arena *arena,
-                         struct prompt_messages *out, struct err *e)
+int prompt_messages_read(const struct prompt_model *m, const json_t *messages, unsigned flags, const struct prompt_bounds *bounds,
+                         struct arena *arena, struct prompt_messages *out, struct err *e)
 {
+    static const struct prompt_bounds widest = {.messages = PROMPT_MAX_MESSAGES, .images = PROMPT_MAX_IMAGES};
+    if (!bounds) bounds = &widest;
+    CHECK(bounds->images <= PROMPT_MAX_IMAGES);
     *out = (struct prompt_messages){0};
     if (!messages) return err_set_param(e, ERR_INPUT, "messages", "messages: is missing");
     if (!json_is_array(messages) || json_array_size(messages) == 0)
         return err_set_param(e, ERR_INPUT, "messages", "messages: must be a list of at least one message");
-    if (json_array_size(messages) > PROMPT_MAX_MESSAGES)
-        return err_set_param(e, ERR_LIMIT, "messages", "messages: %zu messages, the limit is %d", json_array_size(messages),
-                             PROMPT_MAX_MESSAGES);
+    if (json_array_size(messages) > bounds->messages)
+        return err_set_param(e, ERR_LIMIT, "messages", "messages: %zu messages, the limit is %zu", json_array_size(messages),
+                             bounds->messages);
     if (!m->template)
         return err_set_param(e, ERR_UNSUPPORTED, "messages", "this model has no chat template: it completes text, but does not chat");
-    struct reading r = {.model = m, .flags = flags, .arena = arena, .e = e};
+    struct reading r = {.model = m, .flags = flags, .arena = arena, .max_images = bounds->images, .e = e};
     json_t *list = json_array();
     int rc = list ? 0 : json_memory(e);
     for (; !rc && r.i_message < json_array_size(messages); r.i_message++) {

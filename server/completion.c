@@ -13,7 +13,7 @@
 #include "engine/media/data_url.h"
 #include "server/api/errors.h"
 
-enum { ARENA_MAX_BYTES = 256 << 20, MAX_PICTURE_PIXELS = 64 << 20 };
+enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20, MAX_PICTURE_PIXELS = 64 << 20 };
 
 static void close_fd(int *fd)
 {
@@ -196,7 +196,11 @@ static int read_pictures(struct completion *c, struct err *e)
 
 static int make_prompt(struct completion *c, struct err *e)
 {
-    struct prompt_options o = {.grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context};
+    struct template_limits limits = {.fuel = (size_t)c->limits.template_steps,
+                                     .depth = (unsigned)c->limits.template_depth,
+                                     .more_output_bytes = (size_t)c->limits.template_output_bytes};
+    struct prompt_options o = {
+        .grids = c->grids, .n_grids = c->n_pictures, .kwargs = c->params.kwargs, .max_context = c->max_context, .template_limits = &limits};
     time_t now = time(NULL);
     localtime_r(&now, &o.now);
     int rc = prompt_from_messages(c->model->prompt, &c->messages, &o, &c->arena, &c->prompt, e);
@@ -204,16 +208,36 @@ static int make_prompt(struct completion *c, struct err *e)
     return rc;
 }
 
-static int read_request(struct completion *c, struct err *e)
+/* Text that no model here could read is refused before it is parsed. */
+static int read_json(struct completion *c, struct err *e)
 {
-    int rc = json_read(c->body.data ? c->body.data : "", c->body.len, &json_limits_request, "request body", &c->request, e);
+    size_t bytes = (size_t)c->longest_context * PROMPT_BYTES_PER_TOKEN;
+    struct json_limits limits = {.max_bytes = c->body.len,
+                                 .max_depth = (unsigned)c->limits.json_depth,
+                                 .max_values = (size_t)c->limits.json_values,
+                                 .max_key_bytes = (size_t)c->limits.json_key_bytes,
+                                 .max_text_bytes = bytes > TEXT_MIN_BYTES ? bytes : TEXT_MIN_BYTES};
+    int rc = json_read(c->body.data ? c->body.data : "", c->body.len, &limits, "request body", &c->request, e);
+    if (rc == -ERR_CONTEXT)
+        return err_set_param(e, ERR_CONTEXT, "messages",
+                             "The request has more than %zu bytes of text; the longest context here is %u tokens, and more than %d bytes a "
+                             "token are not read.",
+                             limits.max_text_bytes, c->longest_context, PROMPT_BYTES_PER_TOKEN);
     if (rc) return rc;
     buf_free(&c->body); /* the tree has its own copy */
-    if (!json_is_object(c->request)) return err_set(e, ERR_INPUT, "The request body must be a JSON object.");
+    return json_is_object(c->request) ? 0 : err_set(e, ERR_INPUT, "The request body must be a JSON object.");
+}
+
+static int read_request(struct completion *c, struct err *e)
+{
+    struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
+    int rc = read_json(c, e);
+    if (rc) return rc;
     rc = read_model(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
-    if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &c->arena, &c->messages, e);
+    if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
+    if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &bounds, &c->arena, &c->messages, e);
     if (!rc) rc = read_pictures(c, e);
     if (!rc && c->n_pictures == 0) rc = make_prompt(c, e);
     return rc;
@@ -375,6 +399,14 @@ static void read_done(struct pool_job *j)
         completion_run(c);
 }
 
+static uint32_t longest_context(const struct gateway *g)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->max_context > n) n = g->models[i]->max_context;
+    return n;
+}
+
 void completion_begin(struct gateway *g, struct http_request *r)
 {
     struct completion *c = calloc(1, sizeof *c);
@@ -392,6 +424,8 @@ void completion_begin(struct gateway *g, struct http_request *r)
         return;
     }
     c->http = r;
+    c->limits = g->limits;
+    c->longest_context = longest_context(g);
     c->created_s = clock_wall_s();
     arena_init(&c->arena, ARENA_MAX_BYTES);
     unsigned char bytes[12];

@@ -28,10 +28,12 @@ struct picture {
 struct completion {
     struct gateway *gateway;
     struct completion *prev, *next; /* of the gateway's list */
-    struct http_request *http; /* NULL: answered or gone */
+    struct http_request *http;      /* NULL: answered or gone */
     struct pool_job job;
     struct loop_call freeing;
     struct arena arena;
+    struct limits limits;     /* as they were when it began */
+    uint32_t longest_context; /* of all models here */
     struct buf body;
     json_t *request;
     struct gateway_model *model;
@@ -42,11 +44,11 @@ struct completion {
     struct image_grid *grids;
     size_t n_pictures, n_waiting; /* pictures whose call is under way */
     struct prompt prompt;
-    struct err err; /* of the pool job, or the first picture's */
+    struct err err;          /* of the pool job, or the first picture's */
     struct counts_key owner; /* in the gateway's per_key if is_counted */
     bool is_counted;
-    int64_t counted_tokens;      /* in the gateway's n_prompt_tokens */
-    struct loop_timer comment;   /* while a stream runs */
+    int64_t counted_tokens;       /* in the gateway's n_prompt_tokens */
+    struct loop_timer comment;    /* while a stream runs */
     int64_t started_ms, event_ms; /* of the source; the last event's time */
     bool in_job, done, freeing_posted, started, opened;
     bool headers_out; /* the sink has begun the response */

@@ -24,7 +24,8 @@ struct limits {
     int64_t drain_ms;
     /* requests */
     int64_t json_depth, json_values, json_key_bytes;
-    int64_t messages, images, image_pixels, images_pixels;
+    int64_t messages, stops, choices, top_logprobs; /* these four: of one request */
+    int64_t images, image_pixels, images_pixels;
     int64_t template_steps, template_depth, template_output_bytes; /* output: beyond 4x the input */
     int64_t queue_requests, queue_tokens, queue_bytes;
     /* pictures */

@@ -23,9 +23,10 @@ MUST_USE int template_compile(struct template **out, const char *source, size_t 
 void template_free(struct template *t); /* accepts NULL */
 
 struct template_limits {
-    size_t fuel;             /* interpreter steps; default 1,000,000 */
-    unsigned depth;          /* nesting of calls, loops and values; default 64 */
-    size_t max_output_bytes; /* 0: 4 x the bytes of the inputs + 64 KiB */
+    size_t fuel;              /* interpreter steps; default 1,000,000 */
+    unsigned depth;           /* nesting of calls, loops and values; default 64 */
+    size_t max_output_bytes;  /* 0: 4 x the bytes of the inputs + more_output_bytes */
+    size_t more_output_bytes; /* 0: 64 KiB */
 };
 extern const struct template_limits template_limits_default;
 

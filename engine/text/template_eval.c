@@ -609,7 +609,8 @@ int template_render(const struct template *t, const struct template_input *in, s
 {
     const struct template_limits *l = in->limits ? in->limits : &template_limits_default;
     struct eval v = {.arena = arena, .in = in, .fuel = l->fuel, .max_depth = l->depth, .line = 1, .e = e};
-    v.max_output = l->max_output_bytes ? l->max_output_bytes : 4 * input_bytes(in->request, 0) + 65536;
+    v.max_output =
+        l->max_output_bytes ? l->max_output_bytes : 4 * input_bytes(in->request, 0) + (l->more_output_bytes ? l->more_output_bytes : 65536);
     struct scope *globals = scope_new(&v, NULL), *s = scope_new(&v, globals);
     struct out o = {0};
     if (s) {

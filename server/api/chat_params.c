@@ -308,13 +308,31 @@ int chat_params_read(struct chat_params *p, const json_t *request, const struct 
     return check_together(p, request, e);
 }
 
+int chat_params_check(const struct chat_params *p, const struct limits *limits, struct err *e)
+{
+    const struct {
+        const char *name;
+        int64_t is, max;
+    } rows[] = {{"stop", (int64_t)p->n_stops, limits->stops},
+                {"n", p->n, limits->choices},
+                {"top_logprobs", p->top_logprobs, limits->top_logprobs}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (rows[i].is > rows[i].max)
+            return err_set_param(e, ERR_LIMIT, rows[i].name, "'%s': %lld, the limit here is %lld.", rows[i].name, (long long)rows[i].is,
+                                 (long long)rows[i].max);
+    return 0;
+}
+
 size_t chat_params_numbers(struct chat_number *out, size_t cap)
 {
     size_t n = 0;
     for (int i = 0; i < N_FIELDS; i++) {
         const struct field *f = &fields[i];
-        if (f->kind != FIELD_REAL && f->kind != FIELD_INT) continue;
-        if (n < cap) out[n] = (struct chat_number){.name = f->name, .whole = f->kind == FIELD_INT, .min = f->min, .max = f->max};
+        bool seed = f->read == read_seed;
+        if (f->kind != FIELD_REAL && f->kind != FIELD_INT && !seed) continue;
+        struct chat_number row = {.name = f->name, .whole = f->kind == FIELD_INT || seed, .min = f->min, .max = f->max};
+        if (seed) row.min = (double)INT64_MIN, row.max = (double)INT64_MAX;
+        if (n < cap) out[n] = row;
         n++;
     }
     return n;

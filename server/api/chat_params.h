@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "engine/frame.h"
 #include "engine/prompt.h"
+#include "server/limits.h"
 #include "server/stop_match.h"
 
 enum { CHAT_MAX_CHOICES = 8, CHAT_MAX_BIAS = 1024 };
@@ -31,11 +32,14 @@ struct chat_params {
 MUST_USE int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena,
                               struct err *e);
 
+/* What the operator allows less of than the table: stop strings, n, top_logprobs. -ERR_LIMIT names the member. */
+MUST_USE int chat_params_check(const struct chat_params *p, const struct limits *limits, struct err *e);
+
 /* The table's numeric rows, for tests that generate bad values for each. */
 struct chat_number {
     const char *name;
     bool whole;
-    double min, max;
+    double min, max; /* seed: all of int64, which a double rounds */
 };
 size_t chat_params_numbers(struct chat_number *out, size_t cap);
 

@@ -19,7 +19,7 @@ static int from_messages(struct question *q, const json_t *messages, struct err 
 {
     struct prompt_messages pm;
     struct prompt_options po = prompt_options(q);
-    int rc = prompt_messages_read(q->model, messages, PROMPT_BARE_IMAGES, &q->arena, &pm, e);
+    int rc = prompt_messages_read(q->model, messages, PROMPT_BARE_IMAGES, NULL, &q->arena, &pm, e);
     if (!rc) rc = prompt_from_messages(q->model, &pm, &po, &q->arena, &q->prompt, e);
     prompt_messages_free(&pm);
     return rc;

@@ -181,6 +181,72 @@ static void test_json_depth_and_count_limits(void **state)
     json_decref(v);
 }
 
+static void test_json_name_limit(void **state)
+{
+    (void)state;
+    char text[300] = "{\"";
+    json_t *v;
+    struct err e;
+    memset(text + 2, 'k', 257);
+    strcpy(text + 2 + 257, "\":1}");
+    assert_int_equal(read_text(text, strlen(text), &v, &e), -ERR_LIMIT);
+    assert_int_equal(read_text(text + 1, strlen(text) - 1, &v, &e), -ERR_LIMIT); /* malformed, but counted all the same */
+    memmove(text + 2, text + 3, strlen(text) - 2);
+    assert_int_equal(read_text(text, strlen(text), &v, &e), 0);
+    json_decref(v);
+    memset(text, ' ', sizeof text);
+    text[0] = '"'; /* a long value is no name */
+    text[298] = '"';
+    text[299] = '\0';
+    assert_int_equal(read_text(text, 299, &v, &e), 0);
+    json_decref(v);
+}
+
+/* 40 bytes of text are allowed. */
+#define TEXT20 "12345678901234567890"
+static void test_json_text_limit(void **state)
+{
+    (void)state;
+    static const struct json_limits few = {.max_bytes = 1000, .max_values = 100, .max_depth = 8, .max_text_bytes = 40};
+    static const struct {
+        const char *text;
+        int rc;
+    } cases[] = {
+        {"[\"" TEXT20 TEXT20 "\"]", 0},
+        {"[\"" TEXT20 TEXT20 "1\"]", -ERR_CONTEXT},
+        {"[\"" TEXT20 "\",\"" TEXT20 "\"]", 0},
+        {"[\"" TEXT20 "\",\"" TEXT20 "1\"]", -ERR_CONTEXT},
+        {"[\"" TEXT20 "\",\"" TEXT20 "\",\"a short string\",\"1234567890123456\"]", 0},
+        {"[\"" TEXT20 "\",\"" TEXT20 "\",\"12345678901234567\"]", -ERR_CONTEXT},
+        {"{\"" TEXT20 "\":\"" TEXT20 "1\"}", -ERR_CONTEXT},
+        {"[\"\\n\\\"\\\\\\t567890" TEXT20 "1234567890\"]", 0}, /* an escape is a byte */
+        {"[\"\\n\\\"\\\\\\t567890" TEXT20 "12345678901\"]", -ERR_CONTEXT},
+        {"[\"" TEXT20 TEXT20 "\\\"\"]", -ERR_CONTEXT},
+        {"[\"\\u0041\\u0041" TEXT20 "123456789012345678\"]", 0},
+        {"[\"\\u0041\\u0041" TEXT20 "1234567890123456789\"]", -ERR_CONTEXT},
+        {"{\"url\":\"data:" TEXT20 TEXT20 "\"}", 0},
+        {"{\"image_url\":\"data:" TEXT20 TEXT20 "\\u0041\\\"\"}", 0},
+        {"{\"url\":\"data:" TEXT20 TEXT20 "\",\"a\":\"" TEXT20 TEXT20 "\"}", 0},
+        {"{\"url\":\"data:" TEXT20 TEXT20 "\",\"a\":\"" TEXT20 TEXT20 "1\"}", -ERR_CONTEXT},
+        {"{\"url\":\"http:" TEXT20 TEXT20 "\"}", -ERR_CONTEXT},
+        {"{\"urk\":\"data:" TEXT20 TEXT20 "\"}", -ERR_CONTEXT},
+        {"{\"url\":1,\"b\":\"data:" TEXT20 TEXT20 "\"}", -ERR_CONTEXT},
+        {"{\"url\":[\"data:" TEXT20 TEXT20 "\"]}", -ERR_CONTEXT},
+        {"[\"\\\"", -ERR_INPUT}, /* ends inside */
+        {"[\"\\", -ERR_INPUT},
+        {"[\"\\u0", -ERR_INPUT},
+        {"{\"url\":\"data:\\", -ERR_INPUT},
+        {"[\"", -ERR_INPUT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *v;
+        struct err e;
+        int rc = json_read(cases[i].text, strlen(cases[i].text), &few, "x", &v, &e);
+        if (rc != cases[i].rc) fail_msg("%s: %d", cases[i].text, rc);
+        json_decref(v);
+    }
+}
+
 static void test_json_write_string_escapes(void **state)
 {
     (void)state;
@@ -231,6 +297,8 @@ int main(void)
         cmocka_unit_test(test_json_refuses_what_rfc8259_refuses),
         cmocka_unit_test(test_json_strings_with_nul_and_exact_int64),
         cmocka_unit_test(test_json_depth_and_count_limits),
+        cmocka_unit_test(test_json_name_limit),
+        cmocka_unit_test(test_json_text_limit),
         cmocka_unit_test(test_json_write_string_escapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,6 +60,7 @@ static void test_chat_params_check_every_number(void **state)
         char value[64];
         const char *bad_types[] = {"\"1\"", "null", "[]", "{}", "true", "[1]"};
         for (size_t j = 0; j < sizeof bad_types / sizeof *bad_types; j++) refused(f->name, bad_types[j], ERR_INPUT);
+        if (f->max > 9e18) continue; /* seed: every integer that JSON may hold here */
         double step = f->whole ? 1 : 0.001;
         snprintf(value, sizeof value, f->whole ? "%.0f" : "%.6f", f->max + step);
         refused(f->name, value, ERR_INPUT);
@@ -143,6 +144,26 @@ static void test_chat_params_pass_what_asks_for_nothing(void **state)
     taken("prompt_cache_key", "\"k\"");
 }
 
+static void test_chat_params_check_the_operators_limits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flag, *text, *param;
+    } cases[] = {{"--max-stop-strings", "{\"stop\":[\"a\",\"b\"]}", "stop"},
+                 {"--max-choices", "{\"n\":2}", "n"},
+                 {"--max-top-logprobs", "{\"logprobs\":true,\"top_logprobs\":2}", "top_logprobs"}};
+    for (size_t i = 0; i < 3; i++) {
+        struct limits l;
+        limits_init(&l);
+        assert_int_equal(read_text(cases[i].text), 0);
+        assert_int_equal(chat_params_check(&params, &l, &err), 0);
+        for (size_t j = 0; j < n_limit_rows; j++)
+            if (strcmp(limit_rows[j].flag, cases[i].flag) == 0) assert_int_equal(limit_set(&l, &limit_rows[j], "1", &err), 0);
+        assert_int_equal(chat_params_check(&params, &l, &err), -ERR_LIMIT);
+        assert_string_equal(err.param, cases[i].param);
+    }
+}
+
 static void test_chat_params_refuse_wrong_shapes(void **state)
 {
     (void)state;
@@ -176,6 +197,7 @@ int main(void)
         cmocka_unit_test(test_chat_params_check_every_number),         cmocka_unit_test(test_chat_params_values_arrive),
         cmocka_unit_test(test_chat_params_defaults_are_the_models),    cmocka_unit_test(test_chat_params_refuse_by_name),
         cmocka_unit_test(test_chat_params_pass_what_asks_for_nothing), cmocka_unit_test(test_chat_params_refuse_wrong_shapes),
+        cmocka_unit_test(test_chat_params_check_the_operators_limits),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     arena_free(&arena);

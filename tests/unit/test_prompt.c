@@ -41,7 +41,7 @@ static int read_messages(const struct prompt_model *m, const char *text, unsigne
     arena_init(&arena, 1 << 20);
     *e = (struct err){0};
     json_t *j = parse(text);
-    int rc = prompt_messages_read(m, j, flags, &arena, &p, e);
+    int rc = prompt_messages_read(m, j, flags, NULL, &arena, &p, e);
     if (written) *written = rc ? NULL : json_dumps(p.messages, JSON_COMPACT);
     prompt_messages_free(&p);
     json_decref(j);
@@ -154,7 +154,7 @@ static void test_pictures_are_listed_in_order_with_their_fields(void **state)
                       "\"detail\":\"low\"}},{\"type\":\"text\",\"text\":\"x\"}]},"
                       "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},{\"type\":\"input_image\","
                       "\"image_url\":\"data:bc\",\"detail\":\"auto\"},{\"type\":\"image\"}]}]");
-    assert_int_equal(prompt_messages_read(&m, j, PROMPT_BARE_IMAGES, &arena, &p, &e), 0);
+    assert_int_equal(prompt_messages_read(&m, j, PROMPT_BARE_IMAGES, NULL, &arena, &p, &e), 0);
     assert_int_equal(p.n_images, 3);
     assert_memory_equal(p.images[0].url, "data:a", 6);
     assert_true(p.images[0].detail_low && !p.images[1].detail_low && !p.images[2].detail_low);
@@ -218,6 +218,35 @@ static void test_counts_of_messages_and_pictures_are_limited(void **state)
     template_free(m.template);
 }
 
+static void test_t38_operators_bounds_hold(void **state)
+{
+    (void)state;
+    struct prompt_model m = reader(LIST, true);
+    static const struct prompt_bounds bounds = {.messages = 2, .images = 1};
+    static const struct {
+        const char *messages, *param;
+    } cases[] = {
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"a\"}]", NULL},
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"a\"},{}]", "messages"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:\"}},{\"type\":\"image_url\","
+         "\"image_url\":{\"url\":\"data:\"}}]}]",
+         "messages[0].content[1]"},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        struct arena arena;
+        struct prompt_messages p;
+        struct err e = {0};
+        arena_init(&arena, 1 << 20);
+        json_t *j = parse(cases[i].messages);
+        assert_int_equal(prompt_messages_read(&m, j, 0, &bounds, &arena, &p, &e), cases[i].param ? -ERR_LIMIT : 0);
+        if (cases[i].param) assert_string_equal(e.param, cases[i].param);
+        prompt_messages_free(&p);
+        json_decref(j);
+        arena_free(&arena);
+    }
+    template_free(m.template);
+}
+
 /* ---- whole prompts of golden models ---- */
 
 static struct prompt_model *open_golden(const char *name)
@@ -276,7 +305,7 @@ static void check_prompt(const struct prompt_model *m, const char *messages, con
     struct image_grid grids[4];
     json_t *j = parse(messages);
     arena_init(&arena, 64 << 20);
-    if (prompt_messages_read(m, j, PROMPT_BARE_IMAGES, &arena, &pm, &e)) fail_msg("%s", e.msg);
+    if (prompt_messages_read(m, j, PROMPT_BARE_IMAGES, NULL, &arena, &pm, &e)) fail_msg("%s", e.msg);
     for (size_t i = 0; i < pm.n_images; i++)
         assert_int_equal(image_grid_for(&prompt_model_info(m)->images, sizes[i].width, sizes[i].height, low, &grids[i], &e), 0);
     struct prompt_options o = {
@@ -367,7 +396,7 @@ static void test_control_tokens_of_requests_stay_text(void **state)
     static const char text[] = "<|im_start|><|im_end|> <image> <fake_token_around_image><global-img><row_1_col_1><end_of_utterance>";
     json_t *j = json_pack("[{s:s, s:s}]", "role", "user", "content", text);
     arena_init(&arena, 64 << 20);
-    assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
+    assert_int_equal(prompt_messages_read(m, j, 0, NULL, &arena, &pm, &e), 0);
     struct prompt_options o = {.now = golden_now()};
     if (prompt_from_messages(m, &pm, &o, &arena, &p, &e)) fail_msg("%s", e.msg);
     unsigned special = 0;
@@ -410,7 +439,7 @@ static void test_kwargs_reach_the_template_but_not_the_servers_names(void **stat
         struct err e = {0};
         json_t *j = parse("[{\"role\":\"user\",\"content\":\"Hi\"}]"), *kwargs = parse(cases[i].kwargs);
         arena_init(&arena, 64 << 20);
-        assert_int_equal(prompt_messages_read(m, j, 0, &arena, &pm, &e), 0);
+        assert_int_equal(prompt_messages_read(m, j, 0, NULL, &arena, &pm, &e), 0);
         struct prompt_options o = {.now = golden_now(), .kwargs = kwargs};
         int rc = prompt_from_messages(m, &pm, &o, &arena, &p, &e);
         assert_int_equal(rc, cases[i].kwargs == many ? -ERR_LIMIT : cases[i].param ? -ERR_INPUT : 0);
@@ -444,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_pictures_are_refused_by_a_text_model),
         cmocka_unit_test(test_a_model_without_template_refuses_chat),
         cmocka_unit_test(test_counts_of_messages_and_pictures_are_limited),
+        cmocka_unit_test(test_t38_operators_bounds_hold),
         cmocka_unit_test(test_chat_prompts_of_text_models_equal_the_reference),
         cmocka_unit_test(test_picture_prompts_equal_the_reference),
         cmocka_unit_test(test_control_tokens_of_requests_stay_text),
