@@ -6,7 +6,7 @@ import time
 import pytest
 from conftest import long_run
 from http_raw import chunk, connect, cpu_s, exchange, head, receive, rss_bytes, send_all
-from serving import DEMO, Server
+from serving import DEMO, LLM, Server
 
 MIB = 1 << 20
 POST = "/v1/chat/completions"
@@ -167,6 +167,20 @@ def test_t16_limit_is_exact():
             fields = [CHUNKED if chunked else f"Content-Length: {n}", "Connection: close"]
             answer = exchange(s.port, head("POST", POST, fields) + (chunk(body) + b"0\r\n\r\n" if chunked else body))
             assert answer.statuses == [want], (n, chunked, answer)
+    finally:
+        assert s.stop() == 0
+
+
+def test_t16_text_models_take_less():
+    """Where no model takes pictures a body may have --max-text-body-bytes."""
+    if not LLM.exists():
+        pytest.skip("goldens are not there")
+    s = Server(LLM, "--no-auth")
+    try:
+        fields = ["Content-Length: %d" % (MIB + 1), "Connection: close"]
+        assert exchange(s.port, head("POST", POST, fields) + b" " * (MIB + 1)).statuses == [413]
+        fields = ["Content-Length: %d" % MIB, "Connection: close"]
+        assert exchange(s.port, head("POST", POST, fields) + b" " * MIB).statuses == [400]
     finally:
         assert s.stop() == 0
 
