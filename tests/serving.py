@@ -1,4 +1,5 @@
 """A running `spillway serve` for tests: started on a free loopback port with a data directory of its own, stopped at the end."""
+import json
 import os
 import pathlib
 import re
@@ -11,16 +12,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = pathlib.Path(os.environ.get("SPILLWAY_GOLDEN_DIR", ROOT / "build/golden"))
 BIN = os.environ.get("SPILLWAY_BIN", str(ROOT / "build/spillway"))
+FAKE_BIN = os.environ.get("SPILLWAY_FAKE_WORKER_BIN", str(ROOT / "build/tests/fault/spillway_fake_worker"))
 DEMO = ROOT / "weights/demo/model"
 VLM = GOLDEN / "models/idefics3-f32"   # tiny random weights: pictures, chat template
 LLM = GOLDEN / "models/smollm2-f32"    # text only
 
 
 class Server:
-    def __init__(self, *args, env=None, wait=True, data=None):
+    def __init__(self, *args, env=None, wait=True, data=None, program=None):
         """data: a data directory that is there already, in place of a new one; no key is printed then (wait=False, log_has)."""
         self.data = tempfile.TemporaryDirectory(prefix="spillway-test-")
-        command = [BIN, "serve", *map(str, args), "--listen", "127.0.0.1:0"]
+        command = [program or BIN, "serve", *map(str, args), "--listen", "127.0.0.1:0"]
         if "--no-auth" not in args:
             command += ["--data", str(data or self.data.name)]
         self.lines, self.key, self.url, self.killed = [], None, None, False
@@ -80,3 +82,28 @@ class Server:
         self.reader.join(5)
         self.data.cleanup()
         return code
+
+
+class FakeServer(Server):
+    """The real gateway with a scripted engine (tests/fault/fake_worker/fake_worker.c): script(...) says what it does from the next submit on,
+    seeds["hang"] is the seed of a request that alone is treated so."""
+
+    WORDS = re.findall(r'"([^"]+)"', re.search(r"submit_words\[SUBMITS\] = \{([^}]*)\}",
+                                              (ROOT / "tests/fault/fake_worker/fake_worker.c").read_text())[1])
+    seeds = {word: 9000 + i for i, word in enumerate(WORDS)}
+
+    def __init__(self, *args, env=None, **kw):
+        self.folder = tempfile.TemporaryDirectory(prefix="spillway-fake-")
+        self.file, self.record = pathlib.Path(self.folder.name, "script.json"), pathlib.Path(self.folder.name, "record")
+        self.script(**kw.pop("script", {}))
+        super().__init__(*(args or (DEMO, "--name", "demo")), program=FAKE_BIN, env={"SPILLWAY_FAKE_WORKER": str(self.file), **(env or {})}, **kw)
+
+    def script(self, **members):
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps({"record": str(self.record), **members}))
+        new.rename(self.file)
+
+    def recorded(self, event=None):
+        """What the engine saw: dicts with t_ms (boot clock), event (start, submit, cancel), pid, sequence, n_ids, seed."""
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [r for r in map(json.loads, lines) if event in (None, r["event"])]
