@@ -13,7 +13,7 @@
 #include "engine/media/data_url.h"
 #include "server/api/errors.h"
 
-enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20, MAX_PICTURE_PIXELS = 64 << 20 };
+enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
 
 static void close_fd(int *fd)
 {
@@ -171,6 +171,7 @@ static int read_picture(const struct prompt_image *image, struct picture *p, str
     int rc = data_url_decode(image->url, image->n_url, MEDIA_MAX_IMAGE_BYTES, bytes, e);
     if (rc) return rc;
     p->bytes_fd = media_bytes_fd(bytes->data, bytes->len, e);
+    p->n_bytes = (int64_t)bytes->len;
     return p->bytes_fd < 0 ? p->bytes_fd : 0;
 }
 
@@ -178,6 +179,10 @@ static int read_pictures(struct completion *c, struct err *e)
 {
     size_t n = c->messages.n_images;
     if (n == 0) return 0;
+    if ((int64_t)n > c->gateway->limits.images) {
+        return err_set_param(e, ERR_LIMIT, "messages", "The request has %zu pictures; the limit is %lld.", n,
+                             (long long)c->gateway->limits.images);
+    }
     c->pictures = arena_array(&c->arena, n, sizeof *c->pictures);
     c->grids = arena_array(&c->arena, n, sizeof *c->grids);
     if (!c->pictures || !c->grids) return err_set(e, ERR_MEMORY, "out of memory");
@@ -314,8 +319,8 @@ static void call_pictures(struct completion *c, enum media_call call, void (*don
         p->call = (struct media_call_state){.request = {.call = call,
                                                         .image_fd = p->bytes_fd,
                                                         .settings = prompt_model_info(c->model->prompt)->images,
-                                                        .detail_low = c->messages.images[i].detail_low,
-                                                        .max_pixels = MAX_PICTURE_PIXELS},
+                                                        .detail_low = c->messages.images[i].detail_low},
+                                            .n_bytes = p->n_bytes,
                                             .done = done,
                                             .ctx = c};
         media_pool_call(c->gateway->media, &p->call);
@@ -375,12 +380,27 @@ static void prompt_done(struct pool_job *j)
     if (job_ended(c)) call_pictures(c, MEDIA_DECODE, picture_decoded);
 }
 
+/* Each picture is within its own limit; all of them together are held as tiles until the worker has them. */
+static int check_pixels(const struct completion *c, struct err *e)
+{
+    int64_t limit = c->gateway->limits.images_pixels, sum = 0;
+    for (size_t i = 0; i < c->n_pictures; i++) sum += (int64_t)c->grids[i].width * c->grids[i].height; /* 20 x 2^32 at most */
+    if (sum <= limit) return 0;
+    return err_set_param(e, ERR_LIMIT, "messages", "The request's pictures have %lld pixels together; the limit is %lld.", (long long)sum,
+                         (long long)limit);
+}
+
 static void picture_probed(struct media_call_state *s, struct media_reply *reply)
 {
     struct completion *c = s->ctx;
     size_t i = (size_t)(of_call(s) - c->pictures);
     if (!reply->err.code) c->grids[i] = reply->grid;
-    if (picture_ended(c, s, reply)) completion_job(c, prompt_work, prompt_done);
+    if (!picture_ended(c, s, reply)) return;
+    struct err e;
+    if (check_pixels(c, &e))
+        completion_fail(c, &e);
+    else
+        completion_job(c, prompt_work, prompt_done);
 }
 
 static void read_work(struct pool_job *j)

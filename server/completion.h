@@ -19,8 +19,9 @@
 
 struct picture {
     struct media_call_state call;
-    int bytes_fd; /* the file's bytes, sealed; -1: none */
-    int tiles_fd; /* -1: not decoded */
+    int bytes_fd;    /* the file's bytes, sealed; -1: none */
+    int tiles_fd;    /* -1: not decoded */
+    int64_t n_bytes; /* of the file */
     int n_tiles;
     uint8_t (*hash)[MEDIA_HASH_BYTES];
 };

@@ -29,7 +29,7 @@ struct limits {
     int64_t template_steps, template_depth, template_output_bytes; /* output: beyond 4x the input */
     int64_t queue_requests, queue_tokens, queue_bytes;
     /* pictures */
-    int64_t decode_cpu_ms, decode_wall_ms, media_queue;
+    int64_t decode_cpu_ms, decode_wall_ms, media_queue, media_queue_bytes;
     /* workers */
     int64_t hang_ms, load_hang_ms;
     uint64_t given; /* bit i: row i was set with limit_set since limits_init */

@@ -1,7 +1,7 @@
 /* The media process: one request packet, one reply packet, one at a time, until the socket closes. See media_wire.h.
  * A request that the caller got wrong (no packet of ours) ends the process; a picture that is wrong gets an error. A
- * picture that takes longer than MAX_CPU_S gets its error from the timer's handler, which then ends the process:
- * nothing inside a decoder can be resumed. */
+ * picture that takes longer than its processor time or its time gets its error from the timer's handler, which then ends
+ * the process: nothing inside a decoder can be resumed. A caged process writes no log: how it ended tells. */
 #include "engine/media/media_wire.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,37 +24,45 @@
 #include "engine/media/media_sandbox.h"
 #include "engine/media/tiles.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SLOWNESS = 20 }; /* of a sanitizer build */
-#else
-enum { SLOWNESS = 1 };
-#endif
-enum { SOCKET_FD = 3, MAX_CPU_S = 2 * SLOWNESS, MAX_WALL_S = 15 * SLOWNESS, EXIT_SLOW = 3 };
+/* Exit codes, besides 0: the socket was closed. */
+enum { EXIT_FAILED = 1, EXIT_SLOW = 3 };
 
-/* --- the timer --- */
+/* --- the timers --- */
 
-/* What the handler sends: made before the timer starts, since a handler can hardly make anything. */
-static struct media_reply_packet slow_reply;
+/* What the handlers send: made before the timers start, since a handler can hardly make anything. */
+static struct media_reply_packet cpu_reply, wall_reply;
 static volatile sig_atomic_t slow_socket = -1;
 
 static void on_timer(int number)
 {
-    (void)number;
-    if (slow_socket >= 0 && media_packet_send(slow_socket, &slow_reply, sizeof slow_reply, -1, NULL)) _exit(EXIT_SLOW + 1);
+    const struct media_reply_packet *p = number == SIGPROF ? &cpu_reply : &wall_reply;
+    if (slow_socket >= 0 && media_packet_send(slow_socket, p, sizeof *p, -1, NULL)) _exit(EXIT_FAILED);
     _exit(EXIT_SLOW);
 }
 
-static void timer_set(int cpu_s, int wall_s)
+static void timer_set(uint32_t cpu_ms, uint32_t wall_ms)
 {
-    struct itimerval cpu = {.it_value.tv_sec = cpu_s}, wall = {.it_value.tv_sec = wall_s};
+    struct itimerval cpu = {.it_value = {.tv_sec = cpu_ms / 1000, .tv_usec = cpu_ms % 1000 * 1000}};
+    struct itimerval wall = {.it_value = {.tv_sec = wall_ms / 1000, .tv_usec = wall_ms % 1000 * 1000}};
     CHECK(setitimer(ITIMER_PROF, &cpu, NULL) == 0 && setitimer(ITIMER_REAL, &wall, NULL) == 0);
 }
 
-static void timer_start(int sock, uint64_t id)
+static void slow_reply(struct media_reply_packet *p, uint64_t id, uint32_t ms, const char *of_what)
 {
-    slow_reply.id = id;
+    memset(p, 0, sizeof *p);
+    p->magic = MEDIA_MAGIC;
+    p->version = MEDIA_VERSION;
+    p->id = id;
+    p->code = ERR_LIMIT;
+    snprintf(p->msg, sizeof p->msg, "the picture takes more than %g s%s to decode", ms / 1000.0, of_what);
+}
+
+static void timer_start(int sock, const struct media_request *q)
+{
+    slow_reply(&cpu_reply, q->id, q->cpu_ms, " of processor time");
+    slow_reply(&wall_reply, q->id, q->wall_ms, "");
     slow_socket = sock;
-    timer_set(MAX_CPU_S, MAX_WALL_S);
+    timer_set(q->cpu_ms * MEDIA_SLOWNESS, q->wall_ms * MEDIA_SLOWNESS);
 }
 
 static void timer_stop(void)
@@ -62,15 +71,17 @@ static void timer_stop(void)
     slow_socket = -1;
 }
 
-static void timer_prepare(void)
+static int timer_prepare(struct err *e)
 {
-    memset(&slow_reply, 0, sizeof slow_reply);
-    slow_reply.magic = MEDIA_MAGIC;
-    slow_reply.version = MEDIA_VERSION;
-    slow_reply.code = ERR_LIMIT;
-    snprintf(slow_reply.msg, sizeof slow_reply.msg, "the picture takes more than %d s of processor time to decode", MAX_CPU_S);
     struct sigaction action = {.sa_handler = on_timer};
-    CHECK(sigaction(SIGPROF, &action, NULL) == 0 && sigaction(SIGALRM, &action, NULL) == 0);
+    sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGPROF);
+    sigaddset(&both, SIGALRM);
+    action.sa_mask = both; /* one error a picture */
+    if (sigaction(SIGPROF, &action, NULL) == 0 && sigaction(SIGALRM, &action, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &both, NULL) == 0)
+        return 0;
+    return err_set(e, ERR_IO, "timers: %s", strerror(errno));
 }
 
 /* --- one request --- */
@@ -80,8 +91,14 @@ static int read_request(const struct media_request_packet *p, struct media_reque
     if (p->magic != MEDIA_MAGIC || p->version != MEDIA_VERSION) return err_set(e, ERR_INPUT, "a packet of another protocol");
     if (p->call != MEDIA_PROBE && p->call != MEDIA_DECODE) return err_set(e, ERR_INPUT, "unknown call %u", p->call);
     if (p->detail_low > 1 || p->split > 1) return err_set(e, ERR_INPUT, "a flag that is neither 0 nor 1");
-    *r = (struct media_request){
-        .call = (enum media_call)p->call, .id = p->id, .image_fd = -1, .detail_low = p->detail_low == 1, .max_pixels = p->max_pixels};
+    if (p->cpu_ms - 1 >= MEDIA_MAX_MS || p->wall_ms - 1 >= MEDIA_MAX_MS) return err_set(e, ERR_INPUT, "a time out of range");
+    *r = (struct media_request){.call = (enum media_call)p->call,
+                                .id = p->id,
+                                .image_fd = -1,
+                                .detail_low = p->detail_low == 1,
+                                .max_pixels = p->max_pixels,
+                                .cpu_ms = p->cpu_ms,
+                                .wall_ms = p->wall_ms};
     struct image_settings *s = &r->settings;
     s->longest_edge = p->longest_edge;
     s->tile_px = p->tile_px;
@@ -129,7 +146,7 @@ static int decode_tiles(const struct media_request *q, const uint8_t *p, size_t 
     return 0;
 }
 
-static int answer(const struct media_request *q, struct media_reply *r, struct err *e)
+int media_answer(const struct media_request *q, struct media_reply *r, struct err *e)
 {
     size_t n;
     int rc = media_fd_check(q->image_fd, 1, MEDIA_MAX_IMAGE_BYTES, &n, e);
@@ -142,6 +159,13 @@ static int answer(const struct media_request *q, struct media_reply *r, struct e
     if (!rc && q->call == MEDIA_DECODE) rc = decode_tiles(q, p, n, r, e);
     munmap(p, n);
     return rc;
+}
+
+/* RLIMIT_CPU is of the process's whole life: who is half through it is replaced between two pictures. */
+static bool is_worn(void)
+{
+    struct timespec used;
+    return clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) == 0 && used.tv_sec >= MEDIA_CPU_MAX_S / 2;
 }
 
 static int send_reply(int sock, const struct media_reply *r, struct err *e)
@@ -165,12 +189,13 @@ static int send_reply(int sock, const struct media_reply *r, struct err *e)
     p.cols = g->cols;
     p.n_tiles = g->n_tiles;
     p.has_tiles = r->tiles_fd >= 0;
+    p.worn = is_worn();
     memcpy(p.hash, r->hash, sizeof p.hash);
     return media_packet_send(sock, &p, sizeof p, r->tiles_fd, e);
 }
 
 /* 0: goes on; negative: the socket is of no more use. */
-static int serve_one(int sock, struct err *e)
+static int serve_one(int sock, media_answer_fn *answer, struct err *e)
 {
     struct media_request_packet packet;
     struct media_request q;
@@ -182,7 +207,7 @@ static int serve_one(int sock, struct err *e)
     struct media_reply r = {.id = packet.id, .tiles_fd = -1};
     if (!rc) {
         q.image_fd = fd;
-        timer_start(sock, q.id);
+        timer_start(sock, &q);
         if (answer(&q, &r, &r.err)) r.grid = (struct image_grid){0};
         timer_stop();
         rc = send_reply(sock, &r, e);
@@ -193,41 +218,68 @@ static int serve_one(int sock, struct err *e)
     return rc;
 }
 
-int media_serve(int sock)
+/* --- start --- */
+
+/* What one picture may need: decode.h's 12 bytes a pixel, and for the rest (the program, the file, its tiles) as much as before. */
+static int64_t memory_for(int64_t max_pixels)
 {
-    int flags = fcntl(sock, F_GETFL);
-    if (flags < 0 || fcntl(sock, F_SETFL, flags & ~O_NONBLOCK) < 0 || sodium_init() < 0) {
-        log_error("media: socket %d: %s", sock, strerror(errno));
-        return 1;
-    }
-    timer_prepare();
-    struct err e = {0};
-    int rc;
-    do rc = serve_one(sock, &e);
-    while (rc == 0);
-    if (rc == -ERR_GONE) return 0;
-    log_error("media: %s", e.msg);
-    return 1;
+    return 12 * max_pixels + ((int64_t)256 << 20);
 }
 
-int media_main(int argc, char **argv)
+/* All that a caged process can no longer do: the C library and libsodium open files at their first use. */
+static int prepare(int64_t *memory_bytes, struct err *e)
 {
-    if (argc > 1) {
-        fprintf(stderr,
-                "spillway media: unexpected argument \"%s\"; the gateway starts this process, with its socket as "
-                "descriptor %d\n",
-                argv[1], SOCKET_FD);
-        return 2;
-    }
+    struct media_setup_packet setup;
+    int fd, flags = fcntl(MEDIA_SOCKET_FD, F_GETFL);
+    if (flags < 0 || fcntl(MEDIA_SOCKET_FD, F_SETFL, flags & ~O_NONBLOCK) < 0)
+        return err_set(e, ERR_IO, "descriptor %d is no socket (the gateway starts this process): %s", MEDIA_SOCKET_FD, strerror(errno));
+    close_range(MEDIA_SOCKET_FD + 1, ~0u, 0);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
+        return err_set(e, ERR_IO, "/dev/null: %s", strerror(errno));
+    close(null);
+    int rc = media_packet_recv(MEDIA_SOCKET_FD, &setup, sizeof setup, &fd, e);
+    if (rc) return rc;
+    if (fd >= 0 || setup.magic != MEDIA_MAGIC || setup.version != MEDIA_VERSION || setup.max_pixels < 1 || setup.max_pixels > INT32_MAX)
+        return err_set(e, ERR_INPUT, "a setup packet of another protocol");
+    *memory_bytes = memory_for(setup.max_pixels);
+    if (sodium_init() < 0) return err_set(e, ERR_IO, "libsodium cannot start");
+    tzset();
+    mallopt(M_MMAP_THRESHOLD, 128 << 10); /* fixed, so that large scratch is always given back */
+    return timer_prepare(e);
+}
+
+static int say_hello(int rc, const char *notes, struct err *e)
+{
+    static struct media_hello_packet p; /* static: zeroed, padding included */
+    p.magic = MEDIA_MAGIC;
+    p.version = MEDIA_VERSION;
+    p.code = rc ? (uint32_t)e->code : ERR_NONE;
+    snprintf(p.msg, sizeof p.msg, "%s", rc ? e->msg : notes);
+    return media_packet_send(MEDIA_SOCKET_FD, &p, sizeof p, -1, e);
+}
+
+int media_process(media_answer_fn *answer)
+{
     log_setup(LOG_INFO, "media");
     struct err e = {0};
-    CHECK(sodium_init() >= 0);            /* opens the system's random source, which the cage forbids */
-    tzset();                              /* reads a file too, at the first line logged */
-    mallopt(M_MMAP_THRESHOLD, 128 << 10); /* fixed, so that large scratch is always given back */
-    close_range(SOCKET_FD + 1, ~0u, 0);
-    if (media_sandbox_enter(&e)) {
+    char notes[sizeof e.msg] = "";
+    int64_t memory_bytes = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* at once; the cage asks again */
+    int rc = prepare(&memory_bytes, &e);
+    if (rc == -ERR_GONE) return 0;
+    if (rc) {
         log_error("%s", e.msg);
-        return 1;
+        return EXIT_FAILED;
     }
-    return media_serve(SOCKET_FD);
+    rc = media_sandbox_enter(memory_bytes, notes, sizeof notes, &e);
+    if (say_hello(rc, notes, &e) || rc) return EXIT_FAILED;
+    do rc = serve_one(MEDIA_SOCKET_FD, answer, &e);
+    while (rc == 0);
+    return rc == -ERR_GONE ? 0 : EXIT_FAILED;
+}
+
+int media_main(void)
+{
+    return media_process(media_answer);
 }

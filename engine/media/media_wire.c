@@ -4,27 +4,23 @@
 #include "engine/media/media_wire.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/str.h"
 #include "engine/media/media_packets.h"
 
-enum {
-    MAX_FDS = 4,
-    SEALS = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK
-}; /* room for more than one, so that extra ones are seen and closed */
+enum { MAX_FDS = 4 }; /* room for more than one, so that extra ones are seen and closed */
 
 /* --- descriptors --- */
 
 int media_fd_make(size_t n_bytes, struct err *e)
 {
-    int fd = memfd_create("spillway-media", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create("spillway-media", MEDIA_MEMFD_FLAGS | MEDIA_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) fd = memfd_create("spillway-media", MEDIA_MEMFD_FLAGS);
     if (fd < 0) return err_set(e, ERR_IO, "memfd_create: %s", strerror(errno));
     if (ftruncate(fd, (off_t)n_bytes) == 0) return fd;
     err_set(e, ERR_MEMORY, "memory for %zu bytes: %s", n_bytes, strerror(errno));
@@ -34,17 +30,17 @@ int media_fd_make(size_t n_bytes, struct err *e)
 
 int media_fd_seal(int fd, struct err *e)
 {
-    if (fcntl(fd, F_ADD_SEALS, SEALS | F_SEAL_SEAL) == 0) return 0;
+    if (fcntl(fd, F_ADD_SEALS, MEDIA_SEALS) == 0) return 0;
     return err_set(e, ERR_IO, "sealing a memfd: %s", strerror(errno));
 }
 
 int media_fd_check(int fd, size_t min_bytes, size_t max_bytes, size_t *size, struct err *e)
 {
-    struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS) != SEALS) return err_set(e, ERR_INPUT, "the descriptor is not a sealed memfd");
-    if (fstat(fd, &st) < 0 || st.st_size < 0) return err_set(e, ERR_IO, "size of a memfd: %s", strerror(errno));
-    *size = (size_t)st.st_size;
+    if (seals < 0 || (seals & MEDIA_SEALS) != MEDIA_SEALS) return err_set(e, ERR_INPUT, "the descriptor is not a sealed memfd");
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end < 0) return err_set(e, ERR_IO, "size of a memfd: %s", strerror(errno));
+    *size = (size_t)end;
     if (*size > max_bytes) return err_set(e, ERR_LIMIT, "%zu bytes; the limit is %zu", *size, max_bytes);
     if (*size < min_bytes) return err_set(e, ERR_INPUT, "%zu bytes, at least %zu expected", *size, min_bytes);
     return 0;
@@ -141,6 +137,29 @@ int media_packet_recv(int sock, void *packet, size_t n, int *fd, struct err *e)
 
 /* --- the caller's side --- */
 
+int media_send_setup(int sock, int64_t max_pixels, struct err *e)
+{
+    struct media_setup_packet packet = {.magic = MEDIA_MAGIC, .version = MEDIA_VERSION, .max_pixels = max_pixels};
+    return media_packet_send(sock, &packet, sizeof packet, -1, e);
+}
+
+int media_recv_hello(int sock, struct media_hello *h, struct err *e)
+{
+    *h = (struct media_hello){0};
+    struct media_hello_packet p;
+    int fd;
+    int rc = media_packet_recv(sock, &p, sizeof p, &fd, e);
+    if (rc) return rc;
+    if (fd >= 0) close(fd);
+    size_t n = strnlen(p.msg, sizeof p.msg);
+    if (fd >= 0 || p.magic != MEDIA_MAGIC || p.version != MEDIA_VERSION || p.code >= ERR_CODES || n == sizeof p.msg ||
+        !utf8_valid(p.msg, n))
+        return err_set(e, ERR_INPUT, "media socket: a malformed hello");
+    h->err.code = (enum err_code)p.code;
+    memcpy(p.code != ERR_NONE ? h->err.msg : h->notes, p.msg, n);
+    return 0;
+}
+
 int media_send_request(int sock, const struct media_request *r, struct err *e)
 {
     const struct image_settings *s = &r->settings;
@@ -152,6 +171,8 @@ int media_send_request(int sock, const struct media_request *r, struct err *e)
     packet.call = r->call;
     packet.detail_low = r->detail_low;
     packet.split = s->split;
+    packet.cpu_ms = r->cpu_ms;
+    packet.wall_ms = r->wall_ms;
     packet.longest_edge = s->longest_edge;
     packet.tile_px = s->tile_px;
     packet.tokens_per_tile = s->tokens_per_tile;
@@ -194,9 +215,10 @@ static int read_error(const struct media_reply_packet *p, struct media_reply *r,
 
 static int read_reply(const struct media_reply_packet *p, int fd, struct media_reply *r, struct err *e)
 {
-    if (p->magic != MEDIA_MAGIC || p->version != MEDIA_VERSION || p->has_tiles > 1 || (fd >= 0) != (p->has_tiles == 1))
+    if (p->magic != MEDIA_MAGIC || p->version != MEDIA_VERSION || p->has_tiles > 1 || p->worn > 1 || (fd >= 0) != (p->has_tiles == 1))
         return err_set(e, ERR_INPUT, "media socket: a malformed reply");
     r->id = p->id;
+    r->worn = p->worn == 1;
     int rc = read_error(p, r, e);
     if (rc) return rc;
     if (p->code != ERR_NONE) return fd < 0 ? 0 : err_set(e, ERR_INPUT, "media socket: an error with tiles");

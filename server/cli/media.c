@@ -6,6 +6,5 @@
 int command_media(const struct options *o)
 {
     (void)o;
-    char *argv[] = {(char[]){"media"}, NULL};
-    return media_main(1, argv);
+    return media_main();
 }

@@ -11,7 +11,7 @@
 
 #include "base/buf.h"
 
-enum { MAX_PIXELS = 64000000, MEDIA_FD = 3 };
+enum { MAX_PIXELS = 64000000, MEDIA_FD = 3, MAX_CPU_MS = 2000, MAX_WALL_MS = 15000 };
 
 /* Child's side of the fork: only async-signal-safe calls. */
 _Noreturn static void exec_media(int sock)
@@ -40,7 +40,12 @@ static int media_start(struct pictures *p, struct err *e)
     }
     p->pid = pid;
     p->sock = s[0];
-    return 0;
+    struct media_hello hello;
+    int rc = media_send_setup(p->sock, MAX_PIXELS, e);
+    if (!rc) rc = media_recv_hello(p->sock, &hello, e);
+    if (rc || !hello.err.code) return rc;
+    *e = hello.err;
+    return err_prefix(e, "picture decoder");
 }
 
 static int decode_file(struct pictures *p, const char *file, const struct image_settings *settings, bool detail_low, struct err *e)
@@ -52,8 +57,14 @@ static int decode_file(struct pictures *p, const char *file, const struct image_
     buf_free(&bytes);
     if (rc) return rc;
     if (fd < 0) return fd;
-    struct media_request r = {
-        .call = MEDIA_DECODE, .id = p->n + 1, .image_fd = fd, .settings = *settings, .detail_low = detail_low, .max_pixels = MAX_PIXELS};
+    struct media_request r = {.call = MEDIA_DECODE,
+                              .id = p->n + 1,
+                              .image_fd = fd,
+                              .settings = *settings,
+                              .detail_low = detail_low,
+                              .max_pixels = MAX_PIXELS,
+                              .cpu_ms = MAX_CPU_MS,
+                              .wall_ms = MAX_WALL_MS};
     rc = media_send_request(p->sock, &r, e);
     close(fd);
     struct media_reply *reply = &p->replies[p->n];

@@ -345,6 +345,19 @@ static int listen_http(struct serve *s, struct err *e)
     return rc ? rc : http_new(&s->g.http, s->g.loop, &c, e);
 }
 
+static void media_failed(void *ctx, const struct err *why)
+{
+    struct err e = *why;
+    err_prefix(&e, "the picture decoder cannot be caged");
+    serve_stop(ctx, &e);
+}
+
+static int start_media(struct serve *s, struct err *e)
+{
+    struct media_pool_config c = {.n_processes = (int)s->o->media_processes, .limits = &s->g.limits, .failed = media_failed, .ctx = s};
+    return media_pool_new(&s->g.media, s->g.loop, &c, e);
+}
+
 static int serve_start(struct serve *s, struct err *e)
 {
     gateway_check_endpoints();
@@ -358,7 +371,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = start_models(s, e);
-    if (!rc) rc = media_pool_new(&s->g.media, s->g.loop, (int)s->o->media_processes, e);
+    if (!rc) rc = start_media(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     return rc;
 }

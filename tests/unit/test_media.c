@@ -41,12 +41,15 @@ static struct process start(void)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        char name[] = "media", *argv[] = {name, NULL};
         int sock = dup(pair[1]); /* out of the way, if pair[0] is 3 */
         dup2(sock, 3);
-        _exit(media_main(1, argv));
+        _exit(media_main());
     }
     close(pair[1]);
+    struct media_hello hello;
+    struct err e = {0};
+    if (media_send_setup(pair[0], 1 << 26, &e) || media_recv_hello(pair[0], &hello, &e)) fail_msg("%s", e.msg);
+    if (hello.err.code) fail_msg("%s", hello.err.msg);
     return (struct process){.pid = pid, .sock = pair[0]};
 }
 
@@ -68,7 +71,8 @@ static void assert_clean_end(struct process *p)
 static struct media_reply call(const struct process *p, enum media_call what, int fd, const struct image_settings *s, int64_t max_pixels)
 {
     static uint64_t id = 1000;
-    struct media_request q = {.call = what, .id = ++id, .image_fd = fd, .settings = *s, .max_pixels = max_pixels};
+    struct media_request q = {
+        .call = what, .id = ++id, .image_fd = fd, .settings = *s, .max_pixels = max_pixels, .cpu_ms = 2000, .wall_ms = 15000};
     struct media_reply r;
     struct err e = {0};
     if (media_send_request(p->sock, &q, &e) || media_recv_reply(p->sock, &r, &e)) fail_msg("%s", e.msg);
@@ -182,6 +186,7 @@ static void good_packet(struct media_request_packet *p)
     p->version = MEDIA_VERSION;
     p->call = MEDIA_PROBE;
     p->split = 1;
+    p->cpu_ms = p->wall_ms = 1000;
     p->longest_edge = 256;
     p->tile_px = 64;
     p->tokens_per_tile = 4;
@@ -195,7 +200,7 @@ static void test_packets_that_are_not_ours_end_the_process(void **state)
 {
     (void)state;
     int fd = fd_of("images/rgb_64x64.png");
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 11; i++) {
         struct media_request_packet packet;
         good_packet(&packet);
         size_t n = sizeof packet;
@@ -207,6 +212,8 @@ static void test_packets_that_are_not_ours_end_the_process(void **state)
         if (i == 5) packet.std[1] = 0;
         if (i == 6) n--;
         if (i == 7) packet.resample = 1000000;
+        if (i == 9) packet.cpu_ms = 0;
+        if (i == 10) packet.wall_ms = MEDIA_MAX_MS + 1;
         struct process p = start();
         assert_int_equal(media_packet_send(p.sock, &packet, n, i == 8 ? -1 : fd, NULL), 0);
         struct media_reply r;
@@ -393,7 +400,8 @@ static void test_a_picture_that_takes_too_long_gets_an_error(void **state)
     for (int i = 0; i < 50 && !seen; i++) {
         struct process p = start();
         assert_int_equal(call(&p, MEDIA_PROBE, fd, &hub, 1 << 26).err.code, ERR_NONE);
-        struct media_request q = {.call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26};
+        struct media_request q = {
+            .call = MEDIA_DECODE, .id = 5, .image_fd = fd, .settings = hub, .max_pixels = 1 << 26, .cpu_ms = 2000, .wall_ms = 15000};
         struct media_reply r;
         assert_int_equal(media_send_request(p.sock, &q, NULL), 0);
         usleep(2000 * (unsigned)(1 + i % 8));

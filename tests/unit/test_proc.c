@@ -340,8 +340,7 @@ static void call_start(struct media_pool *p, struct call *c, int fd)
                                                    .mean = {0.5f, 0.5f, 0.5f},
                                                    .std = {0.5f, 0.5f, 0.5f},
                                                    .rescale = 1 / 255.0};
-    *c = (struct call){
-        .base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings, .max_pixels = 1 << 20}, .done = call_done}};
+    *c = (struct call){.base = {.request = {.call = MEDIA_PROBE, .image_fd = fd, .settings = settings}, .done = call_done}};
     media_pool_call(p, &c->base);
 }
 
@@ -349,7 +348,10 @@ static struct media_pool *media_start(void)
 {
     struct media_pool *p;
     struct err e = {0};
-    if (media_pool_new(&p, t.loop, 1, &e)) fail_msg("%s", e.msg);
+    struct limits limits;
+    limits_init(&limits);
+    struct media_pool_config c = {.n_processes = 1, .limits = &limits};
+    if (media_pool_new(&p, t.loop, &c, &e)) fail_msg("%s", e.msg);
     return p;
 }
 
@@ -429,7 +431,7 @@ int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     if (argc > 1 && !strcmp(argv[1], "worker")) return fake_worker(argv[argc - 1]);
-    if (argc > 1 && !strcmp(argv[1], "media")) return media_main(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "media")) return media_main();
     log_setup(LOG_ERROR, "test");
     const struct CMUnitTest tests[] = {
         PROC_TEST(test_worker_tokens_come_back_in_order),     PROC_TEST(test_worker_gets_descriptors),
