@@ -179,10 +179,6 @@ static int read_pictures(struct completion *c, struct err *e)
 {
     size_t n = c->messages.n_images;
     if (n == 0) return 0;
-    if ((int64_t)n > c->gateway->limits.images) {
-        return err_set_param(e, ERR_LIMIT, "messages", "The request has %zu pictures; the limit is %lld.", n,
-                             (long long)c->gateway->limits.images);
-    }
     c->pictures = arena_array(&c->arena, n, sizeof *c->pictures);
     c->grids = arena_array(&c->arena, n, sizeof *c->grids);
     if (!c->pictures || !c->grids) return err_set(e, ERR_MEMORY, "out of memory");
@@ -383,7 +379,7 @@ static void prompt_done(struct pool_job *j)
 /* Each picture is within its own limit; all of them together are held as tiles until the worker has them. */
 static int check_pixels(const struct completion *c, struct err *e)
 {
-    int64_t limit = c->gateway->limits.images_pixels, sum = 0;
+    int64_t limit = c->limits.images_pixels, sum = 0;
     for (size_t i = 0; i < c->n_pictures; i++) sum += (int64_t)c->grids[i].width * c->grids[i].height; /* 20 x 2^32 at most */
     if (sum <= limit) return 0;
     return err_set_param(e, ERR_LIMIT, "messages", "The request's pictures have %lld pixels together; the limit is %lld.", (long long)sum,
