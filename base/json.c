@@ -129,6 +129,29 @@ static void json_member_at(const char *p, size_t at, char *out, size_t cap)
     out[plain ? n_name : 0] = '\0';
 }
 
+/* In our words: messages reach clients, and the library's quote what it read. */
+static const char *json_why(const json_error_t *je)
+{
+    switch (json_error_code(je)) {
+    case json_error_invalid_utf8:
+        return "not UTF-8, or half of a surrogate pair";
+    case json_error_premature_end_of_input:
+        return "it ends too early";
+    case json_error_end_of_input_expected:
+        return "something follows its end";
+    case json_error_null_byte_in_key:
+        return "a NUL in a member's name";
+    case json_error_duplicate_key:
+        return "two members of one name";
+    case json_error_numeric_overflow:
+        return "a number that is too large";
+    case json_error_stack_overflow:
+        return "nested too deeply";
+    default:
+        return "wrong syntax";
+    }
+}
+
 int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out, struct err *e)
 {
     *out = NULL;
@@ -141,7 +164,7 @@ int json_read(const char *p, size_t n, const struct json_limits *limits, const c
     if (json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "%s: out of memory", what);
     char member[64];
     json_member_at(p, je.position > 0 && (size_t)je.position <= n ? (size_t)je.position : 0, member, sizeof member);
-    return err_set_param(e, ERR_INPUT, member, "%s: malformed JSON at byte %d: %s", what, je.position, je.text);
+    return err_set_param(e, ERR_INPUT, member, "%s: malformed JSON at byte %d: %s", what, je.position, json_why(&je));
 }
 
 int json_read_file(const char *path, const struct json_limits *limits, json_t **out, struct err *e)

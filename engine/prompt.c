@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "engine/prompt_model.h"
 
 enum {
@@ -86,7 +87,7 @@ static int request_variables(const struct prompt_model *m, const struct prompt_m
         if (rc) break;
         if (!strcmp(name, "messages") || json_object_get(m->variables, name)) {
             char param[96];
-            snprintf(param, sizeof param, "chat_template_kwargs.%.64s", name);
+            snprintf(param, sizeof param, "chat_template_kwargs.%.*s", (int)utf8_cut(name, 64), name);
             rc = err_set_param(e, ERR_INPUT, param, "%s: this name is the server's own", param);
         } else if (json_object_set(*out, name, value)) {
             rc = err_set(e, ERR_MEMORY, "out of memory");

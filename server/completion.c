@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/str.h"
 #include "engine/media/data_url.h"
 #include "server/api/errors.h"
 
@@ -160,7 +161,8 @@ static int read_model(struct completion *c, struct err *e)
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
     c->model = gateway_model_find(c->gateway, json_string_value(v), json_string_length(v));
-    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", json_string_value(v));
+    const char *id = json_string_value(v);
+    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.*s' does not exist.", (int)utf8_cut(id, 200), id);
     c->max_context = c->model->max_context;
     return c->max_context ? 0 : err_set(e, ERR_GONE, "The model is still being loaded: try again.");
 }

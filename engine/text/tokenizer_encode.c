@@ -114,7 +114,7 @@ static int encode_raw(void *self, struct marked_text text, const struct added_to
     utf8proc_uint8_t *nfc = NULL;
     utf8proc_ssize_t n =
         utf8proc_map((const utf8proc_uint8_t *)text.text, (utf8proc_ssize_t)text.n, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (n < 0) return err_set(e, n == UTF8PROC_ERROR_NOMEM ? ERR_MEMORY : ERR_INPUT, "tokenizer: normalising: %s", utf8proc_errmsg(n));
+    if (n < 0) return err_set(e, n == UTF8PROC_ERROR_NOMEM ? ERR_MEMORY : ERR_INPUT, "tokenizer: the text cannot be normalised");
     struct marked_text normal = {(const char *)nfc, NULL, (size_t)n};
     uint8_t *marks = NULL;
     if (text.marks &&

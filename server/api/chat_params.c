@@ -178,8 +178,8 @@ static int read_bias(struct chat_params *p, const json_t *v, const struct prompt
         json_t *value = json_object_iter_value(it);
         int64_t id;
         if (!str_parse_int64(key, 0, (int64_t)model->vocab - 1, &id))
-            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.32s' is not a token id from 0 to %u.", key,
-                                 model->vocab - 1);
+            return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': '%.*s' is not a token id from 0 to %u.", (int)utf8_cut(key, 32),
+                                 key, model->vocab - 1);
         double x = json_number_value(value);
         if (!json_is_number(value) || !(x >= -100 && x <= 100))
             return err_set_param(e, ERR_INPUT, "logit_bias", "'logit_bias': the bias of token %lld must be a number from -100 to 100.",
@@ -200,7 +200,7 @@ static int read_stream_options(struct chat_params *p, const json_t *v, const str
         char name[96];
         const char *key = json_object_iter_key(it);
         const json_t *value = json_object_iter_value(it);
-        snprintf(name, sizeof name, "stream_options.%.64s", key);
+        snprintf(name, sizeof name, "stream_options.%.*s", (int)utf8_cut(key, 64), key);
         if (strcmp(key, "include_usage") != 0 && strcmp(key, "include_obfuscation") != 0)
             return err_set_param(e, ERR_UNSUPPORTED, name, "Unknown parameter: '%s'.", name);
         if (!json_is_boolean(value)) return wrong_type(name, value, "a boolean", e);
@@ -298,8 +298,7 @@ int chat_params_read(struct chat_params *p, const json_t *request, const struct 
         const struct field *f = field_find(name);
         if (!f) {
             char shown[65];
-            snprintf(shown, sizeof shown, "%s", name);
-            if (!utf8_valid(shown, strlen(shown))) snprintf(shown, sizeof shown, "(long name)");
+            snprintf(shown, sizeof shown, "%.*s", (int)utf8_cut(name, sizeof shown - 1), name);
             return err_set_param(e, ERR_UNSUPPORTED, shown, "Unknown parameter: '%s'.", shown);
         }
         int rc = read_field(f, p, json_object_iter_value(it), model, arena, e);

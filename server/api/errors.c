@@ -56,22 +56,53 @@ enum api_error api_error_of(const struct err *e)
     return (unsigned)e->code < ERR_CODES ? by_err[e->code] : API_INTERNAL_ERROR;
 }
 
-/* A message may quote what a client sent. */
+/* What a client is told in place of a message that the system or a library may have written, or that is about our inside. Those messages go to
+ * the log. always: whatever the code; else for the codes of `inside` only. */
+static const struct {
+    const char *text;
+    bool always;
+} fixed_texts[API_ERRORS] = {
+    [API_QUEUE_FULL] = {"The server has no room for this request now: try again.", false},
+    [API_NUMERIC_ERROR] = {"The model computed a number that is not finite; the answer was stopped.", true},
+    [API_INTERNAL_ERROR] = {"The server made a mistake; it is in its log.", true},
+    [API_WORKER_DOWN] = {"What works on this request ended, was too slow or is being started: try again.", true},
+    [API_DRAINING] = {"The server is shutting down.", true},
+};
+
+static const bool inside[ERR_CODES] = {[ERR_NONE] = true, [ERR_MEMORY] = true, [ERR_IO] = true, [ERR_INTERNAL] = true};
+
+static const char *told_text(enum api_error kind, const struct err *e)
+{
+    bool hide = fixed_texts[kind].always || (unsigned)e->code >= ERR_CODES || inside[e->code];
+    if (!hide) return e->msg;
+    if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || !fixed_texts[kind].always)
+        log_error("a client is told '%s': %s", api_errors[kind].code, e->msg);
+    return fixed_texts[kind].text ? fixed_texts[kind].text : fixed_texts[API_INTERNAL_ERROR].text;
+}
+
+/* A message may quote what a client sent, cut anywhere: what is not UTF-8 becomes U+FFFD, the rest stays. */
 static void write_text(struct buf *b, const char *s)
 {
-    size_t n = strlen(s);
-    if (utf8_valid(s, n))
-        json_write_string(b, s, n);
-    else
-        json_write_string(b, "(not valid UTF-8)", 17);
+    struct buf clean;
+    buf_init(&clean, 4096);
+    for (size_t i = 0, n = strlen(s); i < n;) {
+        uint32_t cp;
+        int len = utf8_decode(s + i, n - i, &cp);
+        if (len > 0)
+            buf_append(&clean, s + i, (size_t)len);
+        else
+            buf_puts(&clean, "\xef\xbf\xbd");
+        i += len > 0 ? (size_t)len : len < 0 ? (size_t)-len : n - i;
+    }
+    if (clean.failed && !b->failed) b->failed = clean.failed;
+    json_write_string(b, clean.data ? clean.data : "", clean.len);
+    buf_free(&clean);
 }
 
 int api_error_write(struct buf *b, enum api_error kind, const struct err *e)
 {
-    bool hide = kind == API_INTERNAL_ERROR;
-    if (hide) log_error("internal error told to a client: %s", e->msg);
     buf_puts(b, "{\"error\":{\"message\":");
-    write_text(b, hide ? "The server made a mistake; it is in its log." : e->msg);
+    write_text(b, told_text(kind, e));
     buf_printf(b, ",\"type\":\"%s\",\"param\":", api_errors[kind].type);
     if (e->param[0])
         write_text(b, e->param);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/str.h"
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
 
@@ -45,7 +46,7 @@ static void model_get(struct gateway *g, struct http_request *r)
     const struct gateway_model *m = gateway_model_find(g, id, strlen(id));
     if (!m) {
         struct err e;
-        err_set_param(&e, ERR_NOT_FOUND, "model", "The model '%.200s' does not exist.", id);
+        err_set_param(&e, ERR_NOT_FOUND, "model", "The model '%.*s' does not exist.", (int)utf8_cut(id, 200), id);
         api_error_reply(r, API_MODEL_NOT_FOUND, &e);
         return;
     }

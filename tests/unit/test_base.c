@@ -96,6 +96,20 @@ static void test_buf_read_file_names_the_file(void **state)
     buf_free(&b);
 }
 
+static void test_utf8_cut_ends_with_a_whole_character(void **state)
+{
+    (void)state;
+    const char *s = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z"; /* 1, 2, 3, 4 and 1 bytes */
+    const size_t want[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11, 11, 11};
+    for (size_t max = 0; max < sizeof want / sizeof want[0]; max++) assert_int_equal(utf8_cut(s, max), want[max]);
+    assert_int_equal(utf8_cut("\x80\x80\x80\x80\x80", 4), 4); /* no character is cut where there is none */
+    assert_int_equal(utf8_cut("ab\xff"
+                              "cd",
+                              3),
+                     3);
+    assert_int_equal(utf8_cut("", 5), 0);
+}
+
 static void test_utf8_decode_maximal_subparts(void **state)
 {
     (void)state;
@@ -293,6 +307,7 @@ int main(void)
         cmocka_unit_test(test_buf_keeps_its_maximum),
         cmocka_unit_test(test_buf_read_file_names_the_file),
         cmocka_unit_test(test_utf8_decode_maximal_subparts),
+        cmocka_unit_test(test_utf8_cut_ends_with_a_whole_character),
         cmocka_unit_test(test_str_parse_int64_is_strict),
         cmocka_unit_test(test_json_refuses_what_rfc8259_refuses),
         cmocka_unit_test(test_json_strings_with_nul_and_exact_int64),
