@@ -178,10 +178,9 @@ int json_read_file(const char *path, const struct json_limits *limits, json_t **
     return rc;
 }
 
-int json_write_string(struct buf *b, const char *p, size_t n)
+int json_write_escaped(struct buf *b, const char *p, size_t n)
 {
     static const char hex[] = "0123456789abcdef";
-    buf_putc(b, '"');
     size_t from = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)p[i];
@@ -194,6 +193,13 @@ int json_write_string(struct buf *b, const char *p, size_t n)
         buf_append(b, esc, c && two ? 2 : 6);
     }
     buf_append(b, p + from, n - from);
+    return b->failed;
+}
+
+int json_write_string(struct buf *b, const char *p, size_t n)
+{
+    buf_putc(b, '"');
+    json_write_escaped(b, p, n);
     buf_putc(b, '"');
     return b->failed;
 }

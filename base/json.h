@@ -28,6 +28,8 @@ MUST_USE int json_read(const char *p, size_t n, const struct json_limits *limits
 /* Reads a file; -ERR_NOT_FOUND if it is not there. */
 MUST_USE int json_read_file(const char *path, const struct json_limits *limits, json_t **out, struct err *e);
 
+/* What stands between a JSON string's quotes. */
+int json_write_escaped(struct buf *b, const char *p, size_t n);
 /* Appends a JSON string with its quotes; p must be valid UTF-8. Escapes only what RFC 8259 asks for. */
 int json_write_string(struct buf *b, const char *p, size_t n);
 /* Appends the value compactly, keeping the order of members. */

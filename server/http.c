@@ -464,6 +464,15 @@ void http_stream_begin(struct http_request *r, unsigned status, const char *cont
     answer_made(r);
 }
 
+static void stream_append(struct http_request *r, const void *p, size_t n)
+{
+    struct buf *out = &r->conn->out;
+    if (n == 0) return; /* would be the last chunk */
+    if (r->chunks) buf_printf(out, "%zx\r\n", n);
+    buf_append(out, p, n);
+    if (r->chunks) buf_puts(out, "\r\n");
+}
+
 int http_stream_write(struct http_request *r, const void *p, size_t n)
 {
     CHECK(r->state == REQUEST_STREAM);
@@ -472,9 +481,7 @@ int http_stream_write(struct http_request *r, const void *p, size_t n)
     if (conn_unsent(c) > max) conn_send(c);
     if (conn_unsent(c) > max) return -ERR_LIMIT;
     if (n == 0) return 0;
-    if (r->chunks) buf_printf(&c->out, "%zx\r\n", n);
-    buf_append(&c->out, p, n);
-    if (r->chunks) buf_puts(&c->out, "\r\n");
+    stream_append(r, p, n);
     answer_made(r);
     return c->broken ? -ERR_MEMORY : 0;
 }
@@ -482,6 +489,13 @@ int http_stream_write(struct http_request *r, const void *p, size_t n)
 size_t http_stream_waiting(const struct http_request *r)
 {
     return conn_unsent(r->conn);
+}
+
+void http_stream_finish(struct http_request *r, const void *p, size_t n)
+{
+    CHECK(r->state == REQUEST_STREAM);
+    stream_append(r, p, n);
+    http_stream_end(r);
 }
 
 void http_stream_end(struct http_request *r)

@@ -95,6 +95,8 @@ void http_stream_begin(struct http_request *r, unsigned status, const char *cont
 /* Copies. -ERR_LIMIT: the client reads too slowly, limits.stream_bytes wait already; nothing was taken. */
 MUST_USE int http_stream_write(struct http_request *r, const void *p, size_t n);
 size_t http_stream_waiting(const struct http_request *r); /* bytes that the network has not taken yet */
+/* The last bytes, whatever waits already, and the end. */
+void http_stream_finish(struct http_request *r, const void *p, size_t n);
 void http_stream_end(struct http_request *r);
 /* Ends without the last chunk: the client sees that something is missing. */
 void http_stream_cut(struct http_request *r);

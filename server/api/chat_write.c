@@ -37,10 +37,10 @@ static void write_token(struct buf *b, const struct event_token *t)
     buf_putc(b, ']');
 }
 
-void chat_write_logprobs(struct buf *b, const struct event *ev)
+void chat_write_logprobs(struct buf *b, const struct event_logprob *list, size_t n)
 {
-    for (size_t i = 0; i < ev->n_logprobs; i++) {
-        const struct event_logprob *p = &ev->logprobs[i];
+    for (size_t i = 0; i < n; i++) {
+        const struct event_logprob *p = &list[i];
         if (i) buf_putc(b, ',');
         write_token(b, &p->token);
         buf_puts(b, ",\"top_logprobs\":[");

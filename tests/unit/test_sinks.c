@@ -25,7 +25,9 @@ static struct {
     bool stream, include_usage, logprobs;
     int64_t n;
     void (*script)(struct completion *c);
-    char raw[1 << 16];
+    char raw[1 << 26];
+    size_t n_raw;
+    int failed_at; /* the delta after which the completion was over */
 } t;
 
 static void begin(void *ctx, struct http_request *r)
@@ -77,6 +79,7 @@ static int setup(void **state)
     (void)state;
     memset(&t, 0, sizeof t);
     t.n = 1;
+    limits_init(&t.g.limits);
     strcpy(t.model.id, "m\"x"); /* an id that needs escaping */
     struct http_config c;
     http_config_init(&c);
@@ -106,7 +109,13 @@ static const char *exchange(unsigned *status)
     assert_int_equal(send(fd, request, strlen(request), MSG_NOSIGNAL), (ssize_t)strlen(request));
     run_for(60);
     size_t n = 0;
-    for (ssize_t got; (got = recv(fd, t.raw + n, sizeof t.raw - 1 - n, MSG_DONTWAIT)) > 0;) n += (size_t)got;
+    for (int round = 0; round < 100; round++) {
+        for (ssize_t got; (got = recv(fd, t.raw + n, sizeof t.raw - 1 - n, MSG_DONTWAIT)) > 0;) n += (size_t)got;
+        if (recv(fd, t.raw + n, 0, MSG_DONTWAIT) == 0 || n == t.n_raw) break;
+        t.n_raw = n;
+        run_for(20);
+    }
+    t.n_raw = n;
     t.raw[n] = '\0';
     close(fd);
     assert_int_equal(sscanf(t.raw, "HTTP/1.%*d %u", status), 1);
@@ -278,6 +287,146 @@ static void test_json_logprobs_are_valid(void **state)
     json_decref(v);
 }
 
+/* What a client gets of the sink's answer: all text and the number of logprobs; -1 in *n_logprobs: no [DONE]. */
+static char *gather(const char *p, int *n_logprobs, size_t *longest)
+{
+    char *text = calloc(1, sizeof t.raw);
+    const char *end;
+    *n_logprobs = 0;
+    *longest = 0;
+    for (; (end = strstr(p, "\n\n")) && strncmp(p, "data: [DONE]\n\n", 14) != 0; p = end + 2) {
+        if ((size_t)(end - p) > *longest) *longest = (size_t)(end - p);
+        json_t *v = parse(p + 6, (size_t)(end - p - 6)), *choice = json_array_get(json_object_get(v, "choices"), 0);
+        json_t *content = json_object_get(json_object_get(choice, "delta"), "content");
+        if (content) strcat(text, json_string_value(content));
+        *n_logprobs += (int)json_array_size(json_object_get(json_object_get(choice, "logprobs"), "content"));
+        json_decref(v);
+    }
+    if (strcmp(p, "data: [DONE]\n\n") != 0) *n_logprobs = -1;
+    return text;
+}
+
+enum { MANY_LOGPROBS = 1000 };
+
+/* A stop string of 1,024 bytes may hold back this many tokens, each with 20 alternatives. */
+static void script_many_logprobs(struct completion *c)
+{
+    struct event_token top[20];
+    struct event_logprob *list = calloc(MANY_LOGPROBS, sizeof *list);
+    for (int i = 0; i < 20; i++) top[i] = (struct event_token){"some token", 10, -1.25f};
+    for (int i = 0; i < MANY_LOGPROBS; i++) list[i] = (struct event_logprob){.token = top[0], .top = top, .n_top = 20};
+    completion_event(c, &(struct event){.type = EVENT_DELTA, .text = "x", .n_text = 1, .logprobs = list, .n_logprobs = MANY_LOGPROBS});
+    finish(c, 0, FINISH_STOP);
+    free(list);
+}
+
+static void test_sse_many_held_logprobs_are_split(void **state)
+{
+    (void)state;
+    t.stream = t.logprobs = true;
+    t.script = script_many_logprobs;
+    unsigned status;
+    int n;
+    size_t longest;
+    char *text = gather(exchange(&status), &n, &longest);
+    assert_int_equal(n, MANY_LOGPROBS);
+    assert_string_equal(text, "x");
+    assert_in_range(longest, 1, 64 << 10);
+    free(text);
+}
+
+enum { MAX_DELTAS = 200000, RING_BYTES = 64 << 10 };
+
+static void number_delta(struct completion *c, int i)
+{
+    char word[16];
+    snprintf(word, sizeof word, "%d ", i);
+    delta(c, 0, word);
+}
+
+static bool ring_is_full(struct completion *c)
+{
+    return c->headers_out && http_stream_write(c->http, "", 0) == -ERR_LIMIT;
+}
+
+/* More than the connection takes, then some more. */
+static void script_fast(struct completion *c)
+{
+    int i = 0;
+    for (; i < MAX_DELTAS && !c->done && !ring_is_full(c); i++) number_delta(c, i);
+    assert_in_range(i, 1, MAX_DELTAS - 1);
+    t.failed_at = i + 2000;
+    for (; i < t.failed_at; i++) number_delta(c, i);
+    assert_false(c->done);
+    finish(c, 0, FINISH_STOP);
+}
+
+/* While the ring is full deltas are merged, not lost, and the stream is not cut. */
+static void test_t23_sse_full_ring_merges_deltas(void **state)
+{
+    (void)state;
+    t.stream = true;
+    t.script = script_fast;
+    unsigned status;
+    int n;
+    size_t longest;
+    char *text = gather(exchange(&status), &n, &longest), *want = calloc(1, sizeof t.raw);
+    for (int i = 0, at = 0; i < t.failed_at; i++) at += sprintf(want + at, "%d ", i);
+    assert_int_equal(n, 0);
+    assert_string_equal(text, want);
+    assert_in_range(longest, 10000, 20000); /* the last 2,000 in one event */
+    free(text);
+    free(want);
+}
+
+static void script_flood(struct completion *c)
+{
+    int i = 0, full = 0;
+    for (; i < MAX_DELTAS && !c->done; i++) {
+        number_delta(c, i);
+        if (!c->done && !full && ring_is_full(c)) full = i;
+    }
+    assert_in_range(full, 1, MAX_DELTAS - 1);
+    t.failed_at = i - full;
+    if (!c->done) completion_drop(c);
+}
+
+/* The ring and as much merged text again, no more; then the stream is cut. */
+static void test_t23_sse_what_waits_is_bounded(void **state)
+{
+    (void)state;
+    t.stream = true;
+    t.script = script_flood;
+    unsigned status;
+    int n;
+    size_t longest;
+    free(gather(exchange(&status), &n, &longest));
+    assert_int_equal(n, -1);
+    assert_in_range(t.failed_at, 100, RING_BYTES / 5); /* numbers of 5 digits and a blank */
+}
+
+static void script_endless(struct completion *c)
+{
+    static char piece[1 << 20];
+    memset(piece, 'a', sizeof piece - 1);
+    for (t.failed_at = 0; t.failed_at < 300 && !c->done; t.failed_at++) delta(c, 0, piece);
+    if (!c->done) completion_drop(c);
+}
+
+/* An answer that does not fit fails while it is made, not when everything has been made. */
+static void test_json_too_long_an_answer_fails_early(void **state)
+{
+    (void)state;
+    t.script = script_endless;
+    unsigned status;
+    const char *p = exchange(&status);
+    assert_int_equal(status, 400);
+    assert_in_range(t.failed_at, 1, 140);
+    json_t *v = parse(p, strlen(p));
+    assert_string_equal(json_string_value(json_object_get(json_object_get(v, "error"), "code")), "invalid_value");
+    json_decref(v);
+}
+
 #define SINK_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
@@ -289,6 +438,10 @@ int main(void)
         SINK_TEST(test_sse_error_before_the_stream_is_plain),
         SINK_TEST(test_json_error_late_is_plain),
         SINK_TEST(test_json_logprobs_are_valid),
+        SINK_TEST(test_sse_many_held_logprobs_are_split),
+        SINK_TEST(test_t23_sse_full_ring_merges_deltas),
+        SINK_TEST(test_t23_sse_what_waits_is_bounded),
+        SINK_TEST(test_json_too_long_an_answer_fails_early),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
