@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
@@ -11,7 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIRST_FD = 3, PARK_FD = 64 };
+#include "base/log.h"
+
+enum { FIRST_FD = 3, PARK_FD = 64, MAX_WORDS = 32 };
 
 static _Noreturn void child_exec(char *const argv[], const int *fds, int n_fds)
 {
@@ -43,14 +46,30 @@ static void child_ended(void *ctx, uint32_t events)
     c->exited(c->ctx, status);
 }
 
+/* The child logs as we do; its words are borrowed. */
+static void add_log_options(char *words[MAX_WORDS], char *const argv[])
+{
+    const char *const mine[] = {"--log-level", log_level_name(log_level()), "--log-format", log_format_name(log_format())};
+    size_t n = 0;
+    for (; n < 2; n++) words[n] = argv[n];
+    for (size_t i = 0; i < sizeof mine / sizeof *mine; i++) words[n++] = (char *)(uintptr_t)mine[i];
+    for (size_t i = 2; argv[i]; i++) {
+        CHECK(n + 1 < MAX_WORDS);
+        words[n++] = argv[i];
+    }
+    words[n] = NULL;
+}
+
 int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds, void (*exited)(void *ctx, int status),
                 void *ctx, struct err *e)
 {
     CHECK(n_fds <= CHILD_MAX_FDS);
     *c = (struct child){.loop = l, .pidfd = -1, .exited = exited, .ctx = ctx};
+    char *words[MAX_WORDS];
+    add_log_options(words, argv);
     pid_t pid = fork();
     if (pid < 0) return err_set(e, ERR_IO, "starting '%s': %s", argv[1], strerror(errno));
-    if (pid == 0) child_exec(argv, fds, n_fds);
+    if (pid == 0) child_exec(words, fds, n_fds);
     c->pid = pid;
     c->pidfd = pidfd_open(pid, 0);
     int rc = c->pidfd < 0 ? err_set(e, ERR_IO, "watching '%s': %s", argv[1], strerror(errno)) : 0;

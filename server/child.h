@@ -21,7 +21,7 @@ struct child {
     void *ctx;
 };
 
-/* argv[0] is only a name: the program is /proc/self/exe. fds stay the caller's. */
+/* argv[0] is only a name: the program is /proc/self/exe; argv[1] is its command, which must take --log-level and --log-format. fds stay the caller's. */
 MUST_USE int child_start(struct child *c, struct loop *l, char *const argv[], const int *fds, int n_fds,
                          void (*exited)(void *ctx, int status), void *ctx, struct err *e);
 void child_kill(struct child *c); /* exited will be called; nothing if there is none */

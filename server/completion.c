@@ -289,6 +289,8 @@ static void completion_run(struct completion *c)
     if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
     c->source = &source_local;
     c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
+                c->prompt.n_ids, c->n_pictures, c->max_tokens);
     int rc = admission_take_tokens(c, &e);
     if (!rc) {
         rc = c->sink->open(c, &e);

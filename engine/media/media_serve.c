@@ -261,7 +261,7 @@ static int say_hello(int rc, const char *notes, struct err *e)
 
 int media_process(media_answer_fn *answer)
 {
-    log_setup(LOG_INFO, "media");
+    log_setup(log_level(), "media");
     struct err e = {0};
     char notes[sizeof e.msg] = "";
     int64_t memory_bytes = 0;

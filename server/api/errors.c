@@ -71,12 +71,12 @@ static const struct {
 
 static const bool inside[ERR_CODES] = {[ERR_NONE] = true, [ERR_MEMORY] = true, [ERR_IO] = true, [ERR_INTERNAL] = true};
 
-static const char *told_text(enum api_error kind, const struct err *e)
+static const char *told_text(enum api_error kind, const struct err *e, const char *request_id)
 {
     bool hide = fixed_texts[kind].always || (unsigned)e->code >= ERR_CODES || inside[e->code];
     if (!hide) return e->msg;
     if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || !fixed_texts[kind].always)
-        log_error("a client is told '%s': %s", api_errors[kind].code, e->msg);
+        log_request(LOG_ERROR, request_id, "a client is told '%s': %s", api_errors[kind].code, e->msg);
     return fixed_texts[kind].text ? fixed_texts[kind].text : fixed_texts[API_INTERNAL_ERROR].text;
 }
 
@@ -99,10 +99,10 @@ static void write_text(struct buf *b, const char *s)
     buf_free(&clean);
 }
 
-int api_error_write(struct buf *b, enum api_error kind, const struct err *e)
+int api_error_write(struct buf *b, enum api_error kind, const struct err *e, const char *request_id)
 {
     buf_puts(b, "{\"error\":{\"message\":");
-    write_text(b, told_text(kind, e));
+    write_text(b, told_text(kind, e, request_id));
     buf_printf(b, ",\"type\":\"%s\",\"param\":", api_errors[kind].type);
     if (e->param[0])
         write_text(b, e->param);
@@ -116,7 +116,7 @@ void api_error_reply(struct http_request *r, enum api_error kind, const struct e
 {
     struct buf b;
     buf_init(&b, 8192);
-    api_error_write(&b, kind, e);
+    api_error_write(&b, kind, e, http_request_id(r));
     if (b.failed) {
         buf_clear(&b);
         buf_puts(&b, "{\"error\":{\"message\":\"The error's message is too "

@@ -42,7 +42,7 @@ extern const struct api_error_row api_errors[API_ERRORS];
 enum api_error api_error_of(const struct err *e);
 /* Appends {"error":{...}}. The message and param of e are made valid UTF-8. A message that the system or a library may have part in (ERR_IO,
  * ERR_MEMORY, ERR_INTERNAL), and every one of a 5xx, is not told: a fixed text of the kind is, and the message goes to the log. */
-int api_error_write(struct buf *b, enum api_error kind, const struct err *e);
+int api_error_write(struct buf *b, enum api_error kind, const struct err *e, const char *request_id);
 void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e);
 
 #endif

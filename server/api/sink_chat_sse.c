@@ -208,7 +208,7 @@ static void sse_event(struct completion *c, const struct event *ev)
         write_last(s, c, ev);
     else {
         buf_puts(&s->out, "data: ");
-        api_error_write(&s->out, api_error_of(ev->err), ev->err);
+        api_error_write(&s->out, api_error_of(ev->err), ev->err, http_request_id(c->http));
         buf_puts(&s->out, "\n\n");
     }
     sse_send(c, last);

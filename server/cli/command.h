@@ -16,6 +16,9 @@ int command_keys(const struct options *o);
 int command_worker(const struct options *o);
 int command_media(const struct options *o);
 
+/* Log of a process that serves: --log-level and --log-format; part is borrowed for good. */
+void command_log(const struct options *o, const char *part);
+
 /* Prints "spillway: " and the message; returns COMMAND_FAILED, or COMMAND_USAGE for command_usage_error. */
 int command_error(const struct err *e);
 int command_usage_error(const struct err *e);

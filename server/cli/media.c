@@ -5,6 +5,6 @@
 
 int command_media(const struct options *o)
 {
-    (void)o;
+    command_log(o, "media");
     return media_main();
 }

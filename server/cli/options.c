@@ -9,7 +9,7 @@
 #include "base/str.h"
 
 #define ON(c) (1u << COMMAND_##c)
-enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(WORKER) };
+enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
 
 struct command_row {
     const char *name, *args, *help;
@@ -63,6 +63,8 @@ static const struct option_row rows[] = {
     {ON(SERVE), "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
     {ON(SERVE), "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
+    {LOG_COMMANDS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info", "what standard error tells"},
+    {LOG_COMMANDS, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text", "lines of text, or one JSON object a line"},
     {MODEL_COMMANDS, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
     {MODEL_COMMANDS, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},

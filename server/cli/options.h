@@ -48,6 +48,7 @@ struct options {
     int64_t default_max_tokens, media_processes;
     struct limits limits;
 
+    const char *log_level, *log_format;
     const char *device, *random_weights, *compute;
     int64_t threads, kv_tokens;
 

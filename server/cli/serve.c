@@ -19,13 +19,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/access_log.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 #include "server/cli/model_path.h"
 #include "server/completion.h"
 #include "server/gateway.h"
 
-enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4 };
+enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500 };
 
 struct serve {
     struct gateway g;
@@ -148,16 +149,27 @@ static void serve_stop(struct serve *s, const struct err *why)
     loop_stop(s->g.loop);
 }
 
+/* For people on standard error; among lines of JSON it is one of them, and the key goes to standard output: it must not be logged. */
 static void announce(struct serve *s)
 {
     s->ready = true;
-    bool v6 = strchr(s->host, ':') != NULL;
-    fprintf(stderr, "Ready in %lld ms: http%s://%s%s%s:%u/v1", (long long)(clock_boot_ms() - s->g.started_ms), s->o->tls_cert ? "s" : "",
-            v6 ? "[" : "", s->host, v6 ? "]" : "", http_port(s->g.http));
-    for (size_t i = 0; i < s->g.n_models; i++) fprintf(stderr, "%s %s", i ? "," : " serves", s->g.models[i]->id);
-    fprintf(stderr, "\n");
-    if (s->first_key[0]) fprintf(stderr, "The first API key, shown only now: %s\n", s->first_key);
+    struct buf models;
+    buf_init(&models, 1 << 16);
+    for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
+    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
+    char url[128];
+    snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
+             http_port(s->g.http));
+    int64_t ms = clock_boot_ms() - s->g.started_ms;
+    const struct log_field fields[] = {{.name = "ms", .number = ms}, {.name = "url", .text = url}, {.name = "models", .text = models.data}};
+    if (json)
+        log_write_fields(LOG_INFO, fields, sizeof fields / sizeof *fields, "ready");
+    else
+        fprintf(stderr, "Ready in %lld ms: %s serves %s\n", (long long)ms, url, models.data);
+    if (s->first_key[0]) fprintf(json ? stdout : stderr, "The first API key, shown only now: %s\n", s->first_key);
+    fflush(stdout);
     explicit_bzero(s->first_key, sizeof s->first_key);
+    buf_free(&models);
 }
 
 static struct serve *serve_of(struct gateway_model *m)
@@ -341,6 +353,7 @@ static int listen_http(struct serve *s, struct err *e)
     c.begin = gateway_begin;
     c.handle = gateway_handle;
     c.refuse = gateway_refuse;
+    c.done = access_log_done;
     int rc = read_edge(s, &c, e);
     return rc ? rc : http_new(&s->g.http, s->g.loop, &c, e);
 }
@@ -400,7 +413,8 @@ int command_serve(const struct options *o)
 {
     struct serve s = {.o = o, .signal_fd = -1};
     struct err e = {0};
-    log_setup(LOG_INFO, "gateway");
+    command_log(o, "gateway");
+    log_start();
     raise_descriptors();
     int rc = serve_start(&s, &e);
     if (!rc) rc = loop_run(s.g.loop, &e);
@@ -409,5 +423,8 @@ int command_serve(const struct options *o)
         rc = -(int)e.code;
     }
     serve_close(&s);
+    if (rc && log_format() == LOG_JSON) log_error("%s", e.msg);
+    log_stop(LAST_LINES_MS);
+    if (rc && log_format() == LOG_JSON) return COMMAND_FAILED;
     return rc ? command_error(&e) : COMMAND_OK;
 }

@@ -6,6 +6,8 @@
 #include "server/cli/model_path.h"
 #include "server/cli/model_run.h"
 
+enum { LAST_LINES_MS = 500 };
+
 int command_worker(const struct options *o)
 {
     static char part[80];
@@ -17,11 +19,13 @@ int command_worker(const struct options *o)
     int rc = model_run_dir(o, path, sizeof path, &dir, &e);
     const char *id = o->name ? o->name : dir ? model_path_id(o->args[0], path) : o->random_weights;
     snprintf(part, sizeof part, "worker %s", id ? id : "");
-    log_setup(LOG_INFO, part);
+    command_log(o, part);
+    log_start(); /* a reader of standard error that stands still must not look like a hang */
     uint64_t *progress = worker_progress_map();
     if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, (uint64_t)o->kv_tokens, progress, &e);
     if (rc) {
         log_error("%s", e.msg);
+        log_stop(LAST_LINES_MS);
         return rc == -ERR_MEMORY ? WORKER_EXIT_NO_ROOM : WORKER_EXIT_FAILED;
     }
     const struct model_limits *l = model_limits(model);
@@ -29,5 +33,6 @@ int command_worker(const struct options *o)
              (double)l->kv_bytes / 1e6, l->n_blocks, l->block_tokens, l->max_context);
     int code = worker_serve(WORKER_SOCKET_FD, model, progress);
     model_close(model);
+    log_stop(LAST_LINES_MS);
     return code;
 }

@@ -19,7 +19,7 @@ static json_t *written(enum api_error kind, const struct err *e)
     struct err je;
     json_t *v;
     buf_init(&b, 8192);
-    assert_int_equal(api_error_write(&b, kind, e), 0);
+    assert_int_equal(api_error_write(&b, kind, e, "req_test"), 0);
     if (json_read(b.data, b.len, &json_limits_request, "error", &v, &je)) fail_msg("%s: %s", je.msg, b.data);
     buf_free(&b);
     return v;
