@@ -12,10 +12,10 @@ const struct endpoint *const gateway_endpoints[] = {
 };
 const size_t n_gateway_endpoints = sizeof gateway_endpoints / sizeof gateway_endpoints[0];
 
-void gateway_check_endpoints(void)
+void gateway_check_endpoints(const struct endpoint *const *endpoints, size_t n)
 {
-    for (size_t i = 0; i < n_gateway_endpoints; i++) {
-        const struct endpoint *ep = gateway_endpoints[i];
+    for (size_t i = 0; i < n; i++) {
+        const struct endpoint *ep = endpoints[i];
         CHECK(ep->method && ep->path && ep->path[0] == '/' && ep->handle);
         CHECK(ep->access == ACCESS_OPEN || ep->access == ACCESS_KEY || ep->access == ACCESS_ADMIN);
     }

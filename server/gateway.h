@@ -54,8 +54,9 @@ struct gateway {
 
 /* NULL if there is no such model. */
 struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n);
-/* Ends the program if an endpoint says too little, above all not who may call it. Before serving. */
-void gateway_check_endpoints(void);
+struct endpoint;
+/* Ends the program if one of them says too little, above all not who may call it. Before serving. */
+void gateway_check_endpoints(const struct endpoint *const *endpoints, size_t n);
 /* The callbacks of struct http_config: routing by the table of endpoints, keys, errors of both. */
 void gateway_begin(void *gateway, struct http_request *r);
 void gateway_handle(void *gateway, struct http_request *r);

@@ -24,6 +24,7 @@
 #include "server/cli/env.h"
 #include "server/cli/model_path.h"
 #include "server/completion.h"
+#include "server/api/endpoint.h"
 #include "server/gateway.h"
 
 enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500 };
@@ -373,7 +374,7 @@ static int start_media(struct serve *s, struct err *e)
 
 static int serve_start(struct serve *s, struct err *e)
 {
-    gateway_check_endpoints();
+    gateway_check_endpoints(gateway_endpoints, n_gateway_endpoints);
     s->g.started_ms = clock_boot_ms();
     s->g.default_max_tokens = s->o->default_max_tokens;
     s->g.limits = s->o->limits;

@@ -1,4 +1,5 @@
 """Keys: odd ones (T03), revoked, expired and rotated ones while the server runs (T09), the configured one between starts, admin's /healthz."""
+import itertools
 import json
 import os
 import pathlib
@@ -49,21 +50,21 @@ FIXED = ["", "'", '"', "''", "' OR '1'='1", "\" OR 1=1 --", "'; DROP TABLE accou
          "../../etc/passwd", "${jndi:ldap://x}", "<script>", "*", "?", "sk-spillway-", "\xe9", "\u00fc\u00df", "\xff\xfe", "a b", "a\tb", "Bearer x", ",", "a,b", "=", "x" * 512, "x" * 513, "x" * 8000]
 
 
-def odd_keys(server, n):
+def odd_keys(server):
     yield from FIXED
     yield from (server.key[:k] for k in range(0, len(server.key), 7))
     yield from (server.key + tail for tail in ("x", " x", ",", "'", "=", "\xff", server.key))
     yield from (change(server.key) for change in (str.upper, str.lower, str.swapcase, lambda k: k[::-1]))
     r = random.Random(3)
     alphabet = [chr(c) for c in range(0x20, 0x100) if c != 0x7f]
-    for _ in range(n - len(FIXED) - 30):
+    while True:
         yield "".join(r.choices(alphabet, k=r.randrange(1, 200)))
 
 
 def test_t03_odd_keys_get_the_same_answer(server, size, figure):
     n, seen, statuses = 0, set(), set()
     s = connect(server.port)
-    for key in odd_keys(server, size(400, 10000)):
+    for key in itertools.islice(odd_keys(server), size(400, 10000)):
         s.sendall(head("GET", "/v1/models", [f"Authorization: Bearer {key}"]))
         a = receive(s, 5, until=b'"}}')
         statuses.add(a.status)

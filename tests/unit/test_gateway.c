@@ -4,8 +4,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -74,8 +78,36 @@ static void test_every_endpoint_names_its_access(void **state)
 {
     (void)state;
     assert_true(n_gateway_endpoints > 0);
-    gateway_check_endpoints();
+    gateway_check_endpoints(gateway_endpoints, n_gateway_endpoints);
     for (size_t i = 0; i < n_gateway_endpoints; i++) assert_int_not_equal(gateway_endpoints[i]->access, ACCESS_UNSTATED);
+}
+
+static void no_handler(struct gateway *g, struct http_request *r)
+{
+    (void)g;
+    (void)r;
+}
+
+static void test_an_endpoint_that_names_no_access_ends_the_program(void **state)
+{
+    (void)state;
+    const struct endpoint forgotten = {.method = "GET", .path = "/v1/secrets", .handle = no_handler};
+    const struct endpoint whole = {.method = "GET", .path = "/v1/secrets", .access = ACCESS_KEY, .handle = no_handler};
+    const struct endpoint *list[] = {&whole, &forgotten};
+    gateway_check_endpoints(list, 1);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct rlimit none = {0};
+        setrlimit(RLIMIT_CORE, &none);
+        signal(SIGABRT, SIG_DFL);
+        gateway_check_endpoints(list, 2);
+        _exit(0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
 /* Two endpoints of one method and path would leave it to their order who may call. */
@@ -94,6 +126,7 @@ int main(void)
         cmocka_unit_test(test_t01_every_endpoint_is_in_the_table),
         cmocka_unit_test(test_t01_the_table_has_no_other_route),
         cmocka_unit_test(test_every_endpoint_names_its_access),
+        cmocka_unit_test(test_an_endpoint_that_names_no_access_ends_the_program),
         cmocka_unit_test(test_endpoints_are_distinct),
     };
     return cmocka_run_group_tests(tests, read_table, NULL);
