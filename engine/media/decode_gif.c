@@ -14,7 +14,10 @@ struct gif_reader {
     size_t n, at;
     GifFileType *gif;
     int transparent; /* index, or -1 */
+    int n_blocks;    /* of extensions */
 };
+
+enum { MAX_BLOCKS = 20000 }; /* before the first frame: a file of blocks of a byte or two is made to cost time */
 
 static bool gif_match(const uint8_t *p, size_t n)
 {
@@ -42,9 +45,11 @@ static int read_extension(struct gif_reader *r, struct err *e)
     int code;
     GifByteType *block; /* length byte, then the bytes */
     if (DGifGetExtension(r->gif, &code, &block) != GIF_OK) return fail(r, "broken extension", e);
+    r->n_blocks++;
     if (block && code == GRAPHICS_EXT_FUNC_CODE && block[0] == 4) r->transparent = block[1] & 1 ? block[4] : -1;
-    while (block)
+    for (; block; r->n_blocks++)
         if (DGifGetExtensionNext(r->gif, &block) != GIF_OK) return fail(r, "broken extension", e);
+    if (r->n_blocks > MAX_BLOCKS) return err_set(e, ERR_LIMIT, "GIF: more than %d extension blocks before the first frame", MAX_BLOCKS);
     return 0;
 }
 
@@ -101,15 +106,25 @@ static void make_colours(const struct gif_reader *r, uint8_t colours[256][3])
     }
 }
 
+/* What the frame does not cover. After the frame, so that a large screen costs nothing if the frame turns out to be broken. */
+static void paint_ground(const GifImageDesc *f, struct pixels *out, const uint8_t colour[3])
+{
+    for (int y = 0; y < out->height; y++) {
+        uint8_t *row = out->rgb + (size_t)y * (size_t)out->width * 3;
+        bool covered = y >= f->Top && y < f->Top + f->Height;
+        for (int x = 0; x < out->width; x++) {
+            if (covered && x == f->Left) x += f->Width;
+            if (x < out->width) memcpy(row + 3 * (size_t)x, colour, 3);
+        }
+    }
+}
+
 static int read_rows(struct gif_reader *r, struct pixels *out, uint8_t *line, struct err *e)
 {
     static const int first[] = {0, 4, 2, 1}, step[] = {8, 8, 4, 2};
     const GifImageDesc *f = &r->gif->Image;
     uint8_t colours[256][3];
     make_colours(r, colours);
-    size_t n = (size_t)out->width * (size_t)out->height;
-    const uint8_t *ground = colours[r->transparent < 0 ? 0 : r->transparent];
-    for (size_t i = 0; i < n; i++) memcpy(out->rgb + 3 * i, ground, 3);
     for (int pass = 0; pass < (f->Interlace ? 4 : 1); pass++) {
         for (int y = f->Interlace ? first[pass] : 0; y < f->Height; y += f->Interlace ? step[pass] : 1) {
             if (DGifGetLine(r->gif, line, f->Width) != GIF_OK) return fail(r, "broken picture data", e);
@@ -117,6 +132,7 @@ static int read_rows(struct gif_reader *r, struct pixels *out, uint8_t *line, st
             for (int x = 0; x < f->Width; x++, to += 3) memcpy(to, colours[line[x]], 3);
         }
     }
+    paint_ground(f, out, colours[r->transparent < 0 ? 0 : r->transparent]);
     return 0;
 }
 

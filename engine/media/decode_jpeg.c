@@ -11,11 +11,21 @@
 
 #include "engine/media/decode_formats.h"
 
-enum { MAX_SCANS = 100 }; /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
+enum {
+    MAX_SCANS = 100,     /* a progressive file repeats the whole picture once a scan: ten usually, hundreds are an attack */
+    MAX_SEGMENTS = 50000 /* before the frame header */
+};
 
 static bool jpeg_match(const uint8_t *p, size_t n)
 {
     return n >= 3 && p[0] == 0xFF && p[1] == 0xD8 && p[2] == 0xFF;
+}
+
+/* Baseline, extended and progressive, all Huffman coded. Arithmetic coding is refused, as browsers do: it lets a few bytes stand for any
+ * number of pixels. */
+static bool is_read(unsigned marker)
+{
+    return marker >= 0xC0 && marker <= 0xC2;
 }
 
 static bool is_frame_header(unsigned marker)
@@ -38,6 +48,7 @@ static int read_frame_header(const uint8_t *p, size_t n, size_t at, struct image
 static int jpeg_probe(const uint8_t *p, size_t n, struct image_info *info, struct err *e)
 {
     bool seen_exif = false;
+    int n_segments = 0;
     size_t at = 2;
     for (;;) {
         while (at < n && p[at] != 0xFF) at++; /* decoders skip stray bytes between segments, and so do we */
@@ -52,7 +63,9 @@ static int jpeg_probe(const uint8_t *p, size_t n, struct image_info *info, struc
         if (length > n - at) return err_set(e, ERR_INPUT, "JPEG: ends at byte %zu inside the segment at byte %zu", n, at);
         const uint8_t *body = p + at + 2;
         size_t n_body = length - 2;
+        if (is_frame_header(marker) && !is_read(marker)) return err_set(e, ERR_UNSUPPORTED, "JPEG: a kind of compression that is not read");
         if (is_frame_header(marker)) return read_frame_header(body, n_body, at, info, e);
+        if (++n_segments > MAX_SEGMENTS) return err_set(e, ERR_LIMIT, "JPEG: more than %d segments before its frame header", MAX_SEGMENTS);
         if (marker == 0xE1 && !seen_exif && n_body >= 6 && !memcmp(body, "Exif\0\0", 6)) {
             info->orientation = exif_orientation(body, n_body);
             seen_exif = true;

@@ -10,7 +10,11 @@
 #include "engine/media/decode_formats.h"
 #include "engine/media/image.h"
 
-enum { SIGNATURE_BYTES = 8, CHUNK_BYTES = 12 }; /* length, name, checksum */
+enum {
+    SIGNATURE_BYTES = 8,
+    CHUNK_BYTES = 12,  /* length, name, checksum */
+    MAX_CHUNKS = 50000 /* a file of empty chunks is made to cost time */
+};
 
 static bool png_match(const uint8_t *p, size_t n)
 {
@@ -27,12 +31,14 @@ static int png_probe(const uint8_t *p, size_t n, struct image_info *info, struct
     info->stored_width = (int)width;
     info->stored_height = (int)height;
     /* EXIF may stand anywhere. A broken tail is the decoder's to report. */
-    while (n - at >= CHUNK_BYTES) {
+    bool seen_exif = false;
+    for (int n_chunks = 0; n - at >= CHUNK_BYTES; n_chunks++) {
         size_t length = read_be32(p + at);
         if (length > n - at - CHUNK_BYTES) break;
-        if (!memcmp(p + at + 4, "eXIf", 4)) {
+        if (n_chunks == MAX_CHUNKS) return err_set(e, ERR_LIMIT, "PNG: more than %d chunks", MAX_CHUNKS);
+        if (!seen_exif && !memcmp(p + at + 4, "eXIf", 4)) {
             info->orientation = exif_orientation(p + at + 8, length);
-            break;
+            seen_exif = true;
         }
         at += length + CHUNK_BYTES;
     }

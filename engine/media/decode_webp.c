@@ -7,7 +7,7 @@
 
 #include "engine/media/decode_formats.h"
 
-enum { RIFF_BYTES = 12, CHUNK_BYTES = 8, FRAME_BYTES = 16, FLAG_ANIMATION = 2 };
+enum { RIFF_BYTES = 12, CHUNK_BYTES = 8, FRAME_BYTES = 16, FLAG_ANIMATION = 2, MAX_CHUNKS = 50000 };
 
 /* What the container says. data: what WebPDecode is to be given. */
 struct webp_layout {
@@ -65,7 +65,8 @@ static int read_extended(const uint8_t *p, size_t n, const struct riff_chunk *he
     bool seen_frame = false, seen_exif = false;
     struct riff_chunk c;
     int rc;
-    while ((rc = next_chunk(p, n, &at, &c, e)) > 0) {
+    for (int n_chunks = 0; (rc = next_chunk(p, n, &at, &c, e)) > 0; n_chunks++) {
+        if (n_chunks == MAX_CHUNKS) return err_set(e, ERR_LIMIT, "WebP: more than %d chunks", MAX_CHUNKS);
         if (animated && !seen_frame && !memcmp(c.name, "ANMF", 4)) {
             rc = read_frame(&c, l, e);
             if (rc) return rc;
