@@ -48,8 +48,8 @@ struct gateway {
     bool draining;
     struct completion *completions; /* alive, also those whose client is gone */
     size_t n_completions;
-    struct counts *per_key;   /* completions by the key's id */
-    int64_t n_prompt_tokens;  /* of all completions */
+    struct counts *per_key;  /* completions by the key's id */
+    int64_t n_prompt_tokens; /* of all completions */
 };
 
 /* NULL if there is no such model. */

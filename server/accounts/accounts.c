@@ -149,6 +149,19 @@ static int load_keys(struct accounts *a, struct err *e)
     return 0;
 }
 
+/* The version counts as seen only when its keys are loaded: what failed is tried again. */
+static int refresh(struct accounts *a, struct err *e)
+{
+    int step = sqlite3_step(a->data_version);
+    int64_t version = step == SQLITE_ROW ? sqlite3_column_int64(a->data_version, 0) : 0;
+    int rc = step == SQLITE_ROW ? 0 : db_error(a, e);
+    sqlite3_reset(a->data_version);
+    if (rc || version == a->seen_version) return rc;
+    rc = load_keys(a, e);
+    if (!rc) a->seen_version = version;
+    return rc;
+}
+
 static int open_db(struct accounts *a, const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
@@ -172,13 +185,13 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     if (sodium_init() < 0) return err_set(e, ERR_INTERNAL, "libsodium cannot be started");
     struct accounts *a = calloc(1, sizeof *a);
     if (!a) return err_set(e, ERR_MEMORY, "out of memory");
+    a->seen_version = -1;
     a->opened_s = clock_wall_s();
     a->opened_ms = clock_boot_ms();
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
     if (!rc) rc = open_db(a, dir, e);
-    if (!rc) rc = accounts_refresh(a, e);
-    if (!rc) rc = load_keys(a, e);
+    if (!rc) rc = refresh(a, e);
     if (rc)
         accounts_close(a);
     else
@@ -198,15 +211,10 @@ void accounts_close(struct accounts *a)
 
 int accounts_refresh(struct accounts *a, struct err *e)
 {
-    if (sqlite3_step(a->data_version) != SQLITE_ROW) {
-        sqlite3_reset(a->data_version);
-        return db_error(a, e);
-    }
-    int64_t version = sqlite3_column_int64(a->data_version, 0);
-    sqlite3_reset(a->data_version);
-    if (version == a->seen_version) return 0;
-    a->seen_version = version;
-    return load_keys(a, e);
+    sqlite3_busy_timeout(a->db, 0); /* called on the loop: never waits for another process's lock */
+    int rc = refresh(a, e);
+    sqlite3_busy_timeout(a->db, BUSY_MS);
+    return rc;
 }
 
 /* Now, for expiries: the wall clock may be put right forwards, but going back it is not followed. */
@@ -323,7 +331,7 @@ int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spe
 {
     int rc = check_token(token, e);
     if (!rc) rc = check_name(spec->name, e);
-    if (!rc) rc = accounts_refresh(a, e); /* what is put into the table by hand below must not be all of the news */
+    if (!rc) rc = refresh(a, e); /* what is put into the table by hand below must not be all of the news */
     if (!rc) rc = db_begin(a, e);
     if (rc) return rc;
     struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin};
@@ -394,7 +402,7 @@ static int configure_known(struct accounts *a, int64_t owner, int64_t configured
 int64_t accounts_key_configure(struct accounts *a, const char *token, struct err *e)
 {
     int rc = check_token(token, e);
-    if (!rc) rc = accounts_refresh(a, e);
+    if (!rc) rc = refresh(a, e);
     if (!rc) rc = db_begin(a, e);
     if (rc) return rc;
     unsigned char d[KEY_DIGEST_BYTES];

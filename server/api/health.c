@@ -92,6 +92,7 @@ static void write_health(const struct gateway *g, struct buf *b)
                m.waiting, m.restarts);
     buf_printf(b, ",\"connections\":%u,\"requests\":%u,\"completions\":%zu", http_connections(g->http), http_open_requests(g->http),
                g->n_completions);
+    buf_printf(b, ",\"prompt_tokens\":%" PRId64, g->n_prompt_tokens);
     if (g->accounts)
         buf_printf(b, ",\"keys\":{\"valid\":%zu,\"read_ago_ms\":%" PRId64 "}", accounts_key_count(g->accounts),
                    now_ms - g->accounts_fresh_ms);

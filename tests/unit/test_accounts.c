@@ -241,6 +241,28 @@ static void test_accounts_refresh_sees_other_handles(void **state)
     accounts_close(b);
 }
 
+/* A refresh that fails on the way (here: memory that SQLite may not have) is done again by the next one. */
+static void test_accounts_refresh_that_failed_is_done_again(void **state)
+{
+    (void)state;
+    struct accounts *a = open_ok(), *b = open_ok();
+    int n_failed = 0;
+    for (int extra = 0; extra < 40000; extra += 1000) {
+        char token[ACCOUNTS_TOKEN_BYTES];
+        struct err e;
+        int64_t id = make(a, token);
+        sqlite3_release_memory(1 << 30);
+        sqlite3_hard_heap_limit64(sqlite3_memory_used() + extra);
+        n_failed += accounts_refresh(b, &e) != 0;
+        sqlite3_hard_heap_limit64(0);
+        assert_int_equal(accounts_refresh(b, &e), 0);
+        assert_int_equal(check(b, token), id);
+    }
+    assert_true(n_failed > 0);
+    accounts_close(a);
+    accounts_close(b);
+}
+
 static void test_accounts_key_text_is_stored_nowhere(void **state)
 {
     (void)state;
@@ -595,6 +617,7 @@ int main(void)
         DIR_TEST(test_accounts_key_is_checked_and_revoked),
         DIR_TEST(test_accounts_keys_hold_after_reopening),
         DIR_TEST(test_accounts_refresh_sees_other_handles),
+        DIR_TEST(test_accounts_refresh_that_failed_is_done_again),
         DIR_TEST(test_accounts_key_text_is_stored_nowhere),
         DIR_TEST(test_accounts_refuse_unusable_keys),
         DIR_TEST(test_accounts_key_expires),
