@@ -4,6 +4,7 @@
 #   make test [T=x]    all tests, or those whose name contains x
 #   make fault-long [T=x]  the fault rows of tests/fault at their stated sizes (an hour), or those whose name contains x
 #   make asan|ubsan|tsan   unit and parity tests under a sanitizer
+#   make fuzz [P=name] [N=1000000]   N executions of one fuzz target, or of each in turn (installs clang: tools/setup --fuzz)
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
 #   make bench         speed and memory; see docs/performance.md
@@ -14,7 +15,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan golden parity bench bench-faults format
+.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-faults format
 all: build
 
 setup:
@@ -45,6 +46,12 @@ asan ubsan tsan: setup
 	@cmake --preset $@ --log-level=WARNING >/dev/null
 	@cmake --build --preset $@ -j $(JOBS) -- --no-print-directory
 	cd build/$@ && $(CTEST) -L 'unit|parity'
+
+fuzz:
+	@tools/setup --fuzz
+	@cmake --preset fuzz --log-level=WARNING >/dev/null
+	@cmake --build --preset fuzz -j $(JOBS) --target $(if $(P),fuzz_$(P),fuzz_all) -- --no-print-directory
+	@tools/fuzz $(if $(P),$(P),all) $(if $(N),$(N),1000000)
 
 golden:
 	@tools/setup --parity

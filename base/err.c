@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/str.h"
+
 static const char *const code_names[ERR_CODES] = {
     [ERR_NONE] = "none",         [ERR_INPUT] = "input",     [ERR_UNSUPPORTED] = "unsupported",
     [ERR_LIMIT] = "limit",       [ERR_CONTEXT] = "context", [ERR_NOT_FOUND] = "not_found",
@@ -20,14 +22,26 @@ const char *err_code_name(enum err_code code)
     return (unsigned)code < ERR_CODES ? code_names[code] : "unknown";
 }
 
-/* A message cut by vsnprintf may end inside a character: cut back to its start. */
-static void trim_utf8(char *s, size_t cap)
+/* A message cut by vsnprintf may end inside a character: cut back to its start. Names in it may have been cut, too, or come from a file: what is
+ * not UTF-8 becomes U+FFFD, as far as there is room. */
+static void make_utf8(char *s, size_t cap)
 {
-    size_t n = strlen(s);
-    if (n + 1 < cap) return;
-    size_t i = n;
-    while (i > 0 && n - i < 3 && ((unsigned char)s[i - 1] & 0xC0) == 0x80) i--;
-    if (i > 0 && (unsigned char)s[i - 1] >= 0xC0) s[i - 1] = '\0';
+    size_t n = strlen(s), o = 0;
+    if (utf8_valid(s, n)) return;
+    char out[sizeof((struct err *)0)->msg];
+    CHECK(cap <= sizeof out);
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        int len = utf8_decode(s + i, n - i, &cp);
+        if (len == 0 && n + 1 == cap) break;
+        size_t used = len > 0 ? (size_t)len : len < 0 ? (size_t)-len : n - i, more = len > 0 ? used : 3;
+        if (o + more >= cap) break;
+        memcpy(out + o, len > 0 ? s + i : "\xEF\xBF\xBD", more);
+        o += more;
+        i += used;
+    }
+    memcpy(s, out, o);
+    s[o] = '\0';
 }
 
 static void set_message(struct err *e, enum err_code code, const char *param, const char *fmt, va_list ap)
@@ -35,8 +49,8 @@ static void set_message(struct err *e, enum err_code code, const char *param, co
     e->code = code;
     snprintf(e->param, sizeof e->param, "%s", param);
     vsnprintf(e->msg, sizeof e->msg, fmt, ap);
-    trim_utf8(e->param, sizeof e->param);
-    trim_utf8(e->msg, sizeof e->msg);
+    make_utf8(e->param, sizeof e->param);
+    make_utf8(e->msg, sizeof e->msg);
 }
 
 int err_set(struct err *e, enum err_code code, const char *fmt, ...)
@@ -75,7 +89,7 @@ int err_prefix(struct err *e, const char *fmt, ...)
         n += (int)(len < left ? len : left);
         e->msg[n] = '\0';
     }
-    trim_utf8(e->msg, sizeof e->msg);
+    make_utf8(e->msg, sizeof e->msg);
     return -(int)e->code;
 }
 

@@ -38,7 +38,8 @@ struct err {
     char msg[512];
 };
 
-/* Both return -code. The message is cut at the size of msg, at a UTF-8 boundary. e may be NULL: only the code is returned. */
+/* Both return -code. The message is cut at the size of msg, at a UTF-8 boundary; bytes in it that are no UTF-8 become U+FFFD. e may be
+ * NULL: only the code is returned. */
 int err_set(struct err *e, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int err_set_param(struct err *e, enum err_code code, const char *param, const char *fmt, ...) PRINTF_LIKE(4, 5);
 /* Puts "prefix: " before the message already there; returns -e->code. */

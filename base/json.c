@@ -100,9 +100,17 @@ static int json_scan(const char *p, size_t n, const struct json_limits *l, const
     return 0;
 }
 
+/* A key as it is spelled, "" if it is not plain or does not fit. */
+static void json_plain(const char *name, size_t n, char *out, size_t cap)
+{
+    bool plain = name && n > 0 && n < cap && !memchr(name, '\\', n) && utf8_valid(name, n);
+    if (plain) memcpy(out, name, n);
+    out[plain ? n : 0] = '\0';
+}
+
 /* The name of the top-level member whose value the first `at` bytes end in, "" if there is none or it is not plain text: so that a number which
- * JSON cannot hold is still blamed on its field. */
-static void json_member_at(const char *p, size_t at, char *out, size_t cap)
+ * JSON cannot hold is still blamed on its field. And the last string before `at`: the key that is given twice. */
+static void json_names_at(const char *p, size_t at, char *member, char *last, size_t cap)
 {
     const char *name = NULL, *string = NULL;
     size_t n_name = 0, n_string = 0;
@@ -124,9 +132,8 @@ static void json_member_at(const char *p, size_t at, char *out, size_t cap)
         } else if (c == ',' && depth == 1)
             name = NULL;
     }
-    bool plain = name && n_name > 0 && n_name < cap && !memchr(name, '\\', n_name) && utf8_valid(name, n_name);
-    if (plain) memcpy(out, name, n_name);
-    out[plain ? n_name : 0] = '\0';
+    json_plain(name, n_name, member, cap);
+    json_plain(string, n_string, last, cap);
 }
 
 /* In our words: messages reach clients, and the library's quote what it read. */
@@ -156,15 +163,19 @@ int json_read(const char *p, size_t n, const struct json_limits *limits, const c
 {
     *out = NULL;
     if (n > limits->max_bytes) return err_set(e, ERR_LIMIT, "%s: %zu bytes of JSON, the limit is %zu", what, n, limits->max_bytes);
+    const char *nul = n ? memchr(p, 0, n) : NULL; /* Jansson takes one after a number for a blank */
+    if (nul) return err_set(e, ERR_INPUT, "%s: malformed JSON at byte %zu: a NUL", what, (size_t)(nul - p));
     int rc = json_scan(p, n, limits, what, e);
     if (rc) return rc;
     json_error_t je;
     *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &je);
     if (*out) return 0;
     if (json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "%s: out of memory", what);
-    char member[64];
-    json_member_at(p, je.position > 0 && (size_t)je.position <= n ? (size_t)je.position : 0, member, sizeof member);
-    return err_set_param(e, ERR_INPUT, member, "%s: malformed JSON at byte %d: %s", what, je.position, json_why(&je));
+    char member[64], last[64];
+    json_names_at(p, je.position > 0 && (size_t)je.position <= n ? (size_t)je.position : 0, member, last, sizeof member);
+    bool twice = json_error_code(&je) == json_error_duplicate_key && last[0];
+    return err_set_param(e, ERR_INPUT, member, "%s: malformed JSON at byte %d: %s%s%s%s", what, je.position, json_why(&je),
+                         twice ? ", '" : "", twice ? last : "", twice ? "'" : "");
 }
 
 int json_read_file(const char *path, const struct json_limits *limits, json_t **out, struct err *e)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "engine/text/template_parts.h"
 
 const struct template_limits template_limits_default = {.fuel = 1000000, .depth = 64, .max_output_bytes = 0};
@@ -33,6 +34,26 @@ bool eval_step(struct eval *v)
     return false;
 }
 
+static void spend(struct eval *v, size_t steps)
+{
+    if (steps <= v->fuel) {
+        v->fuel -= steps;
+        return;
+    }
+    v->fuel = 0;
+    eval_fail(v, ERR_LIMIT, "takes too many steps");
+}
+
+void eval_bytes(struct eval *v, size_t n)
+{
+    spend(v, n / 128);
+}
+
+void eval_chars(struct eval *v, size_t n)
+{
+    spend(v, n / 16);
+}
+
 void *eval_alloc(struct eval *v, size_t n)
 {
     if (v->failed) return NULL;
@@ -41,14 +62,29 @@ void *eval_alloc(struct eval *v, size_t n)
     return p;
 }
 
-static bool deeper(struct eval *v)
+static bool enter(struct eval *v, unsigned max_depth)
 {
-    if (v->depth >= v->max_depth) {
-        eval_fail(v, ERR_LIMIT, "nested deeper than %u", v->max_depth);
+    if (v->depth >= max_depth) {
+        eval_fail(v, ERR_LIMIT, "nested deeper than %u", max_depth);
         return false;
     }
     v->depth++;
     return !v->failed;
+}
+
+static bool deeper(struct eval *v)
+{
+    return enter(v, v->max_depth);
+}
+
+bool eval_enter(struct eval *v)
+{
+    return enter(v, v->max_depth * 4);
+}
+
+void eval_leave(struct eval *v)
+{
+    v->depth--;
 }
 
 /* --- variables --- */
@@ -64,12 +100,12 @@ static void scope_set(struct eval *v, struct scope *s, const struct text *name, 
 static struct value lookup(struct eval *v, struct scope *s, const struct text *name)
 {
     for (; s; s = s->up) {
+        eval_bytes(v, s->vars.n * 8);
         struct value *x = dict_find_chars(&s->vars, name->p, name->n);
         if (x) return *x;
     }
     for (int i = 0; i < BUILTINS; i++)
         if (text_is(name, builtin_names[i])) return (struct value){.type = VALUE_FUNCTION, .u.function = i};
-    (void)v;
     return (struct value){.type = VALUE_UNDEFINED, .u.s = name};
 }
 
@@ -169,7 +205,7 @@ static struct value call_macro(struct eval *v, const struct macro *m, const stru
     v->out = &o;
     run(v, m->node, s);
     v->out = outer;
-    v->depth--;
+    eval_leave(v);
     return out_value(v, &o);
 }
 
@@ -209,9 +245,9 @@ static bool compare(struct eval *v, int op, struct value a, struct value b)
 {
     switch (op) {
     case TOKEN_EQ:
-        return value_equal(a, b, 0);
+        return value_equal(v, a, b, 0);
     case TOKEN_NE:
-        return !value_equal(a, b, 0);
+        return !value_equal(v, a, b, 0);
     case TOKEN_IN:
         return value_contains(v, b, a);
     case TOKEN_NOT_IN:
@@ -280,7 +316,11 @@ static struct value filtered(struct eval *v, const struct node *n, struct value 
 /* A filter chain whose innermost operand is `input` (filter and set blocks). */
 static struct value filter_blocks(struct eval *v, const struct node *n, struct value input, struct scope *s)
 {
-    return n ? filtered(v, n, filter_blocks(v, n->a, input, s), s) : input;
+    if (!n) return input;
+    if (!eval_enter(v)) return (struct value){0};
+    struct value r = filtered(v, n, filter_blocks(v, n->a, input, s), s);
+    eval_leave(v);
+    return r;
 }
 
 static struct value call(struct eval *v, const struct node *n, struct scope *s)
@@ -370,13 +410,9 @@ static struct value eval(struct eval *v, const struct node *n, struct scope *s)
 {
     if (!eval_step(v)) return (struct value){0};
     v->line = n->line;
-    unsigned limit = v->max_depth;
-    v->max_depth = limit * 4; /* expressions nest more than blocks do; the parser has bounded them */
-    bool ok = deeper(v);
-    v->max_depth = limit;
-    if (!ok) return (struct value){0};
+    if (!eval_enter(v)) return (struct value){0};
     struct value r = evaluate(v, n, s);
-    v->depth--;
+    eval_leave(v);
     return v->failed ? (struct value){0} : r;
 }
 
@@ -416,7 +452,7 @@ struct value eval_loop(struct eval *v, const struct node *n, struct value over, 
         v->jump = 0;
         if (jump == NODE_BREAK) break;
     }
-    v->depth--;
+    eval_leave(v);
     return value_none();
 }
 
@@ -545,7 +581,7 @@ static void run(struct eval *v, const struct node *body, struct scope *s)
         v->line = n->line;
         execute(v, n, s);
     }
-    v->depth--;
+    eval_leave(v);
 }
 
 /* --- the two calls --- */
@@ -553,6 +589,7 @@ int template_compile(struct template **out, const char *source, size_t n, struct
 {
     *out = NULL;
     if (n > 1 << 20) return err_set(e, ERR_LIMIT, "template of %zu bytes; the limit is 1 MiB", n);
+    if (n && !utf8_valid(source, n)) return err_set(e, ERR_INPUT, "template: not valid UTF-8");
     struct arena mine;
     arena_init(&mine, 64u << 20);
     struct template *t = arena_alloc(&mine, sizeof *t);

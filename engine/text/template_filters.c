@@ -368,7 +368,7 @@ FILTER(unique)
     for (size_t i = 0; items && keys && i < l->n && !v->failed; i++) {
         struct value key = folded(v, l->items[i], sensitive);
         bool seen = false;
-        for (size_t j = 0; j < k && !seen && eval_step(v); j++) seen = value_equal(keys[j], key, 0);
+        for (size_t j = 0; j < k && !seen && eval_step(v); j++) seen = value_equal(v, keys[j], key, 0);
         if (!seen) keys[k] = key, items[k++] = l->items[i];
     }
     return value_of_list(v, VALUE_LIST, items, k);
@@ -441,7 +441,8 @@ FILTER(groupby)
     size_t k = 0;
     for (size_t i = 0, end; groups && i < l->n && eval_step(v); i = end) {
         struct value key = path(v, l->items[i], attribute), *pair = eval_alloc(v, 2 * sizeof *pair);
-        for (end = i + 1; end < l->n && value_equal(folded(v, path(v, l->items[end], attribute), false), folded(v, key, false), 0); end++) {
+        for (end = i + 1; end < l->n && value_equal(v, folded(v, path(v, l->items[end], attribute), false), folded(v, key, false), 0);
+             end++) {
         }
         if (!pair) break;
         pair[0] = key;
@@ -479,6 +480,7 @@ FILTER(escape)
     static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     const struct text *s = as_text(v, a);
     struct out o = {0};
+    eval_chars(v, s->n);
     for (size_t i = 0; i < s->n && !v->failed; i++) {
         const char *k = s->p[i] ? strchr(from, s->p[i]) : NULL;
         if (k)
@@ -495,6 +497,7 @@ FILTER(wordcount)
     const struct text *s = as_text(v, a);
     int64_t n = 0;
     bool in = false;
+    eval_chars(v, s->n);
     for (size_t i = 0; i < s->n; i++) {
         bool word = ((unsigned char)s->p[i] | 32) >= 'a' ? true : s->p[i] >= '0' && s->p[i] <= '9';
         n += word && !in;
@@ -507,6 +510,7 @@ FILTER(center)
 {
     struct value width = arg(args, kwargs, 0, "width");
     const struct text *s = as_text(v, a);
+    eval_bytes(v, s->n);
     int64_t n = (int64_t)text_length(s), want = width.type == VALUE_INT ? width.u.i : 80, pad = want > n ? want - n : 0,
             left = pad / 2 + (pad & want & 1);
     struct out o = {0};
@@ -593,7 +597,10 @@ bool filter_known(const struct text *name)
 
 struct value filter_apply(struct eval *v, const struct text *name, struct value a, const struct list *args, const struct dict *kwargs)
 {
-    return v->failed ? (struct value){0} : filters[filter_index(name)].apply(v, a, args, kwargs);
+    if (!eval_enter(v)) return (struct value){0}; /* map calls filters, map among them */
+    struct value r = filters[filter_index(name)].apply(v, a, args, kwargs);
+    eval_leave(v);
+    return v->failed ? (struct value){0} : r;
 }
 
 /* --- tests --- */
@@ -601,7 +608,7 @@ static bool is_lower(struct eval *v, struct value a, const char *how)
 {
     const struct text *s = as_text(v, a);
     struct value same = text_case(v, s, how), other = text_case(v, s, how[0] == 'l' ? "upper" : "lower");
-    return !v->failed && value_equal(same, (struct value){.type = VALUE_STRING, .u.s = s}, 0) && !value_equal(same, other, 0);
+    return !v->failed && value_equal(v, same, (struct value){.type = VALUE_STRING, .u.s = s}, 0) && !value_equal(v, same, other, 0);
 }
 
 enum test {
@@ -703,9 +710,9 @@ static bool test_with_argument(struct eval *v, enum test t, struct value a, stru
 {
     switch (t) {
     case T_EQ:
-        return value_equal(a, b, 0);
+        return value_equal(v, a, b, 0);
     case T_NE:
-        return !value_equal(a, b, 0);
+        return !value_equal(v, a, b, 0);
     case T_LT:
         return value_compare(v, a, b) < 0;
     case T_LE:
@@ -717,7 +724,7 @@ static bool test_with_argument(struct eval *v, enum test t, struct value a, stru
     case T_IN:
         return value_contains(v, b, a);
     case T_SAMEAS:
-        return a.type == b.type && value_equal(a, b, 0);
+        return a.type == b.type && value_equal(v, a, b, 0);
     default: {
         int64_t by = integer_of(v, b), x = integer_of(v, a);
         if (by == 0) return eval_fail(v, ERR_INPUT, "division by zero"), false;
@@ -797,7 +804,7 @@ static struct value range(struct eval *v, const struct list *args)
     if (n > 100000) return eval_fail(v, ERR_LIMIT, "range too big: more than 100000 items"); /* as jinja2's sandbox */
     size_t count = n > 0 ? (size_t)n : 0;
     struct value *items = eval_alloc(v, (count ? count : 1) * sizeof *items);
-    for (size_t i = 0; items && i < count && eval_step(v); i++) items[i] = value_int(start + (int64_t)i * step, 0);
+    for (size_t i = 0; items && i < count && eval_step(v); i++) items[i] = value_int((int64_t)((uint64_t)start + i * (uint64_t)step), 0);
     return value_of_list(v, VALUE_LIST, items, v->failed ? 0 : count);
 }
 

@@ -1,5 +1,6 @@
 /* Methods of strings, dicts, loops and cyclers that templates call, as Python's; methods that would change a value are refused, as in
  * the immutable sandbox. Provenance follows the bytes: what is cut, moved or changed in case keeps the mark of where it came from. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,7 @@ struct value text_strip(struct eval *v, const struct text *s, const struct text 
         if (!to_strip(s, at, end - at, chars)) break;
         end = at;
     }
+    eval_chars(v, s->n - (end - from));
     return value_slice(v, s, from, end);
 }
 
@@ -89,6 +91,7 @@ struct value text_case(struct eval *v, const struct text *s, const char *how)
 {
     struct out o = {0};
     bool begins = true;
+    eval_chars(v, s->n);
     for (size_t i = 0; i < s->n && !v->failed;) {
         uint32_t cp = 0;
         size_t n = char_at(s, i, &cp);
@@ -103,9 +106,11 @@ struct value text_case(struct eval *v, const struct text *s, const char *how)
     return out_value(v, &o);
 }
 
-static size_t find_in(const struct text *s, size_t from, const struct text *what)
+/* Where `what` is at or after `from`; SIZE_MAX: nowhere. */
+static size_t find_in(struct eval *v, const struct text *s, size_t from, const struct text *what)
 {
     const char *k = what->n <= s->n - from ? memmem(s->p + from, s->n - from, what->p, what->n) : NULL;
+    eval_bytes(v, k ? (size_t)(k - s->p) - from : s->n - from);
     return k ? (size_t)(k - s->p) : SIZE_MAX;
 }
 
@@ -114,7 +119,7 @@ struct value text_replace(struct eval *v, const struct text *s, const struct tex
     struct out o = {0};
     size_t at = 0;
     for (; count != 0 && !v->failed && eval_step(v); count--) {
-        size_t k = old->n ? find_in(s, at, old) : at;
+        size_t k = old->n ? find_in(v, s, at, old) : at;
         if (k == SIZE_MAX) break;
         out_text(v, &o, s, at, k);
         out_text(v, &o, with, 0, with->n);
@@ -139,6 +144,7 @@ struct value percent_format(struct eval *v, struct value format, struct value ar
     const struct list *l = args.type == VALUE_TUPLE ? args.u.list : &one;
     struct out o = {0};
     size_t used = 0;
+    eval_chars(v, s->n);
     for (size_t i = 0; i < s->n && !v->failed; i++) {
         if (s->p[i] != '%') {
             out_text(v, &o, s, i, i + 1);
@@ -154,6 +160,8 @@ struct value percent_format(struct eval *v, struct value format, struct value ar
         struct value x = l->items[used++];
         if (c == 'd' && x.type != VALUE_INT && x.type != VALUE_BOOL && x.type != VALUE_FLOAT)
             return eval_fail(v, ERR_INPUT, "%%d format: a number is required, not %s", value_type_name(x));
+        if (c == 'd' && x.type == VALUE_FLOAT && !(fabs(x.u.f) < 9e18))
+            return eval_fail(v, ERR_INPUT, "%%d format: the number is too large");
         if (c == 'd') x = value_int(x.type == VALUE_BOOL ? x.u.b : x.type == VALUE_FLOAT ? (int64_t)x.u.f : x.u.i, x.mark);
         if (c == 'r')
             print_repr(v, &o, x, 0);
@@ -170,6 +178,7 @@ static struct value brace_format(struct eval *v, const struct text *s, const str
 {
     struct out o = {0};
     size_t next = 0;
+    eval_chars(v, s->n);
     for (size_t i = 0; i < s->n && !v->failed; i++) {
         char c = s->p[i];
         if ((c == '{' || c == '}') && i + 1 < s->n && s->p[i + 1] == c) {
@@ -230,6 +239,7 @@ static struct value split_blanks(struct eval *v, const struct text *s, int64_t m
     struct pieces p = {0};
     size_t at = 0;
     uint32_t cp = 0;
+    eval_chars(v, s->n);
     while (eval_step(v)) {
         for (size_t n; at < s->n && (n = char_at(s, at, &cp), blank(cp)); at += n) {
         }
@@ -254,16 +264,19 @@ static struct value split_text(struct eval *v, const struct text *s, const struc
     struct pieces p = {0};
     size_t at = 0;
     if (by->n == 0) return eval_fail(v, ERR_INPUT, "empty separator");
-    for (size_t k; most != 0 && eval_step(v) && (k = find_in(s, at, by)) != SIZE_MAX; most--, at = k + by->n)
+    for (size_t k; most != 0 && eval_step(v) && (k = find_in(v, s, at, by)) != SIZE_MAX; most--, at = k + by->n)
         push(v, &p, value_slice(v, s, at, k));
     push(v, &p, value_slice(v, s, at, s->n));
     return list_of(v, &p);
 }
 
-static size_t find_last(const struct text *s, size_t end, const struct text *what)
+/* The last place before `end` where `what` ends; SIZE_MAX: none. Costs as much as it may compare. */
+static size_t find_last(struct eval *v, const struct text *s, size_t end, const struct text *what)
 {
-    for (size_t k = end >= what->n ? end - what->n + 1 : 0; k-- > 0;)
+    for (size_t k = end >= what->n ? end - what->n + 1 : 0, i = 1; k-- > 0 && !v->failed; i++) {
+        if (i % 16 == 0) eval_bytes(v, 16 * what->n + 256);
         if (memcmp(s->p + k, what->p, what->n) == 0) return k;
+    }
     return SIZE_MAX;
 }
 
@@ -272,7 +285,7 @@ static struct value rsplit_text(struct eval *v, const struct text *s, const stru
     struct pieces p = {0};
     size_t end = s->n;
     if (by->n == 0) return eval_fail(v, ERR_INPUT, "empty separator");
-    for (size_t k; most != 0 && eval_step(v) && (k = find_last(s, end, by)) != SIZE_MAX; most--, end = k)
+    for (size_t k; most != 0 && eval_step(v) && (k = find_last(v, s, end, by)) != SIZE_MAX; most--, end = k)
         push(v, &p, value_slice(v, s, k + by->n, end));
     push(v, &p, value_slice(v, s, 0, end));
     for (size_t i = 0; i < p.n / 2; i++) {
@@ -286,6 +299,7 @@ static struct value rsplit_text(struct eval *v, const struct text *s, const stru
 static struct value split_lines(struct eval *v, const struct text *s, bool keep)
 {
     struct pieces p = {0};
+    eval_chars(v, s->n);
     for (size_t at = 0; at < s->n && eval_step(v);) {
         size_t end = at, n = 0;
         for (; end < s->n; end += n) {
@@ -303,7 +317,7 @@ static struct value split_lines(struct eval *v, const struct text *s, bool keep)
 static struct value partition(struct eval *v, const struct text *s, const struct text *by, bool last)
 {
     if (by->n == 0) return eval_fail(v, ERR_INPUT, "empty separator");
-    size_t k = last ? find_last(s, s->n, by) : find_in(s, 0, by);
+    size_t k = last ? find_last(v, s, s->n, by) : find_in(v, s, 0, by);
     struct value *three = eval_alloc(v, 3 * sizeof *three);
     if (!three) return (struct value){0};
     bool found = k != SIZE_MAX;
@@ -496,23 +510,26 @@ static bool all_of(const struct text *s, enum method_id id)
 
 static struct value place_of(struct eval *v, const struct text *s, const struct text *what, bool last, bool must)
 {
-    size_t k = last ? find_last(s, s->n, what) : find_in(s, 0, what);
+    size_t k = last ? find_last(v, s, s->n, what) : find_in(v, s, 0, what);
     if (k == SIZE_MAX) return must ? eval_fail(v, ERR_INPUT, "substring not found") : value_int(-1, 0);
     struct text before = {.p = s->p, .n = k};
+    eval_bytes(v, k);
     return value_int((int64_t)text_length(&before), 0);
 }
 
 static struct value count_of(struct eval *v, const struct text *s, const struct text *what)
 {
+    eval_bytes(v, s->n);
     if (what->n == 0) return value_int((int64_t)text_length(s) + 1, 0);
     int64_t n = 0;
-    for (size_t at = 0, k; eval_step(v) && (k = find_in(s, at, what)) != SIZE_MAX; at = k + what->n) n++;
+    for (size_t at = 0, k; eval_step(v) && (k = find_in(v, s, at, what)) != SIZE_MAX; at = k + what->n) n++;
     return value_int(n, 0);
 }
 
 static struct value zero_fill(struct eval *v, const struct text *s, int64_t width)
 {
     struct out o = {0};
+    eval_bytes(v, s->n);
     size_t sign = s->n && (s->p[0] == '-' || s->p[0] == '+');
     out_text(v, &o, s, 0, sign);
     for (int64_t n = (int64_t)text_length(s); n < width && eval_step(v); n++) out_bytes(v, &o, "0", 1, MARK_TEMPLATE);
@@ -595,6 +612,7 @@ static struct value string_method(struct eval *v, const struct text *s, enum met
     case M_ENCODE:
         return eval_fail(v, ERR_UNSUPPORTED, "method 'encode' is not supported");
     default:
+        eval_chars(v, s->n);
         return value_bool(all_of(s, id));
     }
 }
@@ -618,7 +636,8 @@ static struct value dict_method(struct eval *v, const struct dict *d, enum metho
 {
     if (id != M_GET) return dict_part(v, d, id);
     if (c->args->n < 1) return eval_fail(v, ERR_INPUT, "get() needs a key");
-    struct value *x = dict_find(d, c->args->items[0]);
+    eval_bytes(v, d->n * 8);
+    struct value *x = dict_find(v, d, c->args->items[0]);
     return x                                                   ? *x
            : c->args->n > 1                                    ? c->args->items[1]
            : argument(c, 1, "default").type == VALUE_UNDEFINED ? value_none()
@@ -629,7 +648,7 @@ static struct value list_method(struct eval *v, const struct list *l, enum metho
 {
     int64_t n = 0;
     for (size_t i = 0; i < l->n && c->args->n && eval_step(v); i++) {
-        if (!value_equal(l->items[i], c->args->items[0], 0)) continue;
+        if (!value_equal(v, l->items[i], c->args->items[0], 0)) continue;
         if (id == M_LIST_INDEX) return value_int((int64_t)i, 0);
         n++;
     }
@@ -640,7 +659,7 @@ static struct value loop_method(struct eval *v, struct loop *l, enum method_id i
 {
     if (id == M_CYCLE) return c->args->n ? c->args->items[l->at % c->args->n] : eval_fail(v, ERR_INPUT, "no items for cycling given");
     struct value now = value_of_list(v, VALUE_TUPLE, c->args->items, c->args->n);
-    bool changed = !l->has_changed || !value_equal(l->last_changed, now, 0);
+    bool changed = !l->has_changed || !value_equal(v, l->last_changed, now, 0);
     l->has_changed = true;
     l->last_changed = now;
     return value_bool(changed);

@@ -239,6 +239,12 @@ struct value eval_fail(struct eval *v, enum err_code code, const char *fmt, ...)
 struct value eval_call(struct eval *v, struct value f, const struct list *args, const struct dict *kwargs);
 struct value eval_loop(struct eval *v, const struct node *n, struct value items, struct scope *scope, size_t depth, bool *ran);
 bool eval_step(struct eval *v); /* one unit of fuel; false when it is gone */
+/* Fuel for work that grows with a value: bytes copied or searched in bulk, and characters looked at one by one. A little of it is free. */
+void eval_bytes(struct eval *v, size_t n);
+void eval_chars(struct eval *v, size_t n);
+/* Guards what calls itself inside expressions, which nest more than blocks do; false: deeper than the limit. Each true needs an eval_leave. */
+bool eval_enter(struct eval *v);
+void eval_leave(struct eval *v);
 void *eval_alloc(struct eval *v, size_t n);
 
 /* --- values --- */
@@ -252,7 +258,7 @@ struct value value_slice(struct eval *v, const struct text *s, size_t from, size
 struct value value_of_list(struct eval *v, enum value_type type, const struct value *items, size_t n);
 struct value value_of_json(struct eval *v, const json_t *j, uint8_t mark, unsigned depth);
 bool value_true(struct value a);
-bool value_equal(struct value a, struct value b, unsigned depth);
+bool value_equal(struct eval *v, struct value a, struct value b, unsigned depth);
 /* -1, 0, 1; fails for types that have no order. */
 int value_compare(struct eval *v, struct value a, struct value b);
 const char *value_type_name(struct value a);
@@ -272,7 +278,7 @@ struct value text_case(struct eval *v, const struct text *s, const char *how);
 struct value text_replace(struct eval *v, const struct text *s, const struct text *old, const struct text *with, int64_t count);
 struct value percent_format(struct eval *v, struct value format, struct value args);
 
-struct value *dict_find(const struct dict *d, struct value key);
+struct value *dict_find(struct eval *v, const struct dict *d, struct value key);
 struct value *dict_find_chars(const struct dict *d, const char *name, size_t n);
 void dict_set(struct eval *v, struct dict *d, struct value key, struct value value);
 bool text_is(const struct text *s, const char *word);

@@ -30,6 +30,7 @@ static bool reserve(struct eval *v, struct out *o, size_t more)
 
 void out_bytes(struct eval *v, struct out *o, const char *p, size_t n, uint8_t mark)
 {
+    eval_bytes(v, n);
     if (n == 0 || !reserve(v, o, n)) return;
     memcpy(o->p + o->n, p, n);
     memset(o->marks + o->n, mark, n);
@@ -139,6 +140,7 @@ static void repr_char(struct eval *v, struct out *o, const struct text *s, size_
 
 static void repr_text(struct eval *v, struct out *o, const struct text *s, uint8_t mark)
 {
+    eval_chars(v, s->n);
     char quote = memchr(s->p, '\'', s->n) && !memchr(s->p, '"', s->n) ? '"' : '\'';
     out_bytes(v, o, &quote, 1, mark);
     for (size_t i = 0; i < s->n && !v->failed;) {
@@ -246,6 +248,7 @@ static void json_char(struct eval *v, struct out *o, const struct text *s, size_
 
 static void json_string_out(struct eval *v, struct out *o, const struct text *s, bool ascii, uint8_t mark)
 {
+    eval_chars(v, s->n);
     chars(v, o, "\"", mark);
     for (size_t i = 0; i < s->n && !v->failed;) {
         uint32_t cp = 0;

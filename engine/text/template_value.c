@@ -76,10 +76,10 @@ size_t text_offset(const struct text *s, size_t code_points)
 }
 
 /* --- dicts --- */
-struct value *dict_find(const struct dict *d, struct value key)
+struct value *dict_find(struct eval *v, const struct dict *d, struct value key)
 {
-    for (size_t i = 0; i < d->n; i++)
-        if (value_equal(d->members[i].key, key, 0)) return &d->members[i].value;
+    for (size_t i = 0; i < d->n && !v->failed; i++)
+        if (value_equal(v, d->members[i].key, key, 0)) return &d->members[i].value;
     return NULL;
 }
 
@@ -94,7 +94,7 @@ struct value *dict_find_chars(const struct dict *d, const char *name, size_t n)
 
 void dict_set(struct eval *v, struct dict *d, struct value key, struct value value)
 {
-    struct value *old = dict_find(d, key);
+    struct value *old = dict_find(v, d, key);
     if (old) {
         *old = value;
         return;
@@ -224,14 +224,18 @@ static int64_t as_int(struct value a)
     return a.type == VALUE_BOOL ? a.u.b : a.u.i;
 }
 
-static bool text_equal(const struct text *a, const struct text *b)
+static bool text_equal(struct eval *v, const struct text *a, const struct text *b)
 {
-    return a->n == b->n && memcmp(a->p, b->p, a->n) == 0;
+    if (a->n != b->n) return false;
+    eval_bytes(v, a->n);
+    return memcmp(a->p, b->p, a->n) == 0;
 }
 
-bool value_equal(struct value a, struct value b, unsigned depth)
+/* Values may hold one another many times over, so that comparing them is bounded by fuel, not by their size. */
+bool value_equal(struct eval *v, struct value a, struct value b, unsigned depth)
 {
-    if (depth > 64) return false;
+    if (depth > 64) eval_fail(v, ERR_LIMIT, "values nested deeper than 64");
+    if (v->failed) return false;
     if (number(a) && number(b))
         return a.type == VALUE_FLOAT || b.type == VALUE_FLOAT ? as_double(a) == as_double(b) : as_int(a) == as_int(b);
     if (a.type != b.type) return false;
@@ -241,18 +245,18 @@ bool value_equal(struct value a, struct value b, unsigned depth)
         return true;
     case VALUE_BIG:
     case VALUE_STRING:
-        return text_equal(a.u.s, b.u.s);
+        return text_equal(v, a.u.s, b.u.s);
     case VALUE_LIST:
     case VALUE_TUPLE:
         if (a.u.list->n != b.u.list->n) return false;
         for (size_t i = 0; i < a.u.list->n; i++)
-            if (!value_equal(a.u.list->items[i], b.u.list->items[i], depth + 1)) return false;
+            if (!eval_step(v) || !value_equal(v, a.u.list->items[i], b.u.list->items[i], depth + 1)) return false;
         return true;
     case VALUE_DICT:
         if (a.u.dict->n != b.u.dict->n) return false;
         for (size_t i = 0; i < a.u.dict->n; i++) {
-            const struct value *x = dict_find(b.u.dict, a.u.dict->members[i].key);
-            if (!x || !value_equal(a.u.dict->members[i].value, *x, depth + 1)) return false;
+            const struct value *x = eval_step(v) ? dict_find(v, b.u.dict, a.u.dict->members[i].key) : NULL;
+            if (!x || !value_equal(v, a.u.dict->members[i].value, *x, depth + 1)) return false;
         }
         return true;
     default:
@@ -260,25 +264,33 @@ bool value_equal(struct value a, struct value b, unsigned depth)
     }
 }
 
-int value_compare(struct eval *v, struct value a, struct value b)
+static int compare_at(struct eval *v, struct value a, struct value b, unsigned depth)
 {
+    if (depth > 64) return eval_fail(v, ERR_LIMIT, "values nested deeper than 64"), 0;
     if (number(a) && number(b)) {
         if (a.type == VALUE_FLOAT || b.type == VALUE_FLOAT) return (as_double(a) > as_double(b)) - (as_double(a) < as_double(b));
         return (as_int(a) > as_int(b)) - (as_int(a) < as_int(b));
     }
     if (a.type == VALUE_STRING && b.type == VALUE_STRING) { /* UTF-8 sorts as its code points do */
         size_t n = a.u.s->n < b.u.s->n ? a.u.s->n : b.u.s->n;
+        eval_bytes(v, n);
         int c = memcmp(a.u.s->p, b.u.s->p, n);
         return c ? (c > 0) - (c < 0) : (a.u.s->n > b.u.s->n) - (a.u.s->n < b.u.s->n);
     }
     if (a.type == b.type && (a.type == VALUE_LIST || a.type == VALUE_TUPLE)) {
         size_t n = a.u.list->n < b.u.list->n ? a.u.list->n : b.u.list->n;
         for (size_t i = 0; i < n && eval_step(v); i++)
-            if (!value_equal(a.u.list->items[i], b.u.list->items[i], 0)) return value_compare(v, a.u.list->items[i], b.u.list->items[i]);
+            if (!value_equal(v, a.u.list->items[i], b.u.list->items[i], 0))
+                return compare_at(v, a.u.list->items[i], b.u.list->items[i], depth + 1);
         return (a.u.list->n > b.u.list->n) - (a.u.list->n < b.u.list->n);
     }
     eval_fail(v, ERR_INPUT, "'%s' and '%s' cannot be ordered", value_type_name(a), value_type_name(b));
     return 0;
+}
+
+int value_compare(struct eval *v, struct value a, struct value b)
+{
+    return compare_at(v, a, b, 0);
 }
 
 int64_t value_length(struct eval *v, struct value a)
@@ -287,6 +299,7 @@ int64_t value_length(struct eval *v, struct value a)
     case VALUE_UNDEFINED:
         return 0;
     case VALUE_STRING:
+        eval_bytes(v, a.u.s->n);
         return (int64_t)text_length(a.u.s);
     case VALUE_LIST:
     case VALUE_TUPLE:
@@ -336,13 +349,15 @@ bool value_contains(struct eval *v, struct value c, struct value item)
             eval_fail(v, ERR_INPUT, "'in <string>' requires string as left operand, not %s", value_type_name(item));
             return false;
         }
+        eval_bytes(v, c.u.s->n);
         return item.u.s->n == 0 || memmem(c.u.s->p, c.u.s->n, item.u.s->p, item.u.s->n) != NULL;
     case VALUE_DICT:
-        return dict_find(c.u.dict, item) != NULL;
+        eval_bytes(v, c.u.dict->n * 8);
+        return dict_find(v, c.u.dict, item) != NULL;
     case VALUE_LIST:
     case VALUE_TUPLE:
         for (size_t i = 0; i < c.u.list->n && eval_step(v); i++)
-            if (value_equal(c.u.list->items[i], item, 0)) return true;
+            if (value_equal(v, c.u.list->items[i], item, 0)) return true;
         return false;
     default:
         eval_fail(v, ERR_INPUT, "a value of type '%s' has no members", value_type_name(c));
@@ -363,6 +378,7 @@ static struct value item_at(struct eval *v, struct value a, int64_t i)
     if (i < 0) i += n;
     if (i < 0 || i >= n) return undefined(v, NULL);
     if (a.type != VALUE_STRING) return a.u.list->items[i];
+    eval_bytes(v, a.u.s->n);
     size_t from = text_offset(a.u.s, (size_t)i), end = from + 1;
     while (end < a.u.s->n && ((unsigned char)a.u.s->p[end] & 0xC0) == 0x80) end++;
     return value_slice(v, a.u.s, from, end);
@@ -390,6 +406,7 @@ struct value value_attr(struct eval *v, struct value a, const struct text *name)
         return (struct value){.type = VALUE_METHOD, .u.method = m};
     }
     if (a.type == VALUE_DICT) {
+        eval_bytes(v, a.u.dict->n * 8);
         struct value *x = dict_find_chars(a.u.dict, name->p, name->n);
         if (x) return *x;
     }
@@ -401,7 +418,8 @@ struct value value_item(struct eval *v, struct value a, struct value key)
     if (a.type == VALUE_UNDEFINED)
         return eval_fail(v, ERR_INPUT, "'%.*s' is undefined", a.u.s ? (int)a.u.s->n : 5, a.u.s ? a.u.s->p : "value");
     if (a.type == VALUE_DICT) {
-        struct value *x = dict_find(a.u.dict, key);
+        eval_bytes(v, a.u.dict->n * 8);
+        struct value *x = dict_find(v, a.u.dict, key);
         if (x) return *x;
     } else if ((a.type == VALUE_LIST || a.type == VALUE_TUPLE || a.type == VALUE_STRING) &&
                (key.type == VALUE_INT || key.type == VALUE_BOOL)) {
@@ -446,7 +464,10 @@ struct value value_slice_of(struct eval *v, struct value a, struct value from, s
     const struct list *all = value_items(v, a);
     struct value *items = eval_alloc(v, ((size_t)n + 1) * sizeof *items);
     size_t k = 0;
-    for (int64_t i = start; items && !v->failed && (by > 0 ? i < stop : i > stop); i += by) items[k++] = all->items[i];
+    for (int64_t i = start; items && !v->failed && (by > 0 ? i < stop : i > stop);) {
+        items[k++] = all->items[i];
+        if (__builtin_add_overflow(i, by, &i)) break;
+    }
     if (a.type != VALUE_STRING) return value_of_list(v, a.type, items, items ? k : 0);
     struct out o = {0};
     for (size_t i = 0; i < k && items; i++) out_text(v, &o, items[i].u.s, 0, items[i].u.s->n);

@@ -159,6 +159,42 @@ static void test_json_refuses_what_rfc8259_refuses(void **state)
     }
 }
 
+static void test_json_refuses_a_nul_byte_anywhere(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"[1~]", "1~", "{\"a\":1~}", "\"a~\"", "[~]"}; /* ~ stands for NUL */
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[16];
+        size_t n = strlen(bad[i]);
+        for (size_t k = 0; k < n; k++) text[k] = bad[i][k] == '~' ? '\0' : bad[i][k];
+        json_t *v;
+        struct err e;
+        assert_int_equal(read_text(text, n, &v, &e), -ERR_INPUT);
+        assert_null(v);
+    }
+}
+
+static void test_json_errors_are_utf8_without_the_library_s_words(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"\"\\\xEF\xBB\xBF\"", "[\xF0\x9F\x98\x80", "{\"\xC3\xA9\":1,\"\xC3\xA9\":2}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *v;
+        struct err e;
+        assert_int_equal(read_text(bad[i], strlen(bad[i]), &v, &e), -ERR_INPUT);
+        assert_true(utf8_valid(e.msg, strlen(e.msg)));
+        assert_null(strstr(e.msg, "near"));
+    }
+}
+
+static void test_err_messages_are_utf8(void **state)
+{
+    (void)state;
+    struct err e;
+    err_set(&e, ERR_INPUT, "a \xFF b %.1s c", "\xC3\xA9");
+    assert_string_equal(e.msg, "a \xEF\xBF\xBD b \xEF\xBF\xBD c");
+}
+
 static void test_json_strings_with_nul_and_exact_int64(void **state)
 {
     (void)state;
@@ -310,6 +346,9 @@ int main(void)
         cmocka_unit_test(test_utf8_cut_ends_with_a_whole_character),
         cmocka_unit_test(test_str_parse_int64_is_strict),
         cmocka_unit_test(test_json_refuses_what_rfc8259_refuses),
+        cmocka_unit_test(test_json_refuses_a_nul_byte_anywhere),
+        cmocka_unit_test(test_json_errors_are_utf8_without_the_library_s_words),
+        cmocka_unit_test(test_err_messages_are_utf8),
         cmocka_unit_test(test_json_strings_with_nul_and_exact_int64),
         cmocka_unit_test(test_json_depth_and_count_limits),
         cmocka_unit_test(test_json_name_limit),
