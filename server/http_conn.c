@@ -22,7 +22,8 @@ enum {
     READ_BATCH = 8, /* reads of one connection a round: others have their turn */
     ACCEPT_AGAIN_MS = 100,
     LINGER_MS = 2000,
-    SEND_MARK_BYTES = 64 << 10 /* a client that takes this much within write_ms lives */
+    UNSENT_MARK_BYTES = 64 << 10, /* of a slow client the kernel takes this much, not megabytes: what waits is counted here */
+    SEND_MARK_BYTES = 64 << 10    /* a client that takes this much within write_ms lives */
 };
 
 /* --- lists --- */
@@ -350,12 +351,13 @@ static bool ip_allowed(struct http_conn *c)
 
 static void socket_prepare(int fd)
 {
-    int one = 1, idle_s = 60, interval_s = 10, probes = 3;
+    int one = 1, idle_s = 60, interval_s = 10, probes = 3, unsent = UNSENT_MARK_BYTES;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one); /* a machine that vanished is noticed, too */
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 
 /* Takes the descriptor, also when it fails. */

@@ -4,8 +4,8 @@
  * The response's headers go out with the first event. After that an error is an event of its own and there is no
  * [DONE].
  *
- * A client that reads slowly: while its ring (limits.stream_bytes) is full, deltas are merged here, up to as many bytes again; beyond that the stream
- * is cut. HTTP cuts it, too, when the ring stays full (limits.write_ms). */
+ * A client that reads slowly: while half of its ring (limits.stream_bytes) is full, deltas are merged here, up to as many bytes again; when the ring is
+ * full of these, too, the stream is cut. HTTP cuts it, too, when the ring stays full (limits.write_ms). */
 #include "server/api/chat_write.h"
 #include "server/api/errors.h"
 
@@ -127,9 +127,10 @@ static void begin_stream(struct completion *c)
     http_stream_begin(c->http, 200, "text/event-stream; charset=utf-8");
 }
 
-static bool ring_is_full(struct completion *c)
+/* Half of it: merged text is a tenth of the events it came in. */
+static bool ring_is_full(const struct completion *c)
 {
-    return c->headers_out && http_stream_write(c->http, "", 0) == -ERR_LIMIT;
+    return c->headers_out && http_stream_waiting(c->http) > (size_t)c->limits.stream_bytes / 2;
 }
 
 static bool sse_failed(const struct chat_sse *s, const struct completion *c)
@@ -192,9 +193,12 @@ static void sse_event(struct completion *c, const struct event *ev)
 {
     struct chat_sse *s = c->sink_state;
     bool last = ev->type == EVENT_USAGE || ev->type == EVENT_ERROR, full = !last && ring_is_full(c);
-    if (full && s->held_bytes > (size_t)c->gateway->limits.stream_bytes) {
-        completion_drop(c);
-        return;
+    if (full && s->held_bytes > (size_t)c->limits.stream_bytes) {
+        if (http_stream_write(c->http, "", 0)) {
+            completion_drop(c);
+            return;
+        }
+        full = false; /* there is still the other half */
     }
     buf_clear(&s->out);
     if (!full) write_all(s, c);

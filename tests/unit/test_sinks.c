@@ -42,6 +42,7 @@ static void handle(void *ctx, struct http_request *r)
     struct completion *c = calloc(1, sizeof *c);
     t.g.n_completions++;
     c->gateway = &t.g;
+    c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
     arena_init(&c->arena, 1 << 20);
@@ -346,7 +347,7 @@ static void number_delta(struct completion *c, int i)
 
 static bool ring_is_full(struct completion *c)
 {
-    return c->headers_out && http_stream_write(c->http, "", 0) == -ERR_LIMIT;
+    return c->headers_out && http_stream_waiting(c->http) > RING_BYTES / 2;
 }
 
 /* More than the connection takes, then some more. */
@@ -374,7 +375,7 @@ static void test_t23_sse_full_ring_merges_deltas(void **state)
     for (int i = 0, at = 0; i < t.failed_at; i++) at += sprintf(want + at, "%d ", i);
     assert_int_equal(n, 0);
     assert_string_equal(text, want);
-    assert_in_range(longest, 10000, 20000); /* the last 2,000 in one event */
+    assert_in_range(longest, 8000, 20000); /* the last 2,000 in one event */
     free(text);
     free(want);
 }
@@ -391,7 +392,7 @@ static void script_flood(struct completion *c)
     if (!c->done) completion_drop(c);
 }
 
-/* The ring and as much merged text again, no more; then the stream is cut. */
+/* The ring, as much merged text, what the kernel takes: no more; then the stream is cut. */
 static void test_t23_sse_what_waits_is_bounded(void **state)
 {
     (void)state;
@@ -402,7 +403,7 @@ static void test_t23_sse_what_waits_is_bounded(void **state)
     size_t longest;
     free(gather(exchange(&status), &n, &longest));
     assert_int_equal(n, -1);
-    assert_in_range(t.failed_at, 100, RING_BYTES / 5); /* numbers of 5 digits and a blank */
+    assert_in_range(t.failed_at * 6, RING_BYTES, 6 * RING_BYTES); /* numbers of 5 digits and a blank; ring, merged text, socket */
 }
 
 static void script_endless(struct completion *c)
