@@ -13,11 +13,12 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/str.h"
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
-enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, RANDOM_BYTES = 32, HINT_CHARS = 4 };
+enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, RANDOM_BYTES = 32, HINT_CHARS = 4 };
 
 struct accounts {
     sqlite3 *db;
@@ -162,6 +163,17 @@ static int refresh(struct accounts *a, struct err *e)
     return rc;
 }
 
+/* SQLite does not wait for the lock that the change to WAL needs: several processes may make the file at once. */
+static int use_wal(sqlite3 *db)
+{
+    int code;
+    for (int waited_ms = 0;; waited_ms += BUSY_LOOK_MS) {
+        code = sqlite3_exec(db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", NULL, NULL, NULL);
+        if (code != SQLITE_BUSY || waited_ms >= BUSY_MS) return code;
+        usleep(BUSY_LOOK_MS * 1000);
+    }
+}
+
 static int open_db(struct accounts *a, const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
@@ -171,12 +183,27 @@ static int open_db(struct accounts *a, const char *dir, struct err *e)
     umask(old);
     if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, a->db ? sqlite3_errmsg(a->db) : "out of memory");
     sqlite3_busy_timeout(a->db, BUSY_MS);
-    if (sqlite3_exec(a->db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", NULL, NULL, NULL) != SQLITE_OK)
-        return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
+    if (use_wal(a->db) != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
     int rc = schema_migrate(a->db, e);
     if (rc) return err_prefix(e, "%s", path);
     if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK) return db_error(a, e);
     return 0;
+}
+
+/* Whoever can write here can make keys; whoever can read the secret can check guesses. They are made private; somebody may have changed that. */
+static void warn_if_open_to_others(const char *dir)
+{
+    static const struct {
+        const char *name;
+        mode_t mode;
+    } files[] = {{"", 022}, {"/secret", 077}, {"/accounts.db", 077}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[PATH_BYTES];
+        struct stat st;
+        snprintf(path, sizeof path, "%.4000s%s", dir, files[i].name);
+        if (stat(path, &st) == 0 && (st.st_mode & files[i].mode))
+            log_warn("%s: open to other users (mode %04o); the keys are only as safe as it is", path, (unsigned)st.st_mode & 07777);
+    }
 }
 
 int accounts_open(struct accounts **out, const char *dir, struct err *e)
@@ -191,6 +218,7 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
     if (!rc) rc = open_db(a, dir, e);
+    if (!rc) warn_if_open_to_others(dir);
     if (!rc) rc = refresh(a, e);
     if (rc)
         accounts_close(a);

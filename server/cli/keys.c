@@ -98,7 +98,7 @@ static const char *show_expiry(int64_t expires_s, char out[WORD_BYTES])
     int64_t left_s = expires_s - clock_wall_s();
     if (!expires_s) return strcpy(out, "never");
     show_span(left_s < 0 ? -left_s : left_s, span);
-    snprintf(out, WORD_BYTES, "%.20s, %s%.20s%s", show_day(expires_s, day), left_s < 0 ? "" : "in ", span, left_s < 0 ? " ago" : "");
+    snprintf(out, WORD_BYTES, "%.20s, %s%.20s%s", show_day(expires_s, day), left_s <= 0 ? "" : "in ", span, left_s <= 0 ? " ago" : "");
     return out;
 }
 

@@ -254,6 +254,15 @@ def test_open_health_tells_status_and_device_only(server):
     assert lines[0] == "ok" and len(lines) == 2 and lines[1].startswith("device: cpu")
 
 
+@pytest.mark.parametrize("name,mode", [("", 0o777), ("secret", 0o644), ("accounts.db", 0o640)])
+def test_open_data_directory_is_told(start, tmp_path, name, mode):
+    s = start()
+    assert not any("open to other users" in line for line in s.lines)
+    s.stop()
+    (tmp_path / "data" / name).chmod(mode)
+    assert start().log_has("open to other users (mode 0%o)" % mode)
+
+
 def test_data_directory_is_private(start, tmp_path):
     start()
     for p in [tmp_path / "data", *(tmp_path / "data").iterdir()]:

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -144,6 +145,56 @@ static void test_accounts_migration_refuses_rows_without_parent(void **state)
     struct err e;
     assert_int_equal(accounts_open(&a, sub, &e), -ERR_INPUT);
     assert_int_equal(raw_number("SELECT max(version) FROM schema_migrations"), 1); /* nothing was done by halves */
+}
+
+/* n processes open the directory at the same moment; returns how many could not. */
+static int open_at_once(int n)
+{
+    int gate[2], failed = 0;
+    assert_int_equal(pipe(gate), 0);
+    fflush(NULL);
+    for (int i = 0; i < n; i++) {
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid) continue;
+        char byte;
+        close(gate[1]);
+        struct accounts *a = NULL;
+        struct err e = {0};
+        int rc = read(gate[0], &byte, 1) == 0 ? accounts_open(&a, sub, &e) : 1; /* the gate closes: all run */
+        if (rc) fprintf(stderr, "%s\n", e.msg);
+        accounts_close(a);
+        _exit(rc != 0);
+    }
+    close(gate[0]);
+    close(gate[1]);
+    for (int i = 0, status; i < n; i++)
+        if (wait(&status) < 0 || !WIFEXITED(status) || WEXITSTATUS(status)) failed++;
+    return failed;
+}
+
+static void test_accounts_are_made_by_several_processes_at_once(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        assert_int_equal(open_at_once(8), 0);
+        assert_int_equal(raw_number("SELECT count(*) FROM accounts"), 2);
+        teardown(state);
+        setup(state);
+    }
+}
+
+static void test_accounts_are_migrated_by_several_processes_at_once(void **state)
+{
+    (void)state;
+    int64_t valid, revoked;
+    char token[2][ACCOUNTS_TOKEN_BYTES];
+    make_version_1(&valid, &revoked, token);
+    assert_int_equal(open_at_once(8), 0);
+    struct accounts *a = open_ok();
+    assert_int_equal(check(a, token[0]), valid);
+    accounts_close(a);
+    assert_int_equal(raw_number("SELECT count(*) FROM schema_migrations"), ACCOUNTS_SCHEMA_VERSION);
 }
 
 static void test_accounts_enforce_references(void **state)
@@ -611,6 +662,8 @@ int main(void)
         DIR_TEST(test_accounts_migrate_from_nothing),
         DIR_TEST(test_accounts_migrate_from_version_1),
         DIR_TEST(test_accounts_migration_refuses_rows_without_parent),
+        DIR_TEST(test_accounts_are_made_by_several_processes_at_once),
+        DIR_TEST(test_accounts_are_migrated_by_several_processes_at_once),
         DIR_TEST(test_accounts_enforce_references),
         DIR_TEST(test_accounts_refuse_a_newer_schema),
         DIR_TEST(test_accounts_are_private_files),
