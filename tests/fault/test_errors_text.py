@@ -210,6 +210,22 @@ def test_t34_text_of_a_number_that_is_none(seen):
     assert not seen.wrong, seen.wrong[:5]
 
 
+@pytest.mark.skipif("request_quarantined" not in CODES, reason="no such code yet")
+def test_t34_text_of_a_request_that_kills_workers(seen):
+    s = FakeServer()
+    try:
+        body, answers = body_of(max_tokens=20, seed=s.seeds["exit 139"]), []
+
+        def quarantined():
+            answers.append(chat(s, body))
+            return answers[-1].status == 422
+        assert wait_until(quarantined, 15, 0.05) is not None, answers[-3:]
+        seen.take(answers[-1], "request_quarantined")
+    finally:
+        s.stop()
+    assert not seen.wrong, seen.wrong[:5]
+
+
 def test_t34_every_code_was_told(seen, figure):
     """Runs last in this file: each code of the table was given by a running server."""
     figure("codes told", f"{len(seen.codes)} of {len(CODES)}")
