@@ -18,7 +18,14 @@
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
-enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, RANDOM_BYTES = 32, HINT_CHARS = 4 };
+enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, ROWS_AT_ONCE = 500, RANDOM_BYTES = 32, HINT_CHARS = 4 };
+
+/* A table that is being read, some rows at a time. */
+struct load {
+    sqlite3_stmt *rows; /* NULL: none is */
+    struct key_table keys;
+    int64_t version;
+};
 
 struct accounts {
     sqlite3 *db;
@@ -27,6 +34,7 @@ struct accounts {
     int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
     unsigned char secret[SECRET_BYTES];
     struct key_table keys; /* of keys that are not revoked */
+    struct load loading;
 };
 
 static int db_error(const struct accounts *a, struct err *e)
@@ -121,46 +129,82 @@ static int db_end(const struct accounts *a, int rc, struct err *e)
     return rc;
 }
 
-static int load_keys(struct accounts *a, struct err *e)
+static void load_end(struct accounts *a)
 {
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s,
-                        "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin"
-                        " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
-                        NULL, 0, e);
-    if (rc) return rc;
-    struct key_table keys = {0};
-    int step;
-    while (!rc && (step = sqlite3_step(s)) == SQLITE_ROW) {
+    sqlite3_finalize(a->loading.rows);
+    key_table_free(&a->loading.keys);
+    a->loading = (struct load){0};
+}
+
+static int load_begin(struct accounts *a, int64_t version, struct err *e)
+{
+    load_end(a);
+    a->loading.version = version;
+    return db_prepare(a, &a->loading.rows,
+                      "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin"
+                      " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
+                      NULL, 0, e);
+}
+
+/* 1: there are more rows; 0: the new table is in use. */
+static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
+{
+    sqlite3_stmt *s = a->loading.rows;
+    int step = SQLITE_ROW, rc = 0;
+    for (size_t i = 0; i < max_rows && !rc && (step = sqlite3_step(s)) == SQLITE_ROW; i++) {
         struct key_entry k = {.account = sqlite3_column_int64(s, 0),
                               .expires_s = sqlite3_column_int64(s, 2), /* NULL: 0 */
                               .admin = sqlite3_column_int(s, 3) != 0};
         if (sqlite3_column_bytes(s, 1) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
         memcpy(k.digest, sqlite3_column_blob(s, 1), KEY_DIGEST_BYTES);
-        if (key_table_put(&keys, &k)) rc = err_set(e, ERR_MEMORY, "out of memory");
+        if (key_table_put(&a->loading.keys, &k)) rc = err_set(e, ERR_MEMORY, "out of memory");
     }
+    if (!rc && step == SQLITE_ROW) return 1;
     if (!rc && step != SQLITE_DONE) rc = db_error(a, e);
-    sqlite3_finalize(s);
-    if (rc) {
-        key_table_free(&keys);
-        return rc;
+    if (!rc) {
+        struct key_table former = a->keys;
+        a->keys = a->loading.keys;
+        a->loading.keys = former;
+        a->seen_version = a->loading.version; /* not before: what failed is tried again */
     }
-    key_table_free(&a->keys);
-    a->keys = keys;
-    return 0;
+    load_end(a);
+    return rc;
 }
 
-/* The version counts as seen only when its keys are loaded: what failed is tried again. */
-static int refresh(struct accounts *a, struct err *e)
+static int data_version(struct accounts *a, int64_t *version, struct err *e)
 {
     int step = sqlite3_step(a->data_version);
-    int64_t version = step == SQLITE_ROW ? sqlite3_column_int64(a->data_version, 0) : 0;
+    if (step == SQLITE_ROW) *version = sqlite3_column_int64(a->data_version, 0);
     int rc = step == SQLITE_ROW ? 0 : db_error(a, e);
     sqlite3_reset(a->data_version);
-    if (rc || version == a->seen_version) return rc;
-    rc = load_keys(a, e);
-    if (!rc) a->seen_version = version;
     return rc;
+}
+
+/* Begins to take changes over, or goes on; at most max_rows rows. 1: there are more. */
+static int refresh(struct accounts *a, size_t max_rows, struct err *e)
+{
+    if (!a->loading.rows) {
+        int64_t version = 0;
+        int rc = data_version(a, &version, e);
+        if (rc || version == a->seen_version) return rc;
+        rc = load_begin(a, version, e);
+        if (rc) return rc;
+    }
+    return load_rows(a, max_rows, e);
+}
+
+/* All of them, after a change of our own. */
+static int load_keys(struct accounts *a, struct err *e)
+{
+    int rc = load_begin(a, a->seen_version, e);
+    return rc ? rc : load_rows(a, SIZE_MAX, e);
+}
+
+/* All that others have changed, from the start. */
+static int refresh_whole(struct accounts *a, struct err *e)
+{
+    load_end(a);
+    return refresh(a, SIZE_MAX, e);
 }
 
 /* SQLite does not wait for the lock that the change to WAL needs: several processes may make the file at once. */
@@ -219,7 +263,7 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     if (!rc) rc = secret_read(a, dir, e);
     if (!rc) rc = open_db(a, dir, e);
     if (!rc) warn_if_open_to_others(dir);
-    if (!rc) rc = refresh(a, e);
+    if (!rc) rc = refresh_whole(a, e);
     if (rc)
         accounts_close(a);
     else
@@ -230,6 +274,7 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
 void accounts_close(struct accounts *a)
 {
     if (!a) return;
+    load_end(a);
     sqlite3_finalize(a->data_version);
     sqlite3_close(a->db);
     sodium_memzero(a->secret, sizeof a->secret);
@@ -240,7 +285,7 @@ void accounts_close(struct accounts *a)
 int accounts_refresh(struct accounts *a, struct err *e)
 {
     sqlite3_busy_timeout(a->db, 0); /* called on the loop: never waits for another process's lock */
-    int rc = refresh(a, e);
+    int rc = refresh(a, ROWS_AT_ONCE, e);
     sqlite3_busy_timeout(a->db, BUSY_MS);
     return rc;
 }
@@ -359,7 +404,7 @@ int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spe
 {
     int rc = check_token(token, e);
     if (!rc) rc = check_name(spec->name, e);
-    if (!rc) rc = refresh(a, e); /* what is put into the table by hand below must not be all of the news */
+    if (!rc) rc = refresh_whole(a, e); /* what is put into the table by hand below must not be all of the news */
     if (!rc) rc = db_begin(a, e);
     if (rc) return rc;
     struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin};
@@ -430,7 +475,7 @@ static int configure_known(struct accounts *a, int64_t owner, int64_t configured
 int64_t accounts_key_configure(struct accounts *a, const char *token, struct err *e)
 {
     int rc = check_token(token, e);
-    if (!rc) rc = refresh(a, e);
+    if (!rc) rc = refresh_whole(a, e);
     if (!rc) rc = db_begin(a, e);
     if (rc) return rc;
     unsigned char d[KEY_DIGEST_BYTES];

@@ -60,7 +60,8 @@ struct accounts_key {
 };
 MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e);
 
-/* Takes over other processes' changes; cheap when there are none. Does not wait for locks; what failed is done by the next call. */
+/* Takes over other processes' changes, 500 secrets a call. 1: there are more, call again; 0: all are taken over. Cheap when there are none. Does
+ * not wait for locks; what failed is done by the next call. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);
 
 #endif

@@ -111,11 +111,10 @@ static void refresh_fired(void *ctx)
 {
     struct serve *s = ctx;
     struct err e;
-    if (accounts_refresh(s->g.accounts, &e))
-        log_error("%s", e.msg);
-    else
-        s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
-    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS))
+    int rc = accounts_refresh(s->g.accounts, &e);
+    if (rc < 0) log_error("%s", e.msg);
+    if (rc == 0) s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
+    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + (rc == 1 ? 0 : REFRESH_MS))) /* the rest after the others' turn */
         log_error("out of memory: keys are no longer refreshed");
 }
 

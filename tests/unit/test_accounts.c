@@ -292,6 +292,39 @@ static void test_accounts_refresh_sees_other_handles(void **state)
     accounts_close(b);
 }
 
+/* Many are read in pieces; until the last is there the former ones hold, and what changes meanwhile is seen by the next round. */
+static void test_accounts_refresh_reads_in_pieces(void **state)
+{
+    (void)state;
+    struct accounts *a = open_ok(), *b;
+    char token[ACCOUNTS_TOKEN_BYTES], late[ACCOUNTS_TOKEN_BYTES];
+    struct err e;
+    int64_t first = make(a, token);
+    b = open_ok();
+    raw_run("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)"
+            " INSERT INTO accounts (kind, parent, name, created_s) SELECT 'key', 2, 'many', 1 FROM n;"
+            "INSERT INTO key_secrets (account, digest, hint, created_s) SELECT id, randomblob(32), 'abcd', 1 FROM accounts WHERE name = "
+            "'many'");
+    assert_int_equal(accounts_refresh(b, &e), 1);
+    assert_int_equal(accounts_key_count(b), 1);
+    assert_int_equal(accounts_key_revoke(a, first, &e), 0);
+    int64_t id = make(a, late);
+    int rc, rounds = 0;
+    while ((rc = accounts_refresh(b, &e)) == 1) rounds++;
+    assert_int_equal(rc, 0);
+    assert_true(rounds >= 1 && rounds < 10);
+    assert_int_equal(accounts_key_count(b), 1201); /* as it was when the reading began */
+    while (accounts_refresh(b, &e) == 1) {
+    }
+    assert_int_equal(check(b, late), id);
+    assert_int_equal(check(b, token), 0);
+    accounts_close(a);
+    assert_int_equal(accounts_refresh(b, &e), 0);
+    raw_run("UPDATE accounts SET name = 'x' WHERE name = 'many'");
+    assert_int_equal(accounts_refresh(b, &e), 1);
+    accounts_close(b); /* in the middle */
+}
+
 /* A refresh that fails on the way (here: memory that SQLite may not have) is done again by the next one. */
 static void test_accounts_refresh_that_failed_is_done_again(void **state)
 {
@@ -304,7 +337,7 @@ static void test_accounts_refresh_that_failed_is_done_again(void **state)
         int64_t id = make(a, token);
         sqlite3_release_memory(1 << 30);
         sqlite3_hard_heap_limit64(sqlite3_memory_used() + extra);
-        n_failed += accounts_refresh(b, &e) != 0;
+        n_failed += accounts_refresh(b, &e) < 0;
         sqlite3_hard_heap_limit64(0);
         assert_int_equal(accounts_refresh(b, &e), 0);
         assert_int_equal(check(b, token), id);
@@ -670,6 +703,7 @@ int main(void)
         DIR_TEST(test_accounts_key_is_checked_and_revoked),
         DIR_TEST(test_accounts_keys_hold_after_reopening),
         DIR_TEST(test_accounts_refresh_sees_other_handles),
+        DIR_TEST(test_accounts_refresh_reads_in_pieces),
         DIR_TEST(test_accounts_refresh_that_failed_is_done_again),
         DIR_TEST(test_accounts_key_text_is_stored_nowhere),
         DIR_TEST(test_accounts_refuse_unusable_keys),
