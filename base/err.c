@@ -9,12 +9,12 @@
 #include "base/str.h"
 
 static const char *const code_names[ERR_CODES] = {
-    [ERR_NONE] = "none",         [ERR_INPUT] = "input",     [ERR_UNSUPPORTED] = "unsupported",
-    [ERR_LIMIT] = "limit",       [ERR_CONTEXT] = "context", [ERR_NOT_FOUND] = "not_found",
-    [ERR_DENIED] = "denied",     [ERR_MEMORY] = "memory",   [ERR_IO] = "io",
-    [ERR_BUSY] = "busy",         [ERR_RATE] = "rate",       [ERR_GONE] = "gone",
-    [ERR_TIMEOUT] = "timeout",   [ERR_CLOSING] = "closing", [ERR_NUMERIC] = "numeric",
-    [ERR_INTERNAL] = "internal",
+    [ERR_NONE] = "none",       [ERR_INPUT] = "input",       [ERR_UNSUPPORTED] = "unsupported",
+    [ERR_LIMIT] = "limit",     [ERR_CONTEXT] = "context",   [ERR_NOT_FOUND] = "not_found",
+    [ERR_DENIED] = "denied",   [ERR_MEMORY] = "memory",     [ERR_IO] = "io",
+    [ERR_BUSY] = "busy",       [ERR_RATE] = "rate",         [ERR_GONE] = "gone",
+    [ERR_TIMEOUT] = "timeout", [ERR_CLOSING] = "closing",   [ERR_QUARANTINED] = "quarantined",
+    [ERR_NUMERIC] = "numeric", [ERR_INTERNAL] = "internal",
 };
 
 const char *err_code_name(enum err_code code)

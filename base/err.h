@@ -27,6 +27,7 @@ enum err_code {
     ERR_GONE,        /* the other end is gone: worker, media process, client */
     ERR_TIMEOUT,     /* a deadline passed */
     ERR_CLOSING,     /* we are shutting down */
+    ERR_QUARANTINED, /* has ended its worker too often */
     ERR_NUMERIC,     /* a non-finite logit row */
     ERR_INTERNAL,    /* our own mistake, survivable */
     ERR_CODES        /* number of codes, not a code */

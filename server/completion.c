@@ -22,6 +22,11 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
+void completion_close_tiles(struct completion *c)
+{
+    for (size_t i = 0; i < c->n_pictures; i++) close_fd(&c->pictures[i].tiles_fd);
+}
+
 /* --- admission: how much may be under way at once --- */
 
 static int admission_enter(struct completion *c, int64_t owner, struct err *e)
@@ -301,7 +306,6 @@ static void completion_run(struct completion *c)
         rc = c->source->start(c, &e);
         c->started = rc == 0;
     }
-    for (size_t i = 0; i < c->n_pictures; i++) close_fd(&c->pictures[i].tiles_fd); /* the worker has its own */
     if (rc) completion_fail(c, &e);
 }
 

@@ -71,6 +71,8 @@ void completion_begin(struct gateway *g, struct http_request *r);
 void completion_event(struct completion *c, const struct event *ev);
 /* Every completion that is not done ends with this error. */
 void completion_fail_all(struct gateway *g, const struct err *e);
+/* For sources: the pictures' tiles are no longer needed here. */
+void completion_close_tiles(struct completion *c);
 /* For sinks: the client does not take its bytes. */
 void completion_drop(struct completion *c);
 

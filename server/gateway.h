@@ -16,6 +16,7 @@
 #include "server/loop.h"
 #include "server/media_proc.h"
 #include "server/pool.h"
+#include "server/quarantine.h"
 #include "server/worker_proc.h"
 
 enum { GATEWAY_MAX_MODELS = 64 };
@@ -28,6 +29,8 @@ struct gateway_model {
     char path[4096];
     struct prompt_model *prompt;
     struct worker_proc *worker;
+    struct quarantine *quarantine;
+    struct local *waiting; /* source_local.c: requests that came while the worker is restarted */
     _Atomic uint32_t max_context; /* the smaller of the model's and the worker's; 0 until the worker was ready once */
     int64_t created_s;
 };

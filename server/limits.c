@@ -54,6 +54,8 @@ const struct limit_row limit_rows[] = {
     {"--hang-timeout", F(hang_ms), LIMIT_MS, "2s", SECOND / 10, HOUR, "T52",
      "without progress, or 20x the usual time of a step if that is longer: the worker is restarted"},
     {"--load-hang-timeout", F(load_hang_ms), LIMIT_MS, "60s", SECOND, 24 * HOUR, "T52", "without progress while a model is loaded"},
+    {"--worker-wait", F(worker_wait_ms), LIMIT_MS, "2s", 0, 600 * SECOND, "T51",
+     "for a worker that is being restarted, before a request fails"},
 };
 const size_t n_limit_rows = sizeof limit_rows / sizeof limit_rows[0];
 

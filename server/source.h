@@ -63,7 +63,10 @@ struct sink_ops {
     void (*close)(struct completion *c); /* frees its state; called once for each successful open */
 };
 
+struct gateway_model;
 extern const struct source_ops source_local; /* source_local.c: the model's own worker */
+/* The worker is ready (again): what came meanwhile goes in. */
+void source_local_ready(struct gateway_model *m);
 extern const struct sink_ops sink_chat_json; /* api/sink_chat_json.c: one JSON object */
 extern const struct sink_ops sink_chat_sse;  /* api/sink_chat_sse.c: chat.completion.chunk events */
 

@@ -2,6 +2,7 @@
  *
  * Tokens count up to the one that completes a stop string; what the worker made after it is neither sent nor counted.
  * Logprobs are sent with the text of their token: held back with it while it may still become a stop string. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +29,13 @@ struct local_choice {
 };
 
 struct local {
-    size_t n;
+    struct quarantine_ticket ticket;
+    struct completion *owner;
+    struct frame_submit submit; /* its lists are in the arena */
+    struct local *prev, *next;  /* of the model's list, while it waits for the worker */
+    struct loop_timer patience;
+    bool waiting;
+    size_t n, n_well; /* well: ended as they should */
     struct local_choice choices[CHAT_MAX_CHOICES];
 };
 
@@ -143,6 +150,7 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
 static void finish(struct local_choice *ch, enum finish_reason reason)
 {
     ch->finished = true;
+    ((struct local *)ch->owner->source_state)->n_well++;
     if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
 }
 
@@ -191,8 +199,10 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
 
 static void choice_down(struct worker_sequence *s, const struct err *why)
 {
-    struct local_choice *ch = (struct local_choice *)s;
-    completion_event(ch->owner, &(struct event){.type = EVENT_ERROR, .err = why});
+    struct completion *c = ((struct local_choice *)s)->owner;
+    struct local *l = c->source_state;
+    quarantine_died(c->model->quarantine, &l->ticket, worker_deaths(c->model->worker));
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why});
 }
 
 /* All pictures' tiles in prompt order; the memfds are shared by all choices. */
@@ -244,9 +254,12 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
                                           .ignore_eos = p->ignore_eos};
 }
 
+static void wait_end(struct local *l);
+
 static void local_stop(struct completion *c)
 {
     struct local *l = c->source_state;
+    wait_end(l);
     for (size_t i = 0; i < l->n; i++) {
         struct local_choice *ch = &l->choices[i];
         worker_cancel(c->model->worker, &ch->sequence);
@@ -257,6 +270,84 @@ static void local_stop(struct completion *c)
         *ch = (struct local_choice){.finished = true};
     }
     l->n = 0;
+    quarantine_leave(c->model->quarantine, &l->ticket, l->n_well == (size_t)c->params.n);
+}
+
+static int submit_choices(struct local *l, struct err *e)
+{
+    struct completion *c = l->owner;
+    int rc = 0;
+    for (int64_t i = 0; i < c->params.n && !rc; i++) {
+        struct local_choice *ch = &l->choices[l->n++];
+        *ch = (struct local_choice){.sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
+        stop_match_init(&ch->stop, c->params.stops, c->params.n_stops);
+        buf_init(&ch->piece, TEXT_MAX_BYTES);
+        buf_init(&ch->text, TEXT_MAX_BYTES);
+        l->submit.sampling.choice = (uint32_t)i;
+        rc = worker_submit(c->model->worker, &ch->sequence, &l->submit, e);
+    }
+    completion_close_tiles(c); /* the worker has its own */
+    return rc;
+}
+
+/* --- waiting for a worker that is being restarted --- */
+
+static void wait_end(struct local *l)
+{
+    if (!l->waiting) return;
+    struct gateway_model *m = l->owner->model;
+    l->waiting = false;
+    loop_timer_clear(l->owner->gateway->loop, &l->patience);
+    if (l->prev)
+        l->prev->next = l->next;
+    else
+        m->waiting = l->next;
+    if (l->next) l->next->prev = l->prev;
+}
+
+static void patience_ended(void *ctx)
+{
+    struct local *l = ctx;
+    wait_end(l);
+    fail(l->owner, ERR_GONE, "The model's worker is being restarted: try again.");
+}
+
+static int wait_begin(struct local *l, struct err *e)
+{
+    struct gateway *g = l->owner->gateway;
+    struct gateway_model *m = l->owner->model;
+    l->patience = (struct loop_timer){.fn = patience_ended, .ctx = l};
+    if (loop_timer_set(g->loop, &l->patience, loop_now_ms(g->loop) + g->limits.worker_wait_ms))
+        return err_set(e, ERR_MEMORY, "out of memory");
+    l->waiting = true;
+    l->prev = NULL;
+    l->next = m->waiting;
+    if (l->next) l->next->prev = l;
+    m->waiting = l;
+    return 0;
+}
+
+static int submit_or_wait(struct local *l, struct err *e)
+{
+    return worker_is_ready(l->owner->model->worker) ? submit_choices(l, e) : wait_begin(l, e);
+}
+
+void source_local_ready(struct gateway_model *m)
+{
+    while (m->waiting && worker_is_ready(m->worker)) {
+        struct local *l = m->waiting;
+        struct err e;
+        wait_end(l);
+        if (submit_choices(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+    }
+}
+
+/* A suspect's turn. */
+static void suspect_go(struct quarantine_ticket *t)
+{
+    struct local *l = (struct local *)((char *)t - offsetof(struct local, ticket));
+    struct err e;
+    if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
 }
 
 static int local_start(struct completion *c, struct err *e)
@@ -264,18 +355,15 @@ static int local_start(struct completion *c, struct err *e)
     struct local *l = arena_alloc(&c->arena, sizeof *l);
     if (!l) return err_set(e, ERR_MEMORY, "out of memory");
     c->source_state = l;
-    struct frame_submit f;
-    fill_submit(c, &f);
-    int rc = gather_tiles(c, &f, e);
-    for (int64_t i = 0; i < c->params.n && !rc; i++) {
-        struct local_choice *ch = &l->choices[l->n++];
-        *ch = (struct local_choice){.sequence = {.row = choice_row, .down = choice_down}, .owner = c, .index = (uint32_t)i};
-        stop_match_init(&ch->stop, c->params.stops, c->params.n_stops);
-        buf_init(&ch->piece, TEXT_MAX_BYTES);
-        buf_init(&ch->text, TEXT_MAX_BYTES);
-        f.sampling.choice = (uint32_t)i;
-        rc = worker_submit(c->model->worker, &ch->sequence, &f, e);
-    }
+    l->owner = c;
+    l->ticket.go = suspect_go;
+    fill_submit(c, &l->submit);
+    int rc = gather_tiles(c, &l->submit, e);
+    if (rc) return rc;
+    quarantine_digest(c->model->quarantine, &l->submit, c->params.has_seed, l->ticket.digest);
+    rc = quarantine_enter(c->model->quarantine, &l->ticket, e);
+    if (rc == 0) rc = submit_or_wait(l, e);
+    if (rc == 1) return 0; /* a suspect that waits */
     if (rc) local_stop(c);
     return rc;
 }

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "server/child.h"
+#include "server/watchdog.h"
 
 enum {
     BUCKETS = 1024,
@@ -33,13 +34,17 @@ struct worker_proc {
     struct child child;
     struct frame_conn *conn;
     struct loop_watch *watch;
-    struct loop_timer restart, grace;
+    struct loop_timer restart, grace, look;
+    struct limits own_limits; /* if the config has none */
+    struct watchdog watchdog;
     int progress_fd;
+    const uint64_t *progress; /* shared with the worker */
+    uint64_t n_deaths;
     bool ready, ever_ready, want_write;
     bool closing; /* its socket has ended, it has not yet: its exit tells the reason */
     struct frame_hello hello;
     int64_t backoff_ms, started_ms;
-    unsigned n_starts;
+    unsigned n_starts, n_sequences;
     uint64_t next_id;
     struct worker_sequence *sequences[BUCKETS];
 };
@@ -51,6 +56,7 @@ static void sequence_link(struct worker_proc *w, struct worker_sequence *s)
     struct worker_sequence **at = &w->sequences[s->id % BUCKETS];
     s->next = *at;
     *at = s;
+    w->n_sequences++;
 }
 
 static struct worker_sequence *sequence_unlink(struct worker_proc *w, uint64_t id)
@@ -59,6 +65,7 @@ static struct worker_sequence *sequence_unlink(struct worker_proc *w, uint64_t i
         struct worker_sequence *s = *at;
         if (s->id != id) continue;
         *at = s->next;
+        w->n_sequences--;
         return s;
     }
     return NULL;
@@ -91,6 +98,8 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
     w->conn = NULL;
     w->ready = w->closing = false;
     loop_timer_clear(w->loop, &w->grace);
+    loop_timer_clear(w->loop, &w->look);
+    w->n_deaths++;
     child_kill(&w->child);
     log_error("worker %s: %s", w->config.name, why->msg);
     struct err told;
@@ -99,6 +108,7 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
         while (w->sequences[i]) {
             struct worker_sequence *s = w->sequences[i];
             w->sequences[i] = s->next;
+            w->n_sequences--;
             s->id = 0;
             s->down(s, &told);
         }
@@ -139,12 +149,27 @@ static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct
     return 0;
 }
 
+/* Frames were checked for their form; ids are checked here against what the worker said of itself. */
+static int check_row(const struct worker_proc *w, const struct frame_step_row *row, struct err *e)
+{
+    if (row->sequence == 0 || row->sequence >= w->next_id) return err_set(e, ERR_INPUT, "a row of a sequence that never was");
+    for (uint32_t i = 0; i < row->n_tokens; i++)
+        if ((uint32_t)row->tokens[i] >= w->hello.vocab)
+            return err_set(e, ERR_INPUT, "token %d of a vocabulary of %u", row->tokens[i], w->hello.vocab);
+    size_t n_logprobs = row->logprobs ? (size_t)row->n_tokens * (1 + row->n_top) : 0;
+    for (size_t i = 0; i < n_logprobs; i++)
+        if ((uint32_t)row->logprobs[i].token >= w->hello.vocab)
+            return err_set(e, ERR_INPUT, "a logprob of token %d of a vocabulary of %u", row->logprobs[i].token, w->hello.vocab);
+    return 0;
+}
+
 static int take_step(struct worker_proc *w, const struct frame_step *step, struct err *e)
 {
     if (!w->ready) return err_set(e, ERR_INPUT, "a step before hello");
     for (uint32_t i = 0; i < step->n_rows; i++) {
         const struct frame_step_row *row = &step->rows[i];
-        if (row->sequence == 0 || row->sequence >= w->next_id) return err_set(e, ERR_INPUT, "a row of a sequence that never was");
+        int rc = check_row(w, row, e);
+        if (rc) return rc;
         struct worker_sequence *s = sequence_find(w, row->sequence);
         if (!s) continue; /* cancelled; the worker did not know yet */
         if (row->finish != FINISH_NONE) {
@@ -225,6 +250,48 @@ static void worker_event(void *ctx, uint32_t events)
         worker_closing(w);
 }
 
+/* --- the watchdog --- */
+
+static const struct limits *limits_of(const struct worker_proc *w)
+{
+    return w->config.limits ? w->config.limits : &w->own_limits;
+}
+
+static int64_t hang_floor_ms(const struct worker_proc *w)
+{
+    return w->ready ? limits_of(w)->hang_ms : limits_of(w)->load_hang_ms;
+}
+
+static int64_t look_interval_ms(const struct worker_proc *w)
+{
+    int64_t ms = limits_of(w)->hang_ms / 10;
+    return ms > 10 ? ms : 10;
+}
+
+static void look_again(struct worker_proc *w)
+{
+    if (loop_timer_set(w->loop, &w->look, loop_now_ms(w->loop) + look_interval_ms(w)))
+        log_error("worker %s: out of memory: it is not watched", w->config.name);
+}
+
+/* Busy: loading, or with sequences. */
+static void look_fired(void *ctx)
+{
+    struct worker_proc *w = ctx;
+    if (!w->conn || w->closing) return;
+    uint64_t counter = __atomic_load_n(w->progress, __ATOMIC_RELAXED);
+    bool busy = !w->ready || w->n_sequences > 0;
+    bool hung = watchdog_look(&w->watchdog, busy, counter, loop_now_ms(w->loop), look_interval_ms(w), hang_floor_ms(w));
+    if (!hung) {
+        look_again(w);
+        return;
+    }
+    struct err why;
+    err_set(&why, ERR_TIMEOUT, "hangs: no progress for %lld ms while %s", (long long)watchdog_still_ms(&w->watchdog),
+            w->ready ? "it has requests" : "it loads the model");
+    worker_fail(w, &why);
+}
+
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
 {
     const struct worker_config *c = &w->config;
@@ -262,6 +329,8 @@ static int worker_start(struct worker_proc *w, struct err *e)
     }
     w->n_starts++;
     w->want_write = false;
+    w->watchdog = (struct watchdog){0};
+    look_again(w);
     rc = loop_watch_add(w->loop, socks[0], EPOLLIN, worker_event, w, &w->watch, e);
     struct frame_hello hello = {.version = FRAME_VERSION, .image_token = -1};
     if (!rc && frame_put_hello(frame_conn_out(w->conn), &hello)) rc = err_set(e, ERR_INTERNAL, "hello does not fit");
@@ -277,7 +346,7 @@ static int worker_start(struct worker_proc *w, struct err *e)
     return 0;
 }
 
-/* A counter that the worker bumps while it computes; the watchdog that reads it is a later issue. */
+/* The counter that the worker bumps while it computes. */
 static int progress_make(struct err *e)
 {
     int fd = memfd_create("spillway-progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -286,6 +355,14 @@ static int progress_make(struct err *e)
     int rc = err_set(e, ERR_IO, "memfd: %s", strerror(errno));
     if (fd >= 0) close(fd);
     return rc;
+}
+
+static int progress_map(struct worker_proc *w, struct err *e)
+{
+    void *p = mmap(NULL, sizeof *w->progress, PROT_READ, MAP_SHARED, w->progress_fd, 0);
+    if (p == MAP_FAILED) return err_set(e, ERR_IO, "mmap: %s", strerror(errno));
+    w->progress = p;
+    return 0;
 }
 
 int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worker_config *c, const struct worker_events *events,
@@ -300,8 +377,11 @@ int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worke
     w->child.pidfd = -1;
     w->restart = (struct loop_timer){.fn = restart_fired, .ctx = w};
     w->grace = (struct loop_timer){.fn = grace_ended, .ctx = w};
+    w->look = (struct loop_timer){.fn = look_fired, .ctx = w};
+    limits_init(&w->own_limits);
     w->progress_fd = progress_make(e);
-    int rc = w->progress_fd < 0 ? w->progress_fd : worker_start(w, e);
+    int rc = w->progress_fd < 0 ? w->progress_fd : progress_map(w, e);
+    if (!rc) rc = worker_start(w, e);
     if (rc) {
         worker_proc_free(w);
         *out = NULL;
@@ -314,9 +394,11 @@ void worker_proc_free(struct worker_proc *w)
     if (!w) return;
     loop_timer_clear(w->loop, &w->restart);
     loop_timer_clear(w->loop, &w->grace);
+    loop_timer_clear(w->loop, &w->look);
     loop_watch_remove(w->loop, w->watch);
     frame_conn_free(w->conn);
     child_close(&w->child);
+    if (w->progress) munmap((void *)(uintptr_t)w->progress, sizeof *w->progress);
     if (w->progress_fd >= 0) close(w->progress_fd);
     free(w);
 }
@@ -324,6 +406,16 @@ void worker_proc_free(struct worker_proc *w)
 bool worker_is_ready(const struct worker_proc *w)
 {
     return w->ready;
+}
+
+bool worker_is_moving(const struct worker_proc *w)
+{
+    return w->ready && 2 * watchdog_still_ms(&w->watchdog) < watchdog_allowed_ms(&w->watchdog, hang_floor_ms(w));
+}
+
+uint64_t worker_deaths(const struct worker_proc *w)
+{
+    return w->n_deaths;
 }
 
 const struct frame_hello *worker_hello(const struct worker_proc *w)
@@ -339,8 +431,8 @@ struct worker_info worker_info(const struct worker_proc *w)
                             .restarts = w->n_starts > 0 ? w->n_starts - 1 : 0,
                             .state_ms = loop_now_ms(w->loop) - w->started_ms,
                             .pid = w->child.pid};
-    for (size_t b = 0; b < BUCKETS; b++)
-        for (const struct worker_sequence *s = w->sequences[b]; s; s = s->next) i.sequences++;
+    i.sequences = w->n_sequences;
+    i.still_ms = watchdog_still_ms(&w->watchdog);
     return i;
 }
 

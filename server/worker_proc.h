@@ -1,7 +1,7 @@
 /* Worker process, seen from the gateway: starts it, speaks the frame protocol with it, starts it again when it dies.
  *
  * Its death, a malformed frame or a full queue end every sequence in it with -ERR_GONE (down is called once for each)
- * and it is restarted: at once the first time, then after 0.1 s doubling to 10 s, until it has lived for a while. All
+ * and it is restarted (so does standing still while it has work: server/watchdog.h): at once the first time, then after 0.1 s doubling to 10 s, until it has lived for a while. All
  * calls on the loop's thread. Frames are hostile input here: rows for sequences never submitted end the worker. */
 #ifndef SPILLWAY_SERVER_WORKER_PROC_H
 #define SPILLWAY_SERVER_WORKER_PROC_H
@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "engine/frame.h"
+#include "server/limits.h"
 #include "server/loop.h"
 
 struct worker_proc;
@@ -16,6 +17,7 @@ struct worker_proc;
 struct worker_config {
     const char *path, *name, *device, *compute, *random_weights; /* random_weights and compute may be NULL; borrowed for good */
     int64_t threads, kv_tokens;
+    const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */
 };
 
 /* Embedded in whatever waits for tokens. */
@@ -39,11 +41,14 @@ MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const str
 /* Kills it; sequences are told nothing. Accepts NULL. */
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);
+bool worker_is_moving(const struct worker_proc *w);                  /* ready, and not half way to being called hung */
+uint64_t worker_deaths(const struct worker_proc *w);                 /* how many times it has ended */
 const struct frame_hello *worker_hello(const struct worker_proc *w); /* of the last one that was ready */
 struct worker_info {
     const char *state; /* "ready", "starting", "down" */
     unsigned restarts, sequences;
     int64_t state_ms; /* since its process was started */
+    int64_t still_ms; /* age of its last progress while it has work */
     pid_t pid;        /* 0: none */
 };
 struct worker_info worker_info(const struct worker_proc *w);

@@ -84,6 +84,7 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
     }
     struct pack_job j = {w, parts, n_parts};
     threads_run(d->threads, pack_share, &j);
+    cpu_bump(d); /* loading moves, too */
     *out = w;
     return 0;
 }

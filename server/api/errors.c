@@ -19,6 +19,7 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_NOT_FOUND] = {404, INVALID, "not_found", NULL},
     [API_METHOD_NOT_ALLOWED] = {405, INVALID, "method_not_allowed", NULL},
     [API_REQUEST_TOO_LARGE] = {413, INVALID, "request_too_large", NULL},
+    [API_REQUEST_QUARANTINED] = {422, INVALID, "request_quarantined", NULL},
     [API_URL_TOO_LONG] = {414, INVALID, "request_too_large", NULL},
     [API_HEADER_TOO_LARGE] = {431, INVALID, "request_too_large", NULL},
     [API_NOT_HTTP] = {400, INVALID, "bad_request", NULL},
@@ -47,6 +48,7 @@ static const enum api_error by_err[ERR_CODES] = {
     [ERR_TIMEOUT] = API_WORKER_DOWN,
     [ERR_CLOSING] = API_DRAINING,
     [ERR_RATE] = API_RATE_LIMIT,
+    [ERR_QUARANTINED] = API_REQUEST_QUARANTINED,
     [ERR_NUMERIC] = API_NUMERIC_ERROR,
     [ERR_INTERNAL] = API_INTERNAL_ERROR,
 };

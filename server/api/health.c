@@ -24,7 +24,7 @@ static const char *why_not_ready(const struct gateway *g)
 {
     const char *why = g->draining ? "draining" : NULL;
     for (size_t i = 0; i < g->n_models && !why; i++)
-        if (!worker_is_ready(g->models[i]->worker)) why = "worker_down";
+        if (!worker_is_moving(g->models[i]->worker)) why = worker_is_ready(g->models[i]->worker) ? "worker_stalled" : "worker_down";
     return why;
 }
 
@@ -73,8 +73,8 @@ static void write_model(struct buf *b, const struct gateway_model *m)
     json_write_string(b, m->id, strlen(m->id));
     buf_printf(b,
                ",\"state\":\"%s\",\"device\":\"%s\",\"max_context\":%u,\"sequences\":%u,\"restarts\":%u,\"process_age_ms\":%" PRId64
-               ",\"rss_bytes\":%" PRId64 "}",
-               w.state, m->max_context ? device_name(m) : "unknown", m->max_context, w.sequences, w.restarts, w.state_ms,
+               ",\"still_ms\":%" PRId64 ",\"rss_bytes\":%" PRId64 "}",
+               w.state, m->max_context ? device_name(m) : "unknown", m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms,
                resident_bytes(w.pid));
 }
 

@@ -203,6 +203,7 @@ static void model_ready(void *ctx, const struct frame_hello *h)
     uint32_t limit = cache < h->max_context ? (uint32_t)cache : h->max_context;
     m->max_context = own && own < limit ? own : limit;
     log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
+    source_local_ready(m);
     for (size_t i = 0; i < s->g.n_models; i++)
         if (!worker_is_ready(s->g.models[i]->worker)) return;
     if (!s->ready) announce(s);
@@ -239,9 +240,11 @@ static int model_start(struct serve *s, const char *arg, struct err *e)
                               .device = s->o->device,
                               .compute = s->o->compute,
                               .threads = s->o->threads,
-                              .kv_tokens = s->o->kv_tokens};
+                              .kv_tokens = s->o->kv_tokens,
+                              .limits = &g->limits};
     struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
-    return worker_proc_new(&m->worker, g->loop, &c, &events, e);
+    rc = quarantine_new(&m->quarantine, g->loop, e);
+    return rc ? rc : worker_proc_new(&m->worker, g->loop, &c, &events, e);
 }
 
 static int start_models(struct serve *s, struct err *e)
@@ -399,6 +402,7 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees the completions */
     for (size_t i = 0; i < g->n_models; i++) {
         worker_proc_free(g->models[i]->worker);
+        quarantine_free(g->models[i]->quarantine);
         prompt_model_close(g->models[i]->prompt);
         free(g->models[i]);
     }
