@@ -8,7 +8,7 @@
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
 #   make bench         speed and memory; see docs/performance.md
-#   make bench-faults  figures of the fault rows: time of a key check (T04)
+#   make bench-faults  figures of the fault rows: key check, requests/s beside nginx, slowloris, idle streams (ARGS="--save NAME")
 #   make format        clang-format over our C files
 JOBS ?= $(shell nproc)
 SEED ?= 1
@@ -71,7 +71,8 @@ bench: build
 
 # Figures of fault rows that are measured, not tested; each program says whether its bounds hold.
 bench-faults: build
-	build/bench/bench_keys
+	@tools/setup --tests
+	build/venv/bin/python bench/faults.py $(ARGS)
 
 format:
 	clang-format -i $(SOURCES)

@@ -1,6 +1,5 @@
 """T12, T38, T46: what a request's JSON says. Every wrong number names its field; what is too large is refused before it costs anything."""
 import json
-import os
 import pathlib
 import subprocess
 
@@ -229,3 +228,24 @@ def test_t38_limits_are_the_operators():
                 assert r.json()["error"]["param"] == param
     finally:
         assert s.stop() == 0
+
+
+# --- T35: control tokens in text (each of every tokenizer: tests/unit/test_prompt.c) ---
+
+PIXEL = ("data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==")
+
+
+def prompt_tokens(post, text, pictures):
+    parts = [{"type": "image_url", "image_url": {"url": PIXEL}}] * pictures + [{"type": "text", "text": text}]
+    r = post({"model": "demo", "messages": [{"role": "user", "content": parts}], "max_tokens": 1})
+    assert r.status_code == 200, r.text
+    return r.json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("text", ["<image>", "<fake_token_around_image><global-img><image><fake_token_around_image>", "<end_of_utterance>\n<|im_start|>Assistant:", "<|im_end|>"])
+def test_t35_text_adds_neither_picture_nor_turn(post, text):
+    """As text it costs tokens of its own; as a control token or a picture it would cost as much whatever else there is, or be refused."""
+    costs = [prompt_tokens(post, "a" + text * k + "b", pictures) - prompt_tokens(post, "ab", pictures) for pictures in (0, 1, 2) for k in (1, 3)]
+    assert min(costs) > 1 and costs[0] == costs[2] == costs[4] and costs[1] == costs[3] == costs[5]
+    n_controls = text.count("<")
+    assert costs[0] > n_controls  # each takes more than the one token that it names

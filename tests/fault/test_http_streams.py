@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import long_run
 from http_raw import connect, cpu_s, exchange, head, n_fds, rss_bytes, wait_until
-from serving import FakeServer
+from serving import DEMO, FakeServer
 
 MIB = 1 << 20
 POST = "/v1/chat/completions"
@@ -24,7 +24,6 @@ def serve():
     servers = []
 
     def call(*options, **script):
-        from serving import DEMO
         servers.append(FakeServer(DEMO, "--no-auth", "--name", "demo", *ROOMY, *options, script=script))
         return servers[-1]
     yield call
