@@ -1,5 +1,5 @@
 /* Chat templates: the source, and after a NUL byte (if there is one) the request's variables as JSON; rendering within the default limits
- * (T43). Whatever is rendered is UTF-8, no longer than the limit, has a mark for every byte, and bytes of the request carry the request's mark:
+ * (T43), of which the fuel is cut to a tenth for seven inputs of eight, to see more of them. Whatever is rendered is UTF-8, no longer than the limit, has a mark for every byte, and bytes of the request carry the request's mark:
  * the default request holds a letter that nothing else here can make, so where it comes out its mark is known. */
 #include <string.h>
 
@@ -233,7 +233,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     } else {
         struct arena arena;
         struct marked_text out;
-        struct template_input in = {.request = request, .model = model};
+        struct template_limits limits = template_limits_default;
+        if (n % 8) limits.fuel /= 10;
+        struct template_input in = {.request = request, .model = model, .limits = &limits};
         in.now.tm_mday = 1, in.now.tm_year = 126;
         arena_init(&arena, 256u << 20);
         rc = template_render(t, &in, &arena, &out, &e);

@@ -83,16 +83,11 @@ size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 }
 
 static const char *const texts[] = {"",
-                                    "a",
                                     "ab",
-                                    "abab ba aab",
-                                    "Hello, world! It's 2026.",
-                                    "    \n\n\t  ",
-                                    "<image>a<|im_start|>b <image> ",
-                                    "e\xCC\x81\xCC\x81\xCC\x81 caf\xC3\xA9",
-                                    "\xF0\x9F\x98\x80\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x9A\x80",
-                                    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
-                                    "\xE4\xB8\xAD\xE6\x96\x87 1234567 \xD9\xA1\xD9\xA2"};
+                                    "abab ba aab I'll\n\n\t  <image>a<|im_start|>b <image> ",
+                                    "Hello, world! It's 2026. \xE4\xB8\xAD\xE6\x96\x87 1234567 \xD9\xA1\xD9\xA2",
+                                    "e\xCC\x81\xCC\x81\xCC\x81 caf\xC3\xA9 \xF0\x9F\x98\x80\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x9A\x80",
+                                    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"};
 
 static void check_decode(const struct tokenizer *t, const struct tokens *ids)
 {
@@ -112,7 +107,7 @@ static void check_decode(const struct tokenizer *t, const struct tokens *ids)
     buf_free(&streamed);
 }
 
-/* The request's own bytes never become a special token. */
+/* All of it as a request's bytes. */
 static void check_provenance(const struct tokenizer *t, const char *text)
 {
     static const uint8_t marks[256] = {[0 ... 255] = MARK_REQUEST};
@@ -137,8 +132,8 @@ static void run_texts(const struct tokenizer *t)
         else
             check_decode(t, &ids);
         tokens_free(&ids);
-        check_provenance(t, texts[i]);
     }
+    check_provenance(t, texts[2]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
