@@ -78,6 +78,7 @@ static int read_absolute(struct http_head *h, struct http_slice *authority)
     const char *slash = memchr(t->p + scheme, '/', t->n - scheme);
     if (!slash) return head_fail(h, 400, "the request's URL has no path");
     *authority = (struct http_slice){t->p + scheme, (size_t)(slash - t->p) - scheme};
+    if (authority->n == 0) return head_fail(h, 400, "the request's URL names no host");
     *t = (struct http_slice){slash, t->n - (size_t)(slash - t->p)};
     return 0;
 }

@@ -46,16 +46,18 @@ static void spend(struct eval *v, size_t steps)
 
 void eval_bytes(struct eval *v, size_t n)
 {
-    spend(v, n / 128);
+    spend(v, n / 64);
 }
 
 void eval_chars(struct eval *v, size_t n)
 {
-    spend(v, n / 16);
+    spend(v, n / 3);
 }
 
 void *eval_alloc(struct eval *v, size_t n)
 {
+    if (v->failed) return NULL;
+    spend(v, n / 64); /* memory is touched as it is given */
     if (v->failed) return NULL;
     void *p = arena_alloc(v->arena, n ? n : 1);
     if (!p) eval_fail(v, ERR_LIMIT, "takes too much memory");

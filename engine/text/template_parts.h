@@ -239,7 +239,8 @@ struct value eval_fail(struct eval *v, enum err_code code, const char *fmt, ...)
 struct value eval_call(struct eval *v, struct value f, const struct list *args, const struct dict *kwargs);
 struct value eval_loop(struct eval *v, const struct node *n, struct value items, struct scope *scope, size_t depth, bool *ran);
 bool eval_step(struct eval *v); /* one unit of fuel; false when it is gone */
-/* Fuel for work that grows with a value: bytes copied or searched in bulk, and characters looked at one by one. A little of it is free. */
+/* Fuel for work that grows with a value: bytes copied or searched in bulk, and characters looked at one by one, at about the time that a step
+ * takes. A little of it is free. */
 void eval_bytes(struct eval *v, size_t n);
 void eval_chars(struct eval *v, size_t n);
 /* Guards what calls itself inside expressions, which nest more than blocks do; false: deeper than the limit. Each true needs an eval_leave. */

@@ -374,12 +374,15 @@ static struct value undefined(struct eval *v, const struct text *name)
 
 static struct value item_at(struct eval *v, struct value a, int64_t i)
 {
-    int64_t n = value_length(v, a);
-    if (i < 0) i += n;
-    if (i < 0 || i >= n) return undefined(v, NULL);
+    if (a.type != VALUE_STRING || i < 0) {
+        int64_t n = value_length(v, a);
+        if (i < 0) i += n;
+        if (i < 0 || i >= n) return undefined(v, NULL);
+    }
     if (a.type != VALUE_STRING) return a.u.list->items[i];
-    eval_bytes(v, a.u.s->n);
     size_t from = text_offset(a.u.s, (size_t)i), end = from + 1;
+    eval_chars(v, from / 4);
+    if (from >= a.u.s->n) return undefined(v, NULL);
     while (end < a.u.s->n && ((unsigned char)a.u.s->p[end] & 0xC0) == 0x80) end++;
     return value_slice(v, a.u.s, from, end);
 }
