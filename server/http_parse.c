@@ -132,7 +132,7 @@ static bool split_field(const char *p, size_t n, struct http_slice *name, struct
 }
 
 struct seen {
-    bool length, coding, host;
+    bool length, coding, host, key;
 };
 
 static int read_length(struct http_head *h, struct http_slice v)
@@ -180,6 +180,9 @@ static int read_field(struct http_head *h, struct seen *seen, struct http_slice 
         if (seen->host || !host_sane(value)) return head_fail(h, 400, "two Host fields, or one that names no host");
         seen->host = true;
         h->host = value;
+    } else if (http_slice_is(name, "authorization")) {
+        if (seen->key) return head_fail(h, 400, "two Authorization fields");
+        seen->key = true;
     } else if (http_slice_is(name, "connection"))
         read_connection(h, value);
     else if (http_slice_is(name, "expect")) {

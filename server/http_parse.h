@@ -2,7 +2,7 @@
  *
  * What a proxy in front might read differently is refused, not repaired: a line that ends with LF alone, a CR alone, folded lines, NUL,
  * blanks before a colon, two Content-Length fields (also equal ones), Content-Length beside Transfer-Encoding, any coding but "chunked",
- * two Host fields. One empty line before the request line is skipped (RFC 9112 section 2.2). Errors are negative HTTP statuses. */
+ * two Host or two Authorization fields. One empty line before the request line is skipped (RFC 9112 section 2.2). Errors are negative HTTP statuses. */
 #ifndef SPILLWAY_SERVER_HTTP_PARSE_H
 #define SPILLWAY_SERVER_HTTP_PARSE_H
 

@@ -172,3 +172,11 @@ class Planted:
     (Planted(401), Planted(404)), (Planted(204), Planted(204))])
 def test_t02_judge_sees_a_bypass(without, other):
     assert not judge(without, [other])
+
+
+@pytest.mark.parametrize("order", ["good first", "good last"])
+def test_t02_two_keys_are_refused(server, order):
+    """A proxy in front may have looked at the other one."""
+    fields = [f"Authorization: Bearer {server.key}", "Authorization: Bearer something-else"]
+    a = exchange(server.port, head("GET", "/v1/models", [*(fields if order == "good first" else fields[::-1]), "Connection: close"]))
+    assert a.status == 400
