@@ -10,7 +10,7 @@ import time
 
 import pytest
 from http_raw import connect, exchange, head, receive, send_all, wait_until
-from serving import BIN, Server
+from serving import BIN, DEMO, FakeServer, Server
 
 
 def keys(data, *args):
@@ -230,7 +230,7 @@ def test_healthz_tells_an_admin_key(start, tmp_path):
     h = json.loads(answer(s, admin, "/healthz").body)
     assert h["status"] == "ok" and h["uptime_ms"] > 0 and h["rss_bytes"] > 1 << 20 and h["connections"] >= 1 and h["requests"] >= 1 and h["completions"] == 0 and h["prompt_tokens"] == 0
     [m] = h["models"]
-    assert m["id"] == "demo" and m["state"] == "ready" and m["device"].startswith("cpu") and m["restarts"] == 0 and m["sequences"] == 0 and m["rss_bytes"] > 1 << 20
+    assert m["id"] == "demo" and m["state"] == "ready" and m["device"].startswith("cpu") and m["restarts"] == 0 and m["sequences"] == 0 and m["still_ms"] == 0 and m["rss_bytes"] > 1 << 20
     assert h["media"] == {"processes": 1, "up": 1, "busy": 0, "waiting": 0, "restarts": 0}
     assert h["keys"]["valid"] == 1 and h["keys"]["read_ago_ms"] < 5000
 
@@ -246,6 +246,23 @@ def test_healthz_counts_restarts(start, tmp_path):
         h = json.loads(answer(s, admin, "/healthz").body)
         return (h["models"][0]["restarts"], h["media"]["restarts"], h["status"], h["media"]["up"]) == (1, 1, "ok", 1)
     assert wait_until(restarted, 20) is not None
+
+
+def test_healthz_tells_a_worker_that_stands_still(tmp_path):
+    s = FakeServer(DEMO, "--name", "demo", "--hang-timeout", "8s")
+    try:
+        admin = keys(s.data.name, "add", "operator", "--admin")
+        body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20, "seed": s.seeds["hang"]}).encode()
+        with connect(s.port) as c:
+            c.sendall(head("POST", "/v1/chat/completions", ["Content-Type: application/json", f"Content-Length: {len(body)}"], key=s.key) + body)
+
+            def stands():
+                a = answer(s, admin, "/healthz")
+                m = json.loads(a.body)["models"][0] if a.status == 200 else {}
+                return m and m["sequences"] == 1 and 300 <= m["still_ms"] < 8000 and json.loads(a.body)["completions"] == 1
+            assert wait_until(stands, 7, 0.05) is not None
+    finally:
+        s.stop()
 
 
 def test_open_health_tells_status_and_device_only(server):
