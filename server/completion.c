@@ -339,7 +339,7 @@ static bool picture_ended(struct completion *c, const struct media_call_state *s
     size_t i = (size_t)((const struct picture *)(const void *)((const char *)s - offsetof(struct picture, call)) - c->pictures);
     if (reply->err.code && !c->done) {
         struct err e = reply->err;
-        snprintf(e.param, sizeof e.param, "%s", c->messages.images[i].param);
+        if (api_errors[api_error_of(&e)].status == 400) snprintf(e.param, sizeof e.param, "%s", c->messages.images[i].param);
         completion_fail(c, &e);
     }
     if (c->done) completion_release(c);

@@ -40,6 +40,7 @@ struct media_process {
 struct media_pool {
     struct loop *loop;
     struct limits limits;
+    void (*ready)(void *ctx);
     void (*failed)(void *ctx, const struct err *why);
     void *ctx;
     uint64_t next_id;
@@ -237,9 +238,11 @@ static void process_hello(struct media_process *m)
     } else if (hello.err.code) {
         process_refused(m, &hello.err);
     } else {
-        if (!p->was_ready && hello.notes[0]) log_info("media: the cage does without: %s", hello.notes);
+        bool first = !p->was_ready;
+        if (first && hello.notes[0]) log_info("media: the cage does without: %s", hello.notes);
         p->was_ready = m->ready = true;
         loop_timer_clear(p->loop, &m->limit);
+        if (first && p->ready) p->ready(p->ctx);
         process_give(m);
     }
 }
@@ -354,6 +357,7 @@ int media_pool_new(struct media_pool **out, struct loop *l, const struct media_p
     if (!p) return err_set(e, ERR_MEMORY, "out of memory");
     p->loop = l;
     p->limits = *c->limits;
+    p->ready = c->ready;
     p->failed = c->failed;
     p->ctx = c->ctx;
     p->n = c->n_processes;

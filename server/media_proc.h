@@ -31,6 +31,7 @@ struct media_call_state {
 struct media_pool_config {
     int n_processes;
     const struct limits *limits; /* copied */
+    void (*ready)(void *ctx);    /* the first process is. NULL: not told */
     /* No process was ever ready, and why: the cage cannot be had here. NULL: only logged. */
     void (*failed)(void *ctx, const struct err *why);
     void *ctx;

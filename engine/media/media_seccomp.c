@@ -78,7 +78,7 @@ static int rules_add(scmp_filter_ctx filter)
 int media_seccomp_enter(struct err *e)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    if (!filter) return err_set(e, ERR_MEMORY, "seccomp: no memory");
+    if (!filter) return err_set(e, ERR_IO, "seccomp, which pictures are not decoded without: the kernel lacks or refuses it");
     int rc = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     if (!rc) rc = rules_add(filter);
     if (!rc) rc = seccomp_load(filter);

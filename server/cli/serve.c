@@ -189,6 +189,14 @@ static int check_hello(struct gateway_model *m, const struct frame_hello *h, str
     return 0;
 }
 
+/* Every worker has said hello, and a picture decoder is in its cage. */
+static void look_ready(struct serve *s)
+{
+    for (size_t i = 0; i < s->g.n_models; i++)
+        if (!worker_is_ready(s->g.models[i]->worker)) return;
+    if (!s->ready && media_info(s->g.media).up) announce(s);
+}
+
 static void model_ready(void *ctx, const struct frame_hello *h)
 {
     struct gateway_model *m = ctx;
@@ -204,9 +212,7 @@ static void model_ready(void *ctx, const struct frame_hello *h)
     m->max_context = own && own < limit ? own : limit;
     log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
     source_local_ready(m);
-    for (size_t i = 0; i < s->g.n_models; i++)
-        if (!worker_is_ready(s->g.models[i]->worker)) return;
-    if (!s->ready) announce(s);
+    look_ready(s);
 }
 
 static void model_down(void *ctx, const struct err *why)
@@ -361,6 +367,11 @@ static int listen_http(struct serve *s, struct err *e)
     return rc ? rc : http_new(&s->g.http, s->g.loop, &c, e);
 }
 
+static void media_ready(void *ctx)
+{
+    look_ready(ctx);
+}
+
 static void media_failed(void *ctx, const struct err *why)
 {
     struct err e = *why;
@@ -370,7 +381,8 @@ static void media_failed(void *ctx, const struct err *why)
 
 static int start_media(struct serve *s, struct err *e)
 {
-    struct media_pool_config c = {.n_processes = (int)s->o->media_processes, .limits = &s->g.limits, .failed = media_failed, .ctx = s};
+    struct media_pool_config c = {
+        .n_processes = (int)s->o->media_processes, .limits = &s->g.limits, .ready = media_ready, .failed = media_failed, .ctx = s};
     return media_pool_new(&s->g.media, s->g.loop, &c, e);
 }
 

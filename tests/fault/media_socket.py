@@ -29,12 +29,16 @@ def sealed(data):
 class Media:
     """ask(bytes) -> (code's name, message, hashes); seconds of the last answer in .took_s, memory in peak_kib()."""
 
-    def __init__(self, binary=BIN, **popen):
+    def __init__(self, binary=BIN, prefix=(), user=None):
+        """prefix: a command that runs it, such as setpriv. user: whose it is, instead of ours."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(60)
         ours.send(struct.pack("@IIq", MAGIC, VERSION, MAX_PIXELS))
-        launch = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], ['spillway', 'media'])"  # the socket becomes descriptor 3
-        self.process = subprocess.Popen([sys.executable, "-c", launch, str(theirs.fileno()), binary], pass_fds=[theirs.fileno()], **popen)
+        launch = "import os, sys; os.dup2(int(sys.argv[1]), 3)\n"  # the socket becomes descriptor 3
+        if user is not None:
+            launch += f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
+        launch += "os.execv(sys.argv[2], ['spillway', 'media'])"
+        self.process = subprocess.Popen([*prefix, sys.executable, "-c", launch, str(theirs.fileno()), binary], pass_fds=[theirs.fileno()])
         theirs.close()
         self.socket, self.id, self.took_s = ours, 0, 0.0
         _, _, code, text = struct.unpack("@III512s", ours.recv(4096))
@@ -60,7 +64,7 @@ class Media:
 
     def status(self, key):
         text = open(f"/proc/{self.process.pid}/status").read()
-        return re.search(rf"^{key}:\s*(.*)$", text, re.M)[1]
+        return re.search(rf"^{key}:[ \t]*(.*)$", text, re.M)[1]
 
     def peak_kib(self):
         return int(self.status("VmHWM").split()[0])

@@ -5,10 +5,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
-#include "base/clock.h"
 #include "engine/media/data_url.h"
 
 static int decode(const char *url, size_t n, size_t max_bytes, struct buf *out, struct err *e)
@@ -147,6 +147,14 @@ static void test_the_limit_is_exact_and_comes_before_decoding(void **state)
     buf_free(&out);
 }
 
+/* Of this process, so that what else runs here does not count. */
+static int64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
 static double seconds_for(size_t n)
 {
     char *url = malloc(n + 22);
@@ -157,9 +165,9 @@ static double seconds_for(size_t n)
     buf_init(&out, n);
     int64_t best = INT64_MAX;
     for (int i = 0; i < 5; i++) {
-        int64_t start = clock_boot_ns();
+        int64_t start = cpu_ns();
         assert_int_equal(data_url_decode(url, n + 22, n, &out, &e), 0);
-        int64_t took = clock_boot_ns() - start;
+        int64_t took = cpu_ns() - start;
         if (took < best) best = took;
     }
     assert_int_equal(out.len, n / 4 * 3);
@@ -175,6 +183,82 @@ static void test_time_is_linear(void **state)
     assert_true(large < 8 * small); /* 4 expected; a quadratic one takes 16 */
 }
 
+/* Whatever is in it: its length alone tells, so that the time does not depend on it. */
+static void t37_a_huge_url_is_refused_by_its_length(void **state)
+{
+    (void)state;
+    enum { HEAD = 22, HUGE = 64 << 20 };
+    static const char fillings[] = {'A', ' ', '\n', '=', '*', '\0'};
+    char *url = malloc(HEAD + HUGE);
+    memcpy(url, "data:image/png;base64,", HEAD);
+    struct buf out;
+    struct err e;
+    buf_init(&out, 20 << 20);
+    for (size_t i = 0; i < sizeof fillings; i++) {
+        memset(url + HEAD, fillings[i], HUGE);
+        int64_t best = INT64_MAX;
+        for (int round = 0; round < 5; round++) {
+            int64_t start = cpu_ns();
+            assert_int_equal(data_url_decode(url, HEAD + HUGE, 20 << 20, &out, &e), -ERR_LIMIT);
+            int64_t took = cpu_ns() - start;
+            if (took < best) best = took;
+        }
+        assert_null(out.data);       /* no memory was taken */
+        assert_true(best < 1000000); /* ns; reading 64 MiB takes longer */
+    }
+    buf_free(&out);
+    free(url);
+}
+
+/* A third more text than bytes, and not one byte more memory than the limit. */
+static void t37_the_text_at_the_limit_takes_the_limit(void **state)
+{
+    (void)state;
+    enum { HEAD = 22, BYTES = 3 << 20, TEXT = 4 << 20 };
+    char *url = malloc(HEAD + TEXT + 4);
+    memcpy(url, "data:image/png;base64,", HEAD);
+    memset(url + HEAD, 'A', TEXT + 4);
+    struct buf out;
+    struct err e;
+    buf_init(&out, BYTES);
+    assert_int_equal(data_url_decode(url, HEAD + TEXT, BYTES, &out, &e), 0);
+    assert_int_equal(out.len, BYTES);
+    assert_int_equal(data_url_decode(url, HEAD + TEXT + 4, BYTES, &out, &e), -ERR_LIMIT);
+    buf_free(&out);
+    free(url);
+}
+
+/* The worst place for each kind of wrong character is the end: everything before it has been read. */
+static void t37_wrong_characters_cost_linear_time(void **state)
+{
+    (void)state;
+    enum { HEAD = 22, SMALL = 4 << 20, LARGE = 16 << 20 };
+    static const char wrong[] = {' ', '\n', '*', '=', '\xff'};
+    char *url = malloc(HEAD + LARGE);
+    memcpy(url, "data:image/png;base64,", HEAD);
+    struct buf out;
+    struct err e;
+    buf_init(&out, LARGE);
+    for (size_t i = 0; i < sizeof wrong; i++) {
+        int64_t best[2] = {INT64_MAX, INT64_MAX};
+        for (int size = 0; size < 2; size++) {
+            size_t n = size ? LARGE : SMALL;
+            memset(url + HEAD, 'A', n);
+            url[HEAD + n - 4] = wrong[i];
+            for (int round = 0; round < 5; round++) {
+                int64_t start = cpu_ns();
+                assert_int_equal(data_url_decode(url, HEAD + n, LARGE, &out, &e), -ERR_INPUT);
+                int64_t took = cpu_ns() - start;
+                if (took < best[size]) best[size] = took;
+            }
+            assert_int_equal(out.len, 0);
+        }
+        assert_true(best[1] < 8 * best[0]); /* 4 expected */
+    }
+    buf_free(&out);
+    free(url);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -184,6 +268,9 @@ int main(void)
         cmocka_unit_test(test_every_byte_value_is_judged),
         cmocka_unit_test(test_the_limit_is_exact_and_comes_before_decoding),
         cmocka_unit_test(test_time_is_linear),
+        cmocka_unit_test(t37_a_huge_url_is_refused_by_its_length),
+        cmocka_unit_test(t37_the_text_at_the_limit_takes_the_limit),
+        cmocka_unit_test(t37_wrong_characters_cost_linear_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
