@@ -1,5 +1,5 @@
-/* Loop: see loop.h. Timers are a binary heap of pointers whose members know their place; removed watches are freed
- * between batches. */
+/* Loop: see loop.h. Timers are a pairing heap of links that they carry themselves (Fredman, Sedgewick, Sleator, Tarjan 1986); removed
+ * watches are freed between batches. */
 #include "server/loop.h"
 
 #include <errno.h>
@@ -24,8 +24,8 @@ struct loop_watch {
 struct loop {
     int epoll_fd, wake_fd;
     struct loop_watch *wake, *dead;
-    struct loop_timer **heap;
-    size_t n_timers, cap_timers;
+    struct loop_timer *timers; /* a pairing heap: its root is due first */
+    size_t n_timers;
     pthread_mutex_t lock; /* of the posted calls */
     struct loop_call *first, **last;
     int (*before_wait)(void *ctx);
@@ -102,7 +102,6 @@ void loop_free(struct loop *l)
     if (l->epoll_fd >= 0) close(l->epoll_fd);
     if (l->wake_fd >= 0) close(l->wake_fd);
     pthread_mutex_destroy(&l->lock);
-    free(l->heap);
     free(l);
 }
 
@@ -135,59 +134,65 @@ void loop_watch_remove(struct loop *l, struct loop_watch *w)
     l->dead = w;
 }
 
-static void heap_put(struct loop *l, size_t i, struct loop_timer *t)
+static void timer_link(struct loop_timer **at, struct loop_timer *t)
 {
-    l->heap[i] = t;
-    t->place = i + 1;
+    *at = t;
+    if (t) t->link = at;
 }
 
-static void heap_up(struct loop *l, size_t i, struct loop_timer *t)
+/* One heap of two: the later root becomes the other's first child. */
+static struct loop_timer *timers_meld(struct loop_timer *a, struct loop_timer *b)
 {
-    while (i > 0 && l->heap[(i - 1) / 2]->at_ms > t->at_ms) {
-        heap_put(l, i, l->heap[(i - 1) / 2]);
-        i = (i - 1) / 2;
+    if (!a || !b) return a ? a : b;
+    if (b->at_ms < a->at_ms) {
+        struct loop_timer *earlier = b;
+        b = a;
+        a = earlier;
     }
-    heap_put(l, i, t);
+    timer_link(&b->next, a->child);
+    timer_link(&a->child, b);
+    return a;
 }
 
-static void heap_down(struct loop *l, size_t i, struct loop_timer *t)
+/* One heap of a list of siblings: in pairs from the front, the pairs from the back. */
+static struct loop_timer *timers_pair(struct loop_timer *list)
 {
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= l->n_timers) break;
-        if (child + 1 < l->n_timers && l->heap[child + 1]->at_ms < l->heap[child]->at_ms) child++;
-        if (l->heap[child]->at_ms >= t->at_ms) break;
-        heap_put(l, i, l->heap[child]);
-        i = child;
+    struct loop_timer *pairs = NULL, *all = NULL;
+    while (list) {
+        struct loop_timer *a = list, *b = a->next;
+        list = b ? b->next : NULL;
+        a->next = NULL;
+        if (b) b->next = NULL;
+        a = timers_meld(a, b);
+        a->next = pairs;
+        pairs = a;
     }
-    heap_put(l, i, t);
+    while (pairs) {
+        struct loop_timer *rest = pairs->next;
+        pairs->next = NULL;
+        all = timers_meld(all, pairs);
+        pairs = rest;
+    }
+    return all;
 }
 
 void loop_timer_clear(struct loop *l, struct loop_timer *t)
 {
     if (!t->place) return;
-    size_t i = t->place - 1;
+    timer_link(t->link, t->next);
+    timer_link(&l->timers, timers_meld(l->timers, timers_pair(t->child)));
+    t->child = t->next = NULL;
     t->place = 0;
-    struct loop_timer *moved = l->heap[--l->n_timers];
-    if (moved == t) return;
-    if (i > 0 && l->heap[(i - 1) / 2]->at_ms > moved->at_ms)
-        heap_up(l, i, moved);
-    else
-        heap_down(l, i, moved);
+    l->n_timers--;
 }
 
 int loop_timer_set(struct loop *l, struct loop_timer *t, int64_t at_ms)
 {
     loop_timer_clear(l, t);
-    if (l->n_timers == l->cap_timers) {
-        size_t cap = l->cap_timers ? 2 * l->cap_timers : 64;
-        struct loop_timer **heap = realloc(l->heap, cap * sizeof *heap);
-        if (!heap) return -ERR_MEMORY;
-        l->heap = heap;
-        l->cap_timers = cap;
-    }
     t->at_ms = at_ms;
-    heap_up(l, l->n_timers++, t);
+    t->place = 1;
+    timer_link(&l->timers, timers_meld(l->timers, t));
+    l->n_timers++;
     return 0;
 }
 
@@ -199,8 +204,8 @@ void loop_post(struct loop *l, struct loop_call *c)
     l->last = &c->next;
     pthread_mutex_unlock(&l->lock);
     uint64_t one = 1;
-    ssize_t put = write(l->wake_fd, &one, sizeof one);
-    (void)put; /* a full counter wakes the loop just as well */
+    while (write(l->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    } /* a full counter wakes the loop just as well */
 }
 
 void loop_before_wait(struct loop *l, int (*fn)(void *ctx), void *ctx)
@@ -213,8 +218,8 @@ void loop_before_wait(struct loop *l, int (*fn)(void *ctx), void *ctx)
 static void run_timers(struct loop *l)
 {
     int64_t now_ms = l->now_ms;
-    for (size_t n = l->n_timers; n > 0 && l->n_timers > 0 && l->heap[0]->at_ms <= now_ms; n--) {
-        struct loop_timer *t = l->heap[0];
+    for (size_t n = l->n_timers; n > 0 && l->timers && l->timers->at_ms <= now_ms; n--) {
+        struct loop_timer *t = l->timers;
         loop_timer_clear(l, t);
         t->fn(t->ctx);
     }
@@ -223,8 +228,8 @@ static void run_timers(struct loop *l)
 static int wait_ms(struct loop *l)
 {
     int64_t ms = l->before_wait ? l->before_wait(l->before_wait_ctx) : -1;
-    if (l->n_timers > 0) {
-        int64_t until_ms = l->heap[0]->at_ms - clock_boot_ms();
+    if (l->timers) {
+        int64_t until_ms = l->timers->at_ms - clock_boot_ms();
         if (until_ms < 0) until_ms = 0;
         if (ms < 0 || until_ms < ms) ms = until_ms;
     }

@@ -24,7 +24,8 @@ struct loop_timer {
     loop_timer_fn *fn;
     void *ctx;
     int64_t at_ms;
-    size_t place; /* 1 + index in the heap; 0: not set */
+    size_t place;                            /* 0: not set */
+    struct loop_timer *child, *next, **link; /* the loop's: first of those later than this one, its sibling, who points here */
 };
 
 /* Embedded in what travels between threads. */
@@ -41,7 +42,8 @@ MUST_USE int loop_watch_add(struct loop *l, int fd, uint32_t events, loop_watch_
 MUST_USE int loop_watch_change(struct loop *l, struct loop_watch *w, uint32_t events, struct err *e);
 void loop_watch_remove(struct loop *l, struct loop_watch *w); /* accepts NULL */
 
-/* (Re)arms the timer at a boot-clock time. -ERR_MEMORY only when the heap has to grow. */
+/* (Re)arms the timer at a boot-clock time. 0 always: it takes no memory, so that what a timer must do (start a process again, end a connection)
+ * is done without any. */
 MUST_USE int loop_timer_set(struct loop *l, struct loop_timer *t, int64_t at_ms);
 void loop_timer_clear(struct loop *l, struct loop_timer *t); /* accepts one that is not set */
 
