@@ -1,7 +1,10 @@
 /* JSON: see json.h. */
 #include "base/json.h"
 
+#include <setjmp.h>
 #include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -159,6 +162,66 @@ static const char *json_why(const json_error_t *je)
     }
 }
 
+/* --- the library's memory ---
+ * When memory runs out while it parses, Jansson drops bytes of strings, calls it wrong syntax, or ends the process by an assertion. So the parser is
+ * left as soon as an allocation fails (longjmp), and what it had taken is freed: blocks of a running parse are in a list. */
+
+struct json_block {
+    struct json_block *next, **link; /* NULL: not of a running parse */
+};
+
+static _Thread_local struct {
+    bool running;
+    struct json_block *blocks;
+    jmp_buf give_up;
+} parse;
+
+static void *block_malloc(size_t n)
+{
+    struct json_block *b = n > SIZE_MAX - sizeof *b ? NULL : malloc(sizeof *b + n);
+    if (!b && parse.running) longjmp(parse.give_up, 1);
+    if (!b) return NULL;
+    *b = (struct json_block){0};
+    if (parse.running) {
+        b->next = parse.blocks;
+        b->link = &parse.blocks;
+        if (b->next) b->next->link = &b->next;
+        parse.blocks = b;
+    }
+    return b + 1;
+}
+
+static void block_free(void *p)
+{
+    if (!p) return;
+    struct json_block *b = (struct json_block *)p - 1;
+    if (b->link) *b->link = b->next;
+    if (b->link && b->next) b->next->link = b->link;
+    free(b);
+}
+
+__attribute__((constructor)) static void take_memory_here(void)
+{
+    json_set_alloc_funcs(block_malloc, block_free);
+}
+
+/* false: no memory. *out NULL: *je tells why. */
+static bool json_parse(const char *p, size_t n, json_t **out, json_error_t *je)
+{
+    parse.running = true;
+    parse.blocks = NULL;
+    bool done = setjmp(parse.give_up) == 0;
+    if (done) *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, je);
+    parse.running = false;
+    for (struct json_block *b = parse.blocks, *next; b; b = next) {
+        next = b->next;
+        *b = (struct json_block){0};
+        if (!done) free(b);
+    }
+    parse.blocks = NULL;
+    return done;
+}
+
 int json_read(const char *p, size_t n, const struct json_limits *limits, const char *what, json_t **out, struct err *e)
 {
     *out = NULL;
@@ -168,9 +231,9 @@ int json_read(const char *p, size_t n, const struct json_limits *limits, const c
     int rc = json_scan(p, n, limits, what, e);
     if (rc) return rc;
     json_error_t je;
-    *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &je);
+    bool done = json_parse(p, n, out, &je);
     if (*out) return 0;
-    if (json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "%s: out of memory", what);
+    if (!done || json_error_code(&je) == json_error_out_of_memory) return err_set(e, ERR_MEMORY, "%s: out of memory", what);
     char member[64], last[64];
     json_names_at(p, je.position > 0 && (size_t)je.position <= n ? (size_t)je.position : 0, member, last, sizeof member);
     bool twice = json_error_code(&je) == json_error_duplicate_key && last[0];

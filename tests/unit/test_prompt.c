@@ -42,7 +42,13 @@ static int read_messages(const struct prompt_model *m, const char *text, unsigne
     *e = (struct err){0};
     json_t *j = parse(text);
     int rc = prompt_messages_read(m, j, flags, NULL, &arena, &p, e);
-    if (written) *written = rc ? NULL : json_dumps(p.messages, JSON_COMPACT);
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    if (!rc) assert_int_equal(json_write(&b, p.messages), 0);
+    if (written)
+        *written = b.data;
+    else
+        buf_free(&b);
     prompt_messages_free(&p);
     json_decref(j);
     arena_free(&arena);
