@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARENA_ALIGN = 16, ARENA_CHUNK_MIN = 4096, ARENA_CHUNK_MAX = 1 << 20 };
+enum { ARENA_ALIGN = 16, ARENA_CHUNK_MIN = 4096, ARENA_CHUNK_MAX = 1 << 20, ARENA_KEEP_MAX = 64 << 10 };
 
 struct arena_chunk {
     struct arena_chunk *next;
@@ -20,23 +20,37 @@ void arena_init(struct arena *a, size_t max_bytes)
 
 void arena_reset(struct arena *a)
 {
-    struct arena_chunk *c = a->head;
+    struct arena_chunk *c = a->head, *kept = NULL;
     while (c) {
         struct arena_chunk *next = c->next;
-        free(c);
+        if (!kept && c->cap <= ARENA_KEEP_MAX)
+            kept = c; /* the newest is the largest */
+        else
+            free(c);
         c = next;
     }
-    a->head = NULL;
+    if (kept) {
+        kept->next = NULL;
+        kept->used = 0;
+    }
+    a->head = kept;
     a->used_bytes = 0;
+    a->no_memory = false;
 }
 
 void arena_free(struct arena *a)
 {
     arena_reset(a);
-    a->max_bytes = 0;
+    free(a->head);
+    *a = (struct arena){0};
 }
 
-static struct arena_chunk *chunk_new(const struct arena *a, size_t need)
+enum err_code arena_failure(const struct arena *a)
+{
+    return a->no_memory ? ERR_MEMORY : ERR_LIMIT;
+}
+
+static struct arena_chunk *chunk_new(struct arena *a, size_t need)
 {
     size_t cap = a->head ? a->head->cap * 2 : ARENA_CHUNK_MIN;
     if (cap > ARENA_CHUNK_MAX) cap = ARENA_CHUNK_MAX;
@@ -44,7 +58,10 @@ static struct arena_chunk *chunk_new(const struct arena *a, size_t need)
     size_t total;
     if (__builtin_add_overflow(cap, sizeof(struct arena_chunk), &total)) return NULL;
     struct arena_chunk *c = malloc(total);
-    if (!c) return NULL;
+    if (!c) {
+        a->no_memory = true;
+        return NULL;
+    }
     *c = (struct arena_chunk){.cap = cap};
     return c;
 }

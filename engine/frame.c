@@ -488,5 +488,6 @@ int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int 
     }
     if (!r.fault && r.at != n) reader_fail(&r, "bytes are left over");
     if (!r.fault) return 0;
+    if (arena->no_memory) return err_set(e, ERR_MEMORY, "out of memory for a frame of %zu bytes", n);
     return err_set(e, ERR_INPUT, "frame of type %d, %zu bytes: %s at byte %zu", (int)type, n, r.fault, r.fault_at);
 }

@@ -135,8 +135,8 @@ struct frame_prediction {
     float tokens_per_s;   /* of one sequence now */
 };
 
-/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large;
- * out is then as before). */
+/* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large, else
+ * -ERR_MEMORY; out is then as before). */
 MUST_USE int frame_put_hello(struct buf *out, const struct frame_hello *f);
 MUST_USE int frame_put_submit(struct buf *out, const struct frame_submit *f);
 MUST_USE int frame_put_cancel(struct buf *out, const struct frame_cancel *f);
@@ -156,8 +156,8 @@ struct buf *frame_conn_out(struct frame_conn *c);
 MUST_USE int frame_conn_attach(struct frame_conn *c, const int *fds, uint32_t n_fds, struct err *e);
 /* Writes what the socket takes. 0: all written, 1: some left (wait for EPOLLOUT), -ERR_GONE. */
 MUST_USE int frame_conn_flush(struct frame_conn *c, struct err *e);
-/* Reads what is there, some at a time; then call frame_conn_next until it gives 0. 0, -ERR_GONE (end of file) or
- * -ERR_INPUT (malformed). */
+/* Reads what is there, some at a time; then call frame_conn_next until it gives 0. 0, -ERR_GONE (end of file),
+ * -ERR_INPUT (malformed), or -ERR_MEMORY: nothing is lost, call again later. */
 MUST_USE int frame_conn_read(struct frame_conn *c, struct err *e);
 
 /* One received frame; type says which member holds. Pointers borrow until the next call. */
@@ -171,7 +171,8 @@ struct frame {
         struct frame_prediction prediction;
     } u;
 };
-/* 1: *f holds the next whole frame; 0: none yet; negative: malformed (close the connection). Values have
+/* 1: *f holds the next whole frame; 0: none yet; -ERR_MEMORY: nothing is lost, call again later (the socket may have no event
+ * then); else negative: malformed (close the connection). Values have
  * been checked for their type's range; ids against the vocabulary, tiles against the memfd's size are the receiver's.
  */
 MUST_USE int frame_conn_next(struct frame_conn *c, struct frame *f, struct err *e);

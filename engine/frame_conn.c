@@ -18,6 +18,7 @@
 enum {
     IN_MAX_BYTES = FRAME_HEADER_BYTES + FRAME_MAX_BYTES,
     IN_MAX_FDS = 2 * FRAME_MAX_FDS, /* one frame's, and those of the next whose first bytes came along */
+    FIRST_BYTES = 1 << 16,          /* of either buffer, from the start: frames of the usual size never wait for memory */
     READ_CALL_BYTES = 1 << 18,      /* one frame_conn_read takes no more, so that one peer cannot keep us for good */
     DECODED_MAX_BYTES = 16 << 20    /* a frame of 1 MiB as structs; FRAME_MAX_ROWS keeps it below this */
 };
@@ -54,6 +55,12 @@ int frame_conn_new(struct frame_conn **out, int sock, size_t max_queue_bytes, st
     buf_init(&c->out, max_queue_bytes);
     buf_init(&c->in, IN_MAX_BYTES);
     arena_init(&c->arena, DECODED_MAX_BYTES);
+    size_t n_out = max_queue_bytes < FIRST_BYTES ? max_queue_bytes : FIRST_BYTES;
+    if (buf_reserve(&c->out, n_out) || buf_reserve(&c->in, FIRST_BYTES) || !arena_alloc(&c->arena, FIRST_BYTES / 2)) {
+        c->sock = -1; /* the caller's */
+        frame_conn_free(c);
+        return err_set(e, ERR_MEMORY, "out of memory");
+    }
     *out = c;
     return 0;
 }
@@ -77,7 +84,7 @@ void frame_conn_free(struct frame_conn *c)
     if (!c) return;
     while (c->rides) ride_drop_first(c);
     close_all(c->in_fds, c->n_in_fds);
-    close(c->sock);
+    if (c->sock >= 0) close(c->sock);
     buf_free(&c->out);
     buf_free(&c->in);
     arena_free(&c->arena);
@@ -216,8 +223,12 @@ int frame_conn_read(struct frame_conn *c, struct err *e)
     c->in_at = 0;
     for (size_t total = 0; total < READ_CALL_BYTES && c->in.len < IN_MAX_BYTES;) {
         size_t want = IN_MAX_BYTES - c->in.len;
-        if (want > 1 << 16) want = 1 << 16;
-        if (buf_reserve(&c->in, want)) return err_set(e, ERR_MEMORY, "out of memory");
+        if (want > FIRST_BYTES) want = FIRST_BYTES;
+        if (buf_reserve(&c->in, want)) { /* what fits will do */
+            c->in.failed = 0;
+            want = c->in.cap - 1 - c->in.len;
+            if (want == 0) return err_set(e, ERR_MEMORY, "out of memory");
+        }
         struct iovec iov = {.iov_base = c->in.data + c->in.len, .iov_len = want};
         _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * FRAME_MAX_FDS)];
         struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};

@@ -67,7 +67,7 @@ int scheduler_new(struct scheduler **out, const struct scheduler_limits *limits,
 
 static void sequence_free(struct sequence *q)
 {
-    free(q->blocks);
+    free(q->table);
     free(q);
 }
 
@@ -136,7 +136,12 @@ int scheduler_submit(struct scheduler *s, const struct scheduler_request *r, str
                        (unsigned long long)n_blocks, l->n_blocks);
     if (s->waiting.n >= l->max_waiting) return err_set(e, ERR_BUSY, "%u sequences are waiting already", s->waiting.n);
     struct sequence *q = calloc(1, sizeof *q);
-    if (!q) return err_set(e, ERR_MEMORY, "out of memory");
+    uint32_t *table = q ? calloc(n_blocks, sizeof *table) : NULL;
+    if (!table) {
+        free(q);
+        return err_set(e, ERR_MEMORY, "out of memory");
+    }
+    q->table = table;
     q->request = *r;
     q->max_tokens = max_tokens;
     q->n_blocks = (uint32_t)n_blocks;
@@ -173,8 +178,7 @@ static void admit(struct scheduler *s)
     /* Strictly in order: a large request at the head is not passed for ever by small ones. */
     while (s->waiting.first && s->running.n < s->limits.max_running && s->waiting.first->n_blocks <= s->n_free_blocks) {
         struct sequence *q = s->waiting.first;
-        q->blocks = calloc(q->n_blocks, sizeof *q->blocks);
-        if (!q->blocks) return; /* memory may be back at the next plan */
+        q->blocks = q->table;
         for (uint32_t i = 0; i < q->n_blocks; i++) q->blocks[i] = s->free_blocks[--s->n_free_blocks];
         list_remove(&s->waiting, &s->waiting.first);
         list_push(&s->running, q);

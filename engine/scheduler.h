@@ -40,6 +40,7 @@ struct sequence {
     uint32_t n_made;     /* tokens sampled */
     uint32_t n_encoded;  /* tiles encoded */
     uint32_t *blocks;    /* block table, n_blocks long; NULL while waiting */
+    uint32_t *table;     /* its memory, taken at submit: a sequence that waits asks for no more */
     uint32_t n_blocks;
     bool cancelled;
     struct sequence *next; /* in its list */

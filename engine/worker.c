@@ -18,6 +18,7 @@
 
 enum {
     QUEUE_MAX_BYTES = 8 << 20,
+    HUNGRY_MS = 20,
     PREDICTION_EVERY_MS = 250,
     LAST_FLUSH_MS = 5000 /* how long the last frames may take to leave at the end */
 };
@@ -26,7 +27,7 @@ struct worker {
     struct frame_conn *conn;
     struct engine *engine;
     uint64_t *progress;
-    bool greeted, draining, closed;
+    bool greeted, draining, closed, hungry; /* hungry: frames wait for memory */
     int64_t predicted_at_ms;
     bool predicted_idle;
 };
@@ -101,7 +102,8 @@ static int take_frames(struct worker *w, struct err *e)
     }
     struct frame f;
     while (!rc && (rc = frame_conn_next(w->conn, &f, e)) == 1) rc = on_frame(w, &f, e);
-    return rc;
+    w->hungry = rc == -ERR_MEMORY;
+    return w->hungry ? 0 : rc;
 }
 
 static int send_prediction(struct worker *w)
@@ -130,13 +132,13 @@ static int step(struct worker *w, struct err *e)
 
 static int turn(struct worker *w, struct err *e)
 {
-    struct pollfd p = {.fd = frame_conn_fd(w->conn), .events = POLLIN};
+    struct pollfd p = {.fd = frame_conn_fd(w->conn), .events = w->hungry ? 0 : POLLIN};
     if (frame_conn_out(w->conn)->len) p.events |= POLLOUT;
-    int wait_ms = engine_busy(w->engine) ? 0 : -1;
+    int wait_ms = engine_busy(w->engine) ? 0 : w->hungry ? HUNGRY_MS : -1;
     if (poll(&p, 1, wait_ms) < 0 && errno != EINTR) return err_set(e, ERR_IO, "poll: %s", strerror(errno));
     bump(w);
     int rc = 0;
-    if (p.revents & (POLLIN | POLLHUP | POLLERR)) rc = take_frames(w, e);
+    if (w->hungry || (p.revents & (POLLIN | POLLHUP | POLLERR))) rc = take_frames(w, e);
     if (!rc && !w->closed && engine_busy(w->engine)) rc = step(w, e);
     if (!rc && !w->closed && send_prediction(w)) rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
     if (rc || w->closed) return rc;

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "server/http_parts.h"
 
-enum { MAX_EXTRA_BYTES = 4096 };
+enum { MAX_EXTRA_BYTES = 4096, NO_MEMORY = -429 };
 
 /* --- begin --- */
 
@@ -42,14 +42,14 @@ static struct http_request *request_new(struct http_conn *c)
     return r;
 }
 
-/* The path without its query, unescaped once. 0 or -400. */
+/* The path without its query, unescaped once. 0, -400 or NO_MEMORY. */
 static int read_path(struct http_request *r)
 {
     struct http_slice t = r->head.target;
     const char *query = memchr(t.p, '?', t.n);
     size_t n = query ? (size_t)(query - t.p) : t.n;
     r->path = malloc(n + 1);
-    if (!r->path) return -400;
+    if (!r->path) return NO_MEMORY;
     memcpy(r->path, t.p, n);
     int len = http_unescape(r->path, n);
     r->path[len < 0 ? 0 : len] = '\0';
@@ -82,7 +82,7 @@ static int index_fields(struct http_request *r)
     struct http_slice name, value;
     for (size_t at = 0; http_head_next(p, n, &at, &name, &value);) r->n_fields++;
     r->fields = calloc(r->n_fields + 1, sizeof *r->fields);
-    if (!r->fields) return -400;
+    if (!r->fields) return NO_MEMORY;
     size_t i = 0;
     for (size_t at = 0; i < r->n_fields && http_head_next(p, n, &at, &name, &value); i++) {
         r->fields[i] = (struct http_field){.name = name, .value = value.p};
@@ -118,6 +118,7 @@ static void refuse_header(struct http_request *r, int rc, const char *why)
         const char *text;
     } rows[] = {{-414, HTTP_URL_TOO_LONG, "The URL is too long."},
                 {-431, HTTP_HEADER_TOO_LARGE, "The request's header is too large."},
+                {NO_MEMORY, HTTP_TOO_MANY_BYTES, "The server is out of memory: try again."},
                 {-505, HTTP_VERSION_UNKNOWN, "Only HTTP/1.0 and HTTP/1.1 are spoken here."}};
     char text[160];
     snprintf(text, sizeof text, "This is not a valid HTTP request: %s.", why ? why : "its header cannot be read");

@@ -280,10 +280,8 @@ static void process_event(void *ctx, uint32_t events)
         process_hello(m);
         return;
     }
-    struct media_reply *reply = malloc(sizeof *reply);
-    if (!reply) return; /* level-triggered: asked again */
-    process_reply(m, reply);
-    free(reply);
+    struct media_reply reply; /* 12 KiB: here, so that an answer is never lost for want of memory */
+    process_reply(m, &reply);
 }
 
 static void process_drain(struct media_process *m)

@@ -24,7 +24,9 @@ enum {
     BACKOFF_MAX_MS = 10000,
     GRACE_MS = 200,    /* from the end of its socket to its own */
     STEADY_MS = 30000, /* who lived that long is restarted at once */
-    EXIT_NO_FIT = 78   /* engine/worker.h: the memory plan does not fit */
+    AGAIN_MS = 20,     /* its frames wait for memory */
+    MAX_AGAIN = 50,
+    EXIT_NO_FIT = 78 /* engine/worker.h: the memory plan does not fit */
 };
 
 struct worker_proc {
@@ -34,9 +36,10 @@ struct worker_proc {
     struct child child;
     struct frame_conn *conn;
     struct loop_watch *watch;
-    struct loop_timer restart, grace, look;
+    struct loop_timer restart, grace, look, again;
     struct limits own_limits; /* if the config has none */
     struct watchdog watchdog;
+    int n_again;
     int progress_fd;
     const uint64_t *progress; /* shared with the worker */
     uint64_t n_deaths;
@@ -100,6 +103,8 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
     loop_timer_clear(w->loop, &w->grace);
     loop_timer_clear(w->loop, &w->look);
     w->n_deaths++;
+    loop_timer_clear(w->loop, &w->again);
+    w->n_again = 0;
     child_kill(&w->child);
     log_error("worker %s: %s", w->config.name, why->msg);
     struct err told;
@@ -225,10 +230,23 @@ static void grace_ended(void *ctx)
 static void worker_closing(struct worker_proc *w)
 {
     loop_watch_remove(w->loop, w->watch);
+    loop_timer_clear(w->loop, &w->again);
     w->watch = NULL;
     w->ready = false;
     w->closing = true;
     if (loop_timer_set(w->loop, &w->grace, loop_now_ms(w->loop) + GRACE_MS)) child_kill(&w->child);
+}
+
+/* Its frames stay where they are until there is memory, or for a second at most. Meanwhile its socket must not call. */
+static void worker_event_later(struct worker_proc *w, const struct err *why)
+{
+    struct err e;
+    if (++w->n_again > MAX_AGAIN) {
+        worker_fail(w, why);
+        return;
+    }
+    if (loop_watch_change(w->loop, w->watch, w->want_write ? EPOLLOUT : 0u, &e)) log_error("worker %s: %s", w->config.name, e.msg);
+    if (loop_timer_set(w->loop, &w->again, loop_now_ms(w->loop) + AGAIN_MS)) worker_fail(w, why);
 }
 
 static void worker_event(void *ctx, uint32_t events)
@@ -244,6 +262,11 @@ static void worker_event(void *ctx, uint32_t events)
         rc = frame_conn_next(w->conn, &f, &frame_err);
         if (rc > 0 && take_frame(w, &f, &frame_err)) rc = -ERR_INPUT;
     }
+    if (rc == -ERR_MEMORY || (rc == 0 && read_rc == -ERR_MEMORY)) {
+        worker_event_later(w, rc ? &frame_err : &e);
+        return;
+    }
+    w->n_again = 0;
     if (rc < 0)
         worker_fail(w, &frame_err);
     else if (read_rc < 0)
@@ -290,6 +313,16 @@ static void look_fired(void *ctx)
     err_set(&why, ERR_TIMEOUT, "hangs: no progress for %lld ms while %s", (long long)watchdog_still_ms(&w->watchdog),
             w->ready ? "it has requests" : "it loads the model");
     worker_fail(w, &why);
+}
+
+static void worker_event_again(void *ctx)
+{
+    struct worker_proc *w = ctx;
+    struct err e;
+    if (loop_watch_change(w->loop, w->watch, EPOLLIN | (w->want_write ? EPOLLOUT : 0u), &e))
+        worker_fail(w, &e);
+    else
+        worker_event(w, EPOLLIN);
 }
 
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
@@ -379,6 +412,7 @@ int worker_proc_new(struct worker_proc **out, struct loop *l, const struct worke
     w->grace = (struct loop_timer){.fn = grace_ended, .ctx = w};
     w->look = (struct loop_timer){.fn = look_fired, .ctx = w};
     limits_init(&w->own_limits);
+    w->again = (struct loop_timer){.fn = worker_event_again, .ctx = w};
     w->progress_fd = progress_make(e);
     int rc = w->progress_fd < 0 ? w->progress_fd : progress_map(w, e);
     if (!rc) rc = worker_start(w, e);
@@ -395,6 +429,7 @@ void worker_proc_free(struct worker_proc *w)
     loop_timer_clear(w->loop, &w->restart);
     loop_timer_clear(w->loop, &w->grace);
     loop_timer_clear(w->loop, &w->look);
+    loop_timer_clear(w->loop, &w->again);
     loop_watch_remove(w->loop, w->watch);
     frame_conn_free(w->conn);
     child_close(&w->child);
@@ -445,6 +480,7 @@ int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame
     int rc = frame_put_submit(out, f);
     if (rc) {
         out->failed = 0; /* this sequence alone is refused */
+        if (rc == -ERR_MEMORY) return err_set(e, ERR_MEMORY, "The server is out of memory: try again.");
         if (before > FRAME_MAX_BYTES) return err_set(e, ERR_BUSY, "The model's worker has too much waiting: try again.");
         return err_set(e, ERR_LIMIT, "The request is too large for one frame of the worker's protocol.");
     }

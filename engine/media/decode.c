@@ -2,6 +2,7 @@
  * EXIF. */
 #include "engine/media/decode.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -61,13 +62,20 @@ static int probe(const struct image_codec *codec, const uint8_t *p, size_t n, in
     return 0;
 }
 
+/* giflib and libwebp call a picture broken when it is memory that they lack. malloc tells by errno, which the caller has cleared. */
+static int blame(int rc, struct err *e)
+{
+    return rc == -ERR_INPUT && errno == ENOMEM ? err_set(e, ERR_MEMORY, "no memory to read the picture") : rc;
+}
+
 int image_probe(const uint8_t *p, size_t n, int64_t max_pixels, struct image_info *info, struct err *e)
 {
     *info = (struct image_info){0};
     if (n == 0) return err_set(e, ERR_INPUT, "the picture is empty");
     const struct image_codec *codec = codec_find(p, n);
     if (!codec) return err_set(e, ERR_UNSUPPORTED, "not a picture that can be read: JPEG, PNG, WebP and GIF are");
-    return probe(codec, p, n, max_pixels, info, e);
+    errno = 0;
+    return blame(probe(codec, p, n, max_pixels, info, e), e);
 }
 
 int image_decode(const uint8_t *p, size_t n, int64_t max_pixels, struct pixels *out, struct err *e)
@@ -76,7 +84,8 @@ int image_decode(const uint8_t *p, size_t n, int64_t max_pixels, struct pixels *
     struct image_info info;
     int rc = image_probe(p, n, max_pixels, &info, e);
     if (rc) return rc;
-    rc = codec_find(p, n)->decode(p, n, &info, out, e);
+    errno = 0;
+    rc = blame(codec_find(p, n)->decode(p, n, &info, out, e), e);
     if (!rc) rc = pixels_orient(out, info.orientation, e);
     if (rc) pixels_free(out);
     return rc;

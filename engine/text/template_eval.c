@@ -60,7 +60,7 @@ void *eval_alloc(struct eval *v, size_t n)
     spend(v, n / 64); /* memory is touched as it is given */
     if (v->failed) return NULL;
     void *p = arena_alloc(v->arena, n ? n : 1);
-    if (!p) eval_fail(v, ERR_LIMIT, "takes too much memory");
+    if (!p) eval_fail(v, arena_failure(v->arena), "takes too much memory");
     return p;
 }
 

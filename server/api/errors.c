@@ -1,6 +1,7 @@
 /* API errors: see errors.h. */
 #include "server/api/errors.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -119,12 +120,12 @@ void api_error_reply(struct http_request *r, enum api_error kind, const struct e
     struct buf b;
     buf_init(&b, 8192);
     api_error_write(&b, kind, e, http_request_id(r));
-    if (b.failed) {
-        buf_clear(&b);
-        buf_puts(&b, "{\"error\":{\"message\":\"The error's message is too "
-                     "long.\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
-    }
+    char fallback[256]; /* the message is too long, or there is no memory for it */
+    int n = snprintf(fallback, sizeof fallback,
+                     "{\"error\":{\"message\":\"This error has a message that the server could not write.\",\"type\":\"%s\",\"param\":null,"
+                     "\"code\":\"%s\"}}",
+                     api_errors[kind].type, api_errors[kind].code);
     if (api_errors[kind].retry_after) http_add_header(r, "retry-after", api_errors[kind].retry_after);
-    http_reply(r, api_errors[kind].status, "application/json", b.data, b.len);
+    http_reply(r, api_errors[kind].status, "application/json", b.failed ? fallback : b.data, b.failed ? (size_t)n : b.len);
     buf_free(&b);
 }

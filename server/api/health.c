@@ -49,7 +49,12 @@ static void readyz_get(struct gateway *g, struct http_request *r)
         for (size_t j = 0; j < i; j++) said |= strcmp(device_name(g->models[i]), device_name(g->models[j])) == 0;
         if (!said) buf_printf(&b, "device: %s\n", device_name(g->models[i]));
     }
-    http_reply(r, why ? 503 : 200, "text/plain", b.data, b.len);
+    if (b.failed) {
+        struct err e;
+        err_set(&e, ERR_MEMORY, "The server is out of memory: try again.");
+        api_error_reply(r, api_error_of(&e), &e);
+    } else
+        http_reply(r, why ? 503 : 200, "text/plain", b.data, b.len);
     buf_free(&b);
 }
 

@@ -84,6 +84,7 @@ static void write_held(struct chat_sse *s, const struct completion *c, uint32_t 
     buf_puts(&s->out, ",\"finish_reason\":null}");
     chunk_end(s, c);
     s->held_bytes -= ch->text.len + ch->logprobs.len;
+    if (ch->text.failed || ch->logprobs.failed) s->out.failed = -ERR_MEMORY; /* a part is missing: clearing must not forget it */
     buf_clear(&ch->text);
     buf_clear(&ch->logprobs);
 }
