@@ -1,0 +1,61 @@
+"""T47: the k-th allocation of each request fails, once or all from there on, in the gateway, a worker or a media process. Every request of
+failer/scripts.py is answered rightly or with an error of ours; nothing ends, nothing is lost, and the next request is answered as ever.
+
+`closed` in the figures is a connection ended without an answer, or a stream without [DONE]: what is left where not even an error can be written."""
+import pathlib
+import sys
+import time
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "failer"))
+from conftest import long_run  # noqa: E402
+from failer import ROLES  # noqa: E402
+from scripts import PICTURES, SCRIPTS, WITHOUT_WORKER  # noqa: E402
+from torture import Torture  # noqa: E402
+
+SHORT = {"gateway": 140, "worker": 40, "media": 20}  # how many k's of all
+
+
+def scripts_of(role):
+    return [n for n in SCRIPTS if (role != "worker" or n not in WITHOUT_WORKER) and (role != "media" or n in PICTURES)]
+
+
+def cases(torture, role):
+    """(script, k, forever): all k's, and one past the last; short: evenly spread over them."""
+    every = [(name, k, forever) for name in scripts_of(role) for forever in (False, True)
+             for k in range(1, torture.learn(name)[2][role, "alloc"] + 2)]
+    return every if long_run() else every[::max(1, len(every) // SHORT[role])]
+
+
+@pytest.fixture(scope="module")
+def server():
+    t = Torture()
+    yield t
+    assert t.stop() == 0, "".join(t.server.lines[-20:])
+
+
+@pytest.fixture
+def torture(server):
+    server.begin()
+    return server
+
+
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "forever"])
+@pytest.mark.parametrize("role", ROLES)
+def test_t47_failed_allocations(torture, role, forever, figure):
+    start, reached = time.monotonic(), 0
+    for name, k, lasting in cases(torture, role):
+        if lasting == forever:
+            reached += torture.run(name, role, f"{role} {name} k={k} {'forever' if forever else 'once'}", lambda r: r.fail_alloc(k, forever)) > 0
+    figure(f"T47 {role} {'forever' if forever else 'once'}", f"{torture.report()}; {reached} failed, {time.monotonic() - start:.1f} s")
+    assert not torture.findings, "\n".join(f"{c}: {w}" for c, w in torture.findings[:20])
+    assert reached > torture.runs // 2  # it did fail
+
+
+def test_t47_a_planted_loss_is_found(torture):
+    """The meter itself: blocks and descriptors that stay held are a finding."""
+    good, limit, counts = torture.learn("models")
+    torture.known["models"] = good, [n - 1 for n in limit], counts
+    torture.run("models", "gateway", "planted", lambda r: None)
+    assert [w for _, w in torture.findings if w.startswith("held")]
