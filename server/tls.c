@@ -2,8 +2,19 @@
 #include "server/tls.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { FILE_MAX_BYTES = 1 << 20, WARN_DAYS = 14 };
 
 struct tls_context {
     gnutls_certificate_credentials_t credentials;
@@ -16,18 +27,113 @@ struct tls_session {
     bool established;
 };
 
+/* --- files --- */
+
+/* A whole small file; the descriptor's own mode is asked, so that it is that of what was read. */
+static int file_read(const char *what, const char *path, gnutls_datum_t *out, mode_t *mode, struct err *e)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        int rc = err_set(e, ERR_INPUT, "TLS: %s %s: %s", what, path, strerror(errno));
+        if (fd >= 0) close(fd);
+        return rc;
+    }
+    int rc = 0;
+    size_t n = (size_t)st.st_size, got = 0;
+    if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX_BYTES)
+        rc = err_set(e, ERR_INPUT, "TLS: %s %s: not a file of at most %d bytes", what, path, FILE_MAX_BYTES);
+    out->data = rc ? NULL : gnutls_malloc(n + 1);
+    if (!rc && !out->data) rc = err_set(e, ERR_MEMORY, "out of memory");
+    while (!rc && got < n) {
+        ssize_t k = read(fd, out->data + got, n - got);
+        if (k < 0 && errno != EINTR) rc = err_set(e, ERR_INPUT, "TLS: %s %s: %s", what, path, strerror(errno));
+        if (k == 0) break;
+        if (k > 0) got += (size_t)k;
+    }
+    out->size = (unsigned)got;
+    *mode = st.st_mode;
+    close(fd);
+    return rc;
+}
+
+static void file_free(gnutls_datum_t *d)
+{
+    if (d->data) gnutls_memset(d->data, 0, d->size); /* it may be the key */
+    gnutls_free(d->data);
+    d->data = NULL;
+}
+
+/* ISO date of a day, UTC. */
+static const char *day(time_t t, char out[16])
+{
+    struct tm tm;
+    return gmtime_r(&t, &tm) && strftime(out, 16, "%Y-%m-%d", &tm) ? out : "?";
+}
+
+/* The server's own certificate: the first. */
+static int check_days(const char *path, gnutls_x509_crt_t own, struct err *e)
+{
+    char text[16];
+    time_t from = gnutls_x509_crt_get_activation_time(own), until = gnutls_x509_crt_get_expiration_time(own), now = (time_t)clock_wall_s();
+    if (now > until) return err_set(e, ERR_INPUT, "TLS: certificate %s: expired on %s", path, day(until, text));
+    if (now < from) return err_set(e, ERR_INPUT, "TLS: certificate %s: not valid before %s", path, day(from, text));
+    if (until - now < WARN_DAYS * 86400) log_warn("TLS: certificate %s expires on %s", path, day(until, text));
+    return 0;
+}
+
+static int check_certificate(const char *path, const gnutls_datum_t *pem, struct err *e)
+{
+    gnutls_x509_crt_t *chain = NULL;
+    unsigned n = 0;
+    int rc = gnutls_x509_crt_list_import2(&chain, &n, pem, GNUTLS_X509_FMT_PEM, 0);
+    if (rc < 0 || n == 0)
+        return err_set(e, ERR_INPUT, "TLS: certificate %s: %s", path, rc < 0 ? gnutls_strerror(rc) : "there is none in it");
+    rc = check_days(path, chain[0], e);
+    for (unsigned i = 0; i < n; i++) gnutls_x509_crt_deinit(chain[i]);
+    gnutls_free(chain);
+    return rc;
+}
+
+static int check_key(const char *path, const gnutls_datum_t *pem, mode_t mode, struct err *e)
+{
+    gnutls_x509_privkey_t key;
+    int rc = gnutls_x509_privkey_init(&key);
+    if (rc < 0) return err_set(e, ERR_MEMORY, "out of memory");
+    rc = gnutls_x509_privkey_import2(key, pem, GNUTLS_X509_FMT_PEM, NULL, GNUTLS_PKCS_PLAIN);
+    gnutls_x509_privkey_deinit(key);
+    if (rc < 0) return err_set(e, ERR_INPUT, "TLS: key %s: %s", path, gnutls_strerror(rc));
+    if (mode & S_IRWXO) log_warn("TLS: key %s is open to every user of this machine (mode %03o); chmod o= it", path, mode & 0777);
+    return 0;
+}
+
+static int load_files(gnutls_certificate_credentials_t to, const char *cert_path, const char *key_path, struct err *e)
+{
+    gnutls_datum_t cert = {0}, key = {0};
+    mode_t mode, ignored;
+    int rc = file_read("certificate", cert_path, &cert, &ignored, e);
+    if (!rc) rc = check_certificate(cert_path, &cert, e);
+    if (!rc) rc = file_read("key", key_path, &key, &mode, e);
+    if (!rc) rc = check_key(key_path, &key, mode, e);
+    int tls_rc = rc ? 0 : gnutls_certificate_set_x509_key_mem(to, &cert, &key, GNUTLS_X509_FMT_PEM);
+    if (tls_rc < 0) rc = err_set(e, ERR_INPUT, "TLS: certificate %s with key %s: %s", cert_path, key_path, gnutls_strerror(tls_rc));
+    file_free(&cert);
+    file_free(&key);
+    return rc;
+}
+
 int tls_context_new(struct tls_context **out, const char *cert_path, const char *key_path, struct err *e)
 {
     struct tls_context *c = *out = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
-    int rc = gnutls_certificate_allocate_credentials(&c->credentials);
-    if (!rc) rc = gnutls_priority_init(&c->priority, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE", NULL);
-    if (!rc) rc = gnutls_session_ticket_key_generate(&c->ticket_key);
-    if (!rc) rc = gnutls_certificate_set_x509_key_file(c->credentials, cert_path, key_path, GNUTLS_X509_FMT_PEM);
-    if (rc >= 0) return 0;
-    rc = err_set(e, ERR_INPUT, "TLS: certificate %s with key %s: %s", cert_path, key_path, gnutls_strerror(rc));
-    tls_context_free(c);
-    *out = NULL;
+    int tls_rc = gnutls_certificate_allocate_credentials(&c->credentials);
+    if (!tls_rc) tls_rc = gnutls_priority_init(&c->priority, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE", NULL);
+    if (!tls_rc) tls_rc = gnutls_session_ticket_key_generate(&c->ticket_key);
+    int rc = tls_rc ? err_set(e, ERR_INTERNAL, "TLS: %s", gnutls_strerror(tls_rc)) : load_files(c->credentials, cert_path, key_path, e);
+    if (rc) {
+        tls_context_free(c);
+        *out = NULL;
+    }
     return rc;
 }
 

@@ -12,7 +12,8 @@
 struct tls_context;
 struct tls_session;
 
-/* cert: the certificate and its chain; key: its private key. Errors name the file. */
+/* cert: the certificate and its chain; key: its private key, without a passphrase. -ERR_INPUT names the file: it cannot be read or understood, the
+ * two do not belong together, the certificate has expired or is not valid yet. Warns of a key that others may read, and of the last days. */
 MUST_USE int tls_context_new(struct tls_context **out, const char *cert_path, const char *key_path, struct err *e);
 void tls_context_free(struct tls_context *c); /* accepts NULL; sessions must be gone */
 

@@ -36,7 +36,7 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.lines.append(line)
-            if m := re.search(r"^Ready in .* (http://\S+)/v1", line):
+            if m := re.search(r"^Ready in .* (https?://\S+)/v1", line):
                 self.url = m[1]
                 with_key = os.environ.get("SPILLWAY_API_KEY") or "--no-auth" in self.process.args or "--api-key-file" in self.process.args
                 if with_key:
