@@ -162,7 +162,8 @@ static int map_descriptor(int fd, struct mapping *m, struct err *e)
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0 || (seals & SEALS) != SEALS) return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
-    if (fstat(fd, &st) || st.st_size <= 0) return err_set(e, ERR_INPUT, "tiles: the memfd is empty");
+    if (fstat(fd, &st)) return err_set(e, ERR_IO, "tiles: %s", strerror(errno));
+    if (st.st_size <= 0) return err_set(e, ERR_INPUT, "tiles: the memfd is empty");
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_MEMORY, "tiles: %s", strerror(errno));
     *m = (struct mapping){.base = p, .n_bytes = (size_t)st.st_size};

@@ -81,14 +81,22 @@ static struct worker_sequence *sequence_find(const struct worker_proc *w, uint64
     return NULL;
 }
 
+/* The first time at once, then after 0.1 s doubling to 10 s. */
+static void restart_later(struct worker_proc *w)
+{
+    int64_t wait_ms = w->backoff_ms;
+    w->backoff_ms = wait_ms == 0 ? BACKOFF_FIRST_MS : wait_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : wait_ms * 2;
+    log_info("worker %s: starting again in %lld ms", w->config.name, (long long)wait_ms);
+    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + wait_ms)) log_error("worker %s: out of memory", w->config.name);
+}
+
 static void restart_fired(void *ctx)
 {
     struct worker_proc *w = ctx;
     struct err e;
     if (worker_start(w, &e) == 0) return;
     log_error("worker %s: %s", w->config.name, e.msg);
-    w->backoff_ms = BACKOFF_MAX_MS;
-    if (loop_timer_set(w->loop, &w->restart, loop_now_ms(w->loop) + w->backoff_ms)) log_error("worker %s: out of memory", w->config.name);
+    restart_later(w);
 }
 
 /* Ends the connection and everything in it. The process, if it still lives, is killed; its end starts the next one. */
@@ -135,10 +143,7 @@ static void worker_exited(void *ctx, int status)
     if (!w->ever_ready) return;
     int64_t now_ms = loop_now_ms(w->loop);
     if (now_ms - w->started_ms > STEADY_MS) w->backoff_ms = 0;
-    int64_t wait_ms = w->backoff_ms;
-    w->backoff_ms = wait_ms == 0 ? BACKOFF_FIRST_MS : wait_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : wait_ms * 2;
-    log_info("worker %s: starting again in %lld ms", w->config.name, (long long)wait_ms);
-    if (loop_timer_set(w->loop, &w->restart, now_ms + wait_ms)) log_error("worker %s: out of memory", w->config.name);
+    restart_later(w);
 }
 
 static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct err *e)

@@ -270,8 +270,10 @@ ssize_t write(int fd, const void *p, size_t n)
 {
     REAL(ssize_t, "write", int, const void *, size_t);
     if (fd == STDERR_FILENO) return real(fd, p, n);
+    bool wakes = n == sizeof(uint64_t); /* an eventfd: nothing but a signal can stop it, for its counter is never full */
+    if (wakes && atomic_load(&me->call_errno) != EINTR) return real(fd, p, n);
     FAIL_STREAM(CALL_WRITE, fd);
-    return real(fd, p, n == sizeof(uint64_t) ? n : part(v, n));
+    return real(fd, p, wakes ? n : part(v, n));
 }
 
 ssize_t recv(int fd, void *p, size_t n, int flags)
@@ -313,6 +315,7 @@ ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
     REAL(ssize_t, "sendmsg", int, const struct msghdr *, int);
+    if (atomic_load(&me->call_errno) == EAGAIN && !is_stream(fd)) return real(fd, m, flags); /* one packet at a time: never full */
     FAIL_STREAM(CALL_SENDMSG, fd);
     if (v == 0 && m->msg_iovlen == 1 && is_stream(fd)) {
         struct iovec some = {.iov_base = m->msg_iov->iov_base, .iov_len = part(0, m->msg_iov->iov_len)};

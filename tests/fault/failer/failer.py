@@ -64,11 +64,14 @@ class Role:
 
 
 class FailingServer(Server):
-    def __init__(self, *args, env=None, wait=True):
+    def __init__(self, *args, env=None, wait=True, arm=None):
+        """arm(roles) before the start: what is to fail in it."""
         self.file = tempfile.NamedTemporaryFile(prefix="spillway-failer-")
         self.file.truncate(len(ROLES) * 8 * (N_FIELDS + MAX_CALLS))
         self.memory = mmap.mmap(self.file.fileno(), 0)
         self.roles = {name: Role(self.memory, i) for i, name in enumerate(ROLES)}
+        if arm:
+            arm(self.roles)
         super().__init__(*args, env={"LD_PRELOAD": str(LIBRARY), "SPILLWAY_FAILER": self.file.name, **(env or {})}, wait=wait)
 
     def calm(self):
