@@ -20,7 +20,7 @@
 #include "server/media_proc.h"
 #include "tests/fault/bad_media/bad_answer.h"
 
-enum { WAIT_MS = 20000 };
+enum { WAIT_MS = 20000, CAGED = MEDIA_SLOWNESS == 1 }; /* the address and thread sanitizers need what the cage forbids */
 
 static struct loop *l;
 static struct media_pool *pool;
@@ -132,13 +132,15 @@ static void test_a_picture_that_kills_its_decoder_is_at_fault(void **state)
     static const char *const acts[] = {"BAD!probe fork.", "BAD!probe null.", "BAD!probe exit_0.", "BAD!probe another_id.",
                                        "BAD!probe abort."};
     pool_start(1);
-    for (size_t i = 0; i < sizeof acts / sizeof *acts; i++) {
+    unsigned n_before = 0; /* pictures that were read so far */
+    for (size_t i = CAGED ? 0 : 1; i < sizeof acts / sizeof *acts; i++, n_before++) {
         int bad = picture(acts[i]), good = picture("");
         unsigned before = media_info(pool).restarts;
         struct err e = ask(bad);
         if (e.code != ERR_INPUT) fail_msg("%s: %s", acts[i], e.msg);
         assert_int_equal(ask(good).code, ERR_NONE);
-        assert_int_equal(media_info(pool).restarts, before + 1 + (i > 0)); /* from the second on, the decoder had read a picture before */
+        assert_int_equal(media_info(pool).restarts,
+                         before + 1 + (n_before > 0)); /* from the second on, the decoder had read a picture before */
         close(bad);
         close(good);
     }
@@ -194,6 +196,7 @@ static void test_a_decoder_killed_from_outside_is_nobodys_fault(void **state)
 static void test_a_deaf_decoder_is_ended_in_time(void **state)
 {
     (void)state;
+    if (!CAGED) skip(); /* its time is long there */
     pool_start(1);
     int slow = picture("BAD!probe wait_deaf."), good = picture("");
     int64_t start_ms = clock_boot_ms();
@@ -255,7 +258,7 @@ static double seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* From the back, the middle and the front; each in constant time: ten times as many take about ten times as long. */
+/* From anywhere in the list, each in constant time. */
 static void test_calls_are_taken_back_in_constant_time(void **state)
 {
     (void)state;
