@@ -62,6 +62,18 @@ class Media:
         assert fields[0] == MAGIC and fields[2] == self.id
         return CODES[fields[3]], fields[5].split(b"\0")[0].decode(), fields[-1]
 
+    def ask_timed(self, data, call=DECODE, bound_s=0.02):
+        """As ask; what took longer than bound_s is asked up to four times more and the best counts: other work on the machine does not
+        repeat itself, a slow picture does."""
+        answer, best = self.ask(data, call), self.took_s
+        for _ in range(4):
+            if best <= bound_s:
+                break
+            assert self.ask(data, call) == answer
+            best = min(best, self.took_s)
+        self.took_s = best
+        return answer
+
     def status(self, key):
         text = open(f"/proc/{self.process.pid}/status").read()
         return re.search(rf"^{key}:[ \t]*(.*)$", text, re.M)[1]

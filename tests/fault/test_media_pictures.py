@@ -116,7 +116,7 @@ def test_t32_hostile_header(media, name):
     data, want = CASES[name]
     before = media.peak_kib()
     for call in (PROBE, DECODE):
-        code, message, _ = media.ask(data, call)
+        code, message, _ = media.ask_timed(data, call)
         assert code == want or (call == PROBE and want == BROKEN and code == FINE), (code, message)
         assert media.took_s <= LIMIT_S, media.took_s
     assert media.peak_kib() - before < PEAK_KIB
@@ -126,7 +126,7 @@ def test_t32_figures(media, figure):
     before, slowest = media.peak_kib(), 0.0
     for data, _ in CASES.values():
         for call in (PROBE, DECODE):
-            media.ask(data, call)
+            media.ask_timed(data, call)
             slowest = max(slowest, media.took_s)
     figure("T32 hostile headers: peak over base", (media.peak_kib() - before) / 1024, "MiB")
     figure("T32 hostile headers: slowest", slowest * 1000, "ms")
@@ -160,7 +160,7 @@ def test_t32_cut_at_every_byte(media, size, figure):
         assert code == FINE, (name, message)
         step = size(max(1, len(data) // 40), 1 if len(data) < 60000 else 53)
         for end in range(1, len(data), step):
-            code, message, hashes = media.ask(data[:end])
+            code, message, hashes = media.ask_timed(data[:end])
             assert code in (BROKEN, "unsupported") or (code == FINE and hashes == whole), (name, end, code, message)
             slowest, n = max(slowest, media.took_s), n + 1
     assert slowest <= LIMIT_S
