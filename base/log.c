@@ -168,13 +168,6 @@ static void puts_line(struct line *l, const char *s)
     put(l, s, strlen(s));
 }
 
-/* Would end a line, steer a terminal, or show later text in another order. */
-static bool harmful(uint32_t cp)
-{
-    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || cp == 0x061c || cp == 0x200e || cp == 0x200f || (cp >= 0x2028 && cp <= 0x202e) ||
-           (cp >= 0x2066 && cp <= 0x2069) || cp == 0xfeff;
-}
-
 /* JSON's escapes in both formats, at most max bytes; quoted: also of the quote itself. */
 static void put_escaped(struct line *l, const char *s, size_t max, bool quoted)
 {
@@ -191,7 +184,7 @@ static void put_escaped(struct line *l, const char *s, size_t max, bool quoted)
             n = (size_t)snprintf(out, sizeof out, "\\%c", (int)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
             n = (size_t)snprintf(out, sizeof out, "\\%c", cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't');
-        else if (harmful(cp))
+        else if (utf8_is_control(cp))
             n = (size_t)snprintf(out, sizeof out, "\\u%04x", (unsigned)cp);
         else {
             memcpy(out, s, used);

@@ -51,6 +51,11 @@ size_t utf8_encode(uint32_t cp, char out[4])
     return 4;
 }
 
+bool utf8_is_control(uint32_t cp)
+{
+    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
 bool utf8_valid(const char *p, size_t n)
 {
     for (size_t i = 0; i < n;) {

@@ -13,6 +13,8 @@ int utf8_decode(const char *p, size_t n, uint32_t *cp);
 /* Writes 1..4 bytes (cp must be a scalar value). */
 size_t utf8_encode(uint32_t cp, char out[4]);
 bool utf8_valid(const char *p, size_t n);
+/* Would end a line, steer a terminal or show later text in another order: C0, DEL, C1, line separators, direction overrides and isolates. */
+bool utf8_is_control(uint32_t cp);
 /* How many of the first max bytes of s end with a whole character: for "%.*s". */
 size_t utf8_cut(const char *s, size_t max);
 

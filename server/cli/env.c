@@ -31,3 +31,25 @@ bool env_take_api_key(char *out, size_t n)
     unsetenv("SPILLWAY_API_KEY");
     return there;
 }
+
+bool env_no_color(void)
+{
+    return env_get("NO_COLOR") != NULL;
+}
+
+bool env_terminal_moves(void)
+{
+    const char *term = env_get("TERM");
+    return term && strcmp(term, "dumb") != 0;
+}
+
+const char *env_home(void)
+{
+    return env_get("HOME");
+}
+
+const char *env_runtime_dir(void)
+{
+    const char *xdg = env_get("XDG_RUNTIME_DIR"), *tmp = env_get("TMPDIR");
+    return xdg ? xdg : tmp ? tmp : "/tmp";
+}

@@ -13,4 +13,13 @@ MUST_USE int env_data_dir(char *out, size_t n, struct err *e);
  * false if it is unset or empty. */
 bool env_take_api_key(char *out, size_t n);
 
+/* NO_COLOR is set and not empty (no-color.org). */
+bool env_no_color(void);
+/* TERM names a terminal that can move its cursor: set, and not "dumb". */
+bool env_terminal_moves(void);
+/* HOME, NULL if unset. */
+const char *env_home(void);
+/* Where short-lived private files go: XDG_RUNTIME_DIR, else TMPDIR, else /tmp. */
+const char *env_runtime_dir(void);
+
 #endif

@@ -9,7 +9,7 @@
 #include "base/str.h"
 
 #define ON(c) (1u << COMMAND_##c)
-enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
+enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
 
 struct command_row {
     const char *name, *args, *help;
@@ -22,6 +22,7 @@ static const struct command_row commands[COMMANDS] = {
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | rotate ID | revoke ID", "make, list, rotate and revoke API keys", false},
+    [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_WORKER] = {"worker", "MODEL", "one model's engine (started by serve)", true},
     [COMMAND_MEDIA] = {"media", "", "picture decoder (started by serve)", true},
 };
@@ -42,8 +43,10 @@ struct option_row {
 static const struct option_row rows[] = {
     {ON(SERVE) | ON(WORKER), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
      "the model's id (default: the folder's name); one MODEL only"},
-    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080", "address to serve on; port 0 takes a free one"},
-    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL, "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
+    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080",
+     "address to serve on; port 0 takes a free one"},
+    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
+     "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
     {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
     {ON(SERVE), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "the first key is in this file (or in $SPILLWAY_API_KEY)"},
@@ -71,12 +74,17 @@ static const struct option_row rows[] = {
     {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0", "tokens the KV cache holds; 0: by the model"},
     {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL,
      "no MODEL: random weights of a known shape"},
+    {ON(CHAT), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "the model to ask a URL for (default: the first it lists)"},
+    {ON(CHAT), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
+     "a URL's API key is in this file (or in $SPILLWAY_API_KEY)"},
+    {ON(CHAT), "--system", "TEXT", OPTION_TEXT, F(system), 0, 0, NULL, "what the model is told before the talk"},
+    {ON(CHAT), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, NULL, "bound of an answer (default: the server's)"},
     {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
-    {ON(GENERATE) | ON(LOGITS), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL, "a picture; may be given several times"},
+    {ON(GENERATE) | ON(LOGITS) | ON(CHAT), "--image", "FILE", OPTION_IMAGES, 0, 0, 0, NULL, "a picture; may be given several times"},
     {ON(GENERATE) | ON(LOGITS), "--image-detail", "low|high", OPTION_CHOICE, F(image_detail), 0, 0, "high", "low: one tile a picture"},
     {ON(GENERATE), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, "512", "bound of the answer"},
     {ON(LOGITS), "--max-tokens", "N", OPTION_INT, F(max_tokens), 0, 1 << 20, "32", "greedy tokens written to greedy.json"},
-    {ON(GENERATE), "--temperature", "T", OPTION_REAL, F(temperature), 0, 2, NULL, "0: greedy (default: the model's own)"},
+    {ON(GENERATE) | ON(CHAT), "--temperature", "T", OPTION_REAL, F(temperature), 0, 2, NULL, "0: greedy (default: the model's own)"},
     {ON(TOKENIZE), "--text", "TEXT", OPTION_TEXT, F(text), 0, 0, NULL, "the text, instead of standard input"},
     {ON(TOKENIZE), "--decode", NULL, OPTION_FLAG, F(decode), 0, 0, NULL, "the text is ids; print what they stand for"},
     {ON(LOGITS), "--tokens", "FILE", OPTION_TEXT, F(tokens_file), 0, 0, NULL, "JSON array of token ids"},

@@ -20,6 +20,7 @@ enum command {
     COMMAND_TOKENIZE,
     COMMAND_LOGITS,
     COMMAND_KEYS,
+    COMMAND_CHAT,
     COMMAND_WORKER, /* started by serve; its socket is descriptor 3 */
     COMMAND_MEDIA,  /* started by serve; its socket is descriptor 3 */
     COMMANDS
@@ -52,7 +53,7 @@ struct options {
     const char *device, *random_weights, *compute;
     int64_t threads, kv_tokens;
 
-    const char *prompt, *text;
+    const char *prompt, *text, *system;
     int64_t max_tokens;
     double temperature; /* -1: the model's own */
     bool decode;
