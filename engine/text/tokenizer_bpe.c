@@ -19,36 +19,32 @@ struct symbol {
     int32_t prev, next; /* -1: none */
 };
 
-struct candidate {
-    uint32_t rank;
-    int32_t at;     /* index of the left symbol */
-    int32_t result; /* to see whether the pair is still the same */
-};
+/* A pair that could be merged: its rank above, the index of its left symbol below, so that numbers sort as merges do. */
+typedef uint64_t candidate;
 
+/* Four children a node: a text of a megabyte in one word has a heap far larger than caches, and each level is a miss. */
+enum { HEAP_WAYS = 4 };
 struct heap {
-    struct candidate *items;
+    candidate *items;
     size_t n;
 };
 
-static bool before(const struct candidate *a, const struct candidate *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
-
-static void heap_push(struct heap *h, struct candidate c)
+static void heap_push(struct heap *h, candidate c)
 {
     size_t i = h->n++;
-    for (; i > 0 && before(&c, &h->items[(i - 1) / 2]); i = (i - 1) / 2) h->items[i] = h->items[(i - 1) / 2];
+    for (; i > 0 && c < h->items[(i - 1) / HEAP_WAYS]; i = (i - 1) / HEAP_WAYS) h->items[i] = h->items[(i - 1) / HEAP_WAYS];
     h->items[i] = c;
 }
 
-static struct candidate heap_pop(struct heap *h)
+static candidate heap_pop(struct heap *h)
 {
-    struct candidate top = h->items[0], last = h->items[--h->n];
+    candidate top = h->items[0], last = h->items[--h->n];
     size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < h->n; i = child) {
-        if (child + 1 < h->n && before(&h->items[child + 1], &h->items[child])) child++;
-        if (!before(&h->items[child], &last)) break;
+    for (size_t child; (child = HEAP_WAYS * i + 1) < h->n; i = child) {
+        size_t end = child + HEAP_WAYS < h->n ? child + HEAP_WAYS : h->n;
+        for (size_t k = child + 1; k < end; k++)
+            if (h->items[k] < h->items[child]) child = k;
+        if (h->items[child] >= last) break;
         h->items[i] = h->items[child];
     }
     h->items[i] = last;
@@ -59,24 +55,24 @@ static void consider(const struct tokenizer *t, struct heap *h, const struct sym
 {
     if (at < 0 || s[at].next < 0) return;
     const struct merge *m = merge_find(&t->merges, s[at].id, s[s[at].next].id);
-    if (m) heap_push(h, (struct candidate){m->rank, at, m->result});
+    if (m) heap_push(h, (candidate)m->rank << 32 | (uint32_t)at);
 }
 
-/* Each merge removes a symbol and considers two new pairs: at most 3n candidates in all. */
+/* Each merge removes a symbol and considers two new pairs, and takes one out of the heap: it never holds more than 2n. */
 static void merge_all(const struct tokenizer *t, struct symbol *s, struct heap *h)
 {
     while (h->n) {
-        struct candidate c = heap_pop(h);
-        int32_t right = s[c.at].id < 0 ? -1 : s[c.at].next;
+        candidate c = heap_pop(h);
+        int32_t at = (int32_t)(uint32_t)c, right = s[at].id < 0 ? -1 : s[at].next;
         if (right < 0) continue;
-        const struct merge *m = merge_find(&t->merges, s[c.at].id, s[right].id);
-        if (!m || m->result != c.result) continue; /* one side has been merged away since */
-        s[c.at].id = m->result;
-        s[c.at].next = s[right].next;
-        if (s[right].next >= 0) s[s[right].next].prev = c.at;
+        const struct merge *m = merge_find(&t->merges, s[at].id, s[right].id);
+        if (!m || m->rank != c >> 32) continue; /* one side has been merged away since; a rank is one merge's */
+        s[at].id = m->result;
+        s[at].next = s[right].next;
+        if (s[right].next >= 0) s[s[right].next].prev = at;
         s[right].id = -1;
-        consider(t, h, s, s[c.at].prev);
-        consider(t, h, s, c.at);
+        consider(t, h, s, s[at].prev);
+        consider(t, h, s, at);
     }
 }
 
@@ -87,14 +83,14 @@ int bpe_encode(const struct tokenizer *t, const char *p, size_t n, struct tokens
     if (whole >= 0) return tokens_push(out, whole) ? err_set(e, ERR_LIMIT, "more than %zu tokens", out->max) : 0;
     if (n > INT32_MAX / 4) return err_set(e, ERR_LIMIT, "tokenizer: a word of %zu bytes", n);
     struct symbol small[64], *s = small;
-    struct candidate small_heap[192];
+    candidate small_heap[128];
     struct heap h = {.items = small_heap};
     void *memory = NULL;
     if (n > 64) {
-        memory = malloc(n * (sizeof *s + 3 * sizeof *h.items));
+        memory = malloc(n * (2 * sizeof *h.items + sizeof *s));
         if (!memory) return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
-        s = memory;
-        h.items = (struct candidate *)(void *)(s + n);
+        h.items = memory;
+        s = (struct symbol *)(void *)(h.items + 2 * n);
     }
     size_t n_symbols = 0;
     for (size_t i = 0; i < n; i++) { /* a byte the vocabulary lacks is left out, as by the reference without unk */

@@ -106,16 +106,85 @@ static bool is_ascii(const char *p, size_t n)
     return true;
 }
 
+/* --- NFC --- */
+static int mark_class(utf8proc_int32_t cp)
+{
+    return utf8proc_get_property(cp)->combining_class;
+}
+
+/* A run of marks into the order of their classes, equal ones as they came: the library's own way is quadratic in the run. room has n places. */
+static void order_marks(utf8proc_int32_t *p, size_t n, utf8proc_int32_t *room)
+{
+    if (n <= 16) {
+        for (size_t i = 1; i < n; i++)
+            for (size_t k = i; k > 0 && mark_class(p[k - 1]) > mark_class(p[k]); k--) {
+                utf8proc_int32_t t = p[k];
+                p[k] = p[k - 1], p[k - 1] = t;
+            }
+        return;
+    }
+    size_t from[257] = {0};
+    for (size_t i = 0; i < n; i++) from[mark_class(p[i]) + 1]++;
+    for (int c = 0; c < 256; c++) from[c + 1] += from[c];
+    for (size_t i = 0; i < n; i++) room[from[mark_class(p[i])]++] = p[i];
+    memcpy(p, room, n * sizeof *p);
+}
+
+static void order_all_marks(utf8proc_int32_t *p, size_t n, utf8proc_int32_t *room)
+{
+    for (size_t i = 0; i < n;) {
+        size_t end = i;
+        bool in_order = true;
+        for (; end < n && mark_class(p[end]); end++) in_order = in_order && (end == i || mark_class(p[end - 1]) <= mark_class(p[end]));
+        if (!in_order) order_marks(p + i, end - i, room);
+        i = end > i ? end : i + 1;
+    }
+}
+
+/* Code points of the whole decomposition; p NULL: only counted. The text is valid UTF-8. */
+static size_t decompose(struct marked_text text, utf8proc_int32_t *p)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < text.n;) {
+        utf8proc_int32_t cp, some[8];
+        int last = 0;
+        i += (size_t)utf8proc_iterate((const utf8proc_uint8_t *)text.text + i, (utf8proc_ssize_t)(text.n - i), &cp);
+        utf8proc_ssize_t k = utf8proc_decompose_char(cp, some, 8, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &last);
+        CHECK(k >= 1 && k <= 8); /* 4 is the most there is */
+        if (p) memcpy(p + n, some, (size_t)k * sizeof *p);
+        n += (size_t)k;
+    }
+    return n;
+}
+
+/* *out is malloc'ed; *n_out its bytes. */
+static int to_nfc(struct marked_text text, char **out, size_t *n_out, struct err *e)
+{
+    size_t n = decompose(text, NULL);
+    utf8proc_int32_t *p = malloc((2 * n + 1) * sizeof *p);
+    *out = NULL;
+    if (!p) return err_set(e, ERR_MEMORY, "tokenizer: out of memory");
+    decompose(text, p);
+    order_all_marks(p, n, p + n);
+    utf8proc_ssize_t composed = utf8proc_normalize_utf32(p, (utf8proc_ssize_t)n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    *out = composed < 0 ? NULL : malloc((size_t)composed * 4 + 1);
+    *n_out = 0;
+    for (utf8proc_ssize_t i = 0; *out && i < composed; i++) *n_out += (size_t)utf8proc_encode_char(p[i], (utf8proc_uint8_t *)*out + *n_out);
+    free(p);
+    if (composed < 0) return err_set(e, ERR_INTERNAL, "tokenizer: normalising: %s", utf8proc_errmsg(composed));
+    return *out ? 0 : err_set(e, ERR_MEMORY, "tokenizer: out of memory");
+}
+
 static int encode_raw(void *self, struct marked_text text, const struct added_token *a, struct err *e)
 {
     struct encoder *c = self;
     if (a) return push(c, a->id, e);
     if (!c->t->nfc || is_ascii(text.text, text.n)) return added_split(c->t, &c->t->normalized, text, encode_normalised, c, e);
-    utf8proc_uint8_t *nfc = NULL;
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)text.text, (utf8proc_ssize_t)text.n, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (n < 0) return err_set(e, n == UTF8PROC_ERROR_NOMEM ? ERR_MEMORY : ERR_INPUT, "tokenizer: the text cannot be normalised");
-    struct marked_text normal = {(const char *)nfc, NULL, (size_t)n};
+    char *nfc;
+    size_t n;
+    int rc = to_nfc(text, &nfc, &n, e);
+    if (rc) return rc;
+    struct marked_text normal = {nfc, NULL, n};
     uint8_t *marks = NULL;
     if (text.marks &&
         memchr(text.marks, MARK_REQUEST, text.n)) { /* characters may have melted into each other: all of it counts as the request's */
@@ -123,9 +192,9 @@ static int encode_raw(void *self, struct marked_text text, const struct added_to
         if (marks) memset(marks, MARK_REQUEST, normal.n + 1);
         normal.marks = marks;
     }
-    int rc = text.marks && !normal.marks && memchr(text.marks, MARK_REQUEST, text.n)
-                 ? err_set(e, ERR_MEMORY, "tokenizer: out of memory")
-                 : added_split(c->t, &c->t->normalized, normal, encode_normalised, c, e);
+    rc = text.marks && !normal.marks && memchr(text.marks, MARK_REQUEST, text.n)
+             ? err_set(e, ERR_MEMORY, "tokenizer: out of memory")
+             : added_split(c->t, &c->t->normalized, normal, encode_normalised, c, e);
     free(marks);
     free(nfc);
     return rc;

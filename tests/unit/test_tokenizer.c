@@ -1,5 +1,8 @@
 /* The tokenizer against the reference library's results: every kind, every case; provenance; hostile texts and files. */
 #include <stdlib.h>
+#include <time.h>
+
+#include <utf8proc.h>
 
 #include "tests/unit/golden.h"
 
@@ -325,6 +328,163 @@ static void test_broken_files_are_refused_by_field(void **state)
     }
 }
 
+/* --- T42: time grows with the text, not faster, whatever the text --- */
+static double cpu_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+static bool long_form(void)
+{
+    const char *fault = getenv("SPILLWAY_FAULT");
+    return fault && strcmp(fault, "long") == 0;
+}
+
+/* About n bytes of a unit repeated, whole; a last letter of another kind. */
+static char *repeated(const char *unit, size_t n, size_t *len)
+{
+    size_t one = strlen(unit);
+    char *text = malloc(n + 2);
+    assert_non_null(text);
+    for (*len = 0; *len + one <= n; *len += one) memcpy(text + *len, unit, one);
+    memcpy(text + *len, "x", 2);
+    *len += 1;
+    return text;
+}
+
+/* The least of a few runs: the others were disturbed. */
+static double encode_ms(const struct tokenizer *t, const char *text, size_t n)
+{
+    double best = 1e9;
+    for (int run = 0; run < 3; run++) {
+        struct tokens got;
+        double start = cpu_ms();
+        encode(t, text, n, NULL, 0, &got);
+        double took = cpu_ms() - start;
+        if (took < best) best = took;
+        assert_true(got.n > 0);
+        tokens_free(&got);
+    }
+    return best;
+}
+
+static const struct {
+    const char *what, *unit;
+} worst_texts[] = {
+    {"spaces", " "},
+    {"line ends", "\n"},
+    {"one letter", "a"},
+    {"one letter of three bytes", "\xE4\xB8\xAD"},
+    {"digits", "1"},
+    {"a mark", "="},
+    {"zalgo", "e\xCC\x81\xCC\xA7\xCC\x81\xCC\xA7\xCC\x81\xCC\xA7\xCC\x81\xCC\xA7\xCC\x81\xCC\xA7"},
+    {"marks without a letter", "\xCC\x81\xCC\xA7"},
+    {"a family", "\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x91\xA7\xE2\x80\x8D"},
+    {"words", "the quick brown fox's "},
+    {"beginnings of control tokens", "<|im_start<|"},
+    {"Hangul to be composed", "\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8"},
+};
+
+/* 512 KB against 1 MB and at most 2.3 in the long form. In the short one 16 KB against 32, where a disturbed clock may say more: 3, and 4 would be quadratic. */
+static void t42_time_grows_with_the_text(void **state)
+{
+    (void)state;
+    bool whole = long_form();
+    size_t half = whole ? 512 << 10 : 16 << 10;
+    double most = whole ? 2.3 : 3, worst = 0;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        struct tokenizer *t = open_kind(kinds[k]);
+        for (size_t u = 0; u < sizeof worst_texts / sizeof *worst_texts; u++) {
+            size_t n1, n2;
+            char *once = repeated(worst_texts[u].unit, half, &n1), *twice = repeated(worst_texts[u].unit, 2 * half, &n2);
+            double ratio = 0;
+            for (int try = 0; try < 5; try++) { /* another load on the machine may disturb a whole try */
+                ratio = encode_ms(t, twice, n2) / encode_ms(t, once, n1);
+                if (ratio <= most) break;
+            }
+            if (ratio > most) fail_msg("%s: %s: twice the text takes %.2f times as long", kinds[k], worst_texts[u].what, ratio);
+            if (ratio > worst) worst = ratio;
+            free(once);
+            free(twice);
+        }
+        tokenizer_close(t);
+    }
+    print_message("time(2n)/time(n), n = %zu KiB: at most %.2f\n", half >> 10, worst);
+}
+
+static void t42_worst_texts_round_trip(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_kind("smollm2"); /* no normalisation: what goes in comes out */
+    for (size_t u = 0; u < sizeof worst_texts / sizeof *worst_texts; u++) {
+        size_t n;
+        char *text = repeated(worst_texts[u].unit, long_form() ? 1 << 20 : 1 << 17, &n);
+        struct tokens got;
+        struct buf out;
+        encode(t, text, n, NULL, 0, &got);
+        buf_init(&out, 2 << 20);
+        assert_int_equal(tokenizer_decode(t, got.ids, got.n, false, &out), 0);
+        if (out.len != n || memcmp(out.data, text, n) != 0) fail_msg("%s: another text comes out", worst_texts[u].what);
+        buf_free(&out);
+        tokens_free(&got);
+        free(text);
+    }
+    tokenizer_close(t);
+}
+
+/* Refused wherever the bad byte is, at the price of looking at the text once. */
+static void t42_a_megabyte_of_invalid_utf8_is_refused_at_once(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_kind("smollm2");
+    static const char *const bad[] = {"\xFF", "\xC3", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xC0\x80", "\x80"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        size_t n;
+        char *text = repeated("a", 1 << 20, &n);
+        memcpy(text + n - 8, bad[i], strlen(bad[i]));
+        struct tokens got;
+        struct err e;
+        tokens_init(&got, 1 << 22);
+        double start = cpu_ms();
+        assert_int_equal(tokenizer_encode(t, (struct marked_text){text, NULL, n}, 0, &got, &e), -ERR_INPUT);
+        assert_true(cpu_ms() - start < 500);
+        assert_int_equal(got.n, 0);
+        tokens_free(&got);
+        free(text);
+    }
+    tokenizer_close(t);
+}
+
+/* Marks in every order and number, letters, Hangul: normalising is the library's, only faster. (No e: this tokenizer has an added token of it.) */
+static void t42_normalising_agrees_with_the_library(void **state)
+{
+    (void)state;
+    static const uint32_t some[] = {'u',  'a',    0x301,  0x327, 0x323, 0x308, 0x345, 0x1100, 0x1161,  0x11A8,  0xAC00,
+                                    0xFA, 0x212B, 0x1E9B, 0x5D0, 0x5B0, 0x5BC, 0x93C, 0x915,  0x1D15E, 0x1F600, ' '};
+    struct tokenizer *t = open_kind("edge"); /* NFC */
+    uint32_t seed = 42;
+    for (int round = 0; round < 3000; round++) {
+        char text[512];
+        size_t n = 0;
+        for (uint32_t i = next_random(&seed) >> 25; i > 0 && n < sizeof text - 4; i--)
+            n += utf8_encode(some[(next_random(&seed) >> 8) % (sizeof some / sizeof *some)], text + n);
+        utf8proc_uint8_t *nfc = NULL;
+        utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        assert_true(len >= 0);
+        struct tokens raw, normal;
+        encode(t, text, n, NULL, 0, &raw);
+        encode(t, (const char *)nfc, (size_t)len, NULL, 0, &normal);
+        assert_int_equal(raw.n, normal.n);
+        if (raw.n) assert_memory_equal(raw.ids, normal.ids, raw.n * sizeof *raw.ids);
+        tokens_free(&raw);
+        tokens_free(&normal);
+        free(nfc);
+    }
+    tokenizer_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -336,6 +496,10 @@ int main(void)
         cmocka_unit_test(test_random_text_round_trips),
         cmocka_unit_test(test_long_monotonous_texts_are_encoded),
         cmocka_unit_test(test_token_limit_stops_encoding),
+        cmocka_unit_test(t42_time_grows_with_the_text),
+        cmocka_unit_test(t42_worst_texts_round_trip),
+        cmocka_unit_test(t42_normalising_agrees_with_the_library),
+        cmocka_unit_test(t42_a_megabyte_of_invalid_utf8_is_refused_at_once),
         cmocka_unit_test(test_broken_files_are_refused_by_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
