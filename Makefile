@@ -2,7 +2,7 @@
 #   make               build build/spillway
 #   make run           build, then serve the built-in demo model (ARGS="--listen 127.0.0.1:9000" to add options)
 #   make test [T=x]    all tests, or those whose name contains x
-#   make fault-long [T=x]  the fault rows of tests/fault at their stated sizes (an hour), or those whose name contains x
+#   make fault-long [T=x]  the fault rows of tests/fault and of the unit tests at their stated sizes (an hour), or those whose name contains x
 #   make asan|ubsan|tsan   unit and parity tests under a sanitizer
 #   make fuzz [P=name] [N=1000000]   N executions of one fuzz target, or of each in turn (installs clang: tools/setup --fuzz)
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
@@ -39,6 +39,7 @@ endif
 fault-long: build
 	@tools/setup --tests
 	cd build && ctest -R golden_files >/dev/null
+	cd build && SPILLWAY_FAULT=long ctest --output-on-failure -V -L long $(if $(T),-R '$(T)')
 	SPILLWAY_FAULT=long SPILLWAY_BIN=build/spillway build/venv/bin/python -m pytest -v -p no:cacheprovider tests/fault $(if $(T),-k '$(T)')
 
 asan ubsan tsan: setup
