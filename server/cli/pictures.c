@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,9 @@ static int media_start(struct pictures *p, struct err *e)
     }
     p->pid = pid;
     p->sock = s[0];
+    struct timeval most = {.tv_sec =
+                               (MAX_WALL_MS * MEDIA_SLOWNESS) / 1000 + 1}; /* a decoder keeps its time itself; one that does not is left */
+    setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most);
     struct media_hello hello;
     int rc = media_send_setup(p->sock, MAX_PIXELS, e);
     if (!rc) rc = media_recv_hello(p->sock, &hello, e);
@@ -69,6 +73,8 @@ static int decode_file(struct pictures *p, const char *file, const struct image_
     close(fd);
     struct media_reply *reply = &p->replies[p->n];
     if (!rc) rc = media_recv_reply(p->sock, reply, e);
+    if (rc == -ERR_GONE) return err_set(e, ERR_INPUT, "%s: the picture cannot be decoded: its decoder failed", file);
+    if (rc == -ERR_BUSY) return err_set(e, ERR_LIMIT, "%s: the picture takes too long to decode", file);
     if (rc) return rc;
     if (reply->err.code) {
         *e = reply->err;
@@ -98,7 +104,8 @@ void pictures_close(struct pictures *p)
     free(p->replies);
     free(p->grids);
     if (p->pid) {
-        close(p->sock); /* its sign to end */
+        close(p->sock);
+        kill(p->pid, SIGKILL); /* it may be one that does not end by itself */
         waitpid(p->pid, NULL, 0);
     }
     *p = (struct pictures){.sock = -1};

@@ -8,7 +8,7 @@ import pathlib
 import queue
 import re
 import signal
-import sys
+import subprocess
 import threading
 import time
 
@@ -177,3 +177,11 @@ def test_t31_kills(server, size, figure):
     assert descriptors(pid) <= fds + 4, (fds, descriptors(pid))
     assert resident_kib(pid) - before < 8 << 10
     assert not any("escaped" in line for line in server.lines)
+
+
+@pytest.mark.parametrize("name", ["fork", "null", "spin"])
+def test_t31_the_command_line_says_which_picture(tmp_path, name):
+    (tmp_path / "x.png").write_bytes(bad(name, "decode"))
+    r = subprocess.run([BAD_BIN, "generate", VLM, "--prompt", "?", "--image", tmp_path / "x.png"], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 1 and r.stdout == ""
+    assert f"spillway: {tmp_path}/x.png: " in r.stderr and ("processor time" if name == "spin" else "its decoder failed") in r.stderr
