@@ -335,6 +335,14 @@ static void get_hash(struct reader *r, uint8_t out[FRAME_HASH_BYTES])
     if (p) memcpy(out, p, FRAME_HASH_BYTES);
 }
 
+/* One line of text: it is shown to people and written to logs. */
+static bool is_line(const char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < ' ' || *s == 0x7f) return false;
+    return true;
+}
+
 static void read_hello(struct reader *r, struct frame_hello *f)
 {
     f->version = get_u32(r);
@@ -349,8 +357,12 @@ static void read_hello(struct reader *r, struct frame_hello *f)
     f->tokens_per_tile = get_u32(r);
     f->image_token = get_i32(r);
     get_string(r, f->device, sizeof f->device);
-    if (f->image_token < -1 || f->vocab > INT32_MAX || f->tile_px > 1u << 14 || f->tokens_per_tile > 1u << 20)
+    if (!is_line(f->device)) reader_fail(r, "a string is not one line");
+    if (f->image_token < -1 || f->image_token >= (int64_t)f->vocab || f->vocab > INT32_MAX || f->tile_px > 1u << 14 ||
+        f->tokens_per_tile > 1u << 20)
         reader_fail(r, "a limit is out of range");
+    /* Pictures need all three, or nothing of them is used. */
+    if ((f->tile_px == 0) != (f->tokens_per_tile == 0)) reader_fail(r, "tiles without tokens");
 }
 
 static void read_sampling(struct reader *r, struct frame_sampling *s)

@@ -78,6 +78,7 @@ static int on_frame(struct worker *w, const struct frame *f, struct err *e)
     }
     switch (f->type) {
     case FRAME_HELLO:
+        if (w->greeted) return err_set(e, ERR_INPUT, "the gateway says hello again");
         w->greeted = true;
         return 0;
     case FRAME_SUBMIT:

@@ -403,6 +403,109 @@ static void test_values_out_of_range_are_refused(void **state)
     }
 }
 
+static void expect_body_refused(const struct buf *b, const char *why)
+{
+    struct err e;
+    const uint8_t *h = (const uint8_t *)b->data;
+    assert_int_equal(decode_bytes((enum frame_type)h[4], b->data + 8, b->len - 8, h[6], &e), -ERR_INPUT);
+    if (!strstr(e.msg, why)) fail_msg("\"%s\" does not say \"%s\"", e.msg, why);
+}
+
+static void test_submits_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    static const int32_t negative[] = {1, -1};
+    static const struct frame_bias not_a_number[] = {{1, NAN}}, infinite[] = {{1, -INFINITY}}, no_token[] = {{-1, 0}};
+    for (int i = 0; i < 9; i++) {
+        static const char *const why[] = {"weight is 0",          "deadline is negative", "prompt is empty",
+                                          "id is negative",       "id is negative",       "id is negative",
+                                          "bias is out of range", "bias is out of range", "id is negative"};
+        struct frame_submit s = sample_submit(NULL);
+        if (i == 0) s.weight = 0;
+        if (i == 1) s.deadline_ms = -1;
+        if (i == 2) s.n_ids = 0;
+        if (i == 3) s.ids = negative, s.n_ids = 2;
+        if (i == 4) s.eos = negative, s.n_eos = 2;
+        if (i == 5) s.banned = negative, s.n_banned = 2;
+        if (i == 6) s.bias = not_a_number, s.n_bias = 1;
+        if (i == 7) s.bias = infinite, s.n_bias = 1;
+        if (i == 8) s.bias = no_token, s.n_bias = 1;
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        assert_int_equal(frame_put_submit(&b, &s), 0);
+        expect_body_refused(&b, why[i]);
+        buf_free(&b);
+    }
+}
+
+static void test_hellos_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 9; i++) {
+        static const char *const why[] = {"another version", "out of range", "out of range", "out of range",        "out of range",
+                                          "out of range",    "not one line", "not text",     "tiles without tokens"};
+        struct frame_hello h = sample_hello;
+        if (i == 0) h.version++;
+        if (i == 1) h.image_token = -2;
+        if (i == 2) h.image_token = (int32_t)h.vocab;
+        if (i == 3) h.vocab = (uint32_t)INT32_MAX + 1;
+        if (i == 4) h.tile_px = (1 << 14) + 1;
+        if (i == 5) h.tokens_per_tile = (1 << 20) + 1;
+        if (i == 6) strcpy(h.device, "cpu\nfatal: the logs lie");
+        if (i == 7) strcpy(h.device, "cpu\xff");
+        if (i == 8) h.tokens_per_tile = 0;
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        assert_int_equal(frame_put_hello(&b, &h), 0);
+        expect_body_refused(&b, why[i]);
+        buf_free(&b);
+    }
+}
+
+static void test_steps_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    static const int32_t negative = -1, token = 1;
+    static const struct frame_logprob lp[22] = {{1, 0}}, not_a_number[] = {{1, NAN}}, above[] = {{1, 1}}, infinite[] = {{1, INFINITY}},
+                                      no_token[] = {{-1, -1}};
+    const struct {
+        struct frame_step_row row;
+        const char *why;
+    } cases[] = {
+        {{.n_tokens = 1, .tokens = &negative}, "id is negative"},
+        {{.n_tokens = 1, .tokens = &token, .n_top = 21, .logprobs = lp}, "too many alternatives"},
+        {{.n_tokens = 1, .tokens = &token, .logprobs = not_a_number}, "logprob is out of range"},
+        {{.n_tokens = 1, .tokens = &token, .logprobs = above}, "logprob is out of range"},
+        {{.n_tokens = 1, .tokens = &token, .logprobs = infinite}, "logprob is out of range"},
+        {{.n_tokens = 1, .tokens = &token, .logprobs = no_token}, "id is negative"},
+        {{.finish = FINISH_ERROR + 1}, "unknown finish"},
+        {{.finish = FINISH_ERROR, .err = {.code = ERR_NONE}}, "unknown error code"},
+        {{.finish = FINISH_ERROR, .err = {.code = ERR_CODES}}, "unknown error code"},
+        {{.finish = FINISH_ERROR, .err = {.code = ERR_INPUT, .msg = "\xc3"}}, "not text"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        assert_int_equal(frame_put_step(&b, &(struct frame_step){.rows = &cases[i].row, .n_rows = 1}), 0);
+        expect_body_refused(&b, cases[i].why);
+        buf_free(&b);
+    }
+}
+
+static void test_predictions_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -1, 2e12f};
+    for (size_t i = 0; i < 8; i++) {
+        struct frame_prediction p = {.first_token_ms = i < 4 ? bad[i] : 0, .tokens_per_s = i < 4 ? 0 : bad[i - 4]};
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        assert_int_equal(frame_put_prediction(&b, &p), 0);
+        expect_body_refused(&b, "out of range");
+        buf_free(&b);
+    }
+}
+
 /* Every truncation fails; every mutation either fails or decodes, never more (the sanitizers watch). */
 static void test_damaged_bodies_never_crash_the_decoder(void **state)
 {
@@ -554,6 +657,10 @@ int main(void)
         cmocka_unit_test(test_descriptor_counts_must_match),
         cmocka_unit_test(test_headers_that_lie_are_refused),
         cmocka_unit_test(test_values_out_of_range_are_refused),
+        cmocka_unit_test(test_submits_out_of_range_are_refused),
+        cmocka_unit_test(test_hellos_out_of_range_are_refused),
+        cmocka_unit_test(test_steps_out_of_range_are_refused),
+        cmocka_unit_test(test_predictions_out_of_range_are_refused),
         cmocka_unit_test(test_damaged_bodies_never_crash_the_decoder),
         cmocka_unit_test(test_queue_has_a_limit_and_survives_it),
         cmocka_unit_test(test_frame_above_a_mebibyte_is_not_made),

@@ -261,6 +261,40 @@ static void test_worker_leaves_a_gateway_that_talks_nonsense(void **state)
     expect_protocol_exit(false, "\x08\0\0\0\3\0\0\0\0\0\0\0\0\0\0\0", 16); /* cancel before hello */
 }
 
+static void test_worker_leaves_a_gateway_that_says_hello_twice(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4096);
+    assert_int_equal(frame_put_hello(&b, &(struct frame_hello){.version = FRAME_VERSION, .image_token = -1}), 0);
+    expect_protocol_exit(true, b.data, b.len);
+    buf_free(&b);
+}
+
+static void test_worker_refuses_an_id_in_use(void **state)
+{
+    (void)state;
+    struct peer p = peer_start(true);
+    submit(&p, 0, 200, prompt, 8);
+    submit(&p, 0, 200, prompt, 8); /* waits or runs already */
+    assert_true(collect(&p, 1));
+    assert_int_equal(answers[0].finish, FINISH_ERROR);
+    assert_int_equal(answers[0].err.code, ERR_INPUT);
+    assert_int_equal(peer_end(&p), WORKER_EXIT_OK);
+}
+
+/* PR_SET_PDEATHSIG is not all there is: the socket's end alone ends it, at work, too. */
+static void test_worker_at_work_ends_with_the_socket(void **state)
+{
+    (void)state;
+    struct peer p = peer_start(true);
+    for (uint64_t i = 0; i < 8; i++) submit(&p, i, 200, prompt, 8);
+    while (__atomic_load_n(p.progress, __ATOMIC_RELAXED) < 100) usleep(1000); /* it computes */
+    int64_t start_ms = clock_boot_ms();
+    assert_int_equal(peer_end(&p), WORKER_EXIT_OK);
+    assert_true(clock_boot_ms() - start_ms < 2000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +304,9 @@ int main(void)
         cmocka_unit_test(test_worker_full_queue_refuses_and_loses_nothing),
         cmocka_unit_test(test_worker_drains_what_runs_and_exits),
         cmocka_unit_test(test_worker_leaves_a_gateway_that_talks_nonsense),
+        cmocka_unit_test(test_worker_leaves_a_gateway_that_says_hello_twice),
+        cmocka_unit_test(test_worker_refuses_an_id_in_use),
+        cmocka_unit_test(test_worker_at_work_ends_with_the_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
