@@ -48,6 +48,7 @@ struct worker_proc {
     struct frame_hello hello;
     int64_t backoff_ms, started_ms;
     unsigned n_starts, n_sequences;
+    uint64_t n_owed; /* ends that the worker has not told yet, also of sequences that nobody waits for any more */
     uint64_t next_id;
     struct worker_sequence *sequences[BUCKETS];
 };
@@ -146,13 +147,23 @@ static void worker_exited(void *ctx, int status)
     restart_later(w);
 }
 
+/* The gateway has built on them. */
+static bool same_limits(const struct frame_hello *a, const struct frame_hello *b)
+{
+    return a->max_context == b->max_context && a->vocab == b->vocab && a->block_tokens == b->block_tokens && a->n_blocks == b->n_blocks &&
+           a->max_sequences == b->max_sequences && a->tile_px == b->tile_px && a->tokens_per_tile == b->tokens_per_tile &&
+           a->image_token == b->image_token;
+}
+
 static int take_hello(struct worker_proc *w, const struct frame_hello *h, struct err *e)
 {
     if (w->ready) return err_set(e, ERR_INPUT, "a second hello");
     if (h->version != FRAME_VERSION) return err_set(e, ERR_INPUT, "frame protocol version %u, not %d", h->version, FRAME_VERSION);
     if (w->ever_ready && memcmp(h->model_hash, w->hello.model_hash, FRAME_HASH_BYTES) != 0)
         return err_set(e, ERR_INPUT, "the model's files have changed since the server was started");
-    if (h->max_context < 2 || h->vocab < 1) return err_set(e, ERR_INPUT, "hello with senseless limits");
+    if (h->max_context < 2 || h->vocab < 1 || h->block_tokens < 1 || h->n_blocks < 1 || h->max_sequences < 1)
+        return err_set(e, ERR_INPUT, "hello with senseless limits");
+    if (w->ever_ready && !same_limits(h, &w->hello)) return err_set(e, ERR_INPUT, "hello with other limits than before");
     w->hello = *h;
     w->ready = w->ever_ready = true;
     w->events.ready(w->events.ctx, &w->hello);
@@ -180,8 +191,11 @@ static int take_step(struct worker_proc *w, const struct frame_step *step, struc
         const struct frame_step_row *row = &step->rows[i];
         int rc = check_row(w, row, e);
         if (rc) return rc;
+        if (row->finish != FINISH_NONE && w->n_owed) w->n_owed--;
         struct worker_sequence *s = sequence_find(w, row->sequence);
         if (!s) continue; /* cancelled; the worker did not know yet */
+        if (row->n_tokens > s->tokens_left) return err_set(e, ERR_INPUT, "more tokens than a sequence asked for");
+        s->tokens_left -= row->n_tokens;
         if (row->finish != FINISH_NONE) {
             sequence_unlink(w, row->sequence);
             s->id = 0;
@@ -199,7 +213,7 @@ static int take_frame(struct worker_proc *w, const struct frame *f, struct err *
     case FRAME_STEP:
         return take_step(w, &f->u.step, e);
     case FRAME_PREDICTION:
-        return 0; /* routing will read it */
+        return w->ready ? 0 : err_set(e, ERR_INPUT, "a prediction before hello"); /* routing will read it */
     default:
         return err_set(e, ERR_INPUT, "a frame of type %d is not a worker's to send", (int)f->type);
     }
@@ -302,13 +316,13 @@ static void look_again(struct worker_proc *w)
         log_error("worker %s: out of memory: it is not watched", w->config.name);
 }
 
-/* Busy: loading, or with sequences. */
+/* Busy: loading, or with sequences, also those that were cancelled: a worker that hangs is found before the next request. */
 static void look_fired(void *ctx)
 {
     struct worker_proc *w = ctx;
     if (!w->conn || w->closing) return;
     uint64_t counter = __atomic_load_n(w->progress, __ATOMIC_RELAXED);
-    bool busy = !w->ready || w->n_sequences > 0;
+    bool busy = !w->ready || w->n_sequences > 0 || w->n_owed > 0;
     bool hung = watchdog_look(&w->watchdog, busy, counter, loop_now_ms(w->loop), look_interval_ms(w), hang_floor_ms(w));
     if (!hung) {
         look_again(w);
@@ -366,6 +380,7 @@ static int worker_start(struct worker_proc *w, struct err *e)
         return rc;
     }
     w->n_starts++;
+    w->n_owed = 0;
     w->want_write = false;
     w->watchdog = (struct watchdog){0};
     look_again(w);
@@ -492,6 +507,8 @@ int worker_submit(struct worker_proc *w, struct worker_sequence *s, struct frame
     if (f->n_fds) rc = frame_conn_attach(w->conn, f->fds, f->n_fds, e);
     if (rc) return rc;
     s->id = w->next_id++;
+    s->tokens_left = f->sampling.max_tokens;
+    w->n_owed++;
     sequence_link(w, s);
     worker_flush(w);
     return 0;

@@ -22,7 +22,8 @@ struct worker_config {
 
 /* Embedded in whatever waits for tokens. */
 struct worker_sequence {
-    uint64_t id; /* set by worker_submit; 0: not in the worker */
+    uint64_t id;          /* set by worker_submit; 0: not in the worker */
+    uint32_t tokens_left; /* of those it asked for */
     struct worker_sequence *next;
     /* A row of a step, borrowed. If row->finish is set the sequence is out of the worker already. */
     void (*row)(struct worker_sequence *s, const struct frame_step_row *row);

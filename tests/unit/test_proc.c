@@ -38,6 +38,9 @@ static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *t
 static void worker_answer(struct frame_conn *c, const struct frame_submit *f, const char *how)
 {
     if (!strcmp(how, "die")) raise(SIGKILL);
+    if (!strcmp(how, "hang")) pause();
+    if (!strcmp(how, "large token")) worker_row(c, f->sequence, (int32_t[]){1000}, 1, FINISH_NONE);
+    if (!strcmp(how, "many tokens")) worker_row(c, f->sequence, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, FINISH_NONE);
     if (!strcmp(how, "stranger")) worker_row(c, 1000, NULL, 0, FINISH_STOP);
     if (!strcmp(how, "garbage")) {
         char junk[64];
@@ -100,6 +103,8 @@ static struct {
     char why[512];
 } t;
 
+static struct limits limits;
+
 static void on_ready(void *ctx, const struct frame_hello *h)
 {
     (void)ctx;
@@ -137,7 +142,7 @@ static void run_until(const int *count, int at_least, int64_t max_ms)
 
 static void start_worker(const char *how)
 {
-    struct worker_config c = {.path = how, .name = "m", .device = "cpu"};
+    struct worker_config c = {.path = how, .name = "m", .device = "cpu", .limits = &limits};
     struct worker_events events = {.ready = on_ready, .down = on_down};
     struct err e = {0};
     if (worker_proc_new(&t.worker, t.loop, &c, &events, &e)) fail_msg("%s", e.msg);
@@ -147,6 +152,7 @@ static int setup(void **state)
 {
     (void)state;
     memset(&t, 0, sizeof t);
+    limits_init(&limits);
     return loop_new(&t.loop, NULL);
 }
 
@@ -273,6 +279,45 @@ static void test_worker_answering_for_strangers_is_ended(void **state)
     assert_non_null(strstr(t.why, "never was"));
 }
 
+static void worker_is_ended(const char *how, const char *why)
+{
+    struct sequence a;
+    start_worker(how);
+    run_until(&t.n_ready, 1, 3000);
+    assert_int_equal(submit(&a, 2, -1), 0);
+    run_until(&t.n_down, 1, 2000);
+    assert_non_null(strstr(t.why, why));
+    assert_int_equal(a.n_tokens, 0); /* nothing of what was wrong is passed on */
+}
+
+static void test_worker_with_a_token_outside_the_vocabulary_is_ended(void **state)
+{
+    (void)state;
+    worker_is_ended("large token", "vocabulary");
+}
+
+static void test_worker_making_more_than_was_asked_for_is_ended(void **state)
+{
+    (void)state;
+    worker_is_ended("many tokens", "asked for");
+}
+
+/* What its client has left is still in the worker, and can keep it from the next. */
+static void test_worker_that_hangs_without_listeners_is_ended(void **state)
+{
+    (void)state;
+    struct sequence a;
+    limits.hang_ms = 200;
+    start_worker("hang");
+    run_until(&t.n_ready, 1, 3000);
+    assert_int_equal(submit(&a, 2, -1), 0);
+    worker_cancel(t.worker, &a.base);
+    run_until(&t.n_down, 1, 3000);
+    assert_non_null(strstr(t.why, "no progress"));
+    assert_int_equal(a.n_down, 0);
+    run_until(&t.n_ready, 2, 2000);
+}
+
 static void test_worker_restarts_ever_more_slowly(void **state)
 {
     (void)state;
@@ -348,8 +393,6 @@ static struct media_pool *media_start(void)
 {
     struct media_pool *p;
     struct err e = {0};
-    struct limits limits;
-    limits_init(&limits);
     struct media_pool_config c = {.n_processes = 1, .limits = &limits};
     if (media_pool_new(&p, t.loop, &c, &e)) fail_msg("%s", e.msg);
     return p;
@@ -434,12 +477,21 @@ int main(int argc, char **argv)
     if (argc > 1 && !strcmp(argv[1], "media")) return media_main();
     log_setup(LOG_ERROR, "test");
     const struct CMUnitTest tests[] = {
-        PROC_TEST(test_worker_tokens_come_back_in_order),     PROC_TEST(test_worker_gets_descriptors),
-        PROC_TEST(test_worker_cancelled_sequence_is_silent),  PROC_TEST(test_worker_killed_is_restarted),
-        PROC_TEST(test_worker_sending_garbage_is_ended),      PROC_TEST(test_worker_answering_for_strangers_is_ended),
-        PROC_TEST(test_worker_restarts_ever_more_slowly),     PROC_TEST(test_worker_that_cannot_start_is_not_repeated),
-        PROC_TEST(test_worker_of_another_version_is_refused), PROC_TEST(test_media_answers_every_call),
-        PROC_TEST(test_media_killed_costs_at_most_its_call),  PROC_TEST(test_media_call_can_be_taken_back),
+        PROC_TEST(test_worker_tokens_come_back_in_order),
+        PROC_TEST(test_worker_gets_descriptors),
+        PROC_TEST(test_worker_cancelled_sequence_is_silent),
+        PROC_TEST(test_worker_killed_is_restarted),
+        PROC_TEST(test_worker_sending_garbage_is_ended),
+        PROC_TEST(test_worker_answering_for_strangers_is_ended),
+        PROC_TEST(test_worker_restarts_ever_more_slowly),
+        PROC_TEST(test_worker_that_cannot_start_is_not_repeated),
+        PROC_TEST(test_worker_with_a_token_outside_the_vocabulary_is_ended),
+        PROC_TEST(test_worker_making_more_than_was_asked_for_is_ended),
+        PROC_TEST(test_worker_that_hangs_without_listeners_is_ended),
+        PROC_TEST(test_worker_of_another_version_is_refused),
+        PROC_TEST(test_media_answers_every_call),
+        PROC_TEST(test_media_killed_costs_at_most_its_call),
+        PROC_TEST(test_media_call_can_be_taken_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
