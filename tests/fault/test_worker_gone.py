@@ -1,5 +1,6 @@
-"""The gateway is killed (SIGKILL): its workers and media processes end with it, whatever they are doing. A worker that computes sees its socket end
-(test_worker.c); one that does nothing any more has the kernel's signal (PR_SET_PDEATHSIG) alone."""
+"""Ends of one side, and what the other makes of it. The gateway is killed (SIGKILL): its workers and media processes end with it, whatever they are
+doing; a worker that computes sees its socket end (test_worker.c), one that does nothing any more has the kernel's signal (PR_SET_PDEATHSIG) alone. A
+worker that comes back as another is replaced."""
 import pathlib
 import threading
 
@@ -60,3 +61,15 @@ def test_real_worker_at_work_dies_with_its_gateway(figure, size):
         ask(s)
     assert wait_until(lambda: requests.get(s.url + "/healthz", timeout=5).json()["models"][0]["sequences"] > 0) is not None
     kill_and_see(s, s.children("worker") + s.children("media"), figure, size, "computing")
+
+
+def test_a_worker_that_comes_back_as_another_is_replaced():
+    """Not the whole server ended, which has served well until now."""
+    s = FakeServer(DEMO, "--no-auth", "--name", "demo")
+    s.script(start="other limits")
+    ask(s, seed=s.seeds["exit 139"])
+    assert s.log_has("other limits than before")
+    assert requests.get(s.url + "/livez", timeout=5).status_code == 200
+    s.script(start="ok")
+    assert wait_until(lambda: requests.get(s.url + "/readyz", timeout=5).status_code == 200, 15) is not None
+    assert s.stop() == 0

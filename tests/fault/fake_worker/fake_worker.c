@@ -41,10 +41,11 @@ enum start {
     START_WRONG_HASH,
     START_HELLO_TWICE,
     START_GARBAGE,
+    START_OTHER_LIMITS,
     STARTS
 };
-static const char *const start_words[STARTS] = {"ok",   "exit 1",        "exit 78",    "exit 139",    "never hello",
-                                                "hang", "wrong version", "wrong hash", "hello twice", "garbage"};
+static const char *const start_words[STARTS] = {
+    "ok", "exit 1", "exit 78", "exit 139", "never hello", "hang", "wrong version", "wrong hash", "hello twice", "garbage", "other limits"};
 
 /* All but ANSWER, QUEUE, SLOW and the exit at once come after BEFORE_FAULT tokens. */
 enum submit {
@@ -382,6 +383,10 @@ static void start(void)
         break;
     case START_WRONG_HASH:
         put_hello(FRAME_VERSION, 1);
+        break;
+    case START_OTHER_LIMITS: /* as of another model, whose hash is the same */
+        w.hello.vocab++;
+        put_hello(FRAME_VERSION, 0);
         break;
     case START_HELLO_TWICE:
         put_hello(FRAME_VERSION, 0);
