@@ -35,7 +35,7 @@ static struct http_request *request_new(struct http_conn *c)
     r->conn = c;
     r->begun_ms = loop_now_ms(c->server->loop);
     r->sent_before = c->sent;
-    r->body_max = c->server->config.limits.body_bytes;
+    r->body_max = c->limits->l.body_bytes;
     c->request = r;
     c->server->n_requests++;
     buf_init(&r->extra, MAX_EXTRA_BYTES);
@@ -169,7 +169,7 @@ static void request_go(struct http_request *r)
         return;
     }
     c->state = CONN_BODY;
-    conn_deadline(c, s->config.limits.body_ms);
+    conn_deadline(c, c->limits->l.body_ms);
     if (r->state == REQUEST_READING && r->head.expects_continue) buf_puts(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
     if (r->state != REQUEST_READING && c->close_after) request_whole(r); /* the rest is left unread */
 }
@@ -478,7 +478,7 @@ int http_stream_write(struct http_request *r, const void *p, size_t n)
 {
     CHECK(r->state == REQUEST_STREAM);
     struct http_conn *c = r->conn;
-    size_t max = (size_t)c->server->config.limits.stream_bytes;
+    size_t max = (size_t)c->limits->l.stream_bytes;
     if (conn_unsent(c) > max) conn_send(c);
     if (conn_unsent(c) > max) return -ERR_LIMIT;
     if (n == 0) return 0;

@@ -55,8 +55,11 @@ void http_config_init(struct http_config *c); /* 127.0.0.1:8080, default limits 
 MUST_USE int http_new(struct http_server **out, struct loop *l, const struct http_config *c, struct err *e);
 /* Cuts what is open (on_gone is called). Accepts NULL. */
 void http_free(struct http_server *s);
-/* For requests and connections from now on. */
-void http_set_limits(struct http_server *s, const struct limits *l);
+/* For requests and connections from now on: a request that has begun keeps the limits it began with. -ERR_MEMORY: nothing is changed. */
+MUST_USE int http_set_limits(struct http_server *s, const struct limits *l, struct err *e);
+/* For connections from now on; c belongs to the server. Only for one that serves TLS. */
+struct tls_context;
+void http_set_tls(struct http_server *s, struct tls_context *c);
 void http_set_trusted_proxies(struct http_server *s, const struct ip_nets *nets);
 uint16_t http_port(const struct http_server *s);
 /* No new connections from now on; idle ones are closed, others after their answer. */

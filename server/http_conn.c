@@ -71,6 +71,21 @@ void conn_kill(struct http_conn *c)
     accept_resume(s);
 }
 
+static void limits_release(struct http_limits *l)
+{
+    if (l && --l->refs == 0) free(l);
+}
+
+/* Before a request begins. */
+static void limits_renew(struct http_conn *c)
+{
+    struct http_limits *newest = c->server->limits;
+    if (c->limits == newest) return;
+    limits_release(c->limits);
+    newest->refs++;
+    c->limits = newest;
+}
+
 static void conn_free(struct http_conn *c)
 {
     if (c->request) request_free(c->request);
@@ -81,6 +96,7 @@ static void conn_free(struct http_conn *c)
     if (c->next) c->next->prev = c->prev;
     buf_free(&c->in);
     buf_free(&c->out);
+    limits_release(c->limits);
     free(c);
 }
 
@@ -92,7 +108,7 @@ static void deadline_passed(void *ctx)
     bool sending = c->state == CONN_REQUEST;
     if (sending && c->sent - c->sent_mark >= SEND_MARK_BYTES) {
         c->sent_mark = c->sent;
-        conn_deadline(c, c->server->config.limits.write_ms);
+        conn_deadline(c, c->limits->l.write_ms);
         return;
     }
     conn_kill(c);
@@ -168,11 +184,11 @@ static bool conn_reads(const struct http_conn *c)
 static void conn_header(struct http_conn *c)
 {
     if (!c->begun && c->in.len > 0) { /* a new connection's time runs from its start */
-        int64_t ms = c->server->config.limits.header_ms;
+        int64_t ms = c->limits->l.header_ms;
         c->begun = true;
         if (c->deadline.at_ms > loop_now_ms(c->server->loop) + ms) conn_deadline(c, ms);
     }
-    int rc = http_head_scan(&c->scan, c->in.data ? c->in.data : "", c->in.len, &c->server->config.limits);
+    int rc = http_head_scan(&c->scan, c->in.data ? c->in.data : "", c->in.len, &c->limits->l);
     if (rc) request_begin(c, rc);
 }
 
@@ -185,7 +201,10 @@ static void conn_input(struct http_conn *c, const char *p, size_t n)
     }
     size_t used = c->state == CONN_BODY ? request_body(c->request, p, n) : 0;
     if (used == n || c->state == CONN_DEAD) return;
-    if (c->in.max == 0) buf_init(&c->in, (size_t)c->server->config.limits.header_bytes + SCRATCH_BYTES);
+    if (c->in.max == 0) {
+        if (c->state == CONN_HEAD && !c->begun) limits_renew(c);
+        buf_init(&c->in, (size_t)c->limits->l.header_bytes + SCRATCH_BYTES);
+    }
     if (buf_append(&c->in, p + used, n - used)) {
         conn_kill(c);
         return;
@@ -254,9 +273,12 @@ static void conn_answered(struct http_conn *c)
         c->begun = false;
         c->scan = (struct http_scan){0};
         conn_deadline(c, c->server->config.limits.idle_ms);
-        if (c->in.len)
+        limits_renew(c);
+        if (c->in.len) {
+            if (c->in.max < (size_t)c->limits->l.header_bytes + SCRATCH_BYTES)
+                c->in.max = (size_t)c->limits->l.header_bytes + SCRATCH_BYTES;
             conn_header(c);
-        else
+        } else
             buf_free(&c->in);
     }
     conn_work_later(c);
@@ -268,7 +290,7 @@ static void conn_watch_sending(struct http_conn *c)
     bool waiting = conn_unsent(c) > 0, watched = c->deadline.place != 0;
     if (waiting && !watched) {
         c->sent_mark = c->sent;
-        conn_deadline(c, c->server->config.limits.write_ms);
+        conn_deadline(c, c->limits->l.write_ms);
     } else if (!waiting && watched)
         conn_deadline(c, 0);
 }
@@ -370,6 +392,8 @@ static void conn_start(struct http_server *s, int fd, const struct sockaddr_stor
         return;
     }
     c->server = s;
+    c->limits = s->limits;
+    c->limits->refs++;
     c->fd = fd;
     c->ip = ip_of(from);
     c->deadline = (struct loop_timer){.fn = deadline_passed, .ctx = c};
@@ -381,6 +405,7 @@ static void conn_start(struct http_server *s, int fd, const struct sockaddr_stor
     if (!ok) {
         conn_uncount(c);
         tls_session_free(c->tls);
+        limits_release(c->limits);
         close(fd);
         free(c);
         return;
@@ -502,6 +527,7 @@ int http_new(struct http_server **out, struct loop *l, const struct http_config 
     s->accept_again = (struct loop_timer){.fn = accept_again, .ctx = s};
     s->scratch = malloc(SCRATCH_BYTES);
     int rc = s->scratch ? counts_new(&s->per_ip, e) : err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc) rc = http_set_limits(s, &c->limits, e);
     if (!rc && c->tls_cert) rc = tls_context_new(&s->tls, c->tls_cert, c->tls_key, e);
     if (!rc) rc = http_listen(s, e);
     if (rc) {
@@ -528,13 +554,27 @@ void http_free(struct http_server *s)
     loop_timer_clear(s->loop, &s->accept_again);
     counts_free(s->per_ip);
     tls_context_free(s->tls);
+    limits_release(s->limits);
     free(s->scratch);
     free(s);
 }
 
-void http_set_limits(struct http_server *s, const struct limits *l)
+int http_set_limits(struct http_server *s, const struct limits *l, struct err *e)
 {
+    struct http_limits *newest = malloc(sizeof *newest);
+    if (!newest) return err_set(e, ERR_MEMORY, "out of memory");
+    *newest = (struct http_limits){.l = *l, .refs = 1};
+    limits_release(s->limits);
+    s->limits = newest;
     s->config.limits = *l;
+    return 0;
+}
+
+void http_set_tls(struct http_server *s, struct tls_context *c)
+{
+    CHECK(s->tls != NULL);
+    tls_context_free(s->tls); /* sessions hold on to it */
+    s->tls = c;
 }
 
 void http_set_trusted_proxies(struct http_server *s, const struct ip_nets *nets)

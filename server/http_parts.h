@@ -24,8 +24,15 @@ enum conn_state {
     CONN_DEAD
 };
 
+/* One set of limits, held by the server (the newest) and by the connections whose request began under it. */
+struct http_limits {
+    struct limits l;
+    unsigned refs;
+};
+
 struct http_conn {
     struct http_server *server;
+    struct http_limits *limits; /* of the request that is there, or of the last one */
     enum conn_state state;
     int fd;
     struct tls_session *tls;
@@ -88,7 +95,8 @@ struct http_request {
 };
 
 struct http_server {
-    struct http_config config;
+    struct http_config config; /* its limits are the newest */
+    struct http_limits *limits;
     struct loop *loop;
     struct tls_context *tls;
     int listen_fd;

@@ -20,10 +20,12 @@ struct tls_context {
     gnutls_certificate_credentials_t credentials;
     gnutls_priority_t priority;
     gnutls_datum_t ticket_key;
+    unsigned refs; /* its owner's and one a session */
 };
 
 struct tls_session {
     gnutls_session_t session;
+    struct tls_context *context;
     bool established;
 };
 
@@ -126,6 +128,7 @@ int tls_context_new(struct tls_context **out, const char *cert_path, const char 
 {
     struct tls_context *c = *out = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
+    c->refs = 1;
     int tls_rc = gnutls_certificate_allocate_credentials(&c->credentials);
     if (!tls_rc) tls_rc = gnutls_priority_init(&c->priority, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE", NULL);
     if (!tls_rc) tls_rc = gnutls_session_ticket_key_generate(&c->ticket_key);
@@ -139,7 +142,7 @@ int tls_context_new(struct tls_context **out, const char *cert_path, const char 
 
 void tls_context_free(struct tls_context *c)
 {
-    if (!c) return;
+    if (!c || --c->refs) return;
     if (c->credentials) gnutls_certificate_free_credentials(c->credentials);
     if (c->priority) gnutls_priority_deinit(c->priority);
     gnutls_free(c->ticket_key.data);
@@ -163,6 +166,8 @@ struct tls_session *tls_session_new(struct tls_context *c, int fd)
         return NULL;
     }
     gnutls_transport_set_int(s->session, fd);
+    s->context = c;
+    c->refs++;
     return s;
 }
 
@@ -171,6 +176,7 @@ void tls_session_free(struct tls_session *s)
     if (!s) return;
     if (s->established) gnutls_bye(s->session, GNUTLS_SHUT_WR);
     gnutls_deinit(s->session);
+    tls_context_free(s->context);
     free(s);
 }
 

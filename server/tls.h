@@ -15,7 +15,8 @@ struct tls_session;
 /* cert: the certificate and its chain; key: its private key, without a passphrase. -ERR_INPUT names the file: it cannot be read or understood, the
  * two do not belong together, the certificate has expired or is not valid yet. Warns of a key that others may read, and of the last days. */
 MUST_USE int tls_context_new(struct tls_context **out, const char *cert_path, const char *key_path, struct err *e);
-void tls_context_free(struct tls_context *c); /* accepts NULL; sessions must be gone */
+/* Accepts NULL. Sessions that are still there keep what they need of it until they are gone. */
+void tls_context_free(struct tls_context *c);
 
 struct tls_session *tls_session_new(struct tls_context *c, int fd); /* NULL: no memory */
 void tls_session_free(struct tls_session *s);                       /* says goodbye if that does not block; accepts NULL */

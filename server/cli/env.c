@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "base/str.h"
 
 static const char *env_get(const char *name)
 {
@@ -52,4 +55,15 @@ const char *env_runtime_dir(void)
 {
     const char *xdg = env_get("XDG_RUNTIME_DIR"), *tmp = env_get("TMPDIR");
     return xdg ? xdg : tmp ? tmp : "/tmp";
+}
+
+int env_take_listen_fds(void)
+{
+    const char *pid = env_get("LISTEN_PID"), *fds = env_get("LISTEN_FDS");
+    int64_t for_pid = 0, n = 0;
+    bool ours = pid && fds && str_parse_int64(pid, 1, INT32_MAX, &for_pid) && for_pid == getpid() && str_parse_int64(fds, 0, 1024, &n);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return ours ? (int)n : 0;
 }

@@ -21,5 +21,8 @@ bool env_terminal_moves(void);
 const char *env_home(void);
 /* Where short-lived private files go: XDG_RUNTIME_DIR, else TMPDIR, else /tmp. */
 const char *env_runtime_dir(void);
+/* systemd's socket activation: how many listening sockets were handed to this very process, descriptors from 3 on ($LISTEN_FDS, if $LISTEN_PID
+ * is us); 0: none. Takes both out of the environment, as our children have no such sockets. */
+int env_take_listen_fds(void);
 
 #endif

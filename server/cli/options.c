@@ -7,71 +7,65 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "server/cli/options_table.h"
+#include "server/ip.h"
 
-#define ON(c) (1u << COMMAND_##c)
 enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
-
-struct command_row {
-    const char *name, *args, *help;
-    bool internal; /* not listed in the program's help */
+enum {
+    RELOADS = MARK_RELOADS,
+    NO_KEY = MARK_NO_KEY,
+    ACCESS = MARK_ACCESS,
+    ENGINE = MARK_ENGINE,
+    LOG = MARK_LOG,
 };
 
-static const struct command_row commands[COMMANDS] = {
+const struct command_row option_commands[COMMANDS] = {
     [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, or demo)", false},
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | rotate ID | revoke ID", "make, list, rotate and revoke API keys", false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
+    [COMMAND_CONFIG] = {"config", "check FILE", "check a configuration file", false},
     [COMMAND_WORKER] = {"worker", "MODEL", "one model's engine (started by serve)", true},
     [COMMAND_MEDIA] = {"media", "", "picture decoder (started by serve)", true},
 };
 
-enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CHOICE, OPTION_IMAGES, OPTION_LIST };
-
-struct option_row {
-    unsigned commands;
-    const char *flag, *arg; /* OPTION_CHOICE: arg is "a|b|c" */
-    enum option_kind kind;
-    size_t field;
-    double min, max;
-    const char *initial; /* default, as it would be typed; NULL: none */
-    const char *help;
-};
-
 #define F(x) offsetof(struct options, x)
-static const struct option_row rows[] = {
-    {ON(SERVE) | ON(WORKER), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
+const struct option_row option_rows[] = {
+    {ON(SERVE) | ON(WORKER) | NO_KEY, "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
      "the model's id (default: the folder's name); one MODEL only"},
-    {ON(SERVE), "--listen", "HOST:PORT", OPTION_TEXT, F(listen), 0, 0, "127.0.0.1:8080",
-     "address to serve on; port 0 takes a free one"},
-    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
-     "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
-    {ON(SERVE), "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
-    {ON(SERVE), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
+    {ON(SERVE), "--listen", "HOST:PORT", OPTION_ADDRESS, F(listen), 0, 0, "127.0.0.1:8080", "address to serve on; port 0 takes a free one"},
+    {ON(SERVE) | ON(KEYS), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL, "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
+    {ON(SERVE) | ACCESS, "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
+    {ON(SERVE) | ACCESS | RELOADS, "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "the first key is in this file (or in $SPILLWAY_API_KEY)"},
-    {ON(SERVE), "--tls-cert", "FILE", OPTION_TEXT, F(tls_cert), 0, 0, NULL, "serve HTTPS with this certificate and its chain (PEM)"},
-    {ON(SERVE), "--tls-key", "FILE", OPTION_TEXT, F(tls_key), 0, 0, NULL, "the certificate's private key (PEM)"},
-    {ON(SERVE), "--trusted-proxy", "NETWORK", OPTION_LIST, F(trusted_proxies), 0, 0, NULL,
+    {ON(SERVE) | ACCESS | RELOADS, "--tls-cert", "FILE", OPTION_TEXT, F(tls_cert), 0, 0, NULL,
+     "serve HTTPS with this certificate and its chain (PEM)"},
+    {ON(SERVE) | ACCESS | RELOADS, "--tls-key", "FILE", OPTION_TEXT, F(tls_key), 0, 0, NULL, "the certificate's private key (PEM)"},
+    {ON(SERVE) | ACCESS | RELOADS, "--trusted-proxy", "NETWORK", OPTION_NETWORKS, F(trusted_proxies), 0, 0, NULL,
      "believe X-Forwarded-For of proxies in this network, such as 10.0.0.0/8; may be given several times"},
-    {ON(SERVE), "--allow-host", "NAME", OPTION_LIST, F(allow_hosts), 0, 0, NULL,
+    {ON(SERVE) | ACCESS | RELOADS, "--allow-host", "NAME", OPTION_NAMES, F(allow_hosts), 0, 0, NULL,
      "a name by which the server may be called; on a loopback address its own names are always allowed"},
-    {ON(SERVE), "--allow-origin", "ORIGIN", OPTION_LIST, F(allow_origins), 0, 0, NULL,
+    {ON(SERVE) | ACCESS | RELOADS, "--allow-origin", "ORIGIN", OPTION_ORIGINS, F(allow_origins), 0, 0, NULL,
      "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
     {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz, which the API refuses"},
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
     {ON(KEYS), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
-    {ON(SERVE), "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
+    {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
-    {ON(SERVE), "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
-    {LOG_COMMANDS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info", "what standard error tells"},
-    {LOG_COMMANDS, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text", "lines of text, or one JSON object a line"},
-    {MODEL_COMMANDS, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
-    {MODEL_COMMANDS, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
-    {MODEL_COMMANDS, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
-    {ON(SERVE) | ON(WORKER), "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0", "tokens the KV cache holds; 0: by the model"},
+    {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
+    {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
+     "what standard error tells"},
+    {LOG_COMMANDS | LOG, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text",
+     "lines of text, or one JSON object a line"},
+    {MODEL_COMMANDS | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
+    {MODEL_COMMANDS | ENGINE, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
+    {MODEL_COMMANDS | ENGINE, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
+    {ON(SERVE) | ON(WORKER) | ENGINE, "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0",
+     "tokens the KV cache holds; 0: by the model"},
     {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL,
      "no MODEL: random weights of a known shape"},
     {ON(CHAT), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "the model to ask a URL for (default: the first it lists)"},
@@ -92,9 +86,46 @@ static const struct option_row rows[] = {
      "rendered, trusted prompt; <image> marks are filled in order"},
     {ON(LOGITS), "--messages", "FILE", OPTION_TEXT, F(messages_file), 0, 0, NULL, "OpenAI messages (JSON array)"},
     {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL, "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
-    {(1u << COMMANDS) - 1, "--help", NULL, OPTION_FLAG, F(help), 0, 0, NULL, "this page"},
+    {ON(SERVE) | NO_KEY, "--config", "FILE", OPTION_TEXT, F(config), 0, 0, NULL,
+     "read options from this YAML file; the command line wins (spillway config check FILE; docs/configuration.md)"},
+    {ON(SERVE) | NO_KEY, "--print-config", NULL, OPTION_FLAG, F(print_config), 0, 0, NULL,
+     "print the configuration in effect as such a file, and leave"},
+    {((1u << COMMANDS) - 1) | NO_KEY, "--help", NULL, OPTION_FLAG, F(help), 0, 0, NULL, "this page"},
+    {ON(SERVE) | NO_KEY, "--help-all", NULL, OPTION_FLAG, F(help_all), 0, 0, NULL, "this page, and the limits"},
 };
-enum { N_ROWS = sizeof rows / sizeof rows[0] };
+const size_t n_option_rows = sizeof option_rows / sizeof option_rows[0];
+
+bool option_is_on(const struct option_row *r, enum command c)
+{
+    return r->commands >> c & 1;
+}
+
+bool option_is_key(const struct option_row *r)
+{
+    return option_is_on(r, COMMAND_SERVE) && !(r->commands & MARK_NO_KEY);
+}
+
+bool option_is_list(const struct option_row *r)
+{
+    return r->kind == OPTION_NAMES || r->kind == OPTION_NETWORKS || r->kind == OPTION_ORIGINS;
+}
+
+char *option_key(const char *flag, char out[OPTIONS_KEY_BYTES])
+{
+    CHECK(str_starts_with(flag, "--") && strlen(flag) - 2 < OPTIONS_KEY_BYTES);
+    size_t n = 0;
+    for (const char *p = flag + 2; *p; p++) out[n++] = *p == '-' ? '_' : *p;
+    out[n] = '\0';
+    return out;
+}
+
+const struct option_list *option_list_of(const struct option_row *r, const struct options *o)
+{
+    CHECK(option_is_list(r));
+    return (const struct option_list *)(const void *)((const char *)o + r->field);
+}
+
+/* --- values --- */
 
 static bool choice_allowed(const char *choices, const char *value)
 {
@@ -114,14 +145,70 @@ static int parse_real(const char *s, double min, double max, double *out)
     return 0;
 }
 
-static int option_set(const struct option_row *r, struct options *o, const char *value, struct err *e)
+int options_listen(const char *text, char host[OPTIONS_HOST_BYTES], uint16_t *port)
+{
+    const char *colon = strrchr(text, ':');
+    int64_t number;
+    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &number)) return -ERR_INPUT;
+    size_t n = (size_t)(colon - text);
+    if (n >= 2 && text[0] == '[' && text[n - 1] == ']') { /* [::1]:8080 */
+        text++;
+        n -= 2;
+    }
+    if (n == 0 || n >= OPTIONS_HOST_BYTES) return -ERR_INPUT;
+    memcpy(host, text, n);
+    host[n] = '\0';
+    if (strcmp(host, "localhost") == 0) strcpy(host, "127.0.0.1");
+    struct ip ip;
+    if (!ip_parse(host, strlen(host), &ip)) return -ERR_INPUT;
+    *port = (uint16_t)number;
+    return 0;
+}
+
+bool options_loopback(const char *host)
+{
+    return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
+}
+
+static int list_check(const struct option_row *r, const char *value, struct err *e)
+{
+    if (r->kind == OPTION_NETWORKS) {
+        struct ip_nets nets = {.n = 0};
+        int rc = ip_nets_add(&nets, value, e);
+        return rc ? err_prefix(e, "%s", r->flag) : 0;
+    }
+    bool fine = strcmp(value, "*") == 0 || (strstr(value, "://") && !value[strcspn(value, " \t\r\n")] && !str_ends_with(value, "/"));
+    if (r->kind == OPTION_ORIGINS && !fine)
+        return err_set(e, ERR_INPUT, "%s: '%s' is not an origin such as https://example.org", r->flag, value);
+    return 0;
+}
+
+static int list_add(const struct option_row *r, struct options *o, const char *value, struct err *e)
+{
+    struct option_list *list = (struct option_list *)(void *)((char *)o + r->field);
+    if (!*value) return err_set(e, ERR_INPUT, "%s: is empty", r->flag);
+    int rc = list_check(r, value, e);
+    if (rc) return rc;
+    if (list->n == OPTIONS_MAX_LIST) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_LIST);
+    list->items[list->n++] = value;
+    return 0;
+}
+
+int option_set(const struct option_row *r, struct options *o, const char *value, struct err *e)
 {
     void *field = (char *)o + r->field;
+    char host[OPTIONS_HOST_BYTES];
+    uint16_t port;
     switch (r->kind) {
     case OPTION_FLAG:
         *(bool *)field = true;
         return 0;
     case OPTION_TEXT:
+        *(const char **)field = value;
+        return 0;
+    case OPTION_ADDRESS:
+        if (options_listen(value, host, &port))
+            return err_set(e, ERR_INPUT, "%s: '%s' is not HOST:PORT with a numeric address", r->flag, value);
         *(const char **)field = value;
         return 0;
     case OPTION_CHOICE:
@@ -136,12 +223,10 @@ static int option_set(const struct option_row *r, struct options *o, const char 
         if (parse_real(value, r->min, r->max, field))
             return err_set(e, ERR_INPUT, "%s: '%s' is not a number from %g to %g", r->flag, value, r->min, r->max);
         return 0;
-    case OPTION_LIST: {
-        struct option_list *list = field;
-        if (list->n == OPTIONS_MAX_LIST) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_LIST);
-        list->items[list->n++] = value;
-        return 0;
-    }
+    case OPTION_NAMES:
+    case OPTION_NETWORKS:
+    case OPTION_ORIGINS:
+        return list_add(r, o, value, e);
     case OPTION_IMAGES:
         if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);
         o->images[o->n_images++] = value;
@@ -150,10 +235,14 @@ static int option_set(const struct option_row *r, struct options *o, const char 
     return err_set(e, ERR_INTERNAL, "%s: unknown kind", r->flag);
 }
 
+/* --- command lines --- */
+
 static const struct option_row *option_find(enum command c, const char *word, size_t n)
 {
-    for (int i = 0; i < N_ROWS; i++)
-        if ((rows[i].commands >> c & 1) && strlen(rows[i].flag) == n && memcmp(rows[i].flag, word, n) == 0) return &rows[i];
+    if (n == 2 && memcmp(word, "-h", 2) == 0) return option_find(c, "--help", 6);
+    for (size_t i = 0; i < n_option_rows; i++)
+        if (option_is_on(&option_rows[i], c) && strlen(option_rows[i].flag) == n && memcmp(option_rows[i].flag, word, n) == 0)
+            return &option_rows[i];
     return NULL;
 }
 
@@ -176,7 +265,9 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
         return limit_rc ? limit_rc : equals ? 1 : 2;
     }
     const struct option_row *r = option_find(c, word, n_flag);
-    if (!r) return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, commands[c].name, commands[c].name);
+    const char *name = option_commands[c].name;
+    if (!r) return err_set(e, ERR_INPUT, "%s: unknown option of '%s' (see spillway %s --help)", word, name, name);
+    o->given[r - option_rows] = true;
     if (r->kind == OPTION_FLAG) {
         if (equals) return err_set(e, ERR_INPUT, "%s takes no value", r->flag);
         return option_set(r, o, NULL, e) ? -ERR_INPUT : 1;
@@ -186,15 +277,23 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
     return rc ? rc : equals ? 1 : 2;
 }
 
-int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
+void options_init(enum command c, struct options *o)
 {
+    CHECK(n_option_rows <= OPTIONS_MAX_ROWS);
     *o = (struct options){.temperature = -1};
     limits_init(&o->limits);
-    for (int i = 0; i < N_ROWS; i++) {
-        if (!(rows[i].commands >> c & 1) || !rows[i].initial) continue;
-        int rc = option_set(&rows[i], o, rows[i].initial, e);
+    for (size_t i = 0; i < n_option_rows; i++) {
+        if (!option_is_on(&option_rows[i], c) || !option_rows[i].initial) continue;
+        int rc = option_set(&option_rows[i], o, option_rows[i].initial, NULL);
         CHECK(rc == 0);
     }
+}
+
+int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e)
+{
+    options_init(c, o);
+    o->argc = argc;
+    o->argv = argv;
     bool options_end = false;
     for (int i = 0; i < argc;) {
         if (!options_end && strcmp(argv[i], "--") == 0) {
@@ -212,40 +311,24 @@ int options_parse(enum command c, int argc, char **argv, struct options *o, stru
     return 0;
 }
 
+int options_check_serve(const struct options *o, struct err *e)
+{
+    char host[OPTIONS_HOST_BYTES];
+    uint16_t port;
+    CHECK(options_listen(o->listen, host, &port) == 0); /* checked when it was set */
+    if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
+    if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
+    if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
+        return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);
+    return 0;
+}
+
 int options_command(const char *name, enum command *out)
 {
     for (int i = 0; i < COMMANDS; i++) {
-        if (strcmp(commands[i].name, name) != 0) continue;
+        if (strcmp(option_commands[i].name, name) != 0) continue;
         *out = (enum command)i;
         return 0;
     }
     return -ERR_NOT_FOUND;
-}
-
-void options_help(enum command c, FILE *f)
-{
-    fprintf(f, "usage: spillway %s%s%s [options]\n%s\n\noptions:\n", commands[c].name, *commands[c].args ? " " : "", commands[c].args,
-            commands[c].help);
-    for (int i = 0; i < N_ROWS; i++) {
-        const struct option_row *r = &rows[i];
-        if (!(r->commands >> c & 1)) continue;
-        char left[64];
-        snprintf(left, sizeof left, "%s%s%s", r->flag, r->arg ? " " : "", r->arg ? r->arg : "");
-        fprintf(f, "  %-26s %s", left, r->help);
-        if (r->initial) fprintf(f, " (default %s)", r->initial);
-        fprintf(f, "\n");
-    }
-    if (c == COMMAND_SERVE) fprintf(f, "\nlimits:\n");
-    for (size_t i = 0; c == COMMAND_SERVE && i < n_limit_rows; i++) {
-        const struct limit_row *r = &limit_rows[i];
-        fprintf(f, "  %-26s %s (default %s)\n", r->flag, r->help, r->initial);
-    }
-}
-
-void options_help_all(FILE *f)
-{
-    fprintf(f, "usage: spillway COMMAND [options]\n\ncommands:\n");
-    for (int i = 0; i < COMMANDS; i++)
-        if (!commands[i].internal) fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].help);
-    fprintf(f, "\nspillway COMMAND --help tells a command's options; spillway --version the version.\n");
 }

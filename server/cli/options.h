@@ -1,4 +1,5 @@
-/* Options: the one table of commands and flags. It parses command lines and prints every --help.
+/* Options: the one table of commands and flags. It parses command lines and the configuration file (options_config.h), and prints every
+ * --help, the manual page, completions and docs/configuration.md (options_docs.h).
  *
  * Limits are a table of their own (server/limits.c) whose rows are options of `serve`.
  * A row is an option: which commands take it, flag, argument, range or choices, default, help. Adding an option is one
@@ -21,12 +22,20 @@ enum command {
     COMMAND_LOGITS,
     COMMAND_KEYS,
     COMMAND_CHAT,
+    COMMAND_CONFIG,
     COMMAND_WORKER, /* started by serve; its socket is descriptor 3 */
     COMMAND_MEDIA,  /* started by serve; its socket is descriptor 3 */
     COMMANDS
 };
 
-enum { OPTIONS_MAX_ARGS = 64, OPTIONS_MAX_IMAGES = 20, OPTIONS_MAX_LIST = 64 };
+enum {
+    OPTIONS_MAX_ARGS = 64,
+    OPTIONS_MAX_IMAGES = 20,
+    OPTIONS_MAX_LIST = 64,
+    OPTIONS_MAX_ROWS = 128,
+    OPTIONS_KEY_BYTES = 64,
+    OPTIONS_HOST_BYTES = 64
+};
 
 /* An option that may be given several times. */
 struct option_list {
@@ -39,7 +48,15 @@ struct options {
     int n_args;
     const char *images[OPTIONS_MAX_IMAGES];
     int n_images;
-    bool help;
+    const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
+    bool help, help_all;
+
+    int argc; /* what was parsed; borrowed */
+    char **argv;
+    bool given[OPTIONS_MAX_ROWS]; /* rows that the command line has set */
+    const char *config;
+    bool print_config;
+    int n_inherited; /* listening sockets that systemd handed down: descriptors from 3 on */
 
     const char *name, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins;
@@ -61,12 +78,18 @@ struct options {
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
 };
 
+void options_init(enum command c, struct options *o); /* all defaults */
 /* argv[0] is the first word after the command. Fills defaults first. -ERR_INPUT names the flag (exit code 2). */
 MUST_USE int options_parse(enum command c, int argc, char **argv, struct options *o, struct err *e);
+/* What must hold between options of `serve`. */
+MUST_USE int options_check_serve(const struct options *o, struct err *e);
+/* "127.0.0.1:8080", "[::1]:8080", "localhost:0" -> numeric host and port. -ERR_INPUT without a message. */
+MUST_USE int options_listen(const char *text, char host[OPTIONS_HOST_BYTES], uint16_t *port);
+bool options_loopback(const char *host);
 /* -ERR_NOT_FOUND if there is no such command. */
 MUST_USE int options_command(const char *name, enum command *out);
-/* Synopsis, arguments and options of one command, or of the whole program. */
-void options_help(enum command c, FILE *f);
-void options_help_all(FILE *f);
+/* Synopsis, examples and options of one command; limits only with `all` where there are any. Or of the whole program. */
+void options_help(enum command c, bool all, FILE *f);
+void options_help_program(FILE *f);
 
 #endif

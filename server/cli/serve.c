@@ -2,9 +2,10 @@
  *
  * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media
  * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
- * reason. SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
+ * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -25,63 +26,24 @@
 #include "server/cli/model_path.h"
 #include "server/completion.h"
 #include "server/api/endpoint.h"
+#include "server/cli/serve_parts.h"
 #include "server/gateway.h"
 
+enum { INHERITED_FD = 3 /* systemd's first */ };
 enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500 };
 
-struct serve {
-    struct gateway g;
-    const struct options *o;
-    char host[64], data[4096];
-    uint16_t port;
-    char first_key[ACCOUNTS_TOKEN_BYTES]; /* "" if there was one already */
-    struct loop_timer refresh, drain;
-    struct loop_watch *signals;
-    int signal_fd;
-    int64_t drain_until_ms;
-    bool ready, cut;    /* cut: draining took too long */
-    struct err failure; /* why the loop was stopped; ERR_NONE: on request */
-};
-
-static int parse_listen(struct serve *s, struct err *e)
+/* The address to serve on: the option's, or that of the socket that systemd handed down. */
+static int find_address(struct serve *s, struct err *e)
 {
-    const char *text = s->o->listen, *colon = strrchr(text, ':');
-    int64_t port;
-    if (!colon || !str_parse_int64(colon + 1, 0, 65535, &port)) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", text);
-    size_t n = (size_t)(colon - text);
-    if (n >= 2 && text[0] == '[' && text[n - 1] == ']') { /* [::1]:8080 */
-        text++;
-        n -= 2;
-    }
-    if (n >= sizeof s->host) return err_set(e, ERR_INPUT, "--listen: '%s' is not HOST:PORT", s->o->listen);
-    memcpy(s->host, text, n);
-    if (strcmp(s->host, "localhost") == 0) strcpy(s->host, "127.0.0.1");
-    s->port = (uint16_t)port;
+    if (!s->o->n_inherited) return options_listen(s->o->listen, s->host, &s->port);
+    struct sockaddr_storage a = {0};
+    socklen_t n = sizeof a;
+    if (getsockname(INHERITED_FD, (struct sockaddr *)&a, &n) || (a.ss_family != AF_INET && a.ss_family != AF_INET6))
+        return err_set(e, ERR_INPUT, "the inherited descriptor %d is not a TCP socket", INHERITED_FD);
+    int rc = getnameinfo((struct sockaddr *)&a, n, s->host, sizeof s->host, NULL, 0, NI_NUMERICHOST);
+    if (rc) return err_set(e, ERR_IO, "the inherited socket's address: %s", gai_strerror(rc));
+    log_info("listening: on the socket that was handed down, in place of %s", s->o->listen);
     return 0;
-}
-
-static bool is_loopback(const char *host)
-{
-    return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
-}
-
-enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8 }; /* a longer one is seen to be too long */
-
-/* A file with the key and perhaps a line's end. */
-static int read_key_file(const char *path, char out[KEY_TEXT_BYTES], struct err *e)
-{
-    struct stat st;
-    if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 077))
-        log_warn("%s: other users may read or write the API key in it (mode %04o; chmod 600)", path, (unsigned)st.st_mode & 07777);
-    struct buf b;
-    buf_init(&b, 4096);
-    int rc = buf_read_file(&b, path, e);
-    while (!rc && b.len && (b.data[b.len - 1] == '\n' || b.data[b.len - 1] == '\r')) b.data[--b.len] = '\0';
-    if (!rc && (!b.len || strlen(b.data) != b.len)) rc = err_set(e, ERR_INPUT, "%s: there is no key in it", path);
-    if (!rc) snprintf(out, KEY_TEXT_BYTES, "%s", b.data);
-    if (b.data) explicit_bzero(b.data, b.len);
-    buf_free(&b);
-    return rc;
 }
 
 /* The configured key, or a new one if there is none that can be used. A configured one that was revoked is no reason not to serve the
@@ -91,10 +53,11 @@ static int first_key(struct serve *s, struct err *e)
     char given[KEY_TEXT_BYTES];
     const char *from = s->o->api_key_file ? s->o->api_key_file : "SPILLWAY_API_KEY";
     bool there = env_take_api_key(given, sizeof given); /* out of the environment in any case */
-    int rc = s->o->api_key_file ? read_key_file(s->o->api_key_file, given, e) : 0;
+    int rc = s->o->api_key_file ? serve_read_key(s->o->api_key_file, given, e) : 0;
     if (rc) return rc;
     if (s->o->api_key_file || there) {
         int64_t id = accounts_key_configure(s->g.accounts, given, e);
+        serve_mark_key(given, s->key_mark);
         explicit_bzero(given, sizeof given);
         if (id >= 0) return 0;
         if (id != -ERR_DENIED || accounts_key_count(s->g.accounts) == 0) return err_prefix(e, "%s", from);
@@ -121,7 +84,7 @@ static void refresh_fired(void *ctx)
 static int open_accounts(struct serve *s, struct err *e)
 {
     if (s->o->no_auth) {
-        if (!is_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
+        if (!options_loopback(s->host)) return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", s->host);
         char unused[KEY_TEXT_BYTES];
         (void)env_take_api_key(unused, sizeof unused); /* nobody below is to inherit it */
         explicit_bzero(unused, sizeof unused);
@@ -224,7 +187,7 @@ static void model_down(void *ctx, const struct err *why)
     serve_stop(serve_of(m), &e);
 }
 
-static int model_start(struct serve *s, const char *arg, struct err *e)
+static int model_start(struct serve *s, const char *arg, const char *name, struct err *e)
 {
     struct gateway *g = &s->g;
     if (g->n_models == GATEWAY_MAX_MODELS) return err_set(e, ERR_INPUT, "more than %d models", GATEWAY_MAX_MODELS);
@@ -235,7 +198,7 @@ static int model_start(struct serve *s, const char *arg, struct err *e)
     m->created_s = clock_wall_s();
     int rc = model_path_find(arg, m->path, sizeof m->path, e);
     if (rc) return rc;
-    const char *id = s->o->name ? s->o->name : model_path_id(arg, m->path);
+    const char *id = name ? name : model_path_id(arg, m->path);
     if (!*id || strlen(id) >= sizeof m->id || !utf8_valid(id, strlen(id)))
         return err_set(e, ERR_INPUT, "%s: no usable name; give --name", arg);
     for (size_t i = 0; i + 1 < g->n_models; i++)
@@ -256,9 +219,8 @@ static int model_start(struct serve *s, const char *arg, struct err *e)
 static int start_models(struct serve *s, struct err *e)
 {
     const struct options *o = s->o;
-    if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
-    int rc = o->n_args ? 0 : model_start(s, "demo", e);
-    for (int i = 0; i < o->n_args && !rc; i++) rc = model_start(s, o->args[i], e);
+    int rc = o->n_args ? 0 : model_start(s, "demo", o->name, e);
+    for (int i = 0; i < o->n_args && !rc; i++) rc = model_start(s, o->args[i], o->name ? o->name : o->arg_names[i], e);
     for (size_t i = 0; i < s->g.n_models && !rc; i++) {
         struct gateway_model *m = s->g.models[i];
         rc = prompt_model_open(&m->prompt, m->path, e);
@@ -295,6 +257,10 @@ static void signal_came(void *ctx, uint32_t events)
     struct serve *s = ctx;
     struct signalfd_siginfo info;
     if (read(s->signal_fd, &info, sizeof info) != (ssize_t)sizeof info) return;
+    if (info.ssi_signo == SIGHUP) {
+        if (!s->g.draining) serve_reload(s);
+        return;
+    }
     if (s->g.draining || !s->ready) {
         serve_stop(s, NULL);
         return;
@@ -314,6 +280,7 @@ static int watch_signals(struct serve *s, struct err *e)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (s->signal_fd < 0) return err_set(e, ERR_IO, "signalfd: %s", strerror(errno));
@@ -328,29 +295,6 @@ static void raise_descriptors(void)
     setrlimit(RLIMIT_NOFILE, &l); /* fewer streams at once if that is refused */
 }
 
-/* Whom the server speaks to, and by which names. */
-static int read_edge(struct serve *s, struct http_config *c, struct err *e)
-{
-    const struct options *o = s->o;
-    struct edge *g = &s->g.edge;
-    g->loopback = is_loopback(s->host);
-    for (size_t i = 0; i < o->allow_hosts.n; i++) g->hosts[g->n_hosts++] = o->allow_hosts.items[i];
-    for (size_t i = 0; i < o->allow_origins.n; i++) {
-        const char *origin = o->allow_origins.items[i];
-        if (strcmp(origin, "*") != 0 && (!strstr(origin, "://") || origin[strcspn(origin, " \t\r\n")] || str_ends_with(origin, "/")))
-            return err_set(e, ERR_INPUT, "--allow-origin: '%s' is not an origin such as https://example.org", origin);
-        g->origins[g->n_origins++] = origin;
-    }
-    for (size_t i = 0; i < o->trusted_proxies.n; i++) {
-        int rc = ip_nets_add(&c->trusted_proxies, o->trusted_proxies.items[i], e);
-        if (rc) return err_prefix(e, "--trusted-proxy");
-    }
-    if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
-    c->tls_cert = o->tls_cert;
-    c->tls_key = o->tls_key;
-    return 0;
-}
-
 static int listen_http(struct serve *s, struct err *e)
 {
     struct http_config c;
@@ -363,8 +307,12 @@ static int listen_http(struct serve *s, struct err *e)
     c.handle = gateway_handle;
     c.refuse = gateway_refuse;
     c.done = access_log_done;
-    int rc = read_edge(s, &c, e);
-    return rc ? rc : http_new(&s->g.http, s->g.loop, &c, e);
+    c.tls_cert = s->o->tls_cert;
+    c.tls_key = s->o->tls_key;
+    if (s->o->n_inherited) c.listen_fd = INHERITED_FD;
+    s->g.edge.loopback = options_loopback(s->host);
+    serve_config_edge(s->o, &s->g.edge, &c.trusted_proxies);
+    return http_new(&s->g.http, s->g.loop, &c, e);
 }
 
 static void media_ready(void *ctx)
@@ -392,7 +340,7 @@ static int serve_start(struct serve *s, struct err *e)
     s->g.started_ms = clock_boot_ms();
     s->g.default_max_tokens = s->o->default_max_tokens;
     s->g.limits = s->o->limits;
-    int rc = parse_listen(s, e);
+    int rc = find_address(s, e);
     if (!rc) rc = loop_new(&s->g.loop, e);
     if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
@@ -408,6 +356,7 @@ static void serve_close(struct serve *s)
 {
     struct gateway *g = &s->g;
     if (!g->loop) return;
+    s->closing = true;
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
     media_pool_free(g->media);
@@ -425,22 +374,50 @@ static void serve_close(struct serve *s)
     loop_free(g->loop);
 }
 
-int command_serve(const struct options *o)
+static int serve_run(struct serve *s, struct err *e)
 {
-    struct serve s = {.o = o, .signal_fd = -1};
-    struct err e = {0};
-    command_log(o, "gateway");
     log_start();
     raise_descriptors();
-    int rc = serve_start(&s, &e);
-    if (!rc) rc = loop_run(s.g.loop, &e);
-    if (!rc && s.failure.code) {
-        e = s.failure;
-        rc = -(int)e.code;
+    int rc = serve_start(s, e);
+    if (!rc) rc = loop_run(s->g.loop, e);
+    if (!rc && s->failure.code) {
+        *e = s->failure;
+        rc = -(int)e->code;
     }
-    serve_close(&s);
-    if (rc && log_format() == LOG_JSON) log_error("%s", e.msg);
+    serve_close(s);
+    if (rc && log_format() == LOG_JSON) log_error("%s", e->msg);
     log_stop(LAST_LINES_MS);
     if (rc && log_format() == LOG_JSON) return COMMAND_FAILED;
-    return rc ? command_error(&e) : COMMAND_OK;
+    return rc ? command_error(e) : COMMAND_OK;
+}
+
+static int print_config(const struct options *o)
+{
+    struct err e = {0};
+    return options_print_config(o, stdout, &e) ? command_error(&e) : COMMAND_OK;
+}
+
+int command_serve(const struct options *o)
+{
+    struct serve s = {.signal_fd = -1};
+    struct serve_config *start = NULL;
+    struct err e = {0};
+    int n_inherited = env_take_listen_fds(), code = COMMAND_FAILED;
+    int rc = n_inherited > 1 ? err_set(&e, ERR_INPUT, "%d sockets were handed down: only one is served", n_inherited) : 0;
+    if (!rc) rc = serve_config_new(&start, o->argc, o->argv, n_inherited, &e);
+    if (start && start->faults.n)
+        options_print_faults(&start->faults, o->config, stderr);
+    else if (rc)
+        code = command_error(&e);
+    else if (start->o.print_config)
+        code = print_config(&start->o);
+    else {
+        s.config = start;
+        s.o = &start->o;
+        command_log(s.o, "gateway");
+        code = serve_run(&s, &e);
+    }
+    if (s.config != start) serve_config_free(s.config);
+    serve_config_free(start);
+    return code;
 }

@@ -1,0 +1,149 @@
+/* Help: what `--help` prints, from the tables. Wrapped for a terminal of 80 columns; common options first, limits only when asked for. */
+#include <string.h>
+
+#include "server/cli/options_table.h"
+
+enum { LEFT = 28, WIDTH = 80 };
+
+const struct option_group option_groups[] = {
+    {0, "Options"},
+    {MARK_ACCESS, "Who may call"},
+    {MARK_ENGINE, "Models and engine"},
+    {MARK_LOG, "Log"},
+};
+const size_t n_option_groups = sizeof option_groups / sizeof option_groups[0];
+
+const char *const *option_examples(enum command c)
+{
+    static const char *const serve[] = {"# the built-in model on 127.0.0.1:8080",
+                                        "spillway serve",
+                                        "# two models, for other machines, over TLS",
+                                        "spillway serve ./SmolVLM-500M-Instruct ./SmolLM2-360M-Instruct \\\n"
+                                        "    --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem",
+                                        "# what a file and the command line come to",
+                                        "spillway serve --config spillway.yaml --print-config",
+                                        NULL};
+    static const char *const generate[] = {"# ask the built-in model about a picture",
+                                           "spillway generate demo --prompt \"What is shown?\" --image cat.jpg", NULL};
+    static const char *const tokenize[] = {"# count the tokens of a file", "spillway tokenize demo < text.txt", NULL};
+    static const char *const keys[] = {"# a key for a month, and for scripts", "spillway keys add alice --expires 30d --json",
+                                       "# a new secret for key 2; the old one holds for a day", "spillway keys rotate 2", NULL};
+    static const char *const config[] = {"# before a reload",
+                                         "spillway config check /etc/spillway/spillway.yaml && kill -HUP $(pidof spillway)", NULL};
+    static const char *const *const rows[COMMANDS] = {[COMMAND_SERVE] = serve,
+                                                      [COMMAND_GENERATE] = generate,
+                                                      [COMMAND_TOKENIZE] = tokenize,
+                                                      [COMMAND_KEYS] = keys,
+                                                      [COMMAND_CONFIG] = config};
+    return rows[c];
+}
+
+/* Words of `text` from column `at` on; lines after the first begin at column LEFT. Ends the line. */
+static void put_wrapped(FILE *f, size_t at, const char *text)
+{
+    while (*text) {
+        size_t n = strcspn(text, " ");
+        if (at > LEFT && at + n + 1 > WIDTH) {
+            fprintf(f, "\n%*s", LEFT, "");
+            at = LEFT;
+        }
+        fprintf(f, "%s%.*s", at > LEFT ? " " : "", (int)n, text);
+        at += n + (at > LEFT);
+        text += n;
+        text += strspn(text, " ");
+    }
+    fputc('\n', f);
+}
+
+static void put_row(FILE *f, const char *left, const char *help, const char *initial)
+{
+    char text[512];
+    snprintf(text, sizeof text, "%s%s%s%s", help, initial ? " (default " : "", initial ? initial : "", initial ? ")" : "");
+    size_t n = strlen(left) + 2;
+    fprintf(f, "  %s", left);
+    if (n + 2 > LEFT) {
+        fprintf(f, "\n%*s", LEFT, "");
+    } else
+        fprintf(f, "%*s", (int)(LEFT - n), "");
+    put_wrapped(f, LEFT, text);
+}
+
+static void put_option(FILE *f, const struct option_row *r)
+{
+    char left[128];
+    snprintf(left, sizeof left, "%s%s%s", r->flag, r->arg ? " " : "", r->arg ? r->arg : "");
+    put_row(f, left, r->help, r->initial);
+}
+
+static void put_examples(FILE *f, enum command c)
+{
+    const char *const *lines = option_examples(c);
+    if (!lines) return;
+    fprintf(f, "\nExamples:\n");
+    for (; *lines; lines++)
+        for (const char *p = *lines; *p;) {
+            size_t n = strcspn(p, "\n");
+            fprintf(f, "  %.*s\n", (int)n, p);
+            p += n + (p[n] == '\n');
+        }
+}
+
+static void put_group(FILE *f, enum command c, unsigned mark, const char *title)
+{
+    bool begun = false;
+    for (size_t i = 0; i < n_option_rows; i++) {
+        const struct option_row *r = &option_rows[i];
+        bool here = c != COMMAND_SERVE || (r->commands & MARK_GROUPS) == mark;
+        if (!option_is_on(r, c) || !here) continue;
+        if (!begun) fprintf(f, "\n%s:\n", title);
+        begun = true;
+        put_option(f, r);
+    }
+}
+
+void options_help(enum command c, bool all, FILE *f)
+{
+    const struct command_row *row = &option_commands[c];
+    fprintf(f, "usage: spillway %s%s%s [options]\n%s\n", row->name, *row->args ? " " : "", row->args, row->help);
+    put_examples(f, c);
+    for (size_t i = 0; i < (c == COMMAND_SERVE ? n_option_groups : 1); i++) put_group(f, c, option_groups[i].mark, option_groups[i].title);
+    if (c != COMMAND_SERVE) return;
+    if (!all) {
+        fprintf(
+            f, "\nLimits: %zu more options bound what requests, connections and workers may take;\nspillway serve --help-all lists them.\n",
+            n_limit_rows);
+        return;
+    }
+    fprintf(f, "\nLimits (sizes: 64KiB, 20MB; times: 10s, 500ms, 2m):\n");
+    for (size_t i = 0; i < n_limit_rows; i++) {
+        const struct limit_row *r = &limit_rows[i];
+        static const char *const units[] = {[LIMIT_COUNT] = "N", [LIMIT_BYTES] = "SIZE", [LIMIT_MS] = "TIME"};
+        char left[128];
+        snprintf(left, sizeof left, "%s %s", r->flag, units[r->unit]);
+        put_row(f, left, r->help, r->initial);
+    }
+}
+
+void options_help_program(FILE *f)
+{
+    fprintf(f, "usage: spillway COMMAND [options]\n"
+               "\n"
+               "Serves small language and vision-language models behind the OpenAI API.\n"
+               "\n"
+               "Commands:\n");
+    for (int i = 0; i < COMMANDS; i++)
+        if (!option_commands[i].internal) put_row(f, option_commands[i].name, option_commands[i].help, NULL);
+    fprintf(f, "\n"
+               "Examples:\n"
+               "  # serve the built-in model; the first start prints an API key\n"
+               "  spillway serve\n"
+               "  # ask it\n"
+               "  curl http://127.0.0.1:8080/v1/chat/completions -H \"Authorization: Bearer $KEY\" \\\n"
+               "      -H 'Content-Type: application/json' \\\n"
+               "      -d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n"
+               "  # the same in the terminal, without a server\n"
+               "  spillway generate demo --prompt Hello\n"
+               "\n"
+               "spillway COMMAND --help tells a command's options; spillway --version the version;\n"
+               "spillway --completion bash|zsh|fish prints completions for a shell.\n");
+}

@@ -1,0 +1,50 @@
+/* What serve.c (start, signals, end), serve_config.c (options, file, environment) and serve_reload.c (SIGHUP) share; nobody else includes it. */
+#ifndef SPILLWAY_SERVER_CLI_SERVE_PARTS_H
+#define SPILLWAY_SERVER_CLI_SERVE_PARTS_H
+
+#include "server/accounts/accounts.h"
+#include "server/cli/options_config.h"
+#include "server/gateway.h"
+#include "server/http.h"
+
+enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8, KEY_MARK_BYTES = 32 }; /* a longer key is seen to be too long */
+
+/* Command line and file, read together. */
+struct serve_config {
+    struct options o;
+    struct config_file *file; /* the options borrow from it; NULL: none was named */
+    struct config_faults faults;
+};
+
+struct serve {
+    struct gateway g;
+    const struct options *o;     /* of the start: what no reload changes */
+    struct serve_config *config; /* in effect: of the start, or of the last reload */
+    char host[64], data[4096];
+    uint16_t port;
+    char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
+    unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
+    struct loop_timer refresh, drain;
+    struct loop_watch *signals;
+    int signal_fd;
+    int64_t drain_until_ms;
+    bool ready, cut;       /* cut: draining took too long */
+    bool closing;          /* the loop has ended */
+    struct err failure;    /* why the loop was stopped; ERR_NONE: on request */
+    struct reload *reload; /* one that runs; NULL: none */
+    bool reload_again;     /* SIGHUP came meanwhile */
+};
+
+/* serve_config.c. 0, or -ERR_INPUT with either faults of the file or *e (an option). *out is set in any case but -ERR_MEMORY. */
+MUST_USE int serve_config_new(struct serve_config **out, int argc, char **argv, int n_inherited, struct err *e);
+void serve_config_free(struct serve_config *c); /* accepts NULL */
+/* Whom the server speaks to. `edge` borrows from o. */
+void serve_config_edge(const struct options *o, struct edge *edge, struct ip_nets *trusted_proxies);
+/* A file with the key and perhaps a line's end. */
+MUST_USE int serve_read_key(const char *path, char out[KEY_TEXT_BYTES], struct err *e);
+void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
+
+/* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
+void serve_reload(struct serve *s);
+
+#endif
