@@ -9,13 +9,14 @@
 #   make parity SEED=n     the parity tests on that seed
 #   make bench         speed and memory; see docs/performance.md
 #   make bench-faults  figures of the fault rows: key check, requests/s beside nginx, slowloris, idle streams (ARGS="--save NAME")
+#   make reference     docs/configuration.md anew, after a change of options or limits
 #   make format        clang-format over our C files
 JOBS ?= $(shell nproc)
 SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-faults format
+.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-faults format reference
 all: build
 
 setup:
@@ -74,6 +75,9 @@ bench: build
 bench-faults: build
 	@tools/setup --tests
 	build/venv/bin/python bench/faults.py $(ARGS)
+
+reference: build
+	build/spillway --reference > docs/configuration.md
 
 format:
 	clang-format -i $(SOURCES)

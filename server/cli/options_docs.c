@@ -39,12 +39,14 @@ static void man_row(FILE *f, const char *flag, const char *arg, const char *help
     fprintf(f, ".\n");
 }
 
-static void man_examples(FILE *f, enum command c)
+/* *any: there is text above. */
+static void man_examples(FILE *f, enum command c, bool *any)
 {
     const char *const *lines = option_examples(c);
     for (; lines && *lines; lines++) {
         if (**lines == '#') {
-            fprintf(f, ".PP\n");
+            fputs(*any ? ".PP\n" : "", f);
+            *any = true;
             man_text(f, *lines + 2);
             fprintf(f, ":\n");
             continue;
@@ -148,8 +150,9 @@ static void man_tail(FILE *f)
                ".SH \"EXIT STATUS\"\n"
                "0: done; 1: failed, the reason is on standard error; 2: wrong usage.\n"
                ".SH EXAMPLES\n");
+    bool any = false;
     for (int c = 0; c < COMMANDS; c++)
-        if (!option_commands[c].internal) man_examples(f, (enum command)c);
+        if (!option_commands[c].internal) man_examples(f, (enum command)c, &any);
 }
 
 void options_docs_man(FILE *f)
