@@ -28,13 +28,13 @@ const char *const *option_examples(enum command c)
     static const char *const tokenize[] = {"# count the tokens of a file", "spillway tokenize demo < text.txt", NULL};
     static const char *const keys[] = {"# a key for a month, and for scripts", "spillway keys add alice --expires 30d --json",
                                        "# a new secret for key 2; the old one holds for a day", "spillway keys rotate 2", NULL};
+    static const char *const chat[] = {"# talk with the built-in model; /help lists what can be said", "spillway chat",
+                                       "# with a model of a server that runs",
+                                       "spillway chat http://127.0.0.1:8080/v1 --api-key-file key.txt", NULL};
     static const char *const config[] = {"# before a reload",
                                          "spillway config check /etc/spillway/spillway.yaml && kill -HUP $(pidof spillway)", NULL};
-    static const char *const *const rows[COMMANDS] = {[COMMAND_SERVE] = serve,
-                                                      [COMMAND_GENERATE] = generate,
-                                                      [COMMAND_TOKENIZE] = tokenize,
-                                                      [COMMAND_KEYS] = keys,
-                                                      [COMMAND_CONFIG] = config};
+    static const char *const *const rows[COMMANDS] = {[COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize,
+                                                      [COMMAND_KEYS] = keys,   [COMMAND_CHAT] = chat,         [COMMAND_CONFIG] = config};
     return rows[c];
 }
 
@@ -141,8 +141,8 @@ void options_help_program(FILE *f)
                "  curl http://127.0.0.1:8080/v1/chat/completions -H \"Authorization: Bearer $KEY\" \\\n"
                "      -H 'Content-Type: application/json' \\\n"
                "      -d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n"
-               "  # the same in the terminal, without a server\n"
-               "  spillway generate demo --prompt Hello\n"
+               "  # or talk with it in the terminal\n"
+               "  spillway chat\n"
                "\n"
                "spillway COMMAND --help tells a command's options; spillway --version the version;\n"
                "spillway --completion bash|zsh|fish prints completions for a shell.\n");
