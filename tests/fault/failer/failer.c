@@ -31,6 +31,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/fault/failer/failer.h"
+
 enum { ROLES = 3, MAX_CALLS = 32, MAX_FDS = 4096 };
 
 /* The order is failer.py's CALLS. */
@@ -208,6 +210,31 @@ int posix_memalign(void **out, size_t align, size_t n)
     if (!p) return ENOMEM;
     *out = p;
     return 0;
+}
+
+/* --- for unit tests --- */
+
+void failer_fail_alloc(int64_t k, bool forever)
+{
+    atomic_store(&me->alloc_failed, 0);
+    int64_t at = atomic_load(&me->allocs) + k;
+    atomic_store(&me->alloc_last, forever ? INT64_MAX : at);
+    atomic_store(&me->alloc_from, k ? at : 0);
+}
+
+int64_t failer_failed(void)
+{
+    return atomic_load(&me->alloc_failed);
+}
+
+int64_t failer_allocs(void)
+{
+    return atomic_load(&me->allocs);
+}
+
+int64_t failer_blocks(void)
+{
+    return atomic_load(&me->blocks);
 }
 
 /* --- system calls --- */
