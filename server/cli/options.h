@@ -22,6 +22,7 @@ enum command {
     COMMAND_LOGITS,
     COMMAND_KEYS,
     COMMAND_CHAT,
+    COMMAND_DOCTOR,
     COMMAND_CONFIG,
     COMMAND_WORKER, /* started by serve; its socket is descriptor 3 */
     COMMAND_MEDIA,  /* started by serve; its socket is descriptor 3 */

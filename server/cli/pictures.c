@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,7 +24,8 @@ _Noreturn static void exec_media(int sock)
     _exit(127);
 }
 
-static int media_start(struct pictures *p, struct err *e)
+/* notes: of the process's hello; may be NULL. */
+static int media_start(struct pictures *p, char *notes, size_t n, struct err *e)
 {
     int s[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
@@ -47,6 +49,7 @@ static int media_start(struct pictures *p, struct err *e)
     struct media_hello hello;
     int rc = media_send_setup(p->sock, MAX_PIXELS, e);
     if (!rc) rc = media_recv_hello(p->sock, &hello, e);
+    if (!rc && notes) snprintf(notes, n, "%s", hello.notes);
     if (rc || !hello.err.code) return rc;
     *e = hello.err;
     return err_prefix(e, "picture decoder");
@@ -91,9 +94,17 @@ int pictures_decode(struct pictures *p, const char *const *files, size_t n, cons
     if (n == 0) return 0;
     p->replies = calloc(n, sizeof *p->replies);
     p->grids = calloc(n, sizeof *p->grids);
-    int rc = p->replies && p->grids ? media_start(p, e) : err_set(e, ERR_MEMORY, "out of memory");
+    int rc = p->replies && p->grids ? media_start(p, NULL, 0, e) : err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; !rc && i < n; i++) rc = decode_file(p, files[i], settings, detail_low, e);
     if (rc) pictures_close(p);
+    return rc;
+}
+
+int pictures_try_cage(char *notes, size_t n, struct err *e)
+{
+    struct pictures p = {.sock = -1};
+    int rc = media_start(&p, notes, n, e);
+    pictures_close(&p);
     return rc;
 }
 

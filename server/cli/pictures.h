@@ -19,6 +19,8 @@ struct pictures {
 /* Decodes the files in order. On failure nothing is left open; *p can be closed in any case. Errors name the file. */
 MUST_USE int pictures_decode(struct pictures *p, const char *const *files, size_t n, const struct image_settings *settings, bool detail_low,
                              struct err *e);
+/* Starts a media process and ends it: whether it can be caged here. notes: what the cage does without, "" if nothing. */
+MUST_USE int pictures_try_cage(char *notes, size_t n, struct err *e);
 void pictures_close(struct pictures *p); /* accepts a zeroed struct */
 size_t pictures_tiles(const struct pictures *p);
 
