@@ -136,17 +136,21 @@ void completion_fail_all(struct gateway *g, const struct err *e)
 
 /* --- comments: a stream that waits is not silent --- */
 
+/* Times are counted from when a comment was due, not from when its turn came: thousands of streams that wait would else gather in ever larger bunches. */
 static void comment_due(void *ctx)
 {
     struct completion *c = ctx;
     struct loop *l = c->gateway->loop;
-    int64_t now_ms = loop_now_ms(l), interval_ms = c->gateway->limits.comment_ms;
-    bool early = !c->headers_out && now_ms - c->started_ms < 2 * interval_ms; /* an error can still be a plain one */
-    if (!early && now_ms - c->event_ms >= interval_ms) {
-        c->event_ms = now_ms;
+    int64_t due_ms = c->comment.at_ms, now_ms = loop_now_ms(l), interval_ms = c->gateway->limits.comment_ms;
+    bool early = !c->headers_out && due_ms - c->started_ms < 2 * interval_ms; /* an error can still be a plain one */
+    bool silent = due_ms - c->event_ms >= interval_ms;
+    if (silent && !early) {
+        c->event_ms = due_ms;
         c->sink->comment(c);
     }
-    if (!c->done && loop_timer_set(l, &c->comment, now_ms + interval_ms)) completion_drop(c);
+    int64_t next_ms = silent ? due_ms + interval_ms : c->event_ms + interval_ms;
+    if (next_ms <= now_ms) next_ms = now_ms + interval_ms;
+    if (!c->done && loop_timer_set(l, &c->comment, next_ms)) completion_drop(c);
 }
 
 static int comments_start(struct completion *c, struct err *e)

@@ -202,7 +202,7 @@ def test_t17_descriptors_run_out(serve, tmp_path, size, figure):
     wrapper = tmp_path / "spillway"
     wrapper.write_text(f'#!/bin/sh\nulimit -n 256\nexec "{BIN}" "$@"\n')
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-    s = serve(program=str(wrapper))
+    s = serve("--header-timeout", "60s", program=str(wrapper))
     pid = s.process.pid
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[1] == 256
     many = [connect(s.port) for _ in range(400)]  # the kernel's queue takes those that are not accepted
