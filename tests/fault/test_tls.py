@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
+import signal
 import socket
 import ssl
 import struct
@@ -450,3 +451,77 @@ def test_warnings(files, folder):
 
 def test_no_warning_without_reason(server):
     assert not any("TLS:" in line for line in server.lines)
+
+
+# --- files that change ---
+
+@pytest.fixture
+def changing(folder):
+    """A server of its own and its two files, which the test may change."""
+    own = Files(folder, "changing")
+    s = FakeServer(DEMO, "--no-auth", "--name", "demo", "--tls-cert", own.cert, "--tls-key", own.key, script={"tokens_per_s": 100})
+    yield s, own
+    assert s.stop() == 0, "".join(s.lines[-30:])
+
+
+def shown(server):
+    """The certificate that a new connection is shown."""
+    return ssl.get_server_certificate(("127.0.0.1", server.port))
+
+
+def reload(server, says):
+    seen = len(server.lines)
+    server.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: any(says in line for line in server.lines[seen:]), 5) is not None, "".join(server.lines[seen:])
+
+
+def replace(own, new):
+    own.cert.write_bytes(new.cert.read_bytes())
+    own.key.write_bytes(new.key.read_bytes())
+
+
+def test_a_new_certificate_is_taken_over_by_sighup(changing, folder):
+    s, own = changing
+    old, new = shown(s), Files(folder, "renewed")
+    assert old == own.cert.read_text()
+    with dial(s, own) as c:  # goes on with what it began with
+        c.sendall(post(stream=True, max_tokens=60))
+        got = c.recv(4096)
+        replace(own, new)
+        reload(s, "reload: done")
+        assert shown(s) == new.cert.read_text() != old
+        got += receive(c, 5, until=b"[DONE]").raw
+        assert b"[DONE]" in got
+        c.sendall(GOOD)
+        assert receive(c).status == 200
+    assert lives(s, new)
+
+
+@pytest.mark.parametrize("fault", ["garbage", "gone", "mismatch", "expired"])
+def test_a_bad_certificate_is_refused_and_the_old_one_stays(changing, folder, fault):
+    s, own = changing
+    old, bad = own.cert.read_text(), Files(folder, "bad-" + fault)
+    if fault == "garbage":
+        own.cert.write_text("garbage")
+    if fault == "gone":
+        own.key.unlink()
+    if fault == "mismatch":
+        own.key.write_bytes(bad.key.read_bytes())
+    if fault == "expired":
+        own.cert.write_bytes(own.dated(folder, "old-" + fault, -20, -10).read_bytes())
+    reload(s, "reload: nothing is changed")
+    assert any(str(own.key if fault == "gone" else own.cert) in line and "TLS" in line for line in s.lines)
+    assert shown(s) == old
+
+
+def test_reloads_leave_nothing(changing, size):
+    s, own = changing
+    reload(s, "reload: done")
+    fds = settled_fds(s)
+    for i in range(size(20, 1000)):
+        reload(s, "reload: done")
+        with dial(s, own) as c:
+            if i % 2:
+                c.sendall(GOOD)
+                assert receive(c).status == 200
+    assert settled_fds(s) <= fds
