@@ -108,6 +108,7 @@ static int swap(struct reload *r)
     r->tls = NULL;
     tell_changes(s, o, key_changed);
     s->g.limits = o->limits;
+    media_pool_set_limits(s->g.media, &o->limits);
     s->g.default_max_tokens = o->default_max_tokens;
     serve_config_edge(o, &s->g.edge, &trusted);
     http_set_trusted_proxies(s->g.http, &trusted);

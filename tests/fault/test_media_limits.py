@@ -1,4 +1,5 @@
 """T32 and the pool's queue at the API: what a request's pictures may be in pixels, each and together, and how many may wait."""
+import signal
 import struct
 import threading
 import time
@@ -64,3 +65,26 @@ def test_t31_too_many_pictures_wait(server):
     assert len(refused) == 10 and all(r[1] == "queue_full" and r[2] for r in refused), results
     assert all(r[3] < 2 for r in refused), refused
     assert sorted(r[0] for r in results if r[0] != 429) == [200] * 20 + [400]
+
+
+def test_t32_changed_limits_hold_after_a_reload(tmp_path):
+    """Larger pictures, and the decoder's memory with them; then smaller ones again."""
+    config = tmp_path / "config.yaml"
+
+    def limit(pixels):
+        config.write_text(f"limits:\n  max_image_pixels: {pixels}\n")
+    limit(4000)
+    s = Server(VLM, "--no-auth", "--config", config)
+    try:
+        assert ask(s, png(50, 100))[0] == 400
+        first = s.children("media")
+        for pixels, status in ((5000, 200), (4999, 400)):
+            limit(pixels)
+            s.process.send_signal(signal.SIGHUP)
+            end = time.monotonic() + 5
+            while ask(s, png(50, 100))[0] != status and time.monotonic() < end:
+                time.sleep(0.05)
+            assert ask(s, png(50, 100))[0] == status
+        assert s.children("media") != first
+    finally:
+        assert s.stop() == 0
