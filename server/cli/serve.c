@@ -5,11 +5,8 @@
  * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
-<<<<<<< HEAD
-#include <netdb.h>
-=======
 #include <malloc.h>
->>>>>>> eaae5a6 (Spread comments of waiting streams; give large buffers back to the system)
+#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,12 +30,8 @@
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
 
-<<<<<<< HEAD
 enum { INHERITED_FD = 3 /* systemd's first */ };
-enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500 };
-=======
 enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LARGE_BUFFER_BYTES = 256 << 10 };
->>>>>>> eaae5a6 (Spread comments of waiting streams; give large buffers back to the system)
 
 /* The address to serve on: the option's, or that of the socket that systemd handed down. */
 static int find_address(struct serve *s, struct err *e)
@@ -382,9 +375,6 @@ static void serve_close(struct serve *s)
     loop_free(g->loop);
 }
 
-<<<<<<< HEAD
-static int serve_run(struct serve *s, struct err *e)
-=======
 /* glibc keeps what is freed for the next large buffer once it has seen one: a body of 20 MiB would cost that much for ever. */
 static void give_large_buffers_back(void)
 {
@@ -394,25 +384,16 @@ static void give_large_buffers_back(void)
 #endif
 }
 
-int command_serve(const struct options *o)
->>>>>>> eaae5a6 (Spread comments of waiting streams; give large buffers back to the system)
+static int serve_run(struct serve *s, struct err *e)
 {
     log_start();
     raise_descriptors();
-<<<<<<< HEAD
+    give_large_buffers_back();
     int rc = serve_start(s, e);
     if (!rc) rc = loop_run(s->g.loop, e);
     if (!rc && s->failure.code) {
         *e = s->failure;
         rc = -(int)e->code;
-=======
-    give_large_buffers_back();
-    int rc = serve_start(&s, &e);
-    if (!rc) rc = loop_run(s.g.loop, &e);
-    if (!rc && s.failure.code) {
-        e = s.failure;
-        rc = -(int)e.code;
->>>>>>> eaae5a6 (Spread comments of waiting streams; give large buffers back to the system)
     }
     serve_close(s);
     if (rc && log_format() == LOG_JSON) log_error("%s", e->msg);
