@@ -323,7 +323,7 @@ def test_a_client_that_reads_nothing_is_cut(serve, files, size):
 @pytest.mark.parametrize("how", ["fin", "rst", "close_notify and fin"])
 def test_a_client_that_leaves_mid_stream_is_noticed(serve, files, size, figure, how):
     s = serve(tokens_per_s=50)
-    seed = 700000 + len(how)
+    seed = {"fin": 700001, "rst": 700002, "close_notify and fin": 700003}[how]
     with dial(s, files) as c:
         c.sendall(post(stream=True, max_tokens=900, seed=seed))
         got = b""
@@ -342,7 +342,7 @@ def test_a_client_that_leaves_mid_stream_is_noticed(serve, files, size, figure, 
         assert wait_until(lambda: any(r["sequence"] in sequences for r in s.recorded("cancel")), 5) is not None
     took = next(r["t_ms"] for r in s.recorded("cancel") if r["sequence"] in sequences) - at
     figure(f"TLS: client leaves ({how})", max(took, 0.0), "ms until the engine was told")
-    assert took <= size(2500, 250)
+    assert -1 <= took <= size(2500, 250)  # the engine's clock has whole milliseconds
 
 
 def test_the_server_says_goodbye(server, files):
