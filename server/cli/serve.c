@@ -2,7 +2,8 @@
  *
  * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media
  * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
- * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM or SIGINT drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
+ * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM, SIGINT or the end of its terminal drains: nothing new is
+ * taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <malloc.h>
@@ -258,7 +259,9 @@ static void signal_came(void *ctx, uint32_t events)
     struct serve *s = ctx;
     struct signalfd_siginfo info;
     if (read(s->signal_fd, &info, sizeof info) != (ssize_t)sizeof info) return;
-    if (info.ssi_signo == SIGHUP) {
+    /* Sent because the terminal was closed: nobody asks to reload. */
+    bool hung_up = info.ssi_code == SI_KERNEL || (s->on_terminal && !isatty(STDERR_FILENO));
+    if (info.ssi_signo == SIGHUP && !hung_up) {
         if (!s->g.draining) serve_reload(s);
         return;
     }
@@ -425,6 +428,7 @@ int command_serve(const struct options *o)
     else {
         s.config = start;
         s.o = &start->o;
+        s.on_terminal = isatty(STDERR_FILENO);
         command_log(s.o, "gateway");
         code = serve_run(&s, &e);
     }

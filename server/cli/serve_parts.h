@@ -29,6 +29,7 @@ struct serve {
     int signal_fd;
     int64_t drain_until_ms;
     bool ready, cut;       /* cut: draining took too long */
+    bool on_terminal;      /* standard error, at the start */
     bool closing;          /* the loop has ended */
     struct err failure;    /* why the loop was stopped; ERR_NONE: on request */
     struct reload *reload; /* one that runs; NULL: none */

@@ -1,4 +1,5 @@
 """SIGHUP: a changed configuration is swapped or refused as a whole, and no request notices. Sockets that systemd hands down."""
+import fcntl
 import http.client
 import json
 import os
@@ -6,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import termios
 import threading
 import time
 
@@ -191,6 +193,22 @@ def test_a_renewed_certificate_is_served_and_open_connections_live_on(configured
     assert not c.reload(c.file.read_text())
     with connect() as still:
         assert still.getpeercert(True) != first
+
+
+def test_a_terminal_that_is_closed_ends_the_server(tmp_path):
+    main, terminal = os.openpty()
+    p = subprocess.Popen([BIN, "serve", str(DEMO), "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")], stdin=terminal, stdout=terminal,
+                         stderr=terminal, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(terminal)
+    shown = b""
+    while b"Ready" not in shown:
+        shown += os.read(main, 4096)
+    p.send_signal(signal.SIGHUP)  # a reload as long as the terminal is there
+    while b"reload: done" not in shown:
+        shown += os.read(main, 4096)
+    assert p.poll() is None
+    os.close(main)
+    assert p.wait(20) == 0
 
 
 # ---- sockets that are handed down ----
