@@ -154,13 +154,18 @@ static void finish(struct local_choice *ch, enum finish_reason reason)
     if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
 }
 
+/* What a worker may fail a request for. The rest (keys, routes, quarantine) is not its business: a client would be told a lie. */
+static const bool worker_errors[ERR_CODES] = {
+    [ERR_INPUT] = true,  [ERR_UNSUPPORTED] = true, [ERR_LIMIT] = true, [ERR_CONTEXT] = true, [ERR_BUSY] = true,
+    [ERR_MEMORY] = true, [ERR_NUMERIC] = true,     [ERR_GONE] = true,  [ERR_IO] = true,      [ERR_INTERNAL] = true};
+
 /* The worker ended the sequence by itself: half characters and held text come out. */
 static void take_end(struct local_choice *ch, const struct frame_step_row *row)
 {
     struct completion *c = ch->owner;
     if (row->finish == FINISH_ERROR) {
         struct err e = row->err;
-        if (e.code == ERR_NONE) err_set(&e, ERR_INTERNAL, "the worker told no reason");
+        if ((unsigned)e.code >= ERR_CODES || !worker_errors[e.code]) e.code = ERR_INTERNAL;
         completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
         return;
     }

@@ -1,6 +1,6 @@
 """Ends of one side, and what the other makes of it. The gateway is killed (SIGKILL): its workers and media processes end with it, whatever they are
 doing; a worker that computes sees its socket end (test_worker.c), one that does nothing any more has the kernel's signal (PR_SET_PDEATHSIG) alone. A
-worker that comes back as another is replaced."""
+worker that comes back as another is replaced; one that says what is not its business is not believed."""
 import pathlib
 import threading
 
@@ -73,3 +73,12 @@ def test_a_worker_that_comes_back_as_another_is_replaced():
     s.script(start="ok")
     assert wait_until(lambda: requests.get(s.url + "/readyz", timeout=5).status_code == 200, 15) is not None
     assert s.stop() == 0
+
+
+def test_a_worker_cannot_say_what_is_not_its_business():
+    """It fails a request as if by the key: the client hears of a mistake here, in our words."""
+    s = FakeServer(DEMO, "--no-auth", "--name", "demo")
+    r = requests.post(s.url + "/v1/chat/completions", json={**CHAT, "seed": s.seeds["odd error"]}, timeout=10)
+    assert r.status_code == 500 and r.json()["error"]["code"] == "internal_error" and "key" not in r.text
+    assert requests.post(s.url + "/v1/chat/completions", json={**CHAT, "max_tokens": 5}, timeout=10).status_code == 200
+    assert len(s.recorded("start")) == 1 and s.stop() == 0

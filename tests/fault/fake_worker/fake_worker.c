@@ -68,6 +68,7 @@ enum submit {
     STOP_READING,
     BAD_PREDICTION,
     EXIT_139_LATE,
+    ODD_ERROR,
     SUBMITS
 };
 static const char *const submit_words[SUBMITS] = {"answer",
@@ -88,7 +89,8 @@ static const char *const submit_words[SUBMITS] = {"answer",
                                                   "close socket",
                                                   "stop reading",
                                                   "bad prediction",
-                                                  "exit 139 late"};
+                                                  "exit 139 late",
+                                                  "odd error"};
 
 struct fake_sequence {
     uint64_t id;
@@ -213,6 +215,11 @@ static void fault(struct fake_sequence *s)
     case HANG:
         flush_all();
         hang();
+    case ODD_ERROR: /* not a worker's to say */
+        row.finish = FINISH_ERROR;
+        err_set(&row.err, ERR_DENIED, "your key is not good enough");
+        put_row(&row);
+        break;
     case NAN_ROW:
         row.finish = FINISH_ERROR;
         err_set(&row.err, ERR_NUMERIC, "a logit is not finite");
