@@ -29,6 +29,7 @@ static _Noreturn void child_exec(char *const argv[], const int *fds, int n_fds)
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGHUP, SIG_IGN); /* `pkill -HUP spillway` means the gateway; exec keeps this */
     execv("/proc/self/exe", argv);
     _exit(127);
 }

@@ -34,7 +34,7 @@ const char *const *option_examples(enum command c)
     static const char *const doctor[] = {"# before a first start, with the options that serve will have",
                                          "spillway doctor /srv/models/SmolLM2-360M-Instruct --listen 0.0.0.0:8080", NULL};
     static const char *const config[] = {"# before a reload",
-                                         "spillway config check /etc/spillway/spillway.yaml && kill -HUP $(pidof spillway)", NULL};
+                                         "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
         [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config};

@@ -153,6 +153,17 @@ def test_sighup_without_a_file_is_harmless(configured):
         assert server.stop() == 0
 
 
+def test_sighup_to_all_processes_ends_none(configured):
+    c = configured("", cls=Server)
+    children = c.server.children("worker") + c.server.children("media")
+    assert len(children) == 2
+    for pid in children:
+        os.kill(pid, signal.SIGHUP)
+    assert c.reload("log_level: debug\n") and c.get() == 200
+    time.sleep(0.3)
+    assert c.server.children("worker") + c.server.children("media") == children
+
+
 def test_a_new_key_in_the_key_file_takes_the_place_of_the_old_one(configured, tmp_path):
     key = tmp_path / "key"
     old, new = "sk-spillway-" + "a" * 40, "sk-spillway-" + "b" * 40
