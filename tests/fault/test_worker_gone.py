@@ -63,22 +63,28 @@ def test_real_worker_at_work_dies_with_its_gateway(figure, size):
     kill_and_see(s, s.children("worker") + s.children("media"), figure, size, "computing")
 
 
-def test_a_worker_that_comes_back_as_another_is_replaced():
-    """Not the whole server ended, which has served well until now."""
+@pytest.fixture
+def server():
     s = FakeServer(DEMO, "--no-auth", "--name", "demo")
+    yield s
+    assert s.stop() == 0, "".join(s.lines)
+
+
+def test_a_worker_that_comes_back_as_another_is_replaced(server):
+    """Not the whole server ended, which has served well until now."""
+    s = server
     s.script(start="other limits")
     ask(s, seed=s.seeds["exit 139"])
     assert s.log_has("other limits than before")
     assert requests.get(s.url + "/livez", timeout=5).status_code == 200
     s.script(start="ok")
     assert wait_until(lambda: requests.get(s.url + "/readyz", timeout=5).status_code == 200, 15) is not None
-    assert s.stop() == 0
 
 
-def test_a_worker_cannot_say_what_is_not_its_business():
+def test_a_worker_cannot_say_what_is_not_its_business(server):
     """It fails a request as if by the key: the client hears of a mistake here, in our words."""
-    s = FakeServer(DEMO, "--no-auth", "--name", "demo")
+    s = server
     r = requests.post(s.url + "/v1/chat/completions", json={**CHAT, "seed": s.seeds["odd error"]}, timeout=10)
     assert r.status_code == 500 and r.json()["error"]["code"] == "internal_error" and "key" not in r.text
     assert requests.post(s.url + "/v1/chat/completions", json={**CHAT, "max_tokens": 5}, timeout=10).status_code == 200
-    assert len(s.recorded("start")) == 1 and s.stop() == 0
+    assert len(s.recorded("start")) == 1
