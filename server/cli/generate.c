@@ -5,7 +5,9 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "server/cli/command.h"
+#include "server/cli/model_path.h"
 #include "server/cli/model_run.h"
+#include "server/cli/progress.h"
 #include "server/cli/question.h"
 
 static struct frame_sampling sampling(const struct options *o, const struct prompt_defaults *d)
@@ -93,7 +95,11 @@ static int generate(const struct options *o, const char *dir, struct err *e)
         kv_tokens = q.prompt.n_ids + (uint64_t)o->max_tokens;
         uint32_t context = prompt_model_info(q.model)->max_context;
         if (kv_tokens > context) kv_tokens = context;
+        char what[96];
+        snprintf(what, sizeof what, "Loading %.60s", model_path_id(o->args[0], dir));
+        struct progress *loading = progress_begin(what);
         rc = model_run_open(&model, dir, o, COMPUTE_BF16, kv_tokens, NULL, e);
+        progress_end(loading);
     }
     if (!rc) rc = engine_new(&en, model, e);
     if (!rc) rc = submit(en, &q, o, e);

@@ -26,6 +26,7 @@
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 #include "server/cli/model_path.h"
+#include "server/cli/progress.h"
 #include "server/completion.h"
 #include "server/api/endpoint.h"
 #include "server/cli/serve_parts.h"
@@ -114,10 +115,29 @@ static void serve_stop(struct serve *s, const struct err *why)
     loop_stop(s->g.loop);
 }
 
+/* A line on the terminal until all models are ready; log lines write over it. */
+static void loading_begin(struct serve *s)
+{
+    char what[96];
+    if (log_format() != LOG_TEXT) return;
+    if (s->o->n_args > 1)
+        snprintf(what, sizeof what, "Loading %d models", s->o->n_args);
+    else
+        snprintf(what, sizeof what, "Loading %.60s", s->g.n_models ? s->g.models[0]->id : "");
+    s->loading = progress_begin(what);
+}
+
+static void loading_end(struct serve *s)
+{
+    progress_end(s->loading);
+    s->loading = NULL;
+}
+
 /* For people on standard error; among lines of JSON it is one of them, and the key goes to standard output: it must not be logged. */
 static void announce(struct serve *s)
 {
     s->ready = true;
+    loading_end(s);
     struct buf models;
     buf_init(&models, 1 << 16);
     for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
@@ -223,6 +243,7 @@ static int start_models(struct serve *s, struct err *e)
     const struct options *o = s->o;
     int rc = o->n_args ? 0 : model_start(s, "demo", o->name, e);
     for (int i = 0; i < o->n_args && !rc; i++) rc = model_start(s, o->args[i], o->name ? o->name : o->arg_names[i], e);
+    if (!rc) loading_begin(s);
     for (size_t i = 0; i < s->g.n_models && !rc; i++) {
         struct gateway_model *m = s->g.models[i];
         rc = prompt_model_open(&m->prompt, m->path, e);
@@ -359,6 +380,7 @@ static int serve_start(struct serve *s, struct err *e)
 static void serve_close(struct serve *s)
 {
     struct gateway *g = &s->g;
+    loading_end(s);
     if (!g->loop) return;
     s->closing = true;
     http_free(g->http); /* ends what runs: completions stop their sequences */

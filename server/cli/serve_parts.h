@@ -28,12 +28,13 @@ struct serve {
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;
-    bool ready, cut;       /* cut: draining took too long */
-    bool on_terminal;      /* standard error, at the start */
-    bool closing;          /* the loop has ended */
-    struct err failure;    /* why the loop was stopped; ERR_NONE: on request */
-    struct reload *reload; /* one that runs; NULL: none */
-    bool reload_again;     /* SIGHUP came meanwhile */
+    bool ready, cut;          /* cut: draining took too long */
+    bool on_terminal;         /* standard error, at the start */
+    bool closing;             /* the loop has ended */
+    struct progress *loading; /* until ready, on a terminal */
+    struct err failure;       /* why the loop was stopped; ERR_NONE: on request */
+    struct reload *reload;    /* one that runs; NULL: none */
+    bool reload_again;        /* SIGHUP came meanwhile */
 };
 
 /* serve_config.c. 0, or -ERR_INPUT with either faults of the file or *e (an option). *out is set in any case but -ERR_MEMORY. */

@@ -166,6 +166,24 @@ def test_loading_is_shown_and_wiped(screen, tmp_path):
     assert "Loading" not in s.text and "stopped" in s.text
 
 
+def test_serve_shows_loading_on_a_terminal_and_not_in_a_log(program, tmp_path):
+    slow = folder_like_demo(tmp_path / "slow", "tokenizer.json")
+    os.mkfifo(slow / "tokenizer.json")
+    for form, shown in (("text", True), ("json", False)):
+        s = Screen(program, "serve", slow, "--no-auth", "--listen", "127.0.0.1:0", "--log-format", form)
+        s.wait("accounts: none")
+        if shown:
+            s.wait(lambda text: re.search(r"^[|/\\-] Loading slow  \d\.\d s$", text, re.M))
+        else:
+            time.sleep(0.5)
+            s.pump()
+        (slow / "tokenizer.json").write_bytes((SHAPES.parents[1] / "model/tokenizer.json").read_bytes())
+        text = s.wait(lambda text: "Ready in" in text or '"msg":"ready"' in text.replace("\n", ""))
+        assert "Loading" not in text and (b"Loading" in s.raw) == shown
+        s.type("\x03")
+        assert s.end() == 0
+
+
 def test_a_model_that_cannot_load_says_why(screen, tmp_path):
     s = screen(folder_like_demo(tmp_path / "empty", "model.safetensors"))
     assert s.end() == 1
@@ -367,7 +385,7 @@ def test_proxies_are_not_asked_about_this_machine(pipe, fake):
 ])
 def test_what_cannot_begin_says_why(pipe, args, why, tmp_path):
     r = pipe(*args, stdin="Hi")
-    assert r.returncode == 1 and why in r.stderr and r.stdout == ""
+    assert (r.returncode, r.stdout) == (1, "") and why in r.stderr, r
     assert list(tmp_path.iterdir()) == []
 
 
