@@ -344,3 +344,17 @@ void log_write_fields(enum log_level level, const struct log_field *fields, size
     line_write(level, fields, n, fmt, ap);
     va_end(ap);
 }
+
+void log_plain(const char *fmt, ...)
+{
+    char line[LOG_LINE_BYTES];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(line, sizeof line - 1, fmt, ap);
+    va_end(ap);
+    if (n < 0) return;
+    size_t len = (size_t)n < sizeof line - 1 ? (size_t)n : sizeof line - 2;
+    line[len] = '\n';
+    line_send(line, len + 1);
+    explicit_bzero(line, sizeof line); /* it may be the first key */
+}

@@ -40,6 +40,9 @@ void log_stop(int64_t wait_ms);
 
 void log_write(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* A line for people as it is, in order with the others: no time, no level, nothing escaped, so only our own words; cut at LOG_LINE_BYTES. */
+void log_plain(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
 /* A value beside the message. Names are ours: letters, digits and '_', and none of time, level, part, msg. */
 struct log_field {
     const char *name;

@@ -150,8 +150,9 @@ static void announce(struct serve *s)
     if (json)
         log_write_fields(LOG_INFO, fields, sizeof fields / sizeof *fields, "ready");
     else
-        fprintf(stderr, "Ready in %lld ms: %s serves %s\n", (long long)ms, url, models.data);
-    if (s->first_key[0]) fprintf(json ? stdout : stderr, "The first API key, shown only now: %s\n", s->first_key);
+        log_plain("Ready in %lld ms: %s serves %s", (long long)ms, url, models.data);
+    if (s->first_key[0] && json) printf("The first API key, shown only now: %s\n", s->first_key);
+    if (s->first_key[0] && !json) log_plain("The first API key, shown only now: %s", s->first_key);
     fflush(stdout);
     explicit_bzero(s->first_key, sizeof s->first_key);
     buf_free(&models);

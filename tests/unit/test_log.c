@@ -221,6 +221,27 @@ static void test_lines_are_out_after_stop(void **state)
     assert_non_null(strstr(taken(), "] after\n"));
 }
 
+static void test_a_plain_line_keeps_its_place(void **state)
+{
+    (void)state;
+    log_start();
+    for (int i = 0; i < 50; i++) {
+        log_info("a%d", i);
+        log_plain("b%d", i);
+    }
+    log_stop(2000);
+    const char *text = taken();
+    for (int i = 0; i < 50; i++) {
+        char a[24], b[24];
+        snprintf(a, sizeof a, "] a%d\n", i);
+        snprintf(b, sizeof b, "\nb%d\n", i);
+        const char *at = strstr(text, a);
+        assert_non_null(at);
+        text = strstr(at, b);
+        assert_non_null(text);
+    }
+}
+
 static void test_names_read_back(void **state)
 {
     (void)state;
@@ -247,6 +268,7 @@ int main(void)
         ROW(test_any_bytes_make_one_clean_line),
         ROW(test_a_long_value_is_cut_and_says_so),
         ROW(test_lines_are_out_after_stop),
+        ROW(test_a_plain_line_keeps_its_place),
         ROW(test_names_read_back),
         ROW(test_nobody_waits_for_a_reader_that_stands_still), /* last: its writer is left behind */
     };
