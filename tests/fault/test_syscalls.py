@@ -23,7 +23,7 @@ LEGAL = {
                 "accept4": ["EINTR", "EAGAIN", "ECONNABORTED", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"], "epoll_wait": ["EINTR", PART],
                 "epoll_ctl": ["ENOMEM", "ENOSPC"], "memfd_create": ["EMFILE", "ENFILE", "ENOMEM"], "ftruncate": ["EINTR", "ENOMEM", "ENOSPC"],
                 "fcntl_dup": ["EMFILE"], "fstat": ["ENOMEM"], "mmap": ["ENOMEM"], "pread": ["EINTR", "EIO"]},
-    "worker": {"read": ["EINTR"], "recvmsg": STREAM_IN, "sendmsg": STREAM_OUT, "poll": ["EINTR", "ENOMEM"], "mmap": ["ENOMEM", "EAGAIN"],
+    "worker": {"read": ["EINTR"], "recvmsg": STREAM_IN, "sendmsg": STREAM_OUT, "poll": ["EINTR"], "mmap": ["ENOMEM", "EAGAIN"],
                "fstat": ["ENOMEM"]},
     "media": {"read": ["EINTR"], "write": ["EINTR", "ENOSPC", PART], "recvmsg": ["EINTR"], "sendmsg": ["EINTR", "ENOBUFS"],
               "memfd_create": ["EMFILE", "ENOMEM"], "ftruncate": ["EINTR", "ENOMEM"], "mmap": ["ENOMEM"], "fstat": ["ENOMEM"]},

@@ -75,8 +75,9 @@ struct role {
     _Atomic int64_t call_errno;           /* 0: a part only */
     _Atomic int64_t call_from, call_last; /* by calls[call]; from 0: none */
     _Atomic int64_t call_failed;
-    _Atomic int64_t trace; /* say where */
-    _Atomic int64_t spare[2];
+    _Atomic int64_t trace;     /* say where */
+    _Atomic int64_t max_bytes; /* of all that is held; 0: no limit */
+    _Atomic int64_t spare;
     _Atomic int64_t calls[MAX_CALLS];
 };
 
@@ -135,11 +136,14 @@ static bool within(int64_t n, int64_t from, int64_t last)
 
 /* --- memory --- */
 
-static bool alloc_fails(void)
+static bool alloc_fails(size_t n_bytes)
 {
     static _Thread_local bool inside; /* of our own trace */
     int64_t n = atomic_fetch_add_explicit(&me->allocs, 1, memory_order_relaxed) + 1;
-    if (inside || !within(n, atomic_load_explicit(&me->alloc_from, memory_order_relaxed), atomic_load(&me->alloc_last))) return false;
+    int64_t max = atomic_load_explicit(&me->max_bytes, memory_order_relaxed);
+    bool over = max && (n_bytes > INT64_MAX / 2 || atomic_load(&me->bytes) + (int64_t)n_bytes > max);
+    if (inside || (!over && !within(n, atomic_load_explicit(&me->alloc_from, memory_order_relaxed), atomic_load(&me->alloc_last))))
+        return false;
     atomic_fetch_add(&me->alloc_failed, 1);
     inside = true;
     say_where("failer: allocation fails\n");
@@ -165,12 +169,12 @@ static void uncounted(void *p)
 
 void *malloc(size_t n)
 {
-    return alloc_fails() ? NULL : counted(__libc_malloc(n));
+    return alloc_fails(n) ? NULL : counted(__libc_malloc(n));
 }
 
 void *calloc(size_t n, size_t size)
 {
-    return alloc_fails() ? NULL : counted(__libc_calloc(n, size));
+    return alloc_fails(n * size) ? NULL : counted(__libc_calloc(n, size));
 }
 
 void *realloc(void *p, size_t n)
@@ -179,7 +183,7 @@ void *realloc(void *p, size_t n)
         free(p);
         return NULL;
     }
-    if (alloc_fails()) return NULL;
+    if (alloc_fails(n)) return NULL;
     int64_t before = p ? (int64_t)malloc_usable_size(p) : 0;
     void *q = __libc_realloc(p, n);
     if (!q) return NULL;
@@ -196,7 +200,7 @@ void free(void *p)
 
 void *memalign(size_t align, size_t n)
 {
-    return alloc_fails() ? NULL : counted(__libc_memalign(align, n));
+    return alloc_fails(n) ? NULL : counted(__libc_memalign(align, n));
 }
 
 void *aligned_alloc(size_t align, size_t n)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import socket
+import ssl
 import struct
 import tempfile
 import time
@@ -15,7 +16,7 @@ from serving import BIN, Server
 LIBRARY = pathlib.Path(os.environ.get("SPILLWAY_FAILER_LIBRARY", pathlib.Path(BIN).parent / "tests/fault/libfailer.so")).resolve()
 ROLES = ["gateway", "worker", "media"]
 FIELDS = ["pid", "starts", "blocks", "bytes", "allocs", "alloc_from", "alloc_last", "alloc_failed", "call", "call_errno", "call_from", "call_last",
-          "call_failed", "trace"]
+          "call_failed", "trace", "max_bytes"]
 N_FIELDS, MAX_CALLS = 16, 32
 CALLS = ["read", "write", "recv", "send", "recvmsg", "sendmsg", "accept4", "epoll_wait", "epoll_ctl", "memfd_create", "mmap", "ftruncate", "fsync",
          "fdatasync", "open", "socketpair", "fork", "eventfd", "fcntl_dup", "fstat", "poll", "pread", "pwrite", "pidfd_open", "waitpid"]
@@ -56,7 +57,7 @@ class Role:
         self.call_from = at
 
     def calm(self):
-        self.alloc_from = self.call_from = 0
+        self.alloc_from = self.call_from = self.max_bytes = 0
 
     def fds(self):
         """Raises FileNotFoundError where the process is being replaced."""
@@ -173,11 +174,20 @@ def merged(objects):
     return {"choices": out, "usage": usage}
 
 
-def ask(port, wire, leave_after=None, within_s=10.0):
-    """Sends, reads until the server closes. leave_after: bytes after which the client goes without a word."""
+def connect(port, within_s, tls):
+    s = socket.create_connection(("127.0.0.1", port), timeout=within_s)
+    try:
+        return tls.wrap_socket(s, server_hostname="localhost") if tls else s
+    except OSError:
+        s.close()
+        raise
+
+
+def ask(port, wire, leave_after=None, within_s=10.0, tls=None):
+    """Sends, reads until the server closes. leave_after: bytes after which the client goes without a word. tls: an ssl.SSLContext."""
     raw, closed, end = b"", False, time.monotonic() + within_s
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=within_s) as s:
+        with connect(port, within_s, tls) as s:
             try:
                 s.sendall(wire)
             except (BrokenPipeError, ConnectionResetError):
@@ -191,8 +201,8 @@ def ask(port, wire, leave_after=None, within_s=10.0):
                 raw += some
             if leave_after is not None:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    except ConnectionResetError:
-        closed = True
     except TimeoutError:
         pass
+    except (ConnectionError, ssl.SSLError):
+        closed = True
     return Reply(raw, closed)

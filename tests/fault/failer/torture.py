@@ -5,13 +5,13 @@ import time
 from failer import CALLS, ROLES, FailingServer, ask
 from scripts import LEAVE_AFTER, SCRIPTS
 
-SETTLE_S = 2.0
+SETTLE_S, MAX_STARTS = 2.0, 3
 OUR_FAULT = {(429, "queue_full"), (500, "internal_error"), (503, "worker_down")}
 
 
 class Torture:
-    def __init__(self, *args, env=None):
-        self.args, self.env, self.server = args or ("demo",), env, None
+    def __init__(self, *args, env=None, tls=None):
+        self.args, self.env, self.tls, self.server = args or ("demo",), env, tls, None
         self.begin()
         self.start()
 
@@ -27,7 +27,7 @@ class Torture:
         return self.server.process.poll() is None
 
     def send(self, name, within_s=10.0):
-        return ask(self.server.port, SCRIPTS[name].replace(b"KEY", (self.server.key or "none").encode()), LEAVE_AFTER.get(name), within_s)
+        return ask(self.server.port, SCRIPTS[name].replace(b"KEY", (self.server.key or "none").encode()), LEAVE_AFTER.get(name), within_s, self.tls)
 
     def held(self):
         """Exact, unlike bytes: blocks of gateway and worker, and descriptors of all."""
@@ -87,12 +87,12 @@ class Torture:
                 (reply.kind == "error" and reply.status == 200) or (reply.status, reply.code) in OUR_FAULT
             if not right:
                 self.find(case, f"answer {reply}")
+        again = self.again(name, good)
         if not self.alive():
             self.find(case, f"the gateway ended: {self.server.process.poll()}: {''.join(self.server.lines[-3:])}")
             self.server.stop()
             self.start()
             return failed
-        again = self.again(name, good)
         if name not in LEAVE_AFTER and (again.kind, again.what) != (good.kind, good.what):
             self.find(case, f"next answer {again}")
         died = [n for n in ROLES if self.server.roles[n].starts != starts[n]]
@@ -102,6 +102,9 @@ class Torture:
             if not died:
                 self.find(case, f"held {held} > {limit}")
             self.known.pop(name)  # what is held now is where to start from
+        if self.server.roles["worker"].starts > MAX_STARTS:  # who dies again and again is started ever later
+            self.stop()
+            self.start()
         if died and role not in died:
             self.find(case, f"ended: {died}")
         return failed
