@@ -118,7 +118,7 @@ def test_t32_hostile_header(media, name):
     for call in (PROBE, DECODE):
         code, message, _ = media.ask_timed(data, call)
         assert code == want or (call == PROBE and want == BROKEN and code == FINE), (code, message)
-        assert media.took_s <= LIMIT_S, media.took_s
+        assert media.cpu_s <= LIMIT_S, media.cpu_s
     assert media.peak_kib() - before < PEAK_KIB
 
 
@@ -127,9 +127,9 @@ def test_t32_figures(media, figure):
     for data, _ in CASES.values():
         for call in (PROBE, DECODE):
             media.ask_timed(data, call)
-            slowest = max(slowest, media.took_s)
+            slowest = max(slowest, media.cpu_s)
     figure("T32 hostile headers: peak over base", (media.peak_kib() - before) / 1024, "MiB")
-    figure("T32 hostile headers: slowest", slowest * 1000, "ms")
+    figure("T32 hostile headers: slowest", slowest * 1000, "ms of processor time")
 
 
 def test_t32_four_colours_and_16_bits_decode(media):
@@ -162,9 +162,9 @@ def test_t32_cut_at_every_byte(media, size, figure):
         for end in range(1, len(data), step):
             code, message, hashes = media.ask_timed(data[:end])
             assert code in (BROKEN, "unsupported") or (code == FINE and hashes == whole), (name, end, code, message)
-            slowest, n = max(slowest, media.took_s), n + 1
+            slowest, n = max(slowest, media.cpu_s), n + 1
     assert slowest <= LIMIT_S
     assert media.peak_kib() - base < PEAK_KIB
     figure("T32 cut files", n)
-    figure("T32 cut files: slowest", slowest * 1000, "ms")
+    figure("T32 cut files: slowest", slowest * 1000, "ms of processor time")
     figure("T32 cut files: peak over base", (media.peak_kib() - base) / 1024, "MiB")
