@@ -134,8 +134,10 @@ const struct option_list *option_list_of(const struct option_row *r, const struc
 static bool choice_allowed(const char *choices, const char *value)
 {
     size_t n = strlen(value);
-    for (const char *p = choices; p; p = strchr(p, '|'), p += p != NULL)
+    for (const char *p = choices, *bar; p; p = bar ? bar + 1 : NULL) {
         if (strncmp(p, value, n) == 0 && (p[n] == '|' || p[n] == '\0')) return n > 0;
+        bar = strchr(p, '|');
+    }
     return false;
 }
 
