@@ -50,8 +50,8 @@ def test_the_processor_and_the_kernel_set_are_those_that_serve(doctor):
     flags = next(line for line in open("/proc/cpuinfo") if line.startswith("flags")).split()
     assert f"AVX2 {'yes' if 'avx2' in flags else 'no'}" in said and f"AVX-512 {'yes' if 'avx512f' in flags else 'no'}" in said
     s = serving.Server("demo", "--no-auth")
-    [kernels] = [m[1] for line in s.lines if (m := re.search(r"worker ready on cpu \(\d+ threads, (\w+)\)", line))]
     s.stop()
+    [kernels] = [m[1] for line in s.lines if (m := re.search(r"worker ready on cpu \(\d+ threads, (\w+)\)", line))]
     assert f"{len(os.sched_getaffinity(0))} core" in said and f"kernels '{kernels}' will be used" in said
 
 
