@@ -26,9 +26,10 @@ struct weight; /* a matrix packed for the backend */
 
 struct device_options {
     enum compute compute;
-    int threads;                 /* CPU: 0 = all that the process may use */
-    const char *isa;             /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16" for tests and measurements */
-    volatile uint64_t *progress; /* bumped per operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
+    int threads;     /* CPU: 0 = all that the process may use */
+    const char *isa; /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16" for tests and measurements */
+    volatile uint64_t *
+        progress; /* bumped per packed weight and operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
 };
 
 /* One (rows, cols) row-major part of a matrix, in a checkpoint's dtype. Borrowed for the call. */
