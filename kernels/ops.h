@@ -8,7 +8,7 @@
  * Activations are float32 on the CPU and the compute dtype on a GPU; nobody but the backend looks inside. With COMPUTE_BF16 the operands of
  * matrix products are rounded to bf16 and sums are float32; with COMPUTE_F32 nothing is rounded (parity). Determinism: a row's result does
  * not depend on which other rows are in the call: each (N, K) has one summation order for every M, and keys are summed in splits of 256
- * positions. Source of the formulas: docs/architecture.md, "Forward pass"; the oracle is kernels/cpu/kern_ref.c. */
+ * positions. Source of the formulas: docs/model.md, "Forward pass"; the oracle is kernels/cpu/kern_ref.c. */
 #ifndef SPILLWAY_KERNELS_OPS_H
 #define SPILLWAY_KERNELS_OPS_H
 

@@ -1,7 +1,7 @@
 /* Config: config.json of a model folder, checked and made uniform over the families and over old and new spellings.
  *
  * A family (engine/families/) gives what its files leave out: data only. Every number is range-checked; errors name the field
- * ("config.json: text_config.num_hidden_layers"). Reading rules: docs/architecture.md, "Model files". */
+ * ("config.json: text_config.num_hidden_layers"). Reading rules: docs/model.md, "Model files". */
 #ifndef SPILLWAY_WEIGHTS_CONFIG_H
 #define SPILLWAY_WEIGHTS_CONFIG_H
 

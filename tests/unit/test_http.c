@@ -1,5 +1,5 @@
 /* The HTTP layer over real sockets: replies, streams, departure while suspended, whole deadlines, refused bodies, curl
- * on the same loop. With a number as argument: that many idle streams, and what they cost (docs/architecture.md quotes
+ * on the same loop. With a number as argument: that many idle streams, and what they cost (docs/gateway.md quotes
  * 10,000). */
 #include "server/curl_loop.h"
 #include "tests/unit/http_harness.h"
