@@ -57,7 +57,7 @@ void eval_chars(struct eval *v, size_t n)
 void *eval_alloc(struct eval *v, size_t n)
 {
     if (v->failed) return NULL;
-    spend(v, n / 64); /* memory is touched as it is given */
+    spend(v, n / 32); /* memory is touched as it is given: twice what a copy costs */
     if (v->failed) return NULL;
     void *p = arena_alloc(v->arena, n ? n : 1);
     if (!p) eval_fail(v, arena_failure(v->arena), "takes too much memory");
@@ -116,6 +116,13 @@ static struct scope *scope_new(struct eval *v, struct scope *up)
     struct scope *s = eval_alloc(v, sizeof *s);
     if (s) s->up = up;
     return s;
+}
+
+/* A loop's scope is emptied for each pass, not made anew: as in Jinja2, a macro of an earlier pass sees this pass's variables. */
+static void scope_empty(struct eval *v, struct scope *s)
+{
+    spend(v, 6); /* about what a pass takes */
+    s->vars.n = 0;
 }
 
 static void assign(struct eval *v, const struct node *target, struct value x, struct scope *s)
@@ -424,9 +431,9 @@ static struct list *filtered_items(struct eval *v, const struct node *n, const s
     struct value *items = eval_alloc(v, (all->n ? all->n : 1) * sizeof *items);
     struct list *l = eval_alloc(v, sizeof *l);
     size_t k = 0;
+    struct scope *inner = scope_new(v, s);
     for (size_t i = 0; i < all->n && l && !v->failed; i++) {
-        struct scope *inner = scope_new(v, s);
-        if (!inner) break;
+        scope_empty(v, inner);
         if (n->c) assign(v, n->a, all->items[i], inner);
         if (!v->failed && (!n->c || value_true(eval(v, n->c, inner)))) items[k++] = all->items[i];
     }
@@ -443,9 +450,9 @@ struct value eval_loop(struct eval *v, const struct node *n, struct value over, 
     const struct list *items = filtered_items(v, n, value_items(v, over), s);
     if (!l || !items || v->failed) return (struct value){0};
     *l = (struct loop){.items = items, .depth = depth, .node = n, .scope = s};
+    struct scope *inner = scope_new(v, s);
     for (l->at = 0; l->at < items->n && eval_step(v); l->at++) {
-        struct scope *inner = scope_new(v, s);
-        if (!inner) break;
+        scope_empty(v, inner);
         scope_set(v, inner, &loop_name, (struct value){.type = VALUE_LOOP, .u.loop = l});
         assign(v, n->a, items->items[l->at], inner);
         *ran = true;

@@ -246,11 +246,20 @@ static void json_char(struct eval *v, struct out *o, const struct text *s, size_
     chars(v, o, esc, mark);
 }
 
+static bool json_plain(unsigned char c)
+{
+    return c >= 0x20 && c < 0x7F && c != '"' && c != '\\';
+}
+
 static void json_string_out(struct eval *v, struct out *o, const struct text *s, bool ascii, uint8_t mark)
 {
     eval_chars(v, s->n);
     chars(v, o, "\"", mark);
     for (size_t i = 0; i < s->n && !v->failed;) {
+        size_t end = i;
+        while (end < s->n && json_plain((unsigned char)s->p[end])) end++;
+        out_text(v, o, s, i, end);
+        if ((i = end) == s->n) break;
         uint32_t cp = 0;
         int n = utf8_decode(s->p + i, s->n - i, &cp);
         if (n <= 0) n = 1;

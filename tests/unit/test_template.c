@@ -111,6 +111,23 @@ static void test_golden_probes(void **state)
     json_decref(all);
 }
 
+/* As jinja2 3.1: a macro made in one pass of a loop sees the variables of the pass in which it is called; each pass begins without any. */
+static void test_loop_variables_are_those_of_the_pass(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *source, *text;
+    } loops[] = {{"{% set ns = namespace(m=none) %}{% for i in [1,2,3] %}{% set k = i*2 %}{% macro m() %}{{ k }}{% endmacro %}"
+                  "{% if i == 1 %}{% set ns.m = m %}{% endif %}{{ ns.m() }}{% endfor %}",
+                  "246"},
+                 {"{% for i in [1,2,3] %}{% if i == 1 %}{% set k = 5 %}{% endif %}{{ k }},{% endfor %}", "5,,,"}};
+    for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
+        json_t *want = json_pack("{s:s}", "text", loops[i].text);
+        assert_int_equal(check("loop", want, loops[i].source, strlen(loops[i].source), NULL, NULL, (struct tm){0}), 0);
+        json_decref(want);
+    }
+}
+
 /* --- provenance --- */
 /* The request holds strings of capital X only; templates hold none: so a byte is the request's exactly if it is an X (or printed around one). */
 static void test_every_byte_keeps_its_provenance(void **state)
@@ -390,6 +407,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_renderings),
         cmocka_unit_test(test_golden_probes),
+        cmocka_unit_test(test_loop_variables_are_those_of_the_pass),
         cmocka_unit_test(test_every_byte_keeps_its_provenance),
         cmocka_unit_test(test_printed_containers_are_the_requests),
         cmocka_unit_test(test_hostile_templates_are_stopped),
