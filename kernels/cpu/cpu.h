@@ -11,7 +11,7 @@
 #include "kernels/cpu/threads.h"
 #include "kernels/ops.h"
 
-enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_ROWS = 6, MAX_HEAD_DIM = 256 };
+enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_ROWS = 6, MAX_HEAD_DIM = 256, CPU_EXP_CHUNK = 1024 };
 
 struct weight {
     enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
@@ -50,6 +50,11 @@ struct cpu_kernels {
     void (*layernorm)(const float *x, const float *w, const float *b, float eps, size_t n, float *out);
     void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);
     void (*gelu)(float *x, size_t n); /* tanh form, in place */
+    /* The largest of n > 0; false if one is NaN or +inf. */
+    bool (*row_max)(const float *x, size_t n, float *max);
+    /* out[i] = exp((x[i] - max) / temperature), 0 below e^-87; chunk[j] = sum of out's piece j of CPU_EXP_CHUNK. Returns their sum. */
+    double (*exp_row)(const float *x, size_t n, float max, float temperature, float *out, double *chunk);
+    double (*sum_above)(const float *x, size_t n, float least); /* of those that are at least `least` */
 };
 extern const struct cpu_kernels cpu_kernels_ref, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16;
 /* isa NULL: the best this CPU has. NULL if the CPU lacks it or there is no such set. */
@@ -90,6 +95,7 @@ struct device {
     float *qkv;            /* (rows, (heads + 2 kv_heads) * head_dim), or the vision model's */
     float *thread_scratch; /* one piece a thread */
     size_t thread_scratch_floats;
+    unsigned char *sample_scratch; /* one piece a thread */
     float *cos, *sin; /* (rows, head_dim / 2) of the planned step */
     /* the plan */
     size_t n_rows;

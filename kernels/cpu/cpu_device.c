@@ -37,7 +37,7 @@ static void device_close(struct device *d)
 {
     if (!d) return;
     threads_free(d->threads);
-    void *const scratch[] = {d->act, d->qkv, d->thread_scratch, d->cos, d->sin, d->position, d->sequence, d->blocks, d->tasks};
+    void *const scratch[] = {d->act, d->qkv, d->thread_scratch, d->sample_scratch, d->cos, d->sin, d->position, d->sequence, d->blocks, d->tasks};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) cpu_zeroed_free(scratch[i]);
     cpu_region_free(&d->weights);
     free(d);
@@ -104,6 +104,7 @@ static int device_reserve(struct device *d, const struct device_limits *l, struc
         rc = scratch(&d->qkv, max_size(l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim, l->vision_rows * 3 * l->vision_dim),
                      sizeof(float), e);
     if (!rc) rc = scratch(&d->thread_scratch, threads * d->thread_scratch_floats, sizeof(float), e);
+    if (!rc) rc = scratch(&d->sample_scratch, threads, cpu_sample_scratch_bytes(l->vocab), e);
     if (!rc) rc = scratch(&d->cos, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->sin, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->position, l->max_rows, sizeof *d->position, e);

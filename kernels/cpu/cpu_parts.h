@@ -15,5 +15,7 @@ struct attention_task {
 };
 /* Floats a thread needs for attention: scores and sums, block pointers, and for vision one head's keys and values. */
 size_t cpu_attention_scratch_floats(const struct device_limits *l);
+/* Bytes a thread needs to sample a row, a multiple of 64. */
+size_t cpu_sample_scratch_bytes(size_t vocab);
 
 #endif

@@ -19,4 +19,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .layernorm = layernorm,
     .silu_mul = silu_mul,
     .gelu = gelu,
+    .row_max = row_max,
+    .exp_row = exp_row,
+    .sum_above = sum_above,
 };

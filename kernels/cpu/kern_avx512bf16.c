@@ -48,4 +48,7 @@ const struct cpu_kernels cpu_kernels_avx512bf16 = {
     .layernorm = layernorm,
     .silu_mul = silu_mul,
     .gelu = gelu,
+    .row_max = row_max,
+    .exp_row = exp_row,
+    .sum_above = sum_above,
 };

@@ -197,6 +197,66 @@ static void gelu(float *x, size_t n)
     memcpy(x + i, &y, (n - i) * 4);
 }
 
+/* --- sampling --- */
+static bool row_max(const float *x, size_t n, float *max)
+{
+    vf m = (vf){} - INFINITY, bad = {};
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(x + i);
+        m = pick(v > m, v, m);
+        bad = (vf)((vi)bad | ((v != v) | (v == (vf){} + INFINITY)));
+    }
+    float best = -INFINITY;
+    bool ok = true;
+    for (int j = 0; j < VW; j++) {
+        if (m[j] > best) best = m[j];
+        ok &= ((vi)bad)[j] == 0;
+    }
+    for (; i < n; i++) {
+        if (x[i] > best) best = x[i];
+        ok &= x[i] < INFINITY; /* false for a NaN, too */
+    }
+    *max = best;
+    return ok;
+}
+
+static double exp_row(const float *x, size_t n, float max, float temperature, float *out, double *chunk)
+{
+    double total = 0;
+    for (size_t from = 0; from < n; from += CPU_EXP_CHUNK) {
+        size_t end = n - from < CPU_EXP_CHUNK ? n : from + CPU_EXP_CHUNK, i = from;
+        vf sum = {};
+        for (; i + VW <= end; i += VW) {
+            vf a = (load(x + i) - max) / temperature, w = pick(a < (vf){} - 87.0f, (vf){}, exp_vf(a));
+            store(out + i, w);
+            sum += w;
+        }
+        double s = (double)sum_vf(sum);
+        for (; i < end; i++) {
+            float a = (x[i] - max) / temperature;
+            out[i] = a < -87.0f ? 0 : expf(a);
+            s += (double)out[i];
+        }
+        chunk[from / CPU_EXP_CHUNK] = s;
+        total += s;
+    }
+    return total;
+}
+
+static double sum_above(const float *x, size_t n, float least)
+{
+    double total = 0;
+    for (size_t i = 0; i < n;) {
+        size_t end = n - i < CPU_EXP_CHUNK ? n : i + CPU_EXP_CHUNK;
+        vf sum = {}, v;
+        for (; i + VW <= end; i += VW) v = load(x + i), sum += pick(v >= least, v, (vf){});
+        total += (double)sum_vf(sum);
+        for (; i < end; i++) total += x[i] >= least ? (double)x[i] : 0;
+    }
+    return total;
+}
+
 /* --- attention --- */
 enum { TOKEN_VECTORS = KV_BLOCK / VW };
 

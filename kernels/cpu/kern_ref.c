@@ -84,6 +84,36 @@ static void gelu(float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1 + tanhf(0.7978845608028654f * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
 }
 
+static bool row_max(const float *x, size_t n, float *max)
+{
+    *max = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(x[i]) || x[i] == INFINITY) return false;
+        if (x[i] > *max) *max = x[i];
+    }
+    return true;
+}
+
+static double exp_row(const float *x, size_t n, float max, float temperature, float *out, double *chunk)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = ((double)x[i] - (double)max) / (double)temperature;
+        out[i] = a < -87 ? 0 : (float)exp(a);
+        if (i % CPU_EXP_CHUNK == 0) chunk[i / CPU_EXP_CHUNK] = 0;
+        chunk[i / CPU_EXP_CHUNK] += (double)out[i];
+        total += (double)out[i];
+    }
+    return total;
+}
+
+static double sum_above(const float *x, size_t n, float least)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++) total += x[i] >= least ? (double)x[i] : 0;
+    return total;
+}
+
 const struct cpu_kernels cpu_kernels_ref = {
     .isa = "ref",
     .tile_rows = 4,
@@ -95,4 +125,7 @@ const struct cpu_kernels cpu_kernels_ref = {
     .layernorm = layernorm,
     .silu_mul = silu_mul,
     .gelu = gelu,
+    .row_max = row_max,
+    .exp_row = exp_row,
+    .sum_above = sum_above,
 };
