@@ -18,8 +18,9 @@ enum { MODEL_HASH_BYTES = 32 };
 struct model_options {
     const char *device; /* "auto", "cpu", "cuda" */
     enum compute compute;
-    enum dtype kv_dtype;         /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int threads;                 /* 0: all */
+    bool pin_threads;            /* see device_options */
     const char *isa;             /* see device_options */
     uint64_t kv_tokens;          /* positions the KV cache holds in all; 0: 4 x the longest context, at most 1 GiB */
     uint32_t step_rows;          /* most rows of a step; 0: 512 */

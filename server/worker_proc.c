@@ -350,12 +350,17 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
     char threads[24], kv_tokens[24];
     snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
     snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
-    const char *argv[20] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
+    const char *argv[32] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
     int n = 10;
     if (c->compute) {
         argv[n++] = "--compute";
         argv[n++] = c->compute;
     }
+    if (c->kv_dtype) {
+        argv[n++] = "--kv-dtype";
+        argv[n++] = c->kv_dtype;
+    }
+    if (c->pin_threads) argv[n++] = "--pin-threads";
     if (c->random_weights) {
         argv[n++] = "--random-weights";
         argv[n++] = c->random_weights;

@@ -15,7 +15,8 @@
 struct worker_proc;
 
 struct worker_config {
-    const char *path, *name, *device, *compute, *random_weights; /* random_weights and compute may be NULL; borrowed for good */
+    const char *path, *name, *device, *compute, *kv_dtype, *random_weights; /* the last three may be NULL; borrowed for good */
+    bool pin_threads;
     int64_t threads, kv_tokens;
     const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */
 };

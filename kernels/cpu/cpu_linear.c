@@ -116,7 +116,7 @@ void cpu_put_row(const struct device *d, const struct activation *a, size_t row,
     } else {
         float *to = (float *)d->act + row * a->ld;
         if (d->compute == COMPUTE_BF16)
-            for (size_t i = 0; i < n; i++) to[i] = bf16_to_f32(bf16_from_f32(x[i]));
+            d->k->round_bf16(x, n, to);
         else
             memmove(to, x, n * sizeof *to);
         for (size_t i = n; i < a->ld; i++) to[i] = 0;
@@ -136,9 +136,8 @@ static void tile_product(const struct device *d, const struct linear_job *j, siz
         d->k->linear_f32_bf16((const float *)j->in.data + row * j->in.ld, j->in.ld, rows, (const bf16 *)p, w->kp, n_panels, out, ldo);
 }
 
-/* Rows of one panel's product, `columns` wide, to where they belong. */
-static void finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
-                        size_t column, size_t columns)
+void cpu_finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
+                     size_t column, size_t columns)
 {
     for (size_t r = 0; r < rows; r++) {
         const float *from = tile + r * ld;
@@ -163,13 +162,17 @@ static void finish_tile(const struct device *d, const struct linear_job *j, cons
     }
 }
 
-void cpu_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads)
+void cpu_linear(const struct device *d, const struct linear_job *j, int part, int n_parts)
 {
+    if (cpu_matmul_takes(d, j)) {
+        cpu_matmul(d, j, part, n_parts);
+        return;
+    }
     const struct weight *w = j->w;
     const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1; /* a panel of G and its panel of U end as one */
     CHECK((w->kind == PACK_GATE_UP) == (group == 2));
     size_t first, end;
-    cpu_share(w->panels / group, thread, n_threads, &first, &end);
+    cpu_share(w->panels / group, part, n_parts, &first, &end);
     float tile[MAX_TILE_ROWS * 2 * PANEL];
     const size_t at_once = j->rows == 1 ? d->k->row_panels : 1; /* one row: several panels, to have enough sums under way */
     for (size_t g = first; g < end;) {
@@ -181,7 +184,7 @@ void cpu_linear(const struct device *d, const struct linear_job *j, int thread, 
             for (size_t p = 0; p < groups * group; p += n_panels) tile_product(d, j, row, rows, panel + p, n_panels, tile + p * PANEL, ld);
             for (size_t i = 0; i < groups; i++) {
                 size_t column = (g + i) * PANEL, columns = w->n - column < PANEL ? w->n - column : PANEL;
-                finish_tile(d, j, tile + i * group * PANEL, ld, row, rows, column, columns);
+                cpu_finish_tile(d, j, tile + i * group * PANEL, ld, row, rows, column, columns);
             }
         }
         g += groups;

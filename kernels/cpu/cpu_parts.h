@@ -9,13 +9,17 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
 void cpu_weight_free(struct device *d, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
 
-/* Rows of one sequence and query heads of one KV head that are attended together. */
+/* Rows of one sequence and query heads of one KV head that are attended together; with parts, only splits first_split .. end_split-1. */
 struct attention_task {
-    uint32_t first_row, n_rows, kv_head, first_head, n_heads;
+    uint32_t first_row, n_rows, kv_head, first_head, n_heads, first_split, end_split;
+    float *parts; /* [split][head] attention_part_floats; NULL: the whole at once */
 };
 /* Floats a thread needs for attention: scores and sums, block pointers, and for vision one head's keys and values. */
 size_t cpu_attention_scratch_floats(const struct device_limits *l);
 /* Bytes a thread needs to sample a row, a multiple of 64. */
 size_t cpu_sample_scratch_bytes(size_t vocab);
+size_t cpu_attention_max_tasks(const struct device_limits *l, int threads);
+size_t cpu_attention_parts_floats(const struct device_limits *l, int threads);
+size_t cpu_kv_block_bytes(const struct kv_layout *l);
 
 #endif

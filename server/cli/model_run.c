@@ -21,10 +21,15 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
     enum compute compute = auto_compute;
     if (o->compute && !strcmp(o->compute, "f32")) compute = COMPUTE_F32;
     if (o->compute && !strcmp(o->compute, "bf16")) compute = COMPUTE_BF16;
+    enum dtype kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "f32")) kv_dtype = DTYPE_F32;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "bf16")) kv_dtype = DTYPE_BF16;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "int8")) kv_dtype = DTYPE_I8;
     struct model_options mo = {.device = o->device,
                                .compute = compute,
-                               .kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16,
+                               .kv_dtype = kv_dtype,
                                .threads = (int)o->threads,
+                               .pin_threads = o->pin_threads,
                                .kv_tokens = kv_tokens,
                                .progress = progress};
     return dir ? model_open(out, dir, &mo, e) : model_open_random(out, o->random_weights, &mo, e);

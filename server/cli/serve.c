@@ -231,6 +231,8 @@ static int model_start(struct serve *s, const char *arg, const char *name, struc
                               .name = m->id,
                               .device = s->o->device,
                               .compute = s->o->compute,
+                              .kv_dtype = s->o->kv_dtype,
+                              .pin_threads = s->o->pin_threads,
                               .threads = s->o->threads,
                               .kv_tokens = s->o->kv_tokens,
                               .limits = &g->limits};
