@@ -1,7 +1,10 @@
 /* bench_model: prefill and decode of one model in this process, without server or tokenizer: tokens a second, and the bytes of weights and cache a
  * decode step has to read, as a rate to hold against the machine's memory.
  *
- *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--kv-dtype f32|bf16|int8] [--threads N] [--pin-threads] [--isa SET] [--prompt N] [--decode N] [--repeat N]
+ *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--quant none|int8|int4] [--quant-head none|int8|int4]
+ *                 [--kv-dtype f32|bf16|int8] [--threads N] [--pin-threads] [--isa SET] [--prompt N] [--decode N] [--repeat N]
+ *
+ * --quant-head is int8 where --quant is given and it is not.
  *
  * One line of JSON a repetition, so that a caller can alternate with another program. Decoding is greedy and counts the sampling; ids are arbitrary. */
 #include <getopt.h>
@@ -69,15 +72,21 @@ static int repetition(const struct run *r, int32_t *ids, struct err *e)
     return 0;
 }
 
+static enum model_quant quant_of(const char *s)
+{
+    return strcmp(s, "int8") == 0 ? MODEL_QUANT_INT8 : strcmp(s, "int4") == 0 ? MODEL_QUANT_INT4 : MODEL_QUANT_NONE;
+}
+
 int main(int argc, char **argv)
 {
-    enum { MODEL = 1, RANDOM, COMPUTE, THREADS, ISA, PROMPT, DECODE, REPEAT, KV_DTYPE, PIN };
+    enum { MODEL = 1, RANDOM, COMPUTE, THREADS, ISA, PROMPT, DECODE, REPEAT, KV_DTYPE, PIN, QUANT, QUANT_HEAD };
     static const struct option options[] = {
-        {"model", 1, NULL, MODEL}, {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE}, {"threads", 1, NULL, THREADS},
-        {"isa", 1, NULL, ISA},     {"prompt", 1, NULL, PROMPT},         {"decode", 1, NULL, DECODE},   {"repeat", 1, NULL, REPEAT},
-        {"kv-dtype", 1, NULL, KV_DTYPE}, {"pin-threads", 0, NULL, PIN}, {NULL, 0, NULL, 0}};
+        {"model", 1, NULL, MODEL}, {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE},   {"threads", 1, NULL, THREADS},
+        {"isa", 1, NULL, ISA},     {"prompt", 1, NULL, PROMPT},         {"decode", 1, NULL, DECODE},     {"repeat", 1, NULL, REPEAT},
+        {"quant", 1, NULL, QUANT}, {"quant-head", 1, NULL, QUANT_HEAD}, {"kv-dtype", 1, NULL, KV_DTYPE}, {"pin-threads", 0, NULL, PIN},
+        {NULL, 0, NULL, 0}};
     const char *dir = NULL, *spec = "135m:1";
-    int repeat = 3, c;
+    int repeat = 3, c, head = -1;
     struct run r = {.prompt = 512, .decode = 128};
     struct model_options o = {.device = "cpu", .compute = COMPUTE_BF16, .kv_dtype = DTYPE_BF16};
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -110,6 +119,12 @@ int main(int argc, char **argv)
         case DECODE:
             r.decode = (uint32_t)strtoul(optarg, NULL, 10);
             break;
+        case QUANT:
+            o.quant = quant_of(optarg);
+            break;
+        case QUANT_HEAD:
+            head = (int)quant_of(optarg);
+            break;
         case REPEAT:
             repeat = atoi(optarg);
             break;
@@ -119,6 +134,7 @@ int main(int argc, char **argv)
     }
     if (r.prompt == 0 || r.decode == 0 || r.prompt > 1u << 20 || r.decode > 1u << 20)
         return fprintf(stderr, "bench_model: --prompt and --decode are 1 to 1048576\n"), 2;
+    o.quant_head = head >= 0 ? (enum model_quant)head : o.quant ? MODEL_QUANT_INT8 : MODEL_QUANT_NONE;
     o.kv_tokens = r.prompt + r.decode + 64;
     struct err e = {0};
     int rc = dir ? model_open(&r.m, dir, &o, &e) : model_open_random(&r.m, spec, &o, &e);
@@ -130,7 +146,7 @@ int main(int argc, char **argv)
         r.blocks = calloc(l->n_blocks, sizeof *r.blocks);
         if (!ids || !r.blocks) rc = err_set(&e, ERR_MEMORY, "out of memory");
         for (uint32_t i = 0; i < l->n_blocks && !rc; i++) r.blocks[i] = i;
-        fprintf(stderr, "%s, %.1f MB of weights\n", l->device, (double)l->weight_bytes / 1e6);
+        fprintf(stderr, "%s, %.1f MB of weights (%s)\n", l->device, (double)l->weight_bytes / 1e6, l->weights);
     }
     for (int i = 0; i < repeat && !rc; i++) rc = repetition(&r, ids, &e);
     if (rc) fprintf(stderr, "bench_model: %s\n", e.msg);

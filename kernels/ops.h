@@ -22,13 +22,14 @@ enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
 
 struct device;
-struct weight; /* a matrix packed for the backend */
+struct weight;       /* a matrix packed for the backend */
+struct quant_format; /* kernels/quant.h */
 
 struct device_options {
     enum compute compute;
     int threads;      /* CPU: 0 = all that the process may use */
     bool pin_threads; /* CPU: each thread stays on one processor */
-    const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16" for tests and measurements */
+    const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16", "avxvnni", "avx512vnni" for tests and measurements */
     volatile uint64_t *
         progress; /* bumped per packed weight and operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
 };
@@ -231,9 +232,10 @@ struct ops {
     MUST_USE int (*read_back)(struct device *d, void *dst, const void *src, size_t bytes, struct err *e); /* waits */
     MUST_USE int (*sync)(struct device *d, struct err *e);
 
-    /* Stacks parts (all with the same number of columns) into one matrix and packs it. The file's bytes are not needed afterwards. */
+    /* Stacks parts (all with the same number of columns) into one matrix and packs it, quantised if quant is not NULL; its product then takes
+     * activations quantised as kernels/quant.h says, whatever COMPUTE is. The file's bytes are not needed afterwards. */
     MUST_USE int (*weight_pack)(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
-                                struct weight **out, struct err *e);
+                                const struct quant_format *quant, struct weight **out, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w); /* accepts NULL */
     size_t (*weight_bytes)(const struct weight *w);
     size_t (*kv_block_bytes)(const struct kv_layout *l);

@@ -1,7 +1,7 @@
 /* CPU backend, inner part: the device, packed weights, and the table of kernels that an instruction set fills in.
  *
  * Layouts. A weight is cut into panels of 32 outputs, zero-padded: float32 [k][32], bf16 [k/2][32][2] (two neighbouring inputs side by
- * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart). PACK_GATE_UP alternates panels of G and U. A KV block of
+ * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart), quantised as kern_q.h tells. PACK_GATE_UP alternates panels of G and U. A KV block of
  * 16 tokens holds, per layer and KV head, keys transposed [head_dim][16] and values [16][head_dim]: both products of attention
  * then are "broadcast times vector". int8 keys and values are followed by the 16 tokens' float32 scales: a number is q * scale.
  * Everything the kernels do for a row is independent of the other rows. */
@@ -9,6 +9,7 @@
 #define SPILLWAY_KERNELS_CPU_CPU_H
 
 #include "kernels/bf16.h"
+#include "kernels/cpu/kern_q.h"
 #include "kernels/cpu/threads.h"
 #include "kernels/ops.h"
 
@@ -17,13 +18,15 @@ enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_
 enum { ATTENTION_FLOATS = 16 * (KV_SPLIT + MAX_HEAD_DIM) + ATTENTION_ROWS * (MAX_HEAD_DIM + 2) };
 
 struct weight {
-    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16; of no meaning where quant.bits is not 0 */
     enum pack_kind kind;
     size_t n, k; /* rows (of G alone for PACK_GATE_UP) and columns */
-    size_t kp;   /* k rounded up to 2 */
+    size_t kp;   /* k rounded up to 2, or to whole steps */
     size_t panels, panel_bytes;
     size_t bytes;
     unsigned char *data;
+    struct quant_format quant;
+    size_t step, block_bytes, scale_at; /* inputs of a block, its size, where in it the scales are (per channel: in the panel) */
 };
 
 /* Query rows that share keys and values: q[r] is scaled already, sees positions 0 .. limit[r]-1. Blocks of keys and values by position / 16.
@@ -88,12 +91,16 @@ struct cpu_kernels {
 extern const struct cpu_kernels cpu_kernels_ref, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16;
 /* isa NULL: the best this CPU has. NULL if the CPU lacks it or there is no such set. */
 const struct cpu_kernels *cpu_kernels_choose(const char *isa);
+const struct quant_kernels *cpu_quant_choose(const char *isa);
 
-/* Activations ready to be multiplied: float32 or bf16 rows, ld elements apart. */
+/* Activations ready to be multiplied: float32 or bf16 rows, ld elements apart, or quantised ones. */
 struct activation {
     const void *data;
     size_t ld;
     bool is_bf16;
+    size_t step; /* not 0: quantised, in steps of so many */
+    bool wide;   /* int16 values */
+    struct quant_rows q;
 };
 
 /* Where packed weights lie, one after another in large pages, until the device is closed. */
@@ -113,6 +120,7 @@ void cpu_zeroed_free(void *p); /* accepts NULL */
 
 struct device {
     const struct cpu_kernels *k;
+    const struct quant_kernels *q;
     struct threads *threads;
     enum compute compute;
     volatile uint64_t *progress;

@@ -8,22 +8,48 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
 
-const struct cpu_kernels *cpu_kernels_choose(const char *isa)
+struct kernel_set {
+    const char *isa;
+    const struct cpu_kernels *k;
+    const struct quant_kernels *q;
+};
+
+/* The set of this name, or the best, of those this processor has. */
+static bool choose(const char *isa, struct kernel_set *out)
 {
-    const struct cpu_kernels *best[4] = {0};
+    struct kernel_set best[6];
     size_t n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-    if (avx512 && __builtin_cpu_supports("avx512bf16")) best[n++] = &cpu_kernels_avx512bf16;
-    if (avx512) best[n++] = &cpu_kernels_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best[n++] = &cpu_kernels_avx2;
+    bool vnni = avx512 && __builtin_cpu_supports("avx512vnni"), avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx512 && __builtin_cpu_supports("avx512bf16"))
+        best[n++] = (struct kernel_set){"avx512bf16", &cpu_kernels_avx512bf16, vnni ? &quant_kernels_avx512vnni : &quant_kernels_avx512};
+    if (vnni) best[n++] = (struct kernel_set){"avx512vnni", &cpu_kernels_avx512, &quant_kernels_avx512vnni};
+    if (avx512) best[n++] = (struct kernel_set){"avx512", &cpu_kernels_avx512, &quant_kernels_avx512};
+    if (avx2 && __builtin_cpu_supports("avxvnni")) best[n++] = (struct kernel_set){"avxvnni", &cpu_kernels_avx2, &quant_kernels_avxvnni};
+    if (avx2) best[n++] = (struct kernel_set){"avx2", &cpu_kernels_avx2, &quant_kernels_avx2};
 #endif
-    best[n++] = &cpu_kernels_ref;
+    best[n++] = (struct kernel_set){"ref", &cpu_kernels_ref, &quant_kernels_ref};
     for (size_t i = 0; i < n; i++)
-        if (!isa || strcmp(isa, best[i]->isa) == 0) return best[i];
-    return NULL;
+        if (!isa || strcmp(isa, best[i].isa) == 0) {
+            *out = best[i];
+            return true;
+        }
+    return false;
+}
+
+const struct cpu_kernels *cpu_kernels_choose(const char *isa)
+{
+    struct kernel_set set;
+    return choose(isa, &set) ? set.k : NULL;
+}
+
+const struct quant_kernels *cpu_quant_choose(const char *isa)
+{
+    struct kernel_set set;
+    return choose(isa, &set) ? set.q : NULL;
 }
 
 static int usable_cpus(void)
@@ -52,6 +78,7 @@ static int device_open(struct device **out, const struct device_options *o, stru
     d->compute = o->compute;
     d->progress = o->progress;
     d->k = cpu_kernels_choose(o->isa);
+    d->q = cpu_quant_choose(o->isa);
     int rc = d->k ? 0 : err_set(e, ERR_UNSUPPORTED, "cpu: this processor has no kernels named '%s'", o->isa);
     if (!rc) rc = threads_new(&d->threads, o->threads > 0 ? o->threads : usable_cpus(), o->pin_threads, e);
     if (rc)
@@ -86,12 +113,15 @@ static int scratch(void *out, size_t n, size_t size, struct err *e)
     return 0;
 }
 
+/* Floats by which a row of operands may be longer than its values: a quantised one of k values takes at most 2.25 k + 350 bytes. */
+enum { ROW_SLACK = 96 };
+
 static int device_reserve(struct device *d, const struct device_limits *l, struct err *e)
 {
     d->limits = *l;
     CHECK(l->head_dim % KV_BLOCK == 0 && l->head_dim <= MAX_HEAD_DIM && l->vision_head_dim <= MAX_HEAD_DIM - KV_BLOCK);
-    size_t text_k = max_size(l->heads * l->head_dim, max_size(l->hidden, l->inter)) + 2;
-    size_t vision_k = max_size(max_size(l->vision_dim, l->vision_inter), l->patch_in) + 2;
+    size_t text_k = max_size(l->heads * l->head_dim, max_size(l->hidden, l->inter)) + ROW_SLACK;
+    size_t vision_k = max_size(max_size(l->vision_dim, l->vision_inter), l->patch_in) + ROW_SLACK;
     size_t act = max_size(l->max_rows * text_k, max_size(l->vision_rows * vision_k, l->vision_rows * (l->vision_dim + 2)));
     d->act_bytes = act * sizeof(float);
     d->thread_scratch_floats = max_size(cpu_attention_scratch_floats(l), max_size(text_k, max_size(vision_k, l->connector_in + 2)));

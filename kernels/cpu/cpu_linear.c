@@ -1,4 +1,5 @@
-/* CPU: packing of weights, and the driver of all matrix products: panels shared out among threads, rows in tiles, then the epilogue. */
+/* CPU: packing of weights, and the driver of matrix products: panels shared out among threads, rows in tiles, then the epilogue. Where the
+ * weight is quantised, all of it goes to cpu_quant.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,7 +65,7 @@ static enum dtype packed_dtype(const struct device *d, const struct weight_part 
 }
 
 int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
-                    struct weight **out, struct err *e)
+                    const struct quant_format *quant, struct weight **out, struct err *e)
 {
     *out = NULL;
     CHECK(n_parts >= 1 && cols > 0 && (kind != PACK_GATE_UP || (n_parts == 2 && parts[0].rows == parts[1].rows)));
@@ -75,6 +76,7 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
     if (kind == PACK_GATE_UP) w->n /= 2;
     w->panels = (w->n + PANEL - 1) / PANEL * (kind == PACK_GATE_UP ? 2 : 1);
     w->panel_bytes = w->dtype == DTYPE_BF16 ? w->kp * PANEL * sizeof(bf16) : w->k * PANEL * sizeof(float);
+    if (quant) cpu_quant_shape(d, w, quant);
     w->bytes = w->panels * w->panel_bytes;
     w->data = cpu_region_take(&d->weights, w->bytes);
     if (!w->data) {
@@ -82,11 +84,18 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
         free(w);
         return rc;
     }
+    int rc = 0;
     struct pack_job j = {w, parts, n_parts};
-    threads_run(d->threads, pack_share, &j);
+    if (quant)
+        rc = cpu_quant_pack(d, w, parts, n_parts, e);
+    else
+        threads_run(d->threads, pack_share, &j);
     cpu_bump(d); /* loading moves, too */
-    *out = w;
-    return 0;
+    if (rc)
+        free(w);
+    else
+        *out = w;
+    return rc;
 }
 
 void cpu_weight_free(struct device *d, struct weight *w)
@@ -102,12 +111,17 @@ size_t cpu_weight_bytes(const struct weight *w)
 
 struct activation cpu_operand(const struct device *d, const struct weight *w)
 {
+    if (w->quant.bits) return cpu_quant_operand(d, w);
     bool half = d->compute == COMPUTE_BF16 && d->k->bf16_operands && w->dtype == DTYPE_BF16;
     return (struct activation){.data = d->act, .ld = w->kp, .is_bf16 = half};
 }
 
 void cpu_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n)
 {
+    if (a->step) {
+        cpu_quant_put_row(d, a, row, x, n);
+        return;
+    }
     CHECK((row + 1) * a->ld * (a->is_bf16 ? 2 : 4) <= d->act_bytes);
     if (a->is_bf16) {
         bf16 *to = (bf16 *)d->act + row * a->ld;
@@ -164,13 +178,17 @@ void cpu_finish_tile(const struct device *d, const struct linear_job *j, const f
 
 void cpu_linear(const struct device *d, const struct linear_job *j, int part, int n_parts)
 {
+    const struct weight *w = j->w;
+    const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1; /* a panel of G and its panel of U end as one */
+    CHECK((w->kind == PACK_GATE_UP) == (group == 2));
+    if (w->quant.bits) {
+        cpu_quant_linear(d, j, part, n_parts);
+        return;
+    }
     if (cpu_matmul_takes(d, j)) {
         cpu_matmul(d, j, part, n_parts);
         return;
     }
-    const struct weight *w = j->w;
-    const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1; /* a panel of G and its panel of U end as one */
-    CHECK((w->kind == PACK_GATE_UP) == (group == 2));
     size_t first, end;
     cpu_share(w->panels / group, part, n_parts, &first, &end);
     float tile[MAX_TILE_ROWS * 2 * PANEL];

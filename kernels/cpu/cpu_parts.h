@@ -5,9 +5,17 @@
 #include "kernels/cpu/cpu.h"
 
 int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
-                    struct weight **out, struct err *e);
+                    const struct quant_format *quant, struct weight **out, struct err *e);
 void cpu_weight_free(struct device *d, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
+
+/* Quantised matrices (cpu_quant.c). */
+void cpu_quant_shape(const struct device *d, struct weight *w, const struct quant_format *f); /* from n, k and panels */
+int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part *parts, size_t n_parts, struct err *e);
+void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t token, float *x);
+struct activation cpu_quant_operand(const struct device *d, const struct weight *w);
+void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
+void cpu_quant_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads);
 
 /* Rows of one sequence and query heads of one KV head that are attended together; with parts, only splits first_split .. end_split-1. */
 struct attention_task {

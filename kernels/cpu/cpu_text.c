@@ -7,9 +7,13 @@
 #include "kernels/cpu/cpu_parts.h"
 
 /* --- embedding --- */
-static void embed_row(const struct weight *w, int32_t token, float *x)
+static void embed_row(const struct device *d, const struct weight *w, int32_t token, float *x)
 {
     CHECK(token >= 0 && (size_t)token < w->n);
+    if (w->quant.bits) {
+        cpu_quant_embed_row(d, w, (size_t)token, x);
+        return;
+    }
     const unsigned char *panel = w->data + (size_t)token / PANEL * w->panel_bytes;
     size_t c = (size_t)token % PANEL;
     for (size_t i = 0; i < w->k; i++)
@@ -23,7 +27,7 @@ int cpu_embed(struct device *d, const struct embed_args *a, struct err *e)
     for (size_t r = 0; r < d->n_rows; r++) {
         float *x = (float *)a->x + r * a->hidden;
         if (a->token[r] >= 0)
-            embed_row(a->table, a->token[r], x);
+            embed_row(d, a->table, a->token[r], x);
         else
             memcpy(x, (const float *)a->pictures[r] + (size_t)(-1 - (int64_t)a->token[r]) * a->hidden, a->hidden * sizeof *x);
     }

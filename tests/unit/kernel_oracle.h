@@ -120,7 +120,7 @@ static inline struct weight *pack(struct device *d, enum pack_kind kind, const s
     struct err e = {0};
     assert_true(n_parts <= 3);
     for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){m[i].file, m[i].dtype, m[i].n};
-    assert_int_equal(ops_cpu.weight_pack(d, kind, parts, n_parts, m[0].k, &w, &e), 0);
+    assert_int_equal(ops_cpu.weight_pack(d, kind, parts, n_parts, m[0].k, NULL, &w, &e), 0);
     return w;
 }
 

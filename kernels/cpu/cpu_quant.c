@@ -1,0 +1,254 @@
+/* CPU: quantised matrices. Packing, rows of activations, and the driver of their products; the loops inside are kern_q_impl.h's.
+ *
+ * One thread has a run of panels. For each it takes rows in chunks whose sums stay in the caches, and in a chunk a few steps of the panel
+ * at a time, which stay in the first-level cache while all rows of the chunk pass by. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_parts.h"
+
+enum { CHUNK_ROWS = 96 /* a multiple of every set's tile */, RESIDENT_BYTES = 16 << 10 };
+
+static size_t scale_bytes(const struct quant_format *f)
+{
+    return f->scale == DTYPE_BF16 ? 2 : 4;
+}
+
+void cpu_quant_shape(const struct device *d, struct weight *w, const struct quant_format *f)
+{
+    (void)d;
+    CHECK(quant_format_valid(f));
+    w->quant = *f;
+    w->step = quant_step(f);
+    w->kp = quant_steps(f, w->k) * w->step;
+    w->block_bytes = w->step * PANEL * f->bits / 8;
+    if (f->group) {
+        w->scale_at = w->block_bytes;
+        w->block_bytes += PANEL * scale_bytes(f);
+        w->panel_bytes = w->kp / w->step * w->block_bytes;
+    } else {
+        w->scale_at = w->kp / w->step * w->block_bytes;
+        w->panel_bytes = w->scale_at + PANEL * sizeof(float);
+    }
+}
+
+/* --- packing --- */
+struct pack_job {
+    struct weight *w;
+    const struct weight_part *parts;
+    size_t n_parts;
+    enum quant_layout layout;
+    float *row;    /* [threads][k] */
+    float *scales; /* [threads][32][scales of an output] */
+    int8_t *q;     /* [threads][32][kp] */
+};
+
+/* The source of output c of a panel; false where the panel is padding. */
+static bool source_of(const struct pack_job *j, size_t panel, size_t c, const struct weight_part **part, size_t *row)
+{
+    size_t r = panel * PANEL + c, i = 0;
+    if (j->w->kind == PACK_GATE_UP) {
+        i = panel % 2;
+        r = panel / 2 * PANEL + c;
+    } else {
+        for (; i < j->n_parts && r >= j->parts[i].rows; i++) r -= j->parts[i].rows;
+    }
+    if (i == j->n_parts || r >= j->parts[i].rows) return false;
+    *part = &j->parts[i];
+    *row = r;
+    return true;
+}
+
+static void put_int8(const struct pack_job *j, const int8_t *q, size_t first, unsigned char *to)
+{
+    const size_t kp = j->w->kp, wide = j->layout == LAYOUT_QUADS ? 4 : 2;
+    for (size_t i = 0; i < j->w->step; i += wide)
+        for (size_t c = 0; c < PANEL; c++, to += wide) {
+            memcpy(to, q + c * kp + first + i, wide);
+            for (size_t b = 0; b < wide && j->layout == LAYOUT_QUADS; b++) to[b] ^= 0x80; /* + 128 */
+        }
+}
+
+static void put_int4(const struct pack_job *j, const int8_t *q, size_t first, unsigned char *to)
+{
+    for (size_t i = 0; i < j->w->step; i += 8)
+        for (size_t c = 0; c < PANEL; c++) {
+            const int8_t *from = q + c * j->w->kp + first + i;
+            for (size_t b = 0; b < 4; b++) *to++ = (unsigned char)((from[b] + 8) | (from[4 + b] + 8) << 4);
+        }
+}
+
+static void put_scales(const struct weight *w, const float *scales, size_t per_output, size_t g, unsigned char *to)
+{
+    for (size_t c = 0; c < PANEL; c++) {
+        float s = scales[c * per_output + g];
+        bf16 h = bf16_from_f32(s);
+        memcpy(to + c * scale_bytes(&w->quant), w->quant.scale == DTYPE_BF16 ? (void *)&h : (void *)&s, scale_bytes(&w->quant));
+    }
+}
+
+/* Row r of a part in float32; tensors of a file need not be aligned. */
+static void row_values(const struct weight_part *p, size_t r, size_t cols, float *out)
+{
+    const unsigned char *from = (const unsigned char *)p->data + r * cols * (p->dtype == DTYPE_F32 ? 4 : 2);
+    uint16_t h;
+    if (p->dtype == DTYPE_F32) memcpy(out, from, cols * sizeof *out);
+    for (size_t i = 0; p->dtype == DTYPE_BF16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = bf16_to_f32(h);
+    for (size_t i = 0; p->dtype == DTYPE_F16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = f16_to_f32(h);
+}
+
+static void pack_panel(const struct pack_job *j, size_t panel, float *row, float *scales, int8_t *q)
+{
+    const struct weight *w = j->w;
+    const size_t per_output = quant_scales(&w->quant, w->k);
+    unsigned char *to = w->data + panel * w->panel_bytes;
+    for (size_t c = 0; c < PANEL; c++) {
+        const struct weight_part *part;
+        size_t r;
+        if (source_of(j, panel, c, &part, &r)) {
+            row_values(part, r, w->k, row);
+            quant_weights(&w->quant, row, w->k, q + c * w->kp, scales + c * per_output);
+        } else {
+            memset(q + c * w->kp, 0, w->kp);
+            memset(scales + c * per_output, 0, per_output * sizeof *scales);
+        }
+    }
+    for (size_t s = 0; s * w->step < w->kp; s++) {
+        unsigned char *block = to + s * w->block_bytes;
+        if (w->quant.bits == 8)
+            put_int8(j, q, s * w->step, block);
+        else
+            put_int4(j, q, s * w->step, block);
+        if (w->quant.group) put_scales(w, scales, per_output, s, block + w->scale_at);
+    }
+    if (!w->quant.group) put_scales(w, scales, 1, 0, to + w->scale_at);
+}
+
+static void pack_share(void *arg, int thread, int n_threads)
+{
+    const struct pack_job *j = arg;
+    const struct weight *w = j->w;
+    const size_t t = (size_t)thread, per_panel = PANEL * quant_scales(&w->quant, w->k);
+    size_t first, end;
+    cpu_share(w->panels, thread, n_threads, &first, &end);
+    for (size_t p = first; p < end; p++) pack_panel(j, p, j->row + t * w->k, j->scales + t * per_panel, j->q + t * PANEL * w->kp);
+}
+
+int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part *parts, size_t n_parts, struct err *e)
+{
+    const size_t threads = (size_t)threads_count(d->threads), per_panel = PANEL * quant_scales(&w->quant, w->k);
+    struct pack_job j = {.w = w, .parts = parts, .n_parts = n_parts, .layout = d->q->layout};
+    j.row = malloc(threads * w->k * sizeof *j.row);
+    j.scales = malloc(threads * per_panel * sizeof *j.scales);
+    j.q = malloc(threads * PANEL * w->kp);
+    int rc = j.row && j.scales && j.q ? 0 : err_set(e, ERR_MEMORY, "quantising weights: out of memory");
+    if (!rc) threads_run(d->threads, pack_share, &j);
+    free(j.row);
+    free(j.scales);
+    free(j.q);
+    return rc;
+}
+
+/* --- the embedding --- */
+static int stored(const struct device *d, const struct weight *w, const unsigned char *block, size_t i, size_t c)
+{
+    if (w->quant.bits == 4) {
+        int both = block[i / 8 * 4 * PANEL + c * 4 + i % 4];
+        return (i % 8 < 4 ? both & 15 : both >> 4) - 8;
+    }
+    return d->q->layout == LAYOUT_QUADS ? block[i / 4 * 4 * PANEL + c * 4 + i % 4] - 128
+                                        : (int8_t)block[i / 2 * 2 * PANEL + c * 2 + i % 2];
+}
+
+static float scale_at(const struct weight *w, const unsigned char *scales, size_t c)
+{
+    bf16 h;
+    float f;
+    memcpy(&h, scales + c * 2, 2);
+    if (w->quant.scale == DTYPE_BF16) return bf16_to_f32(h);
+    memcpy(&f, scales + c * 4, 4);
+    return f;
+}
+
+void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t token, float *x)
+{
+    const unsigned char *panel = w->data + token / PANEL * w->panel_bytes;
+    const size_t c = token % PANEL;
+    for (size_t i = 0; i < w->k; i++) {
+        const unsigned char *block = panel + i / w->step * w->block_bytes;
+        x[i] = (float)stored(d, w, block, i % w->step, c) * scale_at(w, (w->quant.group ? block : panel) + w->scale_at, c);
+    }
+}
+
+/* --- activations --- */
+struct activation cpu_quant_operand(const struct device *d, const struct weight *w)
+{
+    const bool wide = w->quant.bits == 8 && d->q->layout == LAYOUT_PAIRS;
+    const size_t steps = w->kp / w->step;
+    struct activation a = {.data = d->act, .ld = w->kp, .step = w->step, .wide = wide};
+    a.q.data = d->act;
+    a.q.scale_at = w->kp * (wide ? 2 : 1);
+    a.q.sum_at = a.q.scale_at + steps * sizeof(float);
+    a.q.bytes = (a.q.sum_at + steps * sizeof(int32_t) + 63) & ~(size_t)63;
+    return a;
+}
+
+void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n)
+{
+    CHECK((row + 1) * a->q.bytes <= d->act_bytes && n <= a->ld && n + a->step > a->ld);
+    unsigned char *to = d->act + row * a->q.bytes;
+    d->q->quantize(x, n, a->step, a->wide, to, (float *)(void *)(to + a->q.scale_at), (int32_t *)(void *)(to + a->q.sum_at));
+}
+
+/* --- products --- */
+/* Sums of rows row .. row + rows - 1 and one panel into acc, ld floats apart. */
+static void panel_product(const struct device *d, const struct linear_job *j, size_t panel, size_t row, size_t rows, float *acc, size_t ld)
+{
+    const struct weight *w = j->w;
+    const unsigned char *data = w->data + panel * w->panel_bytes;
+    const size_t steps = w->kp / w->step;
+    const size_t most = RESIDENT_BYTES / w->block_bytes; /* whatever the rows: the plain set rounds between calls */
+    struct quant_job job = {.block_bytes = w->block_bytes,
+                            .scale_at = w->scale_at,
+                            .scale = w->quant.scale,
+                            .step = w->step,
+                            .x = j->in.q,
+                            .rows = rows,
+                            .acc = acc,
+                            .ld = ld};
+    job.x.data += row * j->in.q.bytes;
+    for (size_t r = 0; r < rows; r++) memset(acc + r * ld, 0, PANEL * sizeof *acc);
+    for (; job.first_step < steps; job.first_step += job.n_steps) {
+        job.n_steps = steps - job.first_step < most ? steps - job.first_step : most;
+        job.w = data + job.first_step * w->block_bytes;
+        if (w->quant.bits == 4)
+            d->q->int4_group(&job);
+        else if (w->quant.group)
+            d->q->int8_group(&job);
+        else
+            d->q->int8_channel(&job);
+    }
+    if (w->quant.group) return;
+    const float *scales = (const float *)(const void *)(data + w->scale_at);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < PANEL; c++) acc[r * ld + c] *= scales[c];
+}
+
+void cpu_quant_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads)
+{
+    const struct weight *w = j->w;
+    const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1, ld = group * PANEL;
+    size_t first, end;
+    cpu_share(w->panels / group, thread, n_threads, &first, &end);
+    _Alignas(64) float acc[CHUNK_ROWS * 2 * PANEL];
+    for (size_t g = first; g < end; g++) {
+        const size_t column = g * PANEL, columns = w->n - column < PANEL ? w->n - column : PANEL;
+        for (size_t row = 0, rows; row < j->rows; row += rows) {
+            rows = j->rows - row < CHUNK_ROWS ? j->rows - row : CHUNK_ROWS;
+            for (size_t p = 0; p < group; p++) panel_product(d, j, g * group + p, row, rows, acc + p * PANEL, ld);
+            cpu_finish_tile(d, j, acc, ld, row, rows, column, columns);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+/* The wrappers of kern_q_impl.h for 256-bit vectors, with what AVX2 and FMA have. */
+#include <immintrin.h>
+
+#define VW 8
+typedef __m256i ivec;
+#define IV_LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define IV_WIDEN(p) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define IV_SET1(v) _mm256_set1_epi32(v)
+#define IV_ADD(a, b) _mm256_add_epi32(a, b)
+#define IV_AND(a, b) _mm256_and_si256(a, b)
+#define IV_SRL4(a) _mm256_srli_epi16(a, 4)
+#define IV_FLOAT(a) (vf)_mm256_cvtepi32_ps(a)
+#define IV_ROUND(a) (vi)_mm256_cvtps_epi32((__m256)(a)) /* to nearest even, as the rounding mode is at all times */
+#define FMA(a, b, c) (vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define TWO_STEPS(first, second, acc, a, b)                                                                                                \
+    do {                                                                                                                                   \
+        ivec product;                                                                                                                      \
+        __asm__(first " %3, %2, %1\n\t" second " %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));                                \
+    } while (0)
+#define MADD_ADD(acc, w, x) TWO_STEPS("vpmaddwd", "vpaddd", acc, w, x)
+#define MADDUBS_ADD(acc, u, s) TWO_STEPS("vpmaddubsw", "vpaddw", acc, u, s) /* AT&T order: the unsigned operand is the middle one */

@@ -1,0 +1,7 @@
+/* Quantised products for AVX-512 F and BW, without VNNI. See kern_q_impl.h. */
+#include "kernels/cpu/kern_q_512.h"
+
+#define HAS_DOT 0
+#include "kernels/cpu/kern_q_impl.h"
+
+QUANT_KERNELS(avx512);

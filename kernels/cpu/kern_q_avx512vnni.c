@@ -1,0 +1,8 @@
+/* Quantised products for AVX-512 with VNNI. See kern_q_impl.h. */
+#include "kernels/cpu/kern_q_512.h"
+
+#define HAS_DOT 1
+#define DOT4(acc, u, s) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s))
+#include "kernels/cpu/kern_q_impl.h"
+
+QUANT_KERNELS(avx512vnni);

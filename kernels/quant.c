@@ -1,0 +1,210 @@
+/* Quantisation, plainly: see quant.h. Sums of the search for a scale run in four fixed lanes, so that a load gives the same weights on
+ * every machine. */
+#include "kernels/quant.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "kernels/bf16.h"
+
+const struct quant_format quant_int8 = {.bits = 8, .group = 0, .scale = DTYPE_F32};
+const struct quant_format quant_int4 = {.bits = 4, .group = 32, .scale = DTYPE_BF16};
+
+enum { LANES = 4 };
+typedef float vf __attribute__((vector_size(LANES * 4)));
+
+bool quant_format_valid(const struct quant_format *f)
+{
+    bool group = f->group == 32 || f->group == 64 || f->group == 128 || (f->bits == 8 && f->group == 0 && f->scale == DTYPE_F32);
+    return group && (f->bits == 8 || f->bits == 4) && (f->scale == DTYPE_BF16 || f->scale == DTYPE_F32);
+}
+
+size_t quant_step(const struct quant_format *f)
+{
+    return f->group ? f->group : QUANT_CHANNEL_STEP;
+}
+
+size_t quant_steps(const struct quant_format *f, size_t k)
+{
+    return (k + quant_step(f) - 1) / quant_step(f);
+}
+
+size_t quant_scales(const struct quant_format *f, size_t k)
+{
+    return f->group ? quant_steps(f, k) : 1;
+}
+
+size_t quant_bytes(const struct quant_format *f, size_t n, size_t k)
+{
+    return n * (k * f->bits / 8 + quant_scales(f, k) * (f->scale == DTYPE_F32 ? 4 : 2));
+}
+
+static float stored_scale(const struct quant_format *f, float s)
+{
+    return f->scale == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(s)) : s;
+}
+
+/* The largest magnitude; NaN or infinite if a value is. As bits magnitudes are whole numbers in the same order, and NaN the largest. */
+static float largest(const float *x, size_t n)
+{
+    int32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7FFFFFFF;
+        most = bits > most ? bits : most;
+    }
+    float f;
+    memcpy(&f, &most, 4);
+    return f;
+}
+
+static void round_to(const float *w, size_t n, float scale, int lowest, int highest, int8_t *q)
+{
+    const float inverse = fabsf(scale) >= QUANT_TINY ? 1 / scale : 0;
+    for (size_t i = 0; i < n; i++) {
+        float v = w[i] * inverse;
+        v = v < (float)lowest ? (float)lowest : v > (float)highest ? (float)highest : v;
+        q[i] = (int8_t)((v + 12582912.0f) - 12582912.0f); /* 1.5 * 2^23: rounds to a whole number, to nearest even */
+    }
+}
+
+/* --- 4 bits: the search --- */
+static vf load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static vf clamp4(vf v)
+{
+    typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+    const vf lo = (vf){} - 8.0f, hi = (vf){} + 7.0f;
+    vi below = v < lo, above = v > hi;
+    v = (vf)(((vi)lo & below) | ((vi)v & ~below));
+    return (vf)(((vi)hi & above) | ((vi)v & ~above));
+}
+
+static float sum_vf(vf v)
+{
+    return (v[0] + v[2]) + (v[1] + v[3]);
+}
+
+/* Sums of w q and q q over n (a multiple of 4) with q rounded by `inverse`. */
+static void fit(const float *w, size_t n, float inverse, float *wq, float *qq)
+{
+    const vf magic = (vf){} + 12582912.0f;
+    vf a = {}, b = {};
+    for (size_t i = 0; i < n; i += LANES) {
+        vf x = load(w + i), q = clamp4(x * inverse) + magic - magic;
+        a += x * q;
+        b += q * q;
+    }
+    *wq = sum_vf(a);
+    *qq = sum_vf(b);
+}
+
+static float squared_error(const float *w, size_t n, float scale)
+{
+    const float inverse = fabsf(scale) >= QUANT_TINY ? 1 / scale : 0;
+    const vf magic = (vf){} + 12582912.0f;
+    vf sum = {};
+    for (size_t i = 0; i < n; i += LANES) {
+        vf x = load(w + i), d = x - (clamp4(x * inverse) + magic - magic) * scale;
+        sum += d * d;
+    }
+    return sum_vf(sum);
+}
+
+/* Where the largest weight is to lie on the scale of -8 .. 7, the widest first; minus, so that it is the negative end with its one value
+ * more. For given q the best scale is sum(w q) / sum(q q), and what it leaves of the error falls with sum(w q)^2 / sum(q q). */
+static const float ends[] = {8.0f, 7.6f, 7.2f, 6.8f, 6.4f};
+
+static float search_scale(const struct quant_format *f, const float *w, size_t n, float most)
+{
+    float peak = most;
+    if (most < QUANT_TINY) return 0;
+    for (size_t i = 0; i < n; i++)
+        if (fabsf(w[i]) == most) {
+            peak = w[i];
+            break;
+        }
+    float plain = stored_scale(f, most / 7), best = plain, gain = -1;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        float wq, qq;
+        fit(w, n, -ends[i] / peak, &wq, &qq);
+        if (qq > 0 && wq * wq > gain * qq) {
+            gain = wq * wq / qq;
+            best = wq / qq;
+        }
+    }
+    best = stored_scale(f, best);
+    return squared_error(w, n, best) < squared_error(w, n, plain) ? best : plain;
+}
+
+void quant_weights(const struct quant_format *f, const float *w, size_t k, int8_t *q, float *scale)
+{
+    CHECK(quant_format_valid(f));
+    const size_t step = quant_step(f), padded = quant_steps(f, k) * step, group = f->group ? f->group : k;
+    memset(q + k, 0, padded - k);
+    for (size_t g = 0, at = 0; at < k; g++, at += group) {
+        size_t n = k - at < group ? k - at : group;
+        const float most = largest(w + at, n);
+        if (!isfinite(most)) {
+            scale[g] = NAN;
+            memset(q + at, 0, n);
+        } else if (f->bits == 8) {
+            scale[g] = stored_scale(f, most / 127);
+            round_to(w + at, n, scale[g], -127, 127, q + at);
+        } else {
+            float whole[QUANT_MAX_STEP] = {0};
+            memcpy(whole, w + at, n * sizeof *w);
+            scale[g] = search_scale(f, whole, group, most);
+            round_to(w + at, n, scale[g], -8, 7, q + at);
+        }
+    }
+}
+
+/* --- activations and products --- */
+void quant_activations(const float *x, size_t n, size_t step, int8_t *q, float *scale)
+{
+    for (size_t g = 0, at = 0; at < n; g++, at += step) {
+        size_t m = n - at < step ? n - at : step;
+        float most = largest(x + at, m);
+        memset(q + at, 0, step);
+        if (!isfinite(most)) {
+            scale[g] = NAN;
+        } else if (most < QUANT_TINY) {
+            scale[g] = 0;
+        } else {
+            float inverse = 127 / most;
+            scale[g] = most / 127;
+            for (size_t i = 0; i < m; i++) q[at + i] = (int8_t)nearbyintf(x[at + i] * inverse);
+        }
+    }
+}
+
+static double term(const struct quant_format *f, size_t g, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs)
+{
+    const size_t step = quant_step(f);
+    int32_t dot = 0;
+    for (size_t i = g * step; i < (g + 1) * step; i++) dot += (int32_t)wq[i] * xq[i];
+    return (double)dot * (double)xs[g] * (double)ws[f->group ? g : 0];
+}
+
+double quant_product(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs)
+{
+    double sum = 0;
+    for (size_t g = 0; g < quant_steps(f, k); g++) sum += term(f, g, wq, ws, xq, xs);
+    return sum;
+}
+
+double quant_bound(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs)
+{
+    const double n = (double)quant_steps(f, k) + 2, gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
+    double size = 0;
+    for (size_t g = 0; g < quant_steps(f, k); g++) size += fabs(term(f, g, wq, ws, xq, xs));
+    return gamma * size + n * 0x1p-149; /* and what falls below float32's subnormals */
+}

@@ -1,0 +1,65 @@
+/* The quantised kernels' source (kernels/cpu/kern_q_impl.h) with the instructions of AVX512-VNNI in plain C: so that the layout of bytes
+ * with an offset, vectors of 16 and tiles of 12 rows are tested on machines that lack the instructions. Slow. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(64)));
+
+static __attribute__((noinline)) ivec load_vector(const void *p)
+{
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static __attribute__((noinline)) ivec dot4(ivec acc, ivec u, ivec s)
+{
+    for (int i = 0; i < 16; i++)
+        for (int b = 0; b < 4; b++) acc[i] += (int32_t)((uint32_t)u[i] >> 8 * b & 255) * (int8_t)((uint32_t)s[i] >> 8 * b);
+    return acc;
+}
+
+#define VW 16
+#define HAS_DOT 1
+#define DOT4(acc, u, s) acc = dot4(acc, u, s)
+#define IV_LOAD(p) load_vector(p)
+#define IV_SET1(v) ((ivec){} + (v))
+#define IV_ADD(a, b) ((a) + (b))
+#define IV_AND(a, b) ((a) & (b))
+#define IV_SRL4(a) ((ivec)((halves)(a) >> 4))
+#define IV_FLOAT(a) __builtin_convertvector(a, vf)
+#define IV_ROUND(a) round_lanes((vf)(a))
+#define FMA(a, b, c) fma_lanes(a, b, c)
+#define NARROW_ROWS 12
+#define WIDE_ROWS 12
+#define TILE_ROWS_CASES(fn, grouped)                                                                                                       \
+    TILE(fn, 1, grouped)                                                                                                                   \
+    TILE(fn, 2, grouped)                                                                                                                   \
+    TILE(fn, 3, grouped)                                                                                                                   \
+    TILE(fn, 4, grouped)                                                                                                                   \
+    TILE(fn, 5, grouped)                                                                                                                   \
+    TILE(fn, 6, grouped)                                                                                                                   \
+    TILE(fn, 7, grouped)                                                                                                                   \
+    TILE(fn, 8, grouped) TILE(fn, 9, grouped) TILE(fn, 10, grouped) TILE(fn, 11, grouped) TILE(fn, 12, grouped)
+
+typedef float lanes __attribute__((vector_size(64)));
+
+static __attribute__((noinline)) ivec round_lanes(lanes a)
+{
+    ivec v;
+    for (int i = 0; i < 16; i++) v[i] = (int32_t)nearbyintf(a[i]);
+    return v;
+}
+
+static __attribute__((noinline)) lanes fma_lanes(lanes a, lanes b, lanes c)
+{
+    for (int i = 0; i < 16; i++) c[i] = fmaf(a[i], b[i], c[i]);
+    return c;
+}
+
+#include "kernels/cpu/kern_q_impl.h"
+
+extern const struct quant_kernels quant_kernels_emulated;
+QUANT_KERNELS(emulated);
