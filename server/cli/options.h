@@ -68,7 +68,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *random_weights, *compute;
+    const char *device, *random_weights, *compute, *quant, *quant_head, *quant_vision;
     int64_t threads, kv_tokens;
 
     const char *prompt, *text, *system;

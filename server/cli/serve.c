@@ -231,6 +231,9 @@ static int model_start(struct serve *s, const char *arg, const char *name, struc
                               .name = m->id,
                               .device = s->o->device,
                               .compute = s->o->compute,
+                              .quant = s->o->quant,
+                              .quant_head = s->o->quant_head,
+                              .quant_vision = s->o->quant_vision,
                               .threads = s->o->threads,
                               .kv_tokens = s->o->kv_tokens,
                               .limits = &g->limits};
