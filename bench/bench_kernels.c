@@ -200,7 +200,7 @@ static struct weight *weight_new(struct device *d, enum pack_kind kind, size_t n
     struct weight_part parts[2] = {{data, DTYPE_BF16, n}, {data, DTYPE_BF16, n}};
     struct weight *w;
     struct err e = {0};
-    must(ops_cpu.weight_pack(d, kind, parts, kind == PACK_GATE_UP ? 2 : 1, k, &w, &e), &e);
+    must(ops_cpu.weight_pack(d, kind, parts, kind == PACK_GATE_UP ? 2 : 1, k, NULL, &w, &e), &e);
     free(data);
     return w;
 }

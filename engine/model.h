@@ -15,6 +15,9 @@
 
 enum { MODEL_HASH_BYTES = 32 };
 
+/* How matrices are quantised when they are packed: quant_int8 and quant_int4 of kernels/quant.h (per channel; groups of 32). */
+enum model_quant { MODEL_QUANT_NONE, MODEL_QUANT_INT8, MODEL_QUANT_INT4 };
+
 struct model_options {
     const char *device; /* "auto", "cpu", "cuda" */
     enum compute compute;
@@ -22,6 +25,9 @@ struct model_options {
     int threads;                 /* 0: all */
     bool pin_threads;            /* see device_options */
     const char *isa;             /* see device_options */
+    enum model_quant quant;      /* of the text layers' matrices */
+    enum model_quant quant_head; /* of the head and the embedding; one matrix, if they are tied */
+    enum model_quant quant_vision; /* of the vision model and the connector */
     uint64_t kv_tokens;          /* positions the KV cache holds in all; 0: 4 x the longest context, at most 1 GiB */
     uint32_t step_rows;          /* most rows of a step; 0: 512 */
     volatile uint64_t *progress; /* see device_options */
@@ -36,6 +42,7 @@ struct model_limits {
     int32_t image_token;               /* -1 */
     uint64_t weight_bytes, kv_bytes;
     char device[64];
+    char weights[48]; /* "not quantised", "int4, head int8" */
     uint8_t hash[MODEL_HASH_BYTES]; /* BLAKE2b-256 over config.json and the headers of the weight files, or over the random spec */
 };
 

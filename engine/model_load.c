@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "engine/model_parts.h"
 #include "kernels/bf16.h"
+#include "kernels/quant.h"
 
 struct loader {
     struct model *m;
@@ -14,13 +15,20 @@ struct loader {
     struct err *e;
     int rc; /* first failure; later calls do nothing, so that a load reads as a list */
     uint64_t weight_bytes;
+    const struct quant_format *quant; /* of the matrices that are being loaded; NULL: none */
+    const struct model_options *o;
 };
+
+static const struct quant_format *quant_of(enum model_quant q)
+{
+    return q == MODEL_QUANT_INT8 ? &quant_int8 : q == MODEL_QUANT_INT4 ? &quant_int4 : NULL;
+}
 
 /* --- tensors to the device --- */
 static struct weight *pack(struct loader *l, enum pack_kind kind, const struct weight_part *parts, size_t n, size_t cols)
 {
     struct weight *w = NULL;
-    if (!l->rc) l->rc = l->m->ops->weight_pack(l->m->device, kind, parts, n, cols, &w, l->e);
+    if (!l->rc) l->rc = l->m->ops->weight_pack(l->m->device, kind, parts, n, cols, l->quant, &w, l->e);
     if (w) l->weight_bytes += l->m->ops->weight_bytes(w);
     l->src->done(l->src->self);
     return w;
@@ -115,10 +123,12 @@ static void load_text(struct loader *l)
     char n[256];
     m->layers = calloc(c->layers, sizeof *m->layers);
     if (!m->layers) l->rc = err_set(l->e, ERR_MEMORY, "loading: out of memory");
+    l->quant = quant_of(l->o->quant_head);
     m->embed = matrix(l, name_of(n, "%sembed_tokens.weight", m->config.family->text_prefix), c->vocab, c->hidden);
     bool tied = c->tied || !l->src->has(l->src->self, "lm_head.weight"); /* a missing head means tied, whatever the config says */
     m->head = tied ? m->embed : matrix(l, "lm_head.weight", c->vocab, c->hidden);
     m->norm = vector(l, name_of(n, "%snorm.weight", m->config.family->text_prefix), c->hidden);
+    l->quant = quant_of(l->o->quant);
     for (uint32_t i = 0; i < c->layers && !l->rc; i++) load_text_layer(l, &m->layers[i], i);
 }
 
@@ -162,6 +172,7 @@ static void load_vision(struct loader *l)
     struct model *m = l->m;
     const struct vision_config *c = &m->config.vision;
     struct vision *v = &m->vision;
+    l->quant = quant_of(l->o->quant_vision);
     v->layers = calloc(c->layers, sizeof *v->layers);
     if (!v->layers) l->rc = err_set(l->e, ERR_MEMORY, "loading: out of memory");
     struct weight_part p;
@@ -278,6 +289,14 @@ static const struct ops *choose_ops(const char *device, struct err *e)
     return NULL;
 }
 
+static void describe_weights(const struct model_options *o, char *out, size_t n)
+{
+    static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4"};
+    snprintf(out, n, "%s", names[o->quant]);
+    if (o->quant_head != o->quant) snprintf(out + strlen(out), n - strlen(out), ", head %s", names[o->quant_head]);
+    if (o->quant_vision) snprintf(out + strlen(out), n - strlen(out), ", vision %s", names[o->quant_vision]);
+}
+
 int model_build(struct model *m, const struct model_options *o, const struct tensor_source *src, struct err *e)
 {
     const struct model_config *c = &m->config;
@@ -296,7 +315,8 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     if (c->family->vision)
         l->tile_px = c->vision.image_px, l->tokens_per_tile = (c->vision.grid / c->vision.scale) * (c->vision.grid / c->vision.scale);
     m->ops->describe(m->device, l->device, sizeof l->device);
-    struct loader load = {.m = m, .src = src, .e = e};
+    describe_weights(o, l->weights, sizeof l->weights);
+    struct loader load = {.m = m, .src = src, .e = e, .o = o};
     load_text(&load);
     if (c->family->vision) load_vision(&load);
     l->weight_bytes = load.weight_bytes;

@@ -352,19 +352,18 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
     snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
     const char *argv[32] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
     int n = 10;
-    if (c->compute) {
-        argv[n++] = "--compute";
-        argv[n++] = c->compute;
-    }
-    if (c->kv_dtype) {
-        argv[n++] = "--kv-dtype";
-        argv[n++] = c->kv_dtype;
+    const char *const maybe[][2] = {{"--compute", c->compute},
+                                    {"--kv-dtype", c->kv_dtype},
+                                    {"--quant", c->quant},
+                                    {"--quant-head", c->quant_head},
+                                    {"--quant-vision", c->quant_vision},
+                                    {"--random-weights", c->random_weights}};
+    for (size_t i = 0; i < sizeof maybe / sizeof *maybe; i++) {
+        if (!maybe[i][1]) continue;
+        argv[n++] = maybe[i][0];
+        argv[n++] = maybe[i][1];
     }
     if (c->pin_threads) argv[n++] = "--pin-threads";
-    if (c->random_weights) {
-        argv[n++] = "--random-weights";
-        argv[n++] = c->random_weights;
-    }
     argv[n++] = "--";
     if (c->path) argv[n++] = c->path;
     int fds[] = {sock, w->progress_fd};

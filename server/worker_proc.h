@@ -15,7 +15,8 @@
 struct worker_proc;
 
 struct worker_config {
-    const char *path, *name, *device, *compute, *kv_dtype, *random_weights; /* the last three may be NULL; borrowed for good */
+    const char *path, *name, *device, *compute, *random_weights; /* these and the next may be NULL but for name and device; borrowed for good */
+    const char *kv_dtype, *quant, *quant_head, *quant_vision;
     bool pin_threads;
     int64_t threads, kv_tokens;
     const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */

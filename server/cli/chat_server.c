@@ -21,7 +21,7 @@
 #include "server/cli/env.h"
 #include "server/cli/progress.h"
 
-enum { STOP_MS = 3000, MAX_WORDS = 24, MAX_ENV = 4096, PATH_BYTES = 4096 };
+enum { STOP_MS = 3000, MAX_WORDS = 32, MAX_ENV = 4096, PATH_BYTES = 4096 };
 #define DATA_NAME "spillway-chat-"
 
 extern char **environ;
@@ -47,9 +47,10 @@ static int spawn(struct chat_server *s, const char *model, const struct options 
     char threads[24], key[CHAT_KEY_BYTES + 32], *env[MAX_ENV];
     snprintf(threads, sizeof threads, "%lld", (long long)o->threads);
     snprintf(key, sizeof key, "SPILLWAY_API_KEY=%s", s->key);
-    const char *const argv[MAX_WORDS] = {"spillway",    "serve",    "--listen",         "127.0.0.1:0", "--data",    s->data,
-                                         "--log-level", "warn",     "--device",         o->device,     "--threads", threads,
-                                         "--compute",   o->compute, "--max-body-bytes", "100MiB",      "--",        model};
+    const char *const argv[MAX_WORDS] = {"spillway",    "serve",    "--listen",       "127.0.0.1:0",    "--data",           s->data,
+                                         "--log-level", "warn",     "--device",       o->device,        "--threads",        threads,
+                                         "--compute",   o->compute, "--quant",        o->quant,         "--quant-head",     o->quant_head,
+                                         "--quant-vision", o->quant_vision, "--max-body-bytes", "100MiB", "--", model};
     size_t n = 0;
     for (; environ[n] && n < MAX_ENV - 2; n++) env[n] = environ[n]; /* SPILLWAY_API_KEY is not among them any more */
     env[n++] = key;

@@ -15,6 +15,11 @@ int model_run_dir(const struct options *o, char *path, size_t n, const char **di
     return rc;
 }
 
+static enum model_quant quant_of(const char *choice)
+{
+    return choice && !strcmp(choice, "int8") ? MODEL_QUANT_INT8 : choice && !strcmp(choice, "int4") ? MODEL_QUANT_INT4 : MODEL_QUANT_NONE;
+}
+
 int model_run_open(struct model **out, const char *dir, const struct options *o, enum compute auto_compute, uint64_t kv_tokens,
                    volatile uint64_t *progress, struct err *e)
 {
@@ -30,7 +35,11 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
                                .kv_dtype = kv_dtype,
                                .threads = (int)o->threads,
                                .pin_threads = o->pin_threads,
+                               .quant = quant_of(o->quant),
+                               .quant_head = quant_of(o->quant_head),
+                               .quant_vision = quant_of(o->quant_vision),
                                .kv_tokens = kv_tokens,
                                .progress = progress};
+    if ((!o->quant_head || !strcmp(o->quant_head, "auto")) && mo.quant) mo.quant_head = MODEL_QUANT_INT8;
     return dir ? model_open(out, dir, &mo, e) : model_open_random(out, o->random_weights, &mo, e);
 }

@@ -68,7 +68,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *random_weights, *compute, *kv_dtype;
+    const char *device, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision;
     int64_t threads, kv_tokens;
     bool pin_threads;
 
