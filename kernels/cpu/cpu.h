@@ -163,7 +163,7 @@ void cpu_linear_run(struct device *d, const struct linear_job *j);
 /* The product of many rows, blocked so that operands stay near (cpu_matmul.c): whether it is to be used, and one share of it. */
 bool cpu_matmul_takes(const struct device *d, const struct linear_job *j);
 void cpu_matmul(const struct device *d, const struct linear_job *j, int part, int n_parts);
-/* Rows of one panel's product, `columns` wide (for EPILOGUE_SILU of a panel of G and, PANEL floats on, one of U), to where they belong. */
+/* Rows of a product of panels side by side, `columns` wide (for EPILOGUE_SILU of a panel of G and, PANEL floats on, one of U), to where they belong. */
 void cpu_finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
                      size_t column, size_t columns);
 /* [first, end) of n items for one share. */

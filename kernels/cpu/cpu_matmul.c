@@ -5,9 +5,9 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    FEW_ROWS = 7,        /* up to here reading the weights takes longer than multiplying by them: read them in one sweep, in cpu_linear.c */
-    ROWS = 96,           /* rows of a block: (96, MATMUL_K) float32 are 96 KiB */
-    COLUMN_PANELS = 8,   /* panels of a block: sums of (96, 8 * 32) float32 are as many */
+    FEW_ROWS = 24,     /* up to here widening the weights first costs more than it saves: cpu_linear.c */
+    ROWS = 96,         /* rows of a block: (96, MATMUL_K) float32 are 96 KiB */
+    COLUMN_PANELS = 8, /* panels of a block: sums of (96, 8 * 32) float32 are as many */
 };
 
 bool cpu_matmul_takes(const struct device *d, const struct linear_job *j)
@@ -49,8 +49,9 @@ void cpu_matmul(const struct device *d, const struct linear_job *j, int part, in
         for (size_t g = first, groups; g < end; g += groups) {
             groups = end - g < at_once ? end - g : at_once;
             multiply(d, j, row, rows, g * group, groups * group, sums);
-            for (size_t i = 0; i < groups; i++) {
-                size_t column = (g + i) * PANEL, columns = w->n - column < PANEL ? w->n - column : PANEL;
+            const size_t at_a_time = group == 1 ? groups : 1, wide = at_a_time * PANEL; /* side by side but for U's panels between G's */
+            for (size_t i = 0; i < groups; i += at_a_time) {
+                size_t column = (g + i) * PANEL, columns = w->n - column < wide ? w->n - column : wide;
                 cpu_finish_tile(d, j, sums + i * group * PANEL, groups * group * PANEL, row, rows, column, columns);
             }
         }

@@ -1,6 +1,7 @@
 /* The vector kernels, written once with GCC's vector extensions and compiled once an instruction set (kern_avx2.c, kern_avx512.c), which
  * set VW (floats a vector), TILE_ROWS, ROW_PANELS, MANY_ROWS and their cases before they include this file. FMA contraction is on for these files.
  * Sums run over k in rising order in one accumulator an output, so a row's result is the same in every tile. */
+#include <immintrin.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -184,6 +185,7 @@ static void silu_mul(const float *gate, const float *up, size_t n, float *out)
 {
     size_t i = 0;
     for (; i + VW <= n; i += VW) store(out + i, silu_mul_vf(load(gate + i), load(up + i)));
+    if (i == n) return;
     vf y = silu_mul_vf(load_part(gate + i, n - i), load_part(up + i, n - i));
     memcpy(out + i, &y, (n - i) * 4);
 }
@@ -199,6 +201,7 @@ static void gelu(float *x, size_t n)
 {
     size_t i = 0;
     for (; i + VW <= n; i += VW) store(x + i, gelu_vf(load(x + i)));
+    if (i == n) return;
     vf y = gelu_vf(load_part(x + i, n - i));
     memcpy(x + i, &y, (n - i) * 4);
 }
@@ -275,6 +278,7 @@ static void round_bf16(const float *x, size_t n, float *out)
 {
     size_t i = 0;
     for (; i + VW <= n; i += VW) store(out + i, round_bf16_vf(load(x + i)));
+    if (i == n) return;
     vf y = round_bf16_vf(load_part(x + i, n - i));
     memcpy(out + i, &y, (n - i) * 4);
 }
@@ -344,15 +348,22 @@ static void matmul(const struct matmul_block *m)
 enum { TOKEN_VECTORS = KV_BLOCK / VW, SCORE_LD = KV_SPLIT };
 _Static_assert(MANY_ROWS <= 16, "ATTENTION_FLOATS");
 enum kv_kind { KV_F32, KV_BF16, KV_I8 };
-typedef int8_t vb __attribute__((vector_size(VW)));
+
+/* VW int8 as float32. (GCC 12 makes a vector of 8 int8 from single ones.) */
+INLINE vf load_i8(const int8_t *p)
+{
+#if VW == 8
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+#else
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+#endif
+}
 
 INLINE vf load_kv(const void *p, size_t i, const enum kv_kind kind)
 {
     if (kind == KV_F32) return load((const float *)p + i);
     if (kind == KV_BF16) return load_bf16((const bf16 *)p + i);
-    vb q;
-    memcpy(&q, (const int8_t *)p + i, sizeof q);
-    return __builtin_convertvector(__builtin_convertvector(q, vi), vf);
+    return load_i8((const int8_t *)p + i);
 }
 
 /* The scales of an int8 block's tokens lie behind its numbers. */
