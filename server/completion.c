@@ -56,15 +56,26 @@ static int admission_take_tokens(struct completion *c, struct err *e)
     int rc = admission_check_prompt(c->model, n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
     if (rc) return rc;
     g->n_prompt_tokens += n;
-    c->model->waiting_tokens += n;
+    admission_prompt_waits(c->model, n);
     c->counted_tokens = c->waiting_tokens = n;
     return 0;
 }
 
+static void stop_waiting(struct completion *c, bool served)
+{
+    if (c->waiting_tokens) admission_prompt_ends(c->model, c->waiting_tokens, served);
+    c->waiting_tokens = 0;
+}
+
 void completion_first_token(struct completion *c)
 {
-    if (c->waiting_tokens) c->model->waiting_tokens -= c->waiting_tokens;
-    c->waiting_tokens = 0;
+    stop_waiting(c, true);
+}
+
+static void stop_reading(struct completion *c)
+{
+    if (c->reading) c->gateway->n_reading--;
+    c->reading = false;
 }
 
 static void admission_leave(struct completion *c)
@@ -87,7 +98,7 @@ static void completion_free(struct loop_call *call)
         close_fd(&c->pictures[i].bytes_fd);
         close_fd(&c->pictures[i].tiles_fd);
     }
-    completion_first_token(c);
+    stop_waiting(c, false);
     gateway_model_release(c->model);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
@@ -112,6 +123,7 @@ static void completion_done(struct completion *c)
     if (c->done) return;
     c->done = true;
     c->http = NULL;
+    stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
     if (c->started) c->source->stop(c);
@@ -313,6 +325,7 @@ static void completion_run(struct completion *c)
     c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
+    stop_reading(c);
     int rc = admission_take_tokens(c, &e);
     if (!rc) {
         rc = c->sink->open(c, &e);
@@ -493,12 +506,20 @@ void completion_begin(struct gateway *g, struct http_request *r)
     int64_t timeout_ms;
     c->gateway = g;
     c->account = http_owner(r);
-    if (deadline_read(r, &g->limits, &timeout_ms, &e) || admission_enter(c, c->account, &e)) {
-        api_error_reply_later(r, api_error_of(&e), &e, e.code == ERR_BUSY ? admission_retry_s(admission_wait_ms(g)) : 0);
+    int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
+    if (!rc) rc = admission_check_any(g, &retry_after_s, &e);
+    if (!rc) {
+        rc = admission_enter(c, c->account, &e);
+        if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));
+    }
+    if (rc) {
+        api_error_reply_later(r, api_error_of(&e), &e, retry_after_s);
         free(c);
         return;
     }
     c->http = r;
+    c->reading = true;
+    g->n_reading++;
     c->limits = g->limits;
     c->longest_context = longest_context(g);
     c->created_s = clock_wall_s();

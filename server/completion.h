@@ -50,12 +50,13 @@ struct completion {
     struct counts_key owner; /* in the gateway's per_key if is_counted */
     bool is_counted;
     int64_t counted_tokens;    /* in the gateway's n_prompt_tokens */
-    int64_t waiting_tokens;    /* in the model's waiting_tokens, until the first token is there */
+    int64_t waiting_tokens;    /* in the model's queue, until the first token is there */
     struct loop_timer comment; /* while a stream runs */
     struct loop_timer deadline;
     int64_t deadline_ms;          /* boot clock */
     int64_t account;              /* the key's id; 0: --no-auth */
     int64_t started_ms, event_ms; /* of the source; the last event's time */
+    bool reading;                 /* counted in the gateway's n_reading */
     bool in_job, done, freeing_posted, started, opened;
     bool headers_out; /* the sink has begun the response */
     uint64_t seed;

@@ -46,9 +46,14 @@ struct gateway_model {
     struct prompt_model *prompt;
     struct worker_proc *worker; /* NULL: it failed */
     struct quarantine *quarantine;
-    struct local *waiting;  /* source_local.c: requests that came while the worker is restarted */
-    int64_t waiting_tokens; /* prompt tokens of completions without a first token */
-    uint32_t max_context;   /* the smaller of the model's and the worker's */
+    struct local *waiting; /* source_local.c: requests that came while the worker is restarted */
+    struct {
+        size_t prompts;                             /* of completions without a first token */
+        int64_t tokens;                             /* of these */
+        double mean_tokens, token_ms;               /* smoothed; token_ms: how long a waiting token takes. 0: not known */
+        int64_t counted_ms, busy_ms, served_tokens; /* of the window that is measured now */
+    } queue;                                        /* admission.c's */
+    uint32_t max_context;                           /* the smaller of the model's and the worker's */
     int64_t created_s;
     /* gateway_models.c's */
     struct {
@@ -95,6 +100,7 @@ struct gateway {
     bool draining;
     struct completion *completions; /* alive, also those whose client is gone */
     size_t n_completions;
+    size_t n_reading;        /* of these: whose prompt is not known yet */
     struct counts *per_key;  /* completions by the key's id */
     int64_t n_prompt_tokens; /* of all completions */
 };

@@ -54,7 +54,7 @@ static void write_state(struct buf *b, const struct gateway_model *m)
         json_write_string(b, m->why.msg, strlen(m->why.msg));
     else
         buf_puts(b, "null");
-    buf_printf(b, ",\"requests\":%u,\"waiting_tokens\":%" PRId64, m->holders, m->waiting_tokens);
+    buf_printf(b, ",\"requests\":%u,\"waiting_tokens\":%" PRId64, m->holders, m->queue.tokens);
     buf_puts(b, ",\"options\":{");
     for (size_t i = 0; i + 1 < m->n_args; i += 2) {
         const char *flag = m->args[i] + strspn(m->args[i], "-");

@@ -60,10 +60,10 @@ def test_t60_prompts_wait_only_as_long_as_four_targets(serve):
 def test_t60_a_prompt_that_has_its_first_token_waits_no_longer(serve):
     s = serve("--first-token-target", "100ms")
     n_ids = learn(s, prediction={"prompt_token_ms": 10}, tokens_per_s=20)
-    fit = 40 // n_ids
+    fit = max(40 // n_ids, 4)
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
-        first = [pool.submit(ask, s, max_tokens=20) for _ in range(max(fit, 1))]
-        assert wait_until(lambda: len(s.recorded("submit")) == 1 + max(fit, 1), 10) is not None
+        first = [pool.submit(ask, s, max_tokens=20) for _ in range(fit)]
+        assert wait_until(lambda: len(s.recorded("submit")) == 1 + fit, 10) is not None
         time.sleep(0.3)  # their first tokens come
         second = ask(s)
         assert second.status_code == 200
@@ -71,10 +71,16 @@ def test_t60_a_prompt_that_has_its_first_token_waits_no_longer(serve):
         assert all(f.result().status_code == 200 for f in first)
 
 
-def test_t60_one_prompt_is_always_taken(serve):
+def test_t60_four_prompts_are_always_taken(serve):
     s = serve("--first-token-target", "100ms")
     learn(s, prediction={"prompt_token_ms": 1000})
-    assert ask(s).status_code == 200
+    s.script(submit="queue", prediction={"prompt_token_ms": 1000})
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for n in range(4):
+            pool.submit(ask, s, timeout_ms=300000)
+            assert wait_until(lambda: len(s.recorded("submit")) == 2 + n, 10) is not None
+        assert_full(ask(s, timeout_ms=300000), 2, 60)
+        s.process.terminate()
 
 
 def test_t60_retry_after_is_the_predicted_wait_and_at_most_a_minute(serve):
