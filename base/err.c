@@ -14,7 +14,7 @@ static const char *const code_names[ERR_CODES] = {
     [ERR_DENIED] = "denied",   [ERR_MEMORY] = "memory",     [ERR_IO] = "io",
     [ERR_BUSY] = "busy",       [ERR_RATE] = "rate",         [ERR_GONE] = "gone",
     [ERR_TIMEOUT] = "timeout", [ERR_CLOSING] = "closing",   [ERR_QUARANTINED] = "quarantined",
-    [ERR_NUMERIC] = "numeric", [ERR_INTERNAL] = "internal",
+    [ERR_NUMERIC] = "numeric", [ERR_INTERNAL] = "internal", [ERR_DEADLINE] = "deadline",
 };
 
 const char *err_code_name(enum err_code code)

@@ -25,7 +25,8 @@ enum err_code {
     ERR_BUSY,        /* try again later: queue full, already running */
     ERR_RATE,        /* try again later: this caller has too much at once */
     ERR_GONE,        /* the other end is gone: worker, media process, client */
-    ERR_TIMEOUT,     /* a deadline passed */
+    ERR_TIMEOUT,     /* somebody took too long */
+    ERR_DEADLINE,    /* the request's own deadline passed */
     ERR_CLOSING,     /* we are shutting down */
     ERR_QUARANTINED, /* has ended its worker too often */
     ERR_NUMERIC,     /* a non-finite logit row */

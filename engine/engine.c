@@ -124,7 +124,9 @@ void engine_hello(const struct engine *en, struct frame_hello *out)
                                 .max_sequences = ENGINE_MAX_RUNNING + ENGINE_MAX_WAITING,
                                 .tile_px = l->tile_px,
                                 .tokens_per_tile = l->tokens_per_tile,
-                                .image_token = l->image_token};
+                                .image_token = l->image_token,
+                                .weight_bytes = l->weight_bytes,
+                                .kv_bytes = l->kv_bytes};
     memcpy(out->model_hash, l->hash, sizeof out->model_hash);
     memcpy(out->device, l->device, sizeof out->device);
     out->device[sizeof out->device - 1] = '\0';
@@ -440,12 +442,13 @@ int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struc
 
 void engine_prediction(const struct engine *en, struct frame_prediction *out)
 {
-    enum { PROMPT_TOKENS = 512 };
     struct scheduler_load l = scheduler_load(en->scheduler);
-    double queued_rows = (double)scheduler_prompt_rows_left(en->scheduler) + PROMPT_TOKENS;
     *out = (struct frame_prediction){.running = l.running,
                                      .waiting = l.waiting,
                                      .free_blocks = l.free_blocks,
-                                     .first_token_ms = (float)(queued_rows * en->row_ms),
-                                     .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 / en->decode_step_ms) : 0};
+                                     .n_blocks = en->limits.n_blocks,
+                                     .first_token_ms = (float)((double)scheduler_prompt_rows_left(en->scheduler) * en->row_ms),
+                                     .prompt_token_ms = (float)en->row_ms,
+                                     .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 / en->decode_step_ms) : 0,
+                                     .error_p90 = -1};
 }

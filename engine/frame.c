@@ -103,6 +103,8 @@ int frame_put_hello(struct buf *out, const struct frame_hello *f)
     put_u32(out, f->tile_px);
     put_u32(out, f->tokens_per_tile);
     put_i32(out, f->image_token);
+    put_u64(out, f->weight_bytes);
+    put_u64(out, f->kv_bytes);
     put_string(out, f->device, sizeof f->device);
     return frame_end(out, start);
 }
@@ -132,6 +134,7 @@ int frame_put_submit(struct buf *out, const struct frame_submit *f)
     put_u64(out, f->sequence);
     put_u64(out, f->account);
     put_u32(out, f->weight);
+    put_i32(out, f->priority);
     put_u64(out, (uint64_t)f->deadline_ms);
     put_sampling(out, &f->sampling);
     put_i32s(out, f->ids, f->n_ids);
@@ -159,6 +162,13 @@ int frame_put_cancel(struct buf *out, const struct frame_cancel *f)
     return frame_end(out, start);
 }
 
+static void put_err(struct buf *out, const struct err *e)
+{
+    put_u16(out, (uint16_t)e->code);
+    put_string(out, e->param, sizeof e->param);
+    put_string(out, e->msg, sizeof e->msg);
+}
+
 static void put_step_row(struct buf *out, const struct frame_step_row *r)
 {
     put_u64(out, r->sequence);
@@ -174,10 +184,7 @@ static void put_step_row(struct buf *out, const struct frame_step_row *r)
             put_f32(out, r->logprobs[i].logprob);
         }
     }
-    if (r->finish != FINISH_ERROR) return;
-    put_u16(out, (uint16_t)r->err.code);
-    put_string(out, r->err.param, sizeof r->err.param);
-    put_string(out, r->err.msg, sizeof r->err.msg);
+    if (r->finish == FINISH_ERROR) put_err(out, &r->err);
 }
 
 int frame_put_step(struct buf *out, const struct frame_step *f)
@@ -197,8 +204,11 @@ int frame_put_prediction(struct buf *out, const struct frame_prediction *f)
     put_u32(out, f->running);
     put_u32(out, f->waiting);
     put_u32(out, f->free_blocks);
+    put_u32(out, f->n_blocks);
     put_f32(out, f->first_token_ms);
+    put_f32(out, f->prompt_token_ms);
     put_f32(out, f->tokens_per_s);
+    put_f32(out, f->error_p90);
     return frame_end(out, start);
 }
 
@@ -206,6 +216,14 @@ int frame_put_drain(struct buf *out)
 {
     if (out->failed) return out->failed;
     return frame_end(out, frame_begin(out, FRAME_DRAIN, 0));
+}
+
+int frame_put_failed(struct buf *out, const struct frame_failed *f)
+{
+    if (out->failed) return out->failed;
+    size_t start = frame_begin(out, FRAME_FAILED, 0);
+    put_err(out, &f->err);
+    return frame_end(out, start);
 }
 
 /* ---- reading: a cursor that turns bad at the first fault and then gives zeroes; the fault's name and offset are kept
@@ -356,6 +374,8 @@ static void read_hello(struct reader *r, struct frame_hello *f)
     f->tile_px = get_u32(r);
     f->tokens_per_tile = get_u32(r);
     f->image_token = get_i32(r);
+    f->weight_bytes = get_u64(r);
+    f->kv_bytes = get_u64(r);
     get_string(r, f->device, sizeof f->device);
     if (!is_line(f->device)) reader_fail(r, "a string is not one line");
     if (f->image_token < -1 || f->image_token >= (int64_t)f->vocab || f->vocab > INT32_MAX || f->tile_px > 1u << 14 ||
@@ -391,6 +411,7 @@ static void read_submit(struct reader *r, struct frame_submit *f, const int *fds
     f->account = get_u64(r);
     f->weight = get_u32(r);
     if (!r->fault && f->weight == 0) reader_fail(r, "weight is 0");
+    f->priority = get_i32(r);
     f->deadline_ms = (int64_t)get_u64(r);
     if (f->deadline_ms < 0) reader_fail(r, "the deadline is negative");
     read_sampling(r, &f->sampling);
@@ -417,6 +438,15 @@ static void read_submit(struct reader *r, struct frame_submit *f, const int *fds
     f->n_fds = n_fds;
 }
 
+static void read_err(struct reader *r, struct err *e)
+{
+    uint16_t code = get_u16(r);
+    if (!r->fault && (code == ERR_NONE || code >= ERR_CODES)) reader_fail(r, "an unknown error code");
+    e->code = r->fault ? ERR_INTERNAL : (enum err_code)code;
+    get_string(r, e->param, sizeof e->param);
+    get_string(r, e->msg, sizeof e->msg);
+}
+
 static void read_step_row(struct reader *r, struct frame_step_row *row)
 {
     row->sequence = get_u64(r);
@@ -439,12 +469,7 @@ static void read_step_row(struct reader *r, struct frame_step_row *row)
         }
         row->logprobs = lp;
     }
-    if (row->finish != FINISH_ERROR) return;
-    uint16_t code = get_u16(r);
-    if (!r->fault && (code == ERR_NONE || code >= ERR_CODES)) reader_fail(r, "an unknown error code");
-    row->err.code = r->fault ? ERR_INTERNAL : (enum err_code)code;
-    get_string(r, row->err.param, sizeof row->err.param);
-    get_string(r, row->err.msg, sizeof row->err.msg);
+    if (row->finish == FINISH_ERROR) read_err(r, &row->err);
 }
 
 enum { STEP_ROW_MIN_BYTES = 8 + 1 + 4 + 4 + 1 };
@@ -466,8 +491,13 @@ static void read_prediction(struct reader *r, struct frame_prediction *f)
     f->running = get_u32(r);
     f->waiting = get_u32(r);
     f->free_blocks = get_u32(r);
+    f->n_blocks = get_u32(r);
+    if (f->free_blocks > f->n_blocks) reader_fail(r, "more blocks are free than there are");
     f->first_token_ms = get_f32(r, 0, 1e12f, "first_token_ms is out of range");
+    f->prompt_token_ms = get_f32(r, 0, 1e12f, "prompt_token_ms is out of range");
     f->tokens_per_s = get_f32(r, 0, 1e12f, "tokens_per_s is out of range");
+    f->error_p90 = get_f32(r, -1, 1e12f, "error_p90 is out of range");
+    if (f->error_p90 < 0 && f->error_p90 > -1) reader_fail(r, "error_p90 is out of range");
 }
 
 int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int *fds, uint32_t n_fds, struct arena *arena, struct frame *f,
@@ -493,6 +523,10 @@ int frame_decode(enum frame_type type, const uint8_t *body, size_t n, const int 
         read_prediction(&r, &f->u.prediction);
         break;
     case FRAME_DRAIN:
+        break;
+    case FRAME_FAILED:
+        read_err(&r, &f->u.failed.err);
+        if (!is_line(f->u.failed.err.msg)) reader_fail(&r, "a string is not one line");
         break;
     default:
         reader_fail(&r, "unknown type");

@@ -18,7 +18,7 @@
 #include "base/err.h"
 
 enum {
-    FRAME_VERSION = 1,
+    FRAME_VERSION = 2,
     FRAME_MAX_BYTES = 1 << 20, /* of a body */
     FRAME_MAX_FDS = 32,        /* of a frame */
     FRAME_MAX_ROWS = 4096,     /* of a step; max_sequences stays below */
@@ -33,6 +33,7 @@ enum frame_type {
     FRAME_STEP,       /* worker -> gateway: everything one step produced, for all sequences */
     FRAME_PREDICTION, /* worker -> gateway: load and speed */
     FRAME_DRAIN,      /* gateway -> worker: finish what runs, take nothing new, exit 0 */
+    FRAME_FAILED,     /* worker -> gateway, in place of its hello: why it cannot serve; then it exits */
     /* adapter load/unload and compiled grammars come with their features */
 };
 
@@ -46,6 +47,7 @@ struct frame_hello {
     uint32_t max_sequences;               /* running and queued */
     uint32_t tile_px, tokens_per_tile;    /* 0: no pictures */
     int32_t image_token;                  /* id that stands for one picture embedding; -1: none */
+    uint64_t weight_bytes, kv_bytes;      /* memory taken at start */
     char device[64];                      /* "cpu (AVX-512 BF16)", NUL-terminated */
 };
 
@@ -76,8 +78,9 @@ struct frame_bias {
 
 struct frame_submit {
     uint64_t sequence;   /* chosen by the gateway, never reused in a connection */
-    uint64_t account;    /* opaque */
+    uint64_t account;    /* opaque; who shares an account shares its turn and its cached prompts. 0: nobody is told apart */
     uint32_t weight;     /* fair share of that account, >= 1 */
+    int32_t priority;    /* higher goes first; 0 is usual */
     int64_t deadline_ms; /* boot clock; 0: none */
     struct frame_sampling sampling;
     const int32_t *ids; /* the prompt, picture positions filled with the image token */
@@ -129,10 +132,19 @@ struct frame_step {
     uint32_t n_rows;
 };
 
+/* What a request that comes now has to expect: a prompt of n tokens gets its first token after first_token_ms + n * prompt_token_ms. Routing,
+ * the gateway's queue bounds and Retry-After are made of it. Nothing measured yet: the three speeds are 0. */
 struct frame_prediction {
-    uint32_t running, waiting, free_blocks;
-    float first_token_ms; /* predicted for a new prompt of 512 tokens */
-    float tokens_per_s;   /* of one sequence now */
+    uint32_t running, waiting;      /* sequences */
+    uint32_t free_blocks, n_blocks; /* free: also what an eviction would free */
+    float first_token_ms;           /* of an empty prompt: what is before it in the queue */
+    float prompt_token_ms;          /* and for each of its own tokens */
+    float tokens_per_s;             /* of one sequence, once it is running */
+    float error_p90; /* of the predictions that have come true: 90 % were off by at most this share of what then happened; -1: none has */
+};
+
+struct frame_failed {
+    struct err err; /* one line */
 };
 
 /* Encoders append one whole frame to out (a bounded queue: -ERR_LIMIT when it is full, or when the frame is too large, else
@@ -143,6 +155,7 @@ MUST_USE int frame_put_cancel(struct buf *out, const struct frame_cancel *f);
 MUST_USE int frame_put_step(struct buf *out, const struct frame_step *f);
 MUST_USE int frame_put_prediction(struct buf *out, const struct frame_prediction *f);
 MUST_USE int frame_put_drain(struct buf *out);
+MUST_USE int frame_put_failed(struct buf *out, const struct frame_failed *f);
 
 /* Connection: buffers both ways, passes descriptors. The socket is non-blocking. */
 struct frame_conn;
@@ -169,6 +182,7 @@ struct frame {
         struct frame_cancel cancel;
         struct frame_step step;
         struct frame_prediction prediction;
+        struct frame_failed failed;
     } u;
 };
 /* 1: *f holds the next whole frame; 0: none yet; -ERR_MEMORY: nothing is lost, call again later (the socket may have no event

@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 
-enum { FIRST_FD = 3, PARK_FD = 64, MAX_WORDS = 32 };
+enum { FIRST_FD = 3, PARK_FD = 64, MAX_WORDS = 80 };
 
 static _Noreturn void child_exec(char *const argv[], const int *fds, int n_fds)
 {

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "engine/media/data_url.h"
+#include "server/admission.h"
 #include "server/api/errors.h"
 
 enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
@@ -45,16 +46,36 @@ static int admission_enter(struct completion *c, int64_t owner, struct err *e)
     return 0;
 }
 
-/* Once the prompt is known. */
+/* Once the prompt is known: within what all models may have, and what this one reads in time. */
 static int admission_take_tokens(struct completion *c, struct err *e)
 {
     struct gateway *g = c->gateway;
     int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
     if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
         return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
+    int rc = admission_check_prompt(c->model, n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
+    if (rc) return rc;
     g->n_prompt_tokens += n;
-    c->counted_tokens = n;
+    admission_prompt_waits(c->model, n);
+    c->counted_tokens = c->waiting_tokens = n;
     return 0;
+}
+
+static void stop_waiting(struct completion *c, bool served)
+{
+    if (c->waiting_tokens) admission_prompt_ends(c->model, c->waiting_tokens, served);
+    c->waiting_tokens = 0;
+}
+
+void completion_first_token(struct completion *c)
+{
+    stop_waiting(c, true);
+}
+
+static void stop_reading(struct completion *c)
+{
+    if (c->reading) c->gateway->n_reading--;
+    c->reading = false;
 }
 
 static void admission_leave(struct completion *c)
@@ -77,6 +98,8 @@ static void completion_free(struct loop_call *call)
         close_fd(&c->pictures[i].bytes_fd);
         close_fd(&c->pictures[i].tiles_fd);
     }
+    stop_waiting(c, false);
+    gateway_model_release(c->model);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
     buf_free(&c->body);
@@ -100,7 +123,9 @@ static void completion_done(struct completion *c)
     if (c->done) return;
     c->done = true;
     c->http = NULL;
+    stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
+    loop_timer_clear(c->gateway->loop, &c->deadline);
     if (c->started) c->source->stop(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
@@ -125,13 +150,14 @@ static void completion_fail(struct completion *c, const struct err *e)
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else
-        api_error_reply(c->http, api_error_of(e), e);
+        api_error_reply_later(c->http, api_error_of(e), e, c->retry_after_s);
     completion_done(c);
 }
 
-void completion_fail_all(struct gateway *g, const struct err *e)
+void completion_fail_all(struct gateway *g, const struct gateway_model *m, const struct err *e)
 {
-    for (struct completion *c = g->completions; c; c = c->next) completion_fail(c, e); /* freed later, so the list holds */
+    for (struct completion *c = g->completions; c; c = c->next)         /* freed later, so the list holds */
+        if (!m || (!c->in_job && c->model == m)) completion_fail(c, e); /* in a job: its model is not known yet */
 }
 
 /* --- comments: a stream that waits is not silent --- */
@@ -169,11 +195,10 @@ static int read_model(struct completion *c, struct err *e)
     const json_t *v = json_object_get(c->request, "model");
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
-    c->model = gateway_model_find(c->gateway, json_string_value(v), json_string_length(v));
     const char *id = json_string_value(v);
-    if (!c->model) return err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.*s' does not exist.", (int)utf8_cut(id, 200), id);
-    c->max_context = c->model->max_context;
-    return c->max_context ? 0 : err_set(e, ERR_GONE, "The model is still being loaded: try again.");
+    int rc = gateway_model_hold(c->gateway, id, json_string_length(v), &c->model, e);
+    if (!rc) c->max_context = c->model->max_context;
+    return rc;
 }
 
 static int read_picture(const struct prompt_image *image, struct picture *p, struct buf *bytes, struct err *e)
@@ -300,6 +325,7 @@ static void completion_run(struct completion *c)
     c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
+    stop_reading(c);
     int rc = admission_take_tokens(c, &e);
     if (!rc) {
         rc = c->sink->open(c, &e);
@@ -427,6 +453,38 @@ static void read_done(struct pool_job *j)
         completion_run(c);
 }
 
+/* --- deadline --- */
+
+static void deadline_passed(void *ctx)
+{
+    struct err e;
+    err_set(&e, ERR_DEADLINE, "The request's time is up.");
+    completion_fail(ctx, &e);
+}
+
+/* The client's, lowered to ours; both count from when the header was whole. */
+static int deadline_read(const struct http_request *r, const struct limits *l, int64_t *ms, struct err *e)
+{
+    const char *given = http_header(r, "x-request-timeout-ms");
+    *ms = l->request_ms;
+    if (!given) return 0;
+    int64_t asked;
+    if (!str_parse_int64(given, 1, INT64_MAX, &asked))
+        return err_set_param(e, ERR_INPUT, "X-Request-Timeout-Ms",
+                             "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1.");
+    if (asked < *ms) *ms = asked;
+    return 0;
+}
+
+static void deadline_start(struct completion *c, int64_t ms)
+{
+    int64_t now_ms = loop_now_ms(c->gateway->loop);
+    c->deadline_ms = now_ms - http_age_ms(c->http) + ms;
+    if (c->deadline_ms < now_ms) c->deadline_ms = now_ms;
+    c->deadline = (struct loop_timer){.fn = deadline_passed, .ctx = c};
+    CHECK(loop_timer_set(c->gateway->loop, &c->deadline, c->deadline_ms) == 0);
+}
+
 static uint32_t longest_context(const struct gateway *g)
 {
     uint32_t n = 0;
@@ -445,13 +503,23 @@ void completion_begin(struct gateway *g, struct http_request *r)
         return;
     }
     struct err e;
+    int64_t timeout_ms;
     c->gateway = g;
-    if (admission_enter(c, http_owner(r), &e)) {
-        api_error_reply(r, api_error_of(&e), &e);
+    c->account = http_owner(r);
+    int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
+    if (!rc) rc = admission_check_any(g, &retry_after_s, &e);
+    if (!rc) {
+        rc = admission_enter(c, c->account, &e);
+        if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));
+    }
+    if (rc) {
+        api_error_reply_later(r, api_error_of(&e), &e, retry_after_s);
         free(c);
         return;
     }
     c->http = r;
+    c->reading = true;
+    g->n_reading++;
     c->limits = g->limits;
     c->longest_context = longest_context(g);
     c->created_s = clock_wall_s();
@@ -462,6 +530,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     sodium_bin2hex(c->id + 9, sizeof c->id - 9, bytes, sizeof bytes);
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
+    deadline_start(c, timeout_ms);
     completion_job(c, read_work, read_done);
 }
 

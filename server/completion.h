@@ -46,11 +46,17 @@ struct completion {
     size_t n_pictures, n_waiting; /* pictures whose call is under way */
     struct prompt prompt;
     struct err err;          /* of the pool job, or the first picture's */
+    int retry_after_s;       /* told with an error; 0: the usual */
     struct counts_key owner; /* in the gateway's per_key if is_counted */
     bool is_counted;
-    int64_t counted_tokens;       /* in the gateway's n_prompt_tokens */
-    struct loop_timer comment;    /* while a stream runs */
+    int64_t counted_tokens;    /* in the gateway's n_prompt_tokens */
+    int64_t waiting_tokens;    /* in the model's queue, until the first token is there */
+    struct loop_timer comment; /* while a stream runs */
+    struct loop_timer deadline;
+    int64_t deadline_ms;          /* boot clock */
+    int64_t account;              /* the key's id; 0: --no-auth */
     int64_t started_ms, event_ms; /* of the source; the last event's time */
+    bool reading;                 /* counted in the gateway's n_reading */
     bool in_job, done, freeing_posted, started, opened;
     bool headers_out; /* the sink has begun the response */
     uint64_t seed;
@@ -69,8 +75,10 @@ void completion_begin(struct gateway *g, struct http_request *r);
 /* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next
  * round. */
 void completion_event(struct completion *c, const struct event *ev);
-/* Every completion that is not done ends with this error. */
-void completion_fail_all(struct gateway *g, const struct err *e);
+/* For sources: a first token is there, so its prompt waits no longer. */
+void completion_first_token(struct completion *c);
+/* Every completion that is not done, of this model or (NULL) of all, ends with this error. */
+void completion_fail_all(struct gateway *g, const struct gateway_model *m, const struct err *e);
 /* For sources: the pictures' tiles are no longer needed here. */
 void completion_close_tiles(struct completion *c);
 /* For sinks: the client does not take its bytes. */

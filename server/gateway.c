@@ -1,6 +1,7 @@
 /* Gateway: routing and keys; see gateway.h. The table of endpoints is here. */
 #include "server/gateway.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -8,7 +9,8 @@
 #include "server/api/errors.h"
 
 const struct endpoint *const gateway_endpoints[] = {
-    &endpoint_chat_completions, &endpoint_models, &endpoint_model, &endpoint_livez, &endpoint_readyz, &endpoint_healthz,
+    &endpoint_chat_completions, &endpoint_models,     &endpoint_model,      &endpoint_livez,      &endpoint_readyz,
+    &endpoint_healthz,          &endpoint_admin_list, &endpoint_admin_load, &endpoint_admin_show, &endpoint_admin_unload,
 };
 const size_t n_gateway_endpoints = sizeof gateway_endpoints / sizeof gateway_endpoints[0];
 
@@ -19,13 +21,6 @@ void gateway_check_endpoints(const struct endpoint *const *endpoints, size_t n)
         CHECK(ep->method && ep->path && ep->path[0] == '/' && ep->handle);
         CHECK(ep->access == ACCESS_OPEN || ep->access == ACCESS_KEY || ep->access == ACCESS_ADMIN);
     }
-}
-
-struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n)
-{
-    for (size_t i = 0; i < g->n_models; i++)
-        if (strlen(g->models[i]->id) == n && memcmp(g->models[i]->id, id, n) == 0) return g->models[i];
-    return NULL;
 }
 
 static bool path_fits(const struct endpoint *ep, const char *path)
@@ -54,8 +49,15 @@ static void refuse_route(struct http_request *r, const struct endpoint *known)
 {
     struct err e;
     if (known) {
-        http_add_header(r, "allow", strcmp(known->method, "GET") == 0 ? "GET, HEAD" : known->method);
-        err_set(&e, ERR_INPUT, "%s is for %s requests.", known->path, known->method);
+        char methods[64] = "";
+        for (size_t i = 0; i < n_gateway_endpoints; i++) {
+            const struct endpoint *ep = gateway_endpoints[i];
+            size_t n = strlen(methods);
+            if (strcmp(ep->path, known->path) == 0)
+                snprintf(methods + n, sizeof methods - n, "%s%s", n ? ", " : "", strcmp(ep->method, "GET") == 0 ? "GET, HEAD" : ep->method);
+        }
+        http_add_header(r, "allow", methods);
+        err_set(&e, ERR_INPUT, "%s is for %s requests.", known->path, methods);
         api_error_reply(r, API_METHOD_NOT_ALLOWED, &e);
     } else {
         err_set(&e, ERR_NOT_FOUND, "There is nothing at '%.*s'.", (int)utf8_cut(http_path(r), 200), http_path(r));
@@ -100,7 +102,7 @@ static bool access_allowed(const struct gateway *g, const struct endpoint *ep, s
 static bool takes_pictures(const struct gateway *g)
 {
     for (size_t i = 0; i < g->n_models; i++)
-        if (g->models[i]->prompt && prompt_model_info(g->models[i]->prompt)->has_images) return true;
+        if (!g->models[i]->prompt || prompt_model_info(g->models[i]->prompt)->has_images) return true; /* not known yet: perhaps */
     return false;
 }
 

@@ -1,13 +1,18 @@
-/* Gateway: what the endpoints share. Owned by `serve`, used on the loop's thread; models and prompt models are
- * immutable once serving. */
+/* Gateway: what the endpoints share. Owned by `serve`, used on the loop's thread.
+ *
+ * Models come and go while it serves (gateway_models.c). A model is looked up by requests on pool threads, so the list is read and written under
+ * models_lock, but for reads on the loop's thread, which alone writes it. Who holds a model (gateway_model_hold) may use it until
+ * gateway_model_release; one that is unloaded is freed with its last holder. */
 #ifndef SPILLWAY_SERVER_GATEWAY_H
 #define SPILLWAY_SERVER_GATEWAY_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <pthread.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
 #include "server/counts.h"
@@ -23,16 +28,55 @@ enum { GATEWAY_MAX_MODELS = 64 };
 
 struct gateway;
 
+enum gateway_model_state {
+    MODEL_LOADING,  /* its files are read, its worker is starting */
+    MODEL_READY,    /* serves; a worker that dies from now on is started again */
+    MODEL_DRAINING, /* takes no more requests; gone when those that it has have ended */
+    MODEL_FAILED    /* could not be loaded: why says it. Stays in the list until it is unloaded or loaded anew */
+};
+
+/* The ready half (prompt, max_context, worker) is written before state becomes MODEL_READY, and only read afterwards. */
 struct gateway_model {
     struct gateway *gateway;
     char id[256];
     char path[4096];
+    enum gateway_model_state state;
+    struct err why;
+    unsigned holders; /* under models_lock */
     struct prompt_model *prompt;
-    struct worker_proc *worker;
+    struct worker_proc *worker; /* NULL: it failed */
     struct quarantine *quarantine;
     struct local *waiting; /* source_local.c: requests that came while the worker is restarted */
-    _Atomic uint32_t max_context; /* the smaller of the model's and the worker's; 0 until the worker was ready once */
+    struct {
+        size_t prompts;                             /* of completions without a first token */
+        int64_t tokens;                             /* of these */
+        double mean_tokens, token_ms;               /* smoothed; token_ms: how long a waiting token takes. 0: not known */
+        int64_t counted_ms, busy_ms, served_tokens; /* of the window that is measured now */
+    } queue;                                        /* admission.c's */
+    uint32_t max_context;                           /* the smaller of the model's and the worker's */
     int64_t created_s;
+    /* gateway_models.c's */
+    struct {
+        struct pool_job job;
+        struct prompt_model *prompt;
+        int rc;
+        struct err e;
+        bool running, down;
+        struct err down_why;
+    } opening;
+    struct loop_timer drain;
+    struct loop_call freeing;
+    bool freeing_posted;
+    struct http_request *asker; /* who waits to hear how loading ended; NULL: nobody */
+    char *args_text;            /* of args */
+    const char *args[WORKER_MAX_ARGS];
+    size_t n_args;
+};
+
+/* What is asked for by POST /admin/models. */
+struct model_order {
+    const char *model, *name; /* name NULL: the folder's */
+    const json_t *options;    /* an object of options such as kv_tokens; NULL: none */
 };
 
 struct gateway {
@@ -43,20 +87,39 @@ struct gateway {
     struct limits limits; /* for requests from now on; changes when the configuration is read again */
     struct media_pool *media;
     struct accounts *accounts; /* NULL: --no-auth */
+    pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;
+    /* `serve`: whether a model may be loaded from there and how its worker is started, then gateway_model_add. */
+    int (*order)(struct gateway *g, const struct model_order *o, struct gateway_model **out, struct err *e);
+    /* A model is loading no longer, or is about to be freed. */
+    void (*model_changed)(struct gateway_model *m);
     int64_t default_max_tokens;
     int64_t started_ms;        /* by the boot clock */
     int64_t accounts_fresh_ms; /* when the store was last seen to be readable */
     bool draining;
     struct completion *completions; /* alive, also those whose client is gone */
     size_t n_completions;
+    size_t n_reading;        /* of these: whose prompt is not known yet */
     struct counts *per_key;  /* completions by the key's id */
     int64_t n_prompt_tokens; /* of all completions */
 };
 
-/* NULL if there is no such model. */
+/* Begins to load. path, id and args (n_args words of the worker's command line) are copied. What cannot be said at once becomes the model's
+ * state. -ERR_INPUT: no usable name; -ERR_BUSY: there is one of that name (that has not failed); -ERR_LIMIT: too many models. */
+MUST_USE int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
+                               struct gateway_model **out, struct err *e);
+/* In any state; NULL if there is no such model. Loop's thread. */
 struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n);
+/* One that is ready, for a request. Any thread. -ERR_NOT_FOUND, -ERR_GONE (it is still loading, or is being unloaded). */
+MUST_USE int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e);
+void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts NULL */
+/* Takes no more requests, and is freed when the last one has ended, at the latest after --drain-timeout, when they are cut. true: it had none, so
+ * it is gone already. */
+bool gateway_model_unload(struct gateway_model *m);
+const char *gateway_model_state_name(const struct gateway_model *m);
+/* At the end, when nothing holds them any more. */
+void gateway_models_free(struct gateway *g);
 struct endpoint;
 /* Ends the program if one of them says too little, above all not who may call it. Before serving. */
 void gateway_check_endpoints(const struct endpoint *const *endpoints, size_t n);

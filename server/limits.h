@@ -27,7 +27,8 @@ struct limits {
     int64_t messages, stops, choices, top_logprobs; /* these four: of one request */
     int64_t images, image_pixels, images_pixels;
     int64_t template_steps, template_depth, template_output_bytes; /* output: beyond 4x the input */
-    int64_t queue_requests, queue_tokens, queue_bytes;
+    int64_t queue_requests, queue_tokens, queue_bytes, first_token_ms;
+    int64_t request_ms;
     /* pictures */
     int64_t decode_cpu_ms, decode_wall_ms, media_queue, media_queue_bytes;
     /* workers */

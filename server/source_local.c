@@ -24,6 +24,7 @@ struct local_choice {
     struct buf piece, text; /* one token's text; what may be shown now */
     size_t made_bytes, shown_bytes;
     int64_t n_tokens;
+    uint32_t cached_tokens; /* of the prompt, as far as was told */
     struct held_logprob *held;
     size_t n_held, cap_held;
 };
@@ -149,8 +150,11 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
 
 static void finish(struct local_choice *ch, enum finish_reason reason)
 {
+    struct local *l = ch->owner->source_state;
+    struct usage *u = &ch->owner->usage;
     ch->finished = true;
-    ((struct local *)ch->owner->source_state)->n_well++;
+    /* The prompt is counted once, whatever n is: what some choice had to compute was not cached, though the others found it then. */
+    if (l->n_well++ == 0 || ch->cached_tokens < u->cached_tokens) u->cached_tokens = ch->cached_tokens;
     if (send_delta(ch, true)) completion_event(ch->owner, &(struct event){.type = EVENT_FINISH, .choice = ch->index, .finish = reason});
 }
 
@@ -170,7 +174,10 @@ static void take_end(struct local_choice *ch, const struct frame_step_row *row)
         return;
     }
     if (row->finish == FINISH_CANCELLED) {
-        fail(c, ERR_TIMEOUT, "The request took too long.");
+        if (loop_now_ms(c->gateway->loop) >= c->deadline_ms)
+            fail(c, ERR_DEADLINE, "The request's time is up.");
+        else
+            fail(c, ERR_GONE, "the worker gave the request up before its time");
         return;
     }
     int rc = detok_flush(&ch->detok, &ch->piece);
@@ -188,8 +195,8 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     struct local_choice *ch = (struct local_choice *)s;
     struct completion *c = ch->owner;
     if (ch->finished || c->done) return;
-    if (row->cached_tokens > c->usage.cached_tokens && row->cached_tokens <= c->usage.prompt_tokens)
-        c->usage.cached_tokens = row->cached_tokens;
+    completion_first_token(c);
+    if (row->cached_tokens > ch->cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) ch->cached_tokens = row->cached_tokens;
     int rc = take_tokens(ch, row);
     if (rc < 0)
         fail(c, ERR_INTERNAL, "the text of a step does not fit");
@@ -236,7 +243,12 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
 {
     const struct chat_params *p = &c->params;
     const struct prompt_info *info = prompt_model_info(c->model->prompt);
-    *f = (struct frame_submit){.weight = 1,
+    struct accounts_share share = {.weight = 1};
+    if (c->gateway->accounts && c->account) share = accounts_key_share(c->gateway->accounts, c->account);
+    *f = (struct frame_submit){.account = (uint64_t)c->account,
+                               .weight = share.weight,
+                               .priority = share.priority,
+                               .deadline_ms = c->deadline_ms,
                                .ids = c->prompt.ids,
                                .n_ids = (uint32_t)c->prompt.n_ids,
                                .eos = info->eos,

@@ -46,6 +46,8 @@ struct worker_proc {
     bool ready, ever_ready, want_write;
     bool closing; /* its socket has ended, it has not yet: its exit tells the reason */
     struct frame_hello hello;
+    struct frame_prediction prediction;
+    struct err failed; /* what it has said for its end before it was ready; ERR_NONE: nothing */
     int64_t backoff_ms, started_ms;
     unsigned n_starts, n_sequences;
     uint64_t n_owed; /* ends that the worker has not told yet, also of sequences that nobody waits for any more */
@@ -134,7 +136,9 @@ static void worker_exited(void *ctx, int status)
 {
     struct worker_proc *w = ctx;
     struct err why;
-    if (WIFSIGNALED(status))
+    if (w->failed.code)
+        why = w->failed;
+    else if (WIFSIGNALED(status))
         err_set(&why, ERR_GONE, "ended by signal %d", WTERMSIG(status));
     else if (WEXITSTATUS(status) == EXIT_NO_FIT)
         err_set(&why, ERR_LIMIT, "the model does not fit into memory as configured");
@@ -213,7 +217,13 @@ static int take_frame(struct worker_proc *w, const struct frame *f, struct err *
     case FRAME_STEP:
         return take_step(w, &f->u.step, e);
     case FRAME_PREDICTION:
-        return w->ready ? 0 : err_set(e, ERR_INPUT, "a prediction before hello"); /* routing will read it */
+        if (!w->ready) return err_set(e, ERR_INPUT, "a prediction before hello");
+        w->prediction = f->u.prediction;
+        return 0;
+    case FRAME_FAILED:
+        if (w->ready) return err_set(e, ERR_INPUT, "a failed start after hello");
+        w->failed = f->u.failed.err;
+        return 0;
     default:
         return err_set(e, ERR_INPUT, "a frame of type %d is not a worker's to send", (int)f->type);
     }
@@ -347,23 +357,10 @@ static void worker_event_again(void *ctx)
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
 {
     const struct worker_config *c = &w->config;
-    char threads[24], kv_tokens[24];
-    snprintf(threads, sizeof threads, "%lld", (long long)c->threads);
-    snprintf(kv_tokens, sizeof kv_tokens, "%lld", (long long)c->kv_tokens);
-    const char *argv[32] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
-    int n = 10;
-    const char *const maybe[][2] = {{"--compute", c->compute},
-                                    {"--kv-dtype", c->kv_dtype},
-                                    {"--quant", c->quant},
-                                    {"--quant-head", c->quant_head},
-                                    {"--quant-vision", c->quant_vision},
-                                    {"--random-weights", c->random_weights}};
-    for (size_t i = 0; i < sizeof maybe / sizeof *maybe; i++) {
-        if (!maybe[i][1]) continue;
-        argv[n++] = maybe[i][0];
-        argv[n++] = maybe[i][1];
-    }
-    if (c->pin_threads) argv[n++] = "--pin-threads";
+    const char *argv[WORKER_MAX_ARGS + 8] = {"spillway", "worker", "--name", c->name};
+    size_t n = 4;
+    CHECK(c->n_args <= WORKER_MAX_ARGS);
+    for (size_t i = 0; i < c->n_args; i++) argv[n++] = c->args[i];
     argv[n++] = "--";
     if (c->path) argv[n++] = c->path;
     int fds[] = {sock, w->progress_fd};
@@ -385,6 +382,8 @@ static int worker_start(struct worker_proc *w, struct err *e)
     }
     w->n_starts++;
     w->n_owed = 0;
+    w->failed = (struct err){0};
+    w->prediction = (struct frame_prediction){0};
     w->want_write = false;
     w->watchdog = (struct watchdog){0};
     look_again(w);
@@ -480,6 +479,11 @@ uint64_t worker_deaths(const struct worker_proc *w)
 const struct frame_hello *worker_hello(const struct worker_proc *w)
 {
     return &w->hello;
+}
+
+const struct frame_prediction *worker_prediction(const struct worker_proc *w)
+{
+    return &w->prediction;
 }
 
 struct worker_info worker_info(const struct worker_proc *w)

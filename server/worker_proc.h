@@ -14,11 +14,12 @@
 
 struct worker_proc;
 
+enum { WORKER_MAX_ARGS = 48 };
+
 struct worker_config {
-    const char *path, *name, *device, *compute, *random_weights; /* these and the next may be NULL but for name and device; borrowed for good */
-    const char *kv_dtype, *quant, *quant_head, *quant_vision;
-    bool pin_threads;
-    int64_t threads, kv_tokens;
+    const char *path, *name;
+    const char *const *args; /* of its command line besides: "--threads", "2", ...; all borrowed for good */
+    size_t n_args;
     const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */
 };
 
@@ -44,9 +45,10 @@ MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const str
 /* Kills it; sequences are told nothing. Accepts NULL. */
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);
-bool worker_is_moving(const struct worker_proc *w);                  /* ready, and not half way to being called hung */
-uint64_t worker_deaths(const struct worker_proc *w);                 /* how many times it has ended */
-const struct frame_hello *worker_hello(const struct worker_proc *w); /* of the last one that was ready */
+bool worker_is_moving(const struct worker_proc *w);                            /* ready, and not half way to being called hung */
+uint64_t worker_deaths(const struct worker_proc *w);                           /* how many times it has ended */
+const struct frame_hello *worker_hello(const struct worker_proc *w);           /* of the last one that was ready */
+const struct frame_prediction *worker_prediction(const struct worker_proc *w); /* the last one; zeros: none has come */
 struct worker_info {
     const char *state; /* "ready", "starting", "down" */
     unsigned restarts, sequences;

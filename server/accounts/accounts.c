@@ -141,7 +141,8 @@ static int load_begin(struct accounts *a, int64_t version, struct err *e)
     load_end(a);
     a->loading.version = version;
     return db_prepare(a, &a->loading.rows,
-                      "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin"
+                      "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin,"
+                      " k.weight, k.priority"
                       " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
                       NULL, 0, e);
 }
@@ -154,7 +155,9 @@ static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
     for (size_t i = 0; i < max_rows && !rc && (step = sqlite3_step(s)) == SQLITE_ROW; i++) {
         struct key_entry k = {.account = sqlite3_column_int64(s, 0),
                               .expires_s = sqlite3_column_int64(s, 2), /* NULL: 0 */
-                              .admin = sqlite3_column_int(s, 3) != 0};
+                              .admin = sqlite3_column_int(s, 3) != 0,
+                              .weight = (uint32_t)sqlite3_column_int(s, 4),
+                              .priority = sqlite3_column_int(s, 5)};
         if (sqlite3_column_bytes(s, 1) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
         memcpy(k.digest, sqlite3_column_blob(s, 1), KEY_DIGEST_BYTES);
         if (key_table_put(&a->loading.keys, &k)) rc = err_set(e, ERR_MEMORY, "out of memory");
@@ -319,6 +322,22 @@ int64_t accounts_key_check(const struct accounts *a, const char *token, bool *ad
     return k->account;
 }
 
+/* Entries are in order of accounts; those of one account say the same. */
+struct accounts_share accounts_key_share(const struct accounts *a, int64_t id)
+{
+    uint32_t low = 1, high = a->keys.n + 1;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct key_entry *k = &a->keys.entries[middle];
+        if (k->account == id) return (struct accounts_share){.weight = k->weight, .priority = k->priority};
+        if (k->account < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return (struct accounts_share){.weight = 1};
+}
+
 size_t accounts_key_count(const struct accounts *a)
 {
     int64_t at_s = now_s(a), last = 0;
@@ -354,6 +373,22 @@ static int check_name(const char *name, struct err *e)
     return ok ? 0 : err_set(e, ERR_INPUT, "a key's name must be 1 to %d bytes of UTF-8 without control characters", ACCOUNTS_MAX_NAME);
 }
 
+static int check_share(const struct accounts_share *s, struct err *e)
+{
+    if (s->weight < 1 || s->weight > ACCOUNTS_MAX_WEIGHT)
+        return err_set(e, ERR_INPUT, "a key's weight must be from 1 to %d", ACCOUNTS_MAX_WEIGHT);
+    if (s->priority < -ACCOUNTS_MAX_PRIORITY || s->priority > ACCOUNTS_MAX_PRIORITY)
+        return err_set(e, ERR_INPUT, "a key's priority must be from -%d to %d", ACCOUNTS_MAX_PRIORITY, ACCOUNTS_MAX_PRIORITY);
+    return 0;
+}
+
+static struct accounts_share share_of(const struct accounts_key_spec *s)
+{
+    struct accounts_share share = s->share;
+    if (share.weight == 0) share.weight = 1;
+    return share;
+}
+
 /* The account that has this secret, 0 if there is none. */
 static int64_t secret_owner(struct accounts *a, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
@@ -382,12 +417,14 @@ static int secret_insert(struct accounts *a, int64_t account, const char *token,
 static int64_t account_insert(struct accounts *a, const struct accounts_key_spec *spec, bool configured, struct err *e)
 {
     sqlite3_stmt *s;
+    struct accounts_share share = share_of(spec);
+    const int64_t args[] = {spec->admin ? 1 : 2, now_s(a), spec->expires_s, spec->admin, configured, share.weight, share.priority};
     int rc = db_prepare(a, &s,
-                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, name)"
-                        " VALUES ('key', ?, ?, nullif(?, 0), ?, ?, ?)",
-                        (int64_t[]){spec->admin ? 1 : 2, now_s(a), spec->expires_s, spec->admin, configured}, 5, e);
+                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, weight, priority, name)"
+                        " VALUES ('key', ?, ?, nullif(?, 0), ?, ?, ?, ?, ?)",
+                        args, 7, e);
     if (rc) return rc;
-    sqlite3_bind_text(s, 6, spec->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 8, spec->name, -1, SQLITE_STATIC);
     rc = db_finish(a, s, e);
     return rc ? rc : sqlite3_last_insert_rowid(a->db);
 }
@@ -402,12 +439,14 @@ static int64_t key_insert(struct accounts *a, const struct accounts_key_spec *sp
 
 int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spec, const char *token, struct err *e)
 {
+    struct accounts_share share = share_of(spec);
     int rc = check_token(token, e);
     if (!rc) rc = check_name(spec->name, e);
+    if (!rc) rc = check_share(&share, e);
     if (!rc) rc = refresh_whole(a, e); /* what is put into the table by hand below must not be all of the news */
     if (!rc) rc = db_begin(a, e);
     if (rc) return rc;
-    struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin};
+    struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin, .weight = share.weight, .priority = share.priority};
     digest(a, token, k.digest);
     int64_t id = secret_owner(a, k.digest, e);
     if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
@@ -522,6 +561,17 @@ int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t
     return rc ? rc : load_keys(a, e);
 }
 
+int accounts_key_set_share(struct accounts *a, int64_t id, const struct accounts_share *share, struct err *e)
+{
+    int rc = check_share(share, e);
+    if (!rc)
+        rc = db_run(a, "UPDATE accounts SET weight = ?, priority = ? WHERE id = ? AND kind = 'key' AND closed_s IS NULL",
+                    (int64_t[]){share->weight, share->priority, id}, 3, e);
+    if (!rc && sqlite3_changes(a->db) == 0)
+        rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)id);
+    return rc ? rc : load_keys(a, e);
+}
+
 int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e)
 {
     int rc =
@@ -536,7 +586,8 @@ static const char list_sql[] =
     "SELECT id, name, created_s, coalesce(expires_s, 0), coalesce(closed_s, 0), admin, configured,"
     " (SELECT hint FROM key_secrets s WHERE s.account = k.id ORDER BY s.expires_s IS NULL DESC, s.expires_s DESC, s.id DESC LIMIT 1),"
     " (SELECT max(expires_s) FROM key_secrets s WHERE s.account = k.id AND s.expires_s > ?2),"
-    " " LIVE " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2))"
+    " " LIVE
+    " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2)), weight, priority"
     " FROM accounts k WHERE kind = 'key' ORDER BY id";
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
@@ -553,7 +604,8 @@ int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct acc
                                  .revoked_s = sqlite3_column_int64(s, 4),
                                  .admin = sqlite3_column_int(s, 5) != 0,
                                  .configured = sqlite3_column_int(s, 6) != 0,
-                                 .hint = (const char *)sqlite3_column_text(s, 7)};
+                                 .hint = (const char *)sqlite3_column_text(s, 7),
+                                 .share = {.weight = (uint32_t)sqlite3_column_int(s, 10), .priority = sqlite3_column_int(s, 11)}};
         if (!k.name || !k.hint) continue; /* out of memory, or damaged */
         bool live = sqlite3_column_int(s, 9) != 0;
         k.state = k.revoked_s ? ACCOUNTS_KEY_REVOKED : live ? ACCOUNTS_KEY_VALID : ACCOUNTS_KEY_EXPIRED;

@@ -17,7 +17,8 @@
 
 struct accounts;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 2, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 3, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
  */
@@ -30,10 +31,19 @@ int64_t accounts_key_check(const struct accounts *a, const char *token, bool *ad
 /* Valid ones, without admin keys. */
 size_t accounts_key_count(const struct accounts *a);
 
+/* What a key gets of an engine that is busy: weight is its share beside the others', priority is who goes first at all. */
+struct accounts_share {
+    uint32_t weight; /* 1 to ACCOUNTS_MAX_WEIGHT; a spec's 0 means 1 */
+    int32_t priority;
+};
+/* {1, 0} for an id that no valid key has. */
+struct accounts_share accounts_key_share(const struct accounts *a, int64_t id);
+
 struct accounts_key_spec {
     const char *name;  /* 1 to 100 bytes of UTF-8 without control characters */
     int64_t expires_s; /* 0: never */
     bool admin;        /* of the organisation; else of the default project */
+    struct accounts_share share;
 };
 /* token gets the key's text. Returns its id. */
 MUST_USE int64_t accounts_key_make(struct accounts *a, const struct accounts_key_spec *s, char token[ACCOUNTS_TOKEN_BYTES], struct err *e);
@@ -46,6 +56,8 @@ MUST_USE int64_t accounts_key_configure(struct accounts *a, const char *token, s
  * was. -ERR_NOT_FOUND if there is no such key that is valid. */
 MUST_USE int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t expires_s, char token[ACCOUNTS_TOKEN_BYTES],
                                  struct err *e);
+/* For requests from now on. -ERR_NOT_FOUND if there is no such key that is not revoked, -ERR_INPUT out of range. */
+MUST_USE int accounts_key_set_share(struct accounts *a, int64_t id, const struct accounts_share *share, struct err *e);
 /* -ERR_NOT_FOUND if there is no such key that is not revoked. */
 MUST_USE int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e);
 
@@ -56,6 +68,7 @@ struct accounts_key {
     int64_t former_ends_s;        /* while it is being rotated: when the secrets it had end; else 0 */
     enum accounts_key_state state;
     bool admin, configured;
+    struct accounts_share share;
     const char *name, *hint; /* hint: the newest token's last characters. Borrowed until fn returns */
 };
 MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e);

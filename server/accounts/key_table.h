@@ -21,6 +21,8 @@ struct key_entry {
     int64_t account;   /* > 0 */
     int64_t expires_s; /* 0: never. The table does not look at it */
     bool admin;
+    uint32_t weight;
+    int32_t priority;
 };
 
 /* Zero-initialised: empty. entries[0] stands for none. */

@@ -53,7 +53,12 @@ static const char migration_2[] =
     "CREATE INDEX key_secrets_account ON key_secrets(account);"
     "CREATE UNIQUE INDEX accounts_configured ON accounts(configured) WHERE configured = 1 AND closed_s IS NULL;";
 
-static const char *const migrations[ACCOUNTS_SCHEMA_VERSION] = {migration_1, migration_2};
+/* Version 3. What a key gets of a busy engine. */
+static const char migration_3[] =
+    "ALTER TABLE accounts ADD COLUMN weight INTEGER NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000);"
+    "ALTER TABLE accounts ADD COLUMN priority INTEGER NOT NULL DEFAULT 0 CHECK (priority BETWEEN -100 AND 100);";
+
+static const char *const migrations[ACCOUNTS_SCHEMA_VERSION] = {migration_1, migration_2, migration_3};
 
 static int run(sqlite3 *db, const char *sql, struct err *e)
 {

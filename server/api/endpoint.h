@@ -22,6 +22,10 @@ extern const struct endpoint endpoint_chat_completions;                         
 extern const struct endpoint endpoint_models, endpoint_model;                   /* models.c */
 extern const struct endpoint endpoint_livez, endpoint_readyz, endpoint_healthz; /* health.c */
 
+extern const struct endpoint endpoint_admin_list, endpoint_admin_load, endpoint_admin_show, endpoint_admin_unload; /* admin_models.c */
+
+void admin_model_settled(struct gateway_model *m); /* whoever waits for it to be loaded is answered, if it is no longer loading */
+
 extern const struct endpoint *const gateway_endpoints[]; /* gateway.c */
 extern const size_t n_gateway_endpoints;
 

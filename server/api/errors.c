@@ -19,6 +19,8 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_MODEL_NOT_FOUND] = {404, INVALID, "model_not_found", NULL},
     [API_NOT_FOUND] = {404, INVALID, "not_found", NULL},
     [API_METHOD_NOT_ALLOWED] = {405, INVALID, "method_not_allowed", NULL},
+    [API_MODEL_EXISTS] = {409, INVALID, "model_exists", NULL},
+    [API_MODEL_LOAD_FAILED] = {400, INVALID, "model_load_failed", NULL},
     [API_REQUEST_TOO_LARGE] = {413, INVALID, "request_too_large", NULL},
     [API_REQUEST_QUARANTINED] = {422, INVALID, "request_quarantined", NULL},
     [API_URL_TOO_LONG] = {414, INVALID, "request_too_large", NULL},
@@ -32,6 +34,7 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_INTERNAL_ERROR] = {500, "server_error", "internal_error", NULL},
     [API_WORKER_DOWN] = {503, "server_error", "worker_down", "1"},
     [API_DRAINING] = {503, "server_error", "draining", "5"},
+    [API_DEADLINE_EXCEEDED] = {504, "timeout_error", "deadline_exceeded", NULL},
 };
 
 static const enum api_error by_err[ERR_CODES] = {
@@ -47,6 +50,7 @@ static const enum api_error by_err[ERR_CODES] = {
     [ERR_BUSY] = API_QUEUE_FULL,
     [ERR_GONE] = API_WORKER_DOWN,
     [ERR_TIMEOUT] = API_WORKER_DOWN,
+    [ERR_DEADLINE] = API_DEADLINE_EXCEEDED,
     [ERR_CLOSING] = API_DRAINING,
     [ERR_RATE] = API_RATE_LIMIT,
     [ERR_QUARANTINED] = API_REQUEST_QUARANTINED,
@@ -70,6 +74,7 @@ static const struct {
     [API_INTERNAL_ERROR] = {"The server made a mistake; it is in its log.", true},
     [API_WORKER_DOWN] = {"What works on this request ended, was too slow or is being started: try again.", true},
     [API_DRAINING] = {"The server is shutting down.", true},
+    [API_DEADLINE_EXCEEDED] = {"The request's time is up (X-Request-Timeout-Ms, or the server's own limit).", true},
 };
 
 static const bool inside[ERR_CODES] = {[ERR_NONE] = true, [ERR_MEMORY] = true, [ERR_IO] = true, [ERR_INTERNAL] = true};
@@ -115,7 +120,7 @@ int api_error_write(struct buf *b, enum api_error kind, const struct err *e, con
     return b->failed;
 }
 
-void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e)
+void api_error_reply_later(struct http_request *r, enum api_error kind, const struct err *e, int retry_after_s)
 {
     struct buf b;
     buf_init(&b, 8192);
@@ -125,7 +130,15 @@ void api_error_reply(struct http_request *r, enum api_error kind, const struct e
                      "{\"error\":{\"message\":\"This error has a message that the server could not write.\",\"type\":\"%s\",\"param\":null,"
                      "\"code\":\"%s\"}}",
                      api_errors[kind].type, api_errors[kind].code);
-    if (api_errors[kind].retry_after) http_add_header(r, "retry-after", api_errors[kind].retry_after);
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", retry_after_s);
+    if (api_errors[kind].retry_after) http_add_header(r, "retry-after", retry_after_s > 0 ? seconds : api_errors[kind].retry_after);
+    if (kind == API_DEADLINE_EXCEEDED) http_add_header(r, "x-should-retry", "false"); /* OpenAI's SDKs would: with the same deadline */
     http_reply(r, api_errors[kind].status, "application/json", b.failed ? fallback : b.data, b.failed ? (size_t)n : b.len);
     buf_free(&b);
+}
+
+void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e)
+{
+    api_error_reply_later(r, kind, e, 0);
 }

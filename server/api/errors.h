@@ -16,6 +16,8 @@ enum api_error {
     API_MODEL_NOT_FOUND,
     API_NOT_FOUND,
     API_METHOD_NOT_ALLOWED,
+    API_MODEL_EXISTS,
+    API_MODEL_LOAD_FAILED,
     API_REQUEST_TOO_LARGE,
     API_REQUEST_QUARANTINED,
     API_URL_TOO_LONG,
@@ -29,6 +31,7 @@ enum api_error {
     API_INTERNAL_ERROR,
     API_WORKER_DOWN,
     API_DRAINING,
+    API_DEADLINE_EXCEEDED,
     API_ERRORS
 };
 
@@ -45,5 +48,7 @@ enum api_error api_error_of(const struct err *e);
  * ERR_MEMORY, ERR_INTERNAL), and every one of a 5xx, is not told: a fixed text of the kind is, and the message goes to the log. */
 int api_error_write(struct buf *b, enum api_error kind, const struct err *e, const char *request_id);
 void api_error_reply(struct http_request *r, enum api_error kind, const struct err *e);
+/* The same with a Retry-After of its own in place of the table's, for the kinds that have one; 0: the table's. */
+void api_error_reply_later(struct http_request *r, enum api_error kind, const struct err *e, int retry_after_s);
 
 #endif

@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/str.h"
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
+#include "server/api/model_write.h"
 
 enum { REPLY_MAX_BYTES = 1 << 20 };
 
@@ -19,23 +19,18 @@ static void livez_get(struct gateway *g, struct http_request *r)
     http_reply(r, 200, "text/plain", "ok\n", 3);
 }
 
-/* NULL: ready. */
+/* NULL: ready. Models that are loaded or unloaded while others serve, and such as could not be loaded, make nobody wait. */
 static const char *why_not_ready(const struct gateway *g)
 {
     const char *why = g->draining ? "draining" : NULL;
-    for (size_t i = 0; i < g->n_models && !why; i++)
-        if (!worker_is_moving(g->models[i]->worker)) why = worker_is_ready(g->models[i]->worker) ? "worker_stalled" : "worker_down";
-    return why;
-}
-
-/* What a worker says of itself is shown only where it is text. */
-static const char *device_name(const struct gateway_model *m)
-{
-    const char *name = worker_hello(m->worker)->device;
-    size_t n = strnlen(name, sizeof worker_hello(m->worker)->device);
-    for (size_t i = 0; i < n; i++)
-        if (name[i] < ' ' || name[i] > '~') return "unknown";
-    return n && n < sizeof worker_hello(m->worker)->device ? name : "unknown";
+    size_t n_ready = 0;
+    for (size_t i = 0; i < g->n_models && !why; i++) {
+        const struct gateway_model *m = g->models[i];
+        if (m->state != MODEL_READY) continue;
+        n_ready++;
+        if (!worker_is_moving(m->worker)) why = worker_is_ready(m->worker) ? "worker_stalled" : "worker_down";
+    }
+    return why || n_ready ? why : "worker_down";
 }
 
 static void readyz_get(struct gateway *g, struct http_request *r)
@@ -45,9 +40,10 @@ static void readyz_get(struct gateway *g, struct http_request *r)
     buf_init(&b, GATEWAY_MAX_MODELS * 128);
     buf_printf(&b, "%s\n", why ? why : "ok");
     for (size_t i = 0; i < g->n_models && !why; i++) {
-        bool said = false;
-        for (size_t j = 0; j < i; j++) said |= strcmp(device_name(g->models[i]), device_name(g->models[j])) == 0;
-        if (!said) buf_printf(&b, "device: %s\n", device_name(g->models[i]));
+        bool said = g->models[i]->state != MODEL_READY;
+        for (size_t j = 0; j < i; j++)
+            said |= g->models[j]->state == MODEL_READY && strcmp(model_device(g->models[i]), model_device(g->models[j])) == 0;
+        if (!said) buf_printf(&b, "device: %s\n", model_device(g->models[i]));
     }
     if (b.failed) {
         struct err e;
@@ -58,29 +54,15 @@ static void readyz_get(struct gateway *g, struct http_request *r)
     buf_free(&b);
 }
 
-/* 0 if it cannot be told. */
-static int64_t resident_bytes(pid_t pid)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
-    FILE *f = pid > 0 ? fopen(path, "re") : NULL;
-    if (!f) return 0;
-    int64_t total, resident = 0;
-    if (fscanf(f, "%" SCNd64 " %" SCNd64, &total, &resident) != 2) resident = 0;
-    fclose(f);
-    return resident * sysconf(_SC_PAGESIZE);
-}
-
 static void write_model(struct buf *b, const struct gateway_model *m)
 {
-    struct worker_info w = worker_info(m->worker);
+    struct worker_info w = m->worker ? worker_info(m->worker) : (struct worker_info){.state = gateway_model_state_name(m)};
     buf_puts(b, "{\"id\":");
     json_write_string(b, m->id, strlen(m->id));
     buf_printf(b,
                ",\"state\":\"%s\",\"device\":\"%s\",\"max_context\":%u,\"sequences\":%u,\"restarts\":%u,\"process_age_ms\":%" PRId64
                ",\"still_ms\":%" PRId64 ",\"rss_bytes\":%" PRId64 "}",
-               w.state, m->max_context ? device_name(m) : "unknown", m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms,
-               resident_bytes(w.pid));
+               w.state, model_device(m), m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms, process_resident_bytes(w.pid));
 }
 
 static void write_health(const struct gateway *g, struct buf *b)
@@ -103,7 +85,7 @@ static void write_health(const struct gateway *g, struct buf *b)
                    now_ms - g->accounts_fresh_ms);
     else
         buf_puts(b, ",\"keys\":null");
-    buf_printf(b, ",\"rss_bytes\":%" PRId64 "}\n", resident_bytes(getpid()));
+    buf_printf(b, ",\"rss_bytes\":%" PRId64 "}\n", process_resident_bytes(getpid()));
 }
 
 static void healthz_get(struct gateway *g, struct http_request *r)

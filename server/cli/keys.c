@@ -1,4 +1,4 @@
-/* keys add | list | rotate | revoke: the store is opened directly; a running server takes changes over within a second. A key's text is
+/* keys add | list | set | rotate | revoke: the store is opened directly; a running server takes changes over within a second. A key's text is
  * printed once, alone on standard output (with --json as a member), by the command that makes it; all else that is said about it goes to
  * standard error. */
 #include <inttypes.h>
@@ -103,7 +103,7 @@ static const char *show_expiry(int64_t expires_s, char out[WORD_BYTES])
 }
 
 /* The list's rows are kept until the widths of its columns are known. */
-enum { COLUMNS = 6, CELL_BYTES = 256 };
+enum { COLUMNS = 8, CELL_BYTES = 256 };
 struct list {
     char (*cells)[COLUMNS][CELL_BYTES];
     size_t n, cap;
@@ -152,6 +152,7 @@ static const char *const state_words[] = {
 static void list_key(void *ctx, const struct accounts_key *k)
 {
     char id[WORD_BYTES], ends[WORD_BYTES], made[WORD_BYTES], expires[WORD_BYTES], span[WORD_BYTES], state[CELL_BYTES];
+    char weight[WORD_BYTES], priority[WORD_BYTES];
     snprintf(id, sizeof id, "%" PRId64, k->id);
     snprintf(ends, sizeof ends, "...%.20s", k->hint);
     snprintf(state, sizeof state, "%s%s", state_words[k->state], k->admin ? ", admin" : k->configured ? ", configured" : "");
@@ -159,7 +160,10 @@ static void list_key(void *ctx, const struct accounts_key *k)
         size_t n = strlen(state);
         snprintf(state + n, sizeof state - n, "; former secret for %s more", show_span(k->former_ends_s - clock_wall_s(), span));
     }
-    list_add(ctx, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires), state});
+    snprintf(weight, sizeof weight, "%" PRIu32, k->share.weight);
+    snprintf(priority, sizeof priority, "%" PRId32, k->share.priority);
+    list_add(ctx, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires), weight,
+                                               priority, state});
 }
 
 static void json_time(struct buf *b, const char *name, int64_t at_s)
@@ -178,8 +182,10 @@ static void json_key(void *ctx, const struct accounts_key *k)
     json_write_string(b, k->name, strlen(k->name));
     buf_puts(b, ",\"hint\":");
     json_write_string(b, k->hint, strlen(k->hint));
-    buf_printf(b, ",\"state\":\"%s\",\"admin\":%s,\"configured\":%s,\"created_at\":%" PRId64, state_words[k->state],
-               k->admin ? "true" : "false", k->configured ? "true" : "false", k->created_s);
+    buf_printf(b,
+               ",\"state\":\"%s\",\"admin\":%s,\"configured\":%s,\"weight\":%" PRIu32 ",\"priority\":%" PRId32 ",\"created_at\":%" PRId64,
+               state_words[k->state], k->admin ? "true" : "false", k->configured ? "true" : "false", k->share.weight, k->share.priority,
+               k->created_s);
     json_time(b, "expires_at", k->expires_s);
     json_time(b, "revoked_at", k->revoked_s);
     json_time(b, "former_secret_until", k->former_ends_s);
@@ -190,7 +196,7 @@ static int keys_list(struct accounts *a, const struct options *o, struct err *e)
 {
     struct list l = {0};
     buf_init(&l.json, 256 << 20);
-    list_add(&l, (const char *const[COLUMNS]){"ID", "NAME", "KEY", "MADE", "EXPIRES", "STATE"});
+    list_add(&l, (const char *const[COLUMNS]){"ID", "NAME", "KEY", "MADE", "EXPIRES", "WEIGHT", "PRIORITY", "STATE"});
     if (o->json) l.n = 0;
     int rc = accounts_key_list(a, o->json ? json_key : list_key, &l, e);
     if (!rc && (l.failed || l.json.failed)) rc = err_set(e, ERR_MEMORY, "out of memory");
@@ -228,10 +234,18 @@ static int show_token(const struct options *o, int64_t id, const char *name, int
     return rc;
 }
 
+/* What was given of it. */
+static void share_take(struct accounts_share *s, const struct options *o)
+{
+    if (o->weight) s->weight = (uint32_t)o->weight;
+    if (o->priority != OPTIONS_NO_PRIORITY) s->priority = (int32_t)o->priority;
+}
+
 static int keys_add(struct accounts *a, const struct options *o, struct err *e)
 {
     char token[ACCOUNTS_TOKEN_BYTES];
     struct accounts_key_spec spec = {.name = o->n_args > 1 ? o->args[1] : "unnamed", .admin = o->admin};
+    share_take(&spec.share, o);
     int rc = o->expires ? parse_expires(o->expires, &spec.expires_s, e) : 0;
     if (rc) return rc;
     int64_t id = accounts_key_make(a, &spec, token, e);
@@ -247,12 +261,29 @@ static int parse_id(const char *word, int64_t *id, struct err *e)
 
 struct found_key {
     int64_t id, expires_s;
+    struct accounts_share share;
 };
 
 static void find_key(void *ctx, const struct accounts_key *k)
 {
     struct found_key *f = ctx;
-    if (k->id == f->id) f->expires_s = k->expires_s;
+    if (k->id != f->id) return;
+    f->expires_s = k->expires_s;
+    f->share = k->share;
+}
+
+static int keys_set(struct accounts *a, const struct options *o, struct err *e)
+{
+    struct found_key found = {.share.weight = 1};
+    int rc = parse_id(o->args[1], &found.id, e);
+    if (!rc && !o->weight && o->priority == OPTIONS_NO_PRIORITY) rc = err_set(e, ERR_INPUT, "keys set: give --weight or --priority");
+    if (!rc) rc = accounts_key_list(a, find_key, &found, e);
+    share_take(&found.share, o);
+    if (!rc) rc = accounts_key_set_share(a, found.id, &found.share, e);
+    if (!rc)
+        fprintf(stderr, "Key %" PRId64 " has weight %" PRIu32 " and priority %" PRId32 ".\n", found.id, found.share.weight,
+                found.share.priority);
+    return rc;
 }
 
 static int keys_rotate(struct accounts *a, const struct options *o, struct err *e)
@@ -287,13 +318,13 @@ static int keys_revoke(struct accounts *a, const struct options *o, struct err *
 static const struct verb {
     const char *name;
     int min_args, max_args;
-    bool admin, expires, json; /* options it takes, beside --data; --grace has a default and is taken by rotate */
+    bool admin, expires, json,
+        share; /* options it takes, beside --data (share: --weight and --priority); --grace has a default and is taken by rotate */
     int (*run)(struct accounts *a, const struct options *o, struct err *e);
 } verbs[] = {
-    {"add", 1, 2, true, true, true, keys_add},
-    {"list", 1, 1, false, false, true, keys_list},
-    {"rotate", 2, 2, false, true, true, keys_rotate},
-    {"revoke", 2, 2, false, false, false, keys_revoke},
+    {"add", 1, 2, true, true, true, true, keys_add},           {"list", 1, 1, false, false, true, false, keys_list},
+    {"set", 2, 2, false, false, false, true, keys_set},        {"rotate", 2, 2, false, true, true, false, keys_rotate},
+    {"revoke", 2, 2, false, false, false, false, keys_revoke},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -302,15 +333,17 @@ static const struct verb *find_verb(const struct options *o, struct err *e)
     for (int i = 0; i < N_VERBS; i++) {
         const struct verb *v = &verbs[i];
         if (o->n_args == 0 || strcmp(v->name, o->args[0]) != 0 || o->n_args < v->min_args || o->n_args > v->max_args) continue;
-        const char *wrong = o->admin && !v->admin       ? "--admin"
-                            : o->expires && !v->expires ? "--expires"
-                            : o->json && !v->json       ? "--json"
-                                                        : NULL;
+        const char *wrong = o->admin && !v->admin                             ? "--admin"
+                            : o->expires && !v->expires                       ? "--expires"
+                            : o->json && !v->json                             ? "--json"
+                            : o->weight && !v->share                          ? "--weight"
+                            : o->priority != OPTIONS_NO_PRIORITY && !v->share ? "--priority"
+                                                                              : NULL;
         if (!wrong) return v;
         err_set(e, ERR_INPUT, "%s is not for 'keys %s'", wrong, v->name);
         return NULL;
     }
-    err_set(e, ERR_INPUT, "usage: spillway keys add [NAME] | list | rotate ID | revoke ID (see spillway keys --help)");
+    err_set(e, ERR_INPUT, "usage: spillway keys add [NAME] | list | set ID | rotate ID | revoke ID (see spillway keys --help)");
     return NULL;
 }
 

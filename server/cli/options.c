@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "server/accounts/accounts.h"
 #include "server/cli/options_table.h"
 #include "server/ip.h"
 
@@ -24,7 +25,8 @@ const struct command_row option_commands[COMMANDS] = {
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
-    [COMMAND_KEYS] = {"keys", "add [NAME] | list | rotate ID | revoke ID", "make, list, rotate and revoke API keys", false},
+    [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
+                      false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_DOCTOR] = {"doctor", "[MODEL ...]", "look at this machine and at model folders, and say what to do", false},
     [COMMAND_CONFIG] = {"config", "check FILE", "check a configuration file", false},
@@ -52,11 +54,17 @@ const struct option_row option_rows[] = {
      "a name by which the server may be called; on a loopback address its own names are always allowed"},
     {ON(SERVE) | ACCESS | RELOADS, "--allow-origin", "ORIGIN", OPTION_ORIGINS, F(allow_origins), 0, 0, NULL,
      "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
-    {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz, which the API refuses"},
+    {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz and /admin, which the API refuses"},
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
+    {ON(KEYS), "--weight", "N", OPTION_INT, F(weight), 1, ACCOUNTS_MAX_WEIGHT, NULL,
+     "add, set: the key's share of a busy engine beside the others' (default: 1)"},
+    {ON(KEYS), "--priority", "N", OPTION_INT, F(priority), -ACCOUNTS_MAX_PRIORITY, ACCOUNTS_MAX_PRIORITY, NULL,
+     "add, set: requests of a higher one go first, whatever the shares (default: 0)"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
     {ON(KEYS) | ON(DOCTOR), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
+    {ON(SERVE) | ENGINE | RELOADS, "--model-root", "DIR", OPTION_NAMES, F(model_roots), 0, 0, NULL,
+     "a folder from below which an admin key may load models (POST /admin/models); may be given several times"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
@@ -296,7 +304,7 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
 void options_init(enum command c, struct options *o)
 {
     CHECK(n_option_rows <= OPTIONS_MAX_ROWS);
-    *o = (struct options){.temperature = -1};
+    *o = (struct options){.temperature = -1, .priority = OPTIONS_NO_PRIORITY};
     limits_init(&o->limits);
     for (size_t i = 0; i < n_option_rows; i++) {
         if (!option_is_on(&option_rows[i], c) || !option_rows[i].initial) continue;

@@ -35,7 +35,8 @@ enum {
     OPTIONS_MAX_LIST = 64,
     OPTIONS_MAX_ROWS = 128,
     OPTIONS_KEY_BYTES = 64,
-    OPTIONS_HOST_BYTES = 64
+    OPTIONS_HOST_BYTES = 64,
+    OPTIONS_NO_PRIORITY = -1000
 };
 
 /* An option that may be given several times. */
@@ -60,10 +61,11 @@ struct options {
     int n_inherited; /* listening sockets that systemd handed down: descriptors from 3 on */
 
     const char *name, *listen, *data, *api_key_file, *tls_cert, *tls_key;
-    struct option_list trusted_proxies, allow_hosts, allow_origins;
+    struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
     bool no_auth;
     const char *expires, *grace;
     bool admin, json;
+    int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
     struct limits limits;
 

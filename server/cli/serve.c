@@ -1,6 +1,6 @@
 /* serve [MODEL ...]: puts the gateway together, runs its loop, takes it apart. One line a stage on standard error.
  *
- * Order: options, accounts, listening socket, workers (they load while we read tokenizers and templates), media
+ * Order: options, accounts, listening socket, workers (serve_models.c: they load while pool threads read tokenizers and templates), media
  * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
  * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM, SIGINT or the end of its terminal drains: nothing new is
  * taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
@@ -163,100 +163,30 @@ static struct serve *serve_of(struct gateway_model *m)
     return (struct serve *)m->gateway; /* its first member */
 }
 
-/* The worker and the gateway read the same folder; they must have understood the same. */
-static int check_hello(struct gateway_model *m, const struct frame_hello *h, struct err *e)
-{
-    const struct prompt_info *info = prompt_model_info(m->prompt);
-    if (h->vocab != info->vocab)
-        return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
-    if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
-                             h->tokens_per_tile != (uint32_t)info->images.tokens_per_tile))
-        return err_set(e, ERR_INTERNAL, "%s: worker and gateway differ about pictures", m->id);
-    return 0;
-}
-
 /* Every worker has said hello, and a picture decoder is in its cage. */
 static void look_ready(struct serve *s)
 {
+    if (s->ready) return;
     for (size_t i = 0; i < s->g.n_models; i++)
-        if (!worker_is_ready(s->g.models[i]->worker)) return;
-    if (!s->ready && media_info(s->g.media).up) announce(s);
+        if (s->g.models[i]->state != MODEL_READY || !worker_is_ready(s->g.models[i]->worker)) return;
+    if (media_info(s->g.media).up) announce(s);
 }
 
-static void model_ready(void *ctx, const struct frame_hello *h)
+static void model_changed(struct gateway_model *m)
 {
-    struct gateway_model *m = ctx;
     struct serve *s = serve_of(m);
-    struct err e;
-    if (check_hello(m, h, &e)) {
-        serve_stop(s, &e);
-        return;
-    }
-    uint32_t own = prompt_model_info(m->prompt)->max_context;
-    uint64_t cache = (uint64_t)h->n_blocks * h->block_tokens; /* a sequence that cannot fit alone is never admitted */
-    uint32_t limit = cache < h->max_context ? (uint32_t)cache : h->max_context;
-    m->max_context = own && own < limit ? own : limit;
-    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
-    source_local_ready(m);
+    if (s->closing) return;
+    admin_model_settled(m);
+    if (m->state == MODEL_FAILED && s->ready) log_error("%s", m->why.msg);
+    if (m->state == MODEL_FAILED && !s->ready) serve_stop(s, &m->why);
     look_ready(s);
-}
-
-static void model_down(void *ctx, const struct err *why)
-{
-    struct gateway_model *m = ctx;
-    if (m->max_context) return; /* has served: it is restarted */
-    struct err e = *why;
-    err_prefix(&e, "model %s: its worker could not start", m->id);
-    serve_stop(serve_of(m), &e);
-}
-
-static int model_start(struct serve *s, const char *arg, const char *name, struct err *e)
-{
-    struct gateway *g = &s->g;
-    if (g->n_models == GATEWAY_MAX_MODELS) return err_set(e, ERR_INPUT, "more than %d models", GATEWAY_MAX_MODELS);
-    struct gateway_model *m = calloc(1, sizeof *m);
-    if (!m) return err_set(e, ERR_MEMORY, "out of memory");
-    g->models[g->n_models++] = m;
-    m->gateway = g;
-    m->created_s = clock_wall_s();
-    int rc = model_path_find(arg, m->path, sizeof m->path, e);
-    if (rc) return rc;
-    const char *id = name ? name : model_path_id(arg, m->path);
-    if (!*id || strlen(id) >= sizeof m->id || !utf8_valid(id, strlen(id)))
-        return err_set(e, ERR_INPUT, "%s: no usable name; give --name", arg);
-    for (size_t i = 0; i + 1 < g->n_models; i++)
-        if (strcmp(g->models[i]->id, id) == 0) return err_set(e, ERR_INPUT, "two models are called '%s'", id);
-    strcpy(m->id, id);
-    struct worker_config c = {.path = m->path,
-                              .name = m->id,
-                              .device = s->o->device,
-                              .compute = s->o->compute,
-                              .kv_dtype = s->o->kv_dtype,
-                              .pin_threads = s->o->pin_threads,
-                              .quant = s->o->quant,
-                              .quant_head = s->o->quant_head,
-                              .quant_vision = s->o->quant_vision,
-                              .threads = s->o->threads,
-                              .kv_tokens = s->o->kv_tokens,
-                              .limits = &g->limits};
-    struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
-    rc = quarantine_new(&m->quarantine, g->loop, e);
-    return rc ? rc : worker_proc_new(&m->worker, g->loop, &c, &events, e);
 }
 
 static int start_models(struct serve *s, struct err *e)
 {
-    const struct options *o = s->o;
-    int rc = o->n_args ? 0 : model_start(s, "demo", o->name, e);
-    for (int i = 0; i < o->n_args && !rc; i++) rc = model_start(s, o->args[i], o->name ? o->name : o->arg_names[i], e);
+    s->g.model_changed = model_changed;
+    int rc = serve_models_start(s, e);
     if (!rc) loading_begin(s);
-    for (size_t i = 0; i < s->g.n_models && !rc; i++) {
-        struct gateway_model *m = s->g.models[i];
-        rc = prompt_model_open(&m->prompt, m->path, e);
-        if (rc) break;
-        const struct prompt_info *info = prompt_model_info(m->prompt);
-        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
-    }
     return rc;
 }
 
@@ -268,7 +198,7 @@ static void drain_cut(struct serve *s)
     log_info("draining: %zu requests are cut", s->g.n_completions);
     s->drain_until_ms = loop_now_ms(s->g.loop) + LAST_WORDS_MS;
     s->cut = true;
-    completion_fail_all(&s->g, &e);
+    completion_fail_all(&s->g, NULL, &e);
 }
 
 static void drain_look(void *ctx)
@@ -371,15 +301,16 @@ static int serve_start(struct serve *s, struct err *e)
     s->g.started_ms = clock_boot_ms();
     s->g.default_max_tokens = s->o->default_max_tokens;
     s->g.limits = s->o->limits;
+    pthread_mutex_init(&s->g.models_lock, NULL);
     int rc = find_address(s, e);
     if (!rc) rc = loop_new(&s->g.loop, e);
     if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = listen_http(s, e);
+    if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
-    if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     return rc;
 }
 
@@ -393,12 +324,7 @@ static void serve_close(struct serve *s)
     pool_free(g->pool);
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
-    for (size_t i = 0; i < g->n_models; i++) {
-        worker_proc_free(g->models[i]->worker);
-        quarantine_free(g->models[i]->quarantine);
-        prompt_model_close(g->models[i]->prompt);
-        free(g->models[i]);
-    }
+    gateway_models_free(g);
     counts_free(g->per_key);
     accounts_close(g->accounts);
     loop_watch_remove(g->loop, s->signals);

@@ -1,4 +1,4 @@
-/* What serve.c (start, signals, end), serve_config.c (options, file, environment) and serve_reload.c (SIGHUP) share; nobody else includes it. */
+/* What serve.c (start, signals, end), serve_config.c (options, file, environment), serve_models.c and serve_reload.c (SIGHUP) share; nobody else includes it. */
 #ifndef SPILLWAY_SERVER_CLI_SERVE_PARTS_H
 #define SPILLWAY_SERVER_CLI_SERVE_PARTS_H
 
@@ -45,6 +45,10 @@ void serve_config_edge(const struct options *o, struct edge *edge, struct ip_net
 /* A file with the key and perhaps a line's end. */
 MUST_USE int serve_read_key(const char *path, char out[KEY_TEXT_BYTES], struct err *e);
 void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
+
+/* serve_models.c */
+MUST_USE int serve_models_start(struct serve *s, struct err *e);
+MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);

@@ -2,11 +2,25 @@
 #include "engine/worker.h"
 
 #include "base/log.h"
+#include "engine/frame.h"
 #include "server/cli/command.h"
 #include "server/cli/model_path.h"
 #include "server/cli/model_run.h"
 
 enum { LAST_LINES_MS = 500 };
+
+/* The gateway tells it to whoever asked for the model. */
+static void tell_failure(const struct err *why)
+{
+    struct err ignored;
+    struct frame_failed f = {.err = *why};
+    struct frame_conn *c;
+    for (char *p = f.err.msg; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7F) *p = ' ';
+    if (frame_conn_new(&c, WORKER_SOCKET_FD, FRAME_MAX_BYTES, &ignored)) return;
+    if (frame_put_failed(frame_conn_out(c), &f) == 0) (void)!frame_conn_flush(c, &ignored);
+    frame_conn_free(c);
+}
 
 int command_worker(const struct options *o)
 {
@@ -25,6 +39,7 @@ int command_worker(const struct options *o)
     if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, (uint64_t)o->kv_tokens, progress, &e);
     if (rc) {
         log_error("%s", e.msg);
+        tell_failure(&e);
         log_stop(LAST_LINES_MS);
         return rc == -ERR_MEMORY ? WORKER_EXIT_NO_ROOM : WORKER_EXIT_FAILED;
     }

@@ -1,8 +1,11 @@
 """Errors: each a clear OpenAI error object that names the field; generated values for every numeric field (T12)."""
 import json
+import re
 
 import pytest
 import requests
+
+from serving import LLM, Server
 
 NUMBERS = {  # name: (whole, min, max)
     "temperature": (False, 0, 2), "top_p": (False, 0, 1), "min_p": (False, 0, 1), "frequency_penalty": (False, -2, 2),
@@ -95,6 +98,44 @@ def test_context_length(chat, expect_error):
     message = expect_error(chat(messages=[{"role": "user", "content": "word " * 20000}]), 400, "context_length_exceeded")["message"]
     numbers = [int(w) for w in message.replace(",", " ").replace(".", " ").split() if w.isdigit()]
     assert 8192 in numbers and any(n > 8192 for n in numbers), message
+
+
+def test_prompt_that_can_never_fit_the_cache_is_refused_with_both_numbers(llm, expect_error):
+    """The cache is smaller than the model's context: what does not fit it is refused, not queued; what just fits is answered."""
+    room = 512
+    s = Server(LLM, "--no-auth", "--kv-tokens", str(room))
+
+    def ask(n):
+        messages = [{"role": "user", "content": "ab " * n}]
+        return requests.post(s.url + "/v1/chat/completions", timeout=30, json={"model": llm, "max_tokens": 1000, "ignore_eos": True, "messages": messages})
+    try:
+        assert requests.get(s.url + "/v1/models", timeout=10).json()["data"][0]["context_length"] == room
+        fits, too_long = 1, 1000
+        assert ask(fits).status_code == 200
+        while too_long - fits > 1:
+            n = (fits + too_long) // 2
+            fits, too_long = (n, too_long) if ask(n).status_code == 200 else (fits, n)
+        usage = ask(fits).json()["usage"]
+        assert usage["total_tokens"] == room and usage["prompt_tokens"] >= room - 8
+        message = expect_error(ask(too_long), 400, "context_length_exceeded", "messages")["message"]
+        found = re.search(rf"has (\d+) tokens.* {room} tokens", message)
+        assert found and room <= int(found[1]) <= room + 8, message
+    finally:
+        assert s.stop() == 0, "".join(s.lines)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
+def test_deadline_of_the_real_engine(server, llm, stream):
+    """Whether gateway or engine is first: one error, and the engine is free again."""
+    body = {"model": llm, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100000, "ignore_eos": True, "stream": stream, "n": 8}
+    headers = {"authorization": "Bearer " + server.key, "X-Request-Timeout-Ms": "150"}
+    answer = requests.post(server.url + "/v1/chat/completions", json=body, headers=headers, timeout=30)
+    if answer.status_code == 200:  # its context was full before; or a stream that had begun
+        assert b"[DONE]" in answer.content or b"deadline_exceeded" in answer.content
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    body.update(max_tokens=1, n=1, stream=False)
+    assert requests.post(server.url + "/v1/chat/completions", json=body, headers={**headers, "X-Request-Timeout-Ms": "20000"}, timeout=30).status_code == 200
 
 
 def test_min_tokens_must_fit_the_context(chat, expect_error):

@@ -22,6 +22,13 @@ def test_models(client, vlm, llm, server):
         client.models.retrieve("no/such/model")
 
 
+def test_models_tell_what_they_take(client, vlm, llm):
+    told = {m.id: m.to_dict() for m in client.models.list()}
+    assert told[vlm]["modalities"] == ["text", "image"] and told[llm]["modalities"] == ["text"]
+    for m in told.values():
+        assert m["state"] == "ready" and m["context_length"] == m["max_model_len"] > 0
+
+
 def test_model_id_with_slash():
     s = Server(VLM, "--name", "Owner/Model", "--no-auth")
     try:

@@ -49,7 +49,7 @@ def test_list_is_a_table_without_secrets(keys):
 
 
 def test_list_of_none_has_only_its_header(keys):
-    assert keys("list").stdout.split() == ["ID", "NAME", "KEY", "MADE", "EXPIRES", "STATE"]
+    assert keys("list").stdout.split() == ["ID", "NAME", "KEY", "MADE", "EXPIRES", "WEIGHT", "PRIORITY", "STATE"]
     assert json.loads(keys("list", "--json").stdout) == []
 
 
@@ -129,3 +129,20 @@ def test_ids_are_checked(keys, word):
 @pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31mred", "x" * 101, "\u009b1m"])
 def test_names_that_a_terminal_would_obey_are_refused(keys, name):
     assert "name" in keys("add", "--", name, ok=False).stderr
+
+
+def test_share_of_a_key_is_given_changed_and_listed(keys):
+    keys("add", "a", "--weight", "5", "--priority", "-2")
+    made = json.loads(keys("add", "b", "--json").stdout)
+    assert "weight 3 and priority 0" in keys("set", made["id"], "--weight", "3").stderr
+    assert "weight 3 and priority 9" in keys("set", made["id"], "--priority", "9").stderr
+    assert [(k["weight"], k["priority"]) for k in json.loads(keys("list", "--json").stdout)] == [(5, -2), (3, 9)]
+    assert [(r["WEIGHT"], r["PRIORITY"]) for r in rows(keys("list").stdout)] == [("5", "-2"), ("3", "9")]
+
+
+@pytest.mark.parametrize("args", [("add", "x", "--weight", "0"), ("add", "x", "--weight", "1001"), ("add", "x", "--priority", "101"), ("add", "x", "--priority", "-101"),
+                                  ("set", "3"), ("set", "999", "--weight", "2"), ("list", "--weight", "2"), ("revoke", "3", "--priority", "1")])
+def test_senseless_share_is_refused(keys, args):
+    keys("add", "a")
+    keys(*args, ok=False)
+    assert [(k["weight"], k["priority"]) for k in json.loads(keys("list", "--json").stdout)] == [(1, 0)]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from http_raw import connect, exchange, head, receive, send_all, wait_until
-from serving import ROOT, FakeServer, Server
+from serving import DEMO, ROOT, FakeServer, Server
 
 ROWS = re.findall(r"\[API_\w+\] = \{(\d{3}), [^\n]*?\"(\w+)\", (?:NULL|\"\d+\")\}", (ROOT / "server/api/errors.c").read_text())
 CODES = {code for _, code in ROWS}
@@ -205,6 +205,33 @@ def test_t34_text_of_a_number_that_is_none(seen):
     s = FakeServer()
     try:
         seen.take(chat(s, body_of(max_tokens=20, seed=s.seeds["nan"])), "numeric_error")
+    finally:
+        s.stop()
+    assert not seen.wrong, seen.wrong[:5]
+
+
+def test_t34_text_of_a_request_whose_time_is_up(seen):
+    s = FakeServer(script={"submit": "queue"})
+    try:
+        seen.take(chat(s, fields=["X-Request-Timeout-Ms: 100"]), "deadline_exceeded")
+        seen.take(chat(s, fields=["X-Request-Timeout-Ms: soon"]), "invalid_value")
+    finally:
+        s.stop()
+    assert not seen.wrong, seen.wrong[:5]
+
+
+def test_t34_texts_of_loading_models(seen):
+    s = FakeServer(DEMO, "--no-auth", "--name", "demo")
+
+    def load(**body):
+        data = json.dumps(body).encode()
+        return exchange(s.port, head("POST", "/admin/models", ["Content-Type: application/json", f"Content-Length: {len(data)}", "Connection: close"]) + data, 20)
+    try:
+        seen.take(load(model="demo", name="demo"), "model_exists")
+        seen.take(load(model="/etc"), "invalid_value")
+        seen.take(load(model="demo", name="x", listen="0"), "unsupported_parameter")
+        s.script(start="no room")
+        seen.take(load(model="demo", name="second", wait=True), "model_load_failed")
     finally:
         s.stop()
     assert not seen.wrong, seen.wrong[:5]

@@ -97,6 +97,8 @@ static int put_again(struct buf *b, const struct frame *f)
         return frame_put_step(b, &f->u.step);
     case FRAME_PREDICTION:
         return frame_put_prediction(b, &f->u.prediction);
+    case FRAME_FAILED:
+        return frame_put_failed(b, &f->u.failed);
     default:
         return frame_put_drain(b);
     }

@@ -116,7 +116,7 @@ static void make_version_1(int64_t *valid, int64_t *revoked, char token[2][ACCOU
             "INSERT INTO old SELECT k.id, kind, parent, name, k.created_s, closed_s, digest, hint FROM accounts k"
             " LEFT JOIN key_secrets s ON s.account = k.id;"
             "DROP TABLE key_secrets; DROP TABLE accounts; ALTER TABLE old RENAME TO accounts;"
-            "CREATE INDEX accounts_parent ON accounts(parent); DELETE FROM schema_migrations WHERE version = 2");
+            "CREATE INDEX accounts_parent ON accounts(parent); DELETE FROM schema_migrations WHERE version >= 2");
 }
 
 static void test_accounts_migrate_from_version_1(void **state)
@@ -145,6 +145,24 @@ static void test_accounts_migration_refuses_rows_without_parent(void **state)
     struct err e;
     assert_int_equal(accounts_open(&a, sub, &e), -ERR_INPUT);
     assert_int_equal(raw_number("SELECT max(version) FROM schema_migrations"), 1); /* nothing was done by halves */
+}
+
+/* Version 2 is version 3 without what a key gets of a busy engine. */
+static void test_accounts_migrate_from_version_2(void **state)
+{
+    (void)state;
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct accounts *a = open_ok();
+    int64_t id = make(a, token);
+    accounts_close(a);
+    raw_run("ALTER TABLE accounts DROP COLUMN weight; ALTER TABLE accounts DROP COLUMN priority; DELETE FROM schema_migrations WHERE "
+            "version = 3");
+    a = open_ok();
+    assert_int_equal(check(a, token), id);
+    struct accounts_share share = accounts_key_share(a, id);
+    assert_int_equal(share.weight, 1);
+    assert_int_equal(share.priority, 0);
+    accounts_close(a);
 }
 
 /* n processes open the directory at the same moment; returns how many could not. */
@@ -401,6 +419,65 @@ static void test_accounts_key_expires(void **state)
     accounts_close(a);
     a = open_ok();
     assert_int_equal(check(a, token), 0);
+    accounts_close(a);
+}
+
+static void test_accounts_share_is_found_by_the_keys_id(void **state)
+{
+    (void)state;
+    enum { N = 9 };
+    struct accounts *a = open_ok();
+    struct err e;
+    int64_t ids[N];
+    char token[ACCOUNTS_TOKEN_BYTES];
+    for (int i = 0; i < N; i++) {
+        const struct accounts_key_spec spec = {.name = "x", .share = {.weight = (uint32_t)(10 + i), .priority = i - 4}};
+        ids[i] = accounts_key_make(a, &spec, token, &e);
+        if (i % 3 == 0) assert_int_equal(accounts_key_rotate(a, ids[i], 1000, -1, token, &e), 0); /* two secrets then */
+    }
+    for (int reopened = 0; reopened < 2; reopened++) {
+        for (int i = 0; i < N; i++) {
+            struct accounts_share share = accounts_key_share(a, ids[i]);
+            assert_int_equal(share.weight, 10 + i);
+            assert_int_equal(share.priority, i - 4);
+        }
+        assert_int_equal(accounts_key_share(a, ids[N - 1] + 1).weight, 1);
+        assert_int_equal(accounts_key_share(a, 0).weight, 1);
+        accounts_close(a);
+        a = open_ok();
+    }
+    accounts_close(a);
+}
+
+static void test_accounts_share_can_be_changed_by_another_handle(void **state)
+{
+    (void)state;
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct err e;
+    struct accounts *a = open_ok(), *b = open_ok();
+    int64_t id = make(a, token);
+    assert_int_equal(accounts_key_set_share(b, id, &(struct accounts_share){.weight = 7, .priority = -3}, &e), 0);
+    assert_int_equal(accounts_key_share(a, id).weight, 1);
+    assert_int_equal(accounts_refresh(a, &e), 0);
+    assert_int_equal(accounts_key_share(a, id).weight, 7);
+    assert_int_equal(accounts_key_share(a, id).priority, -3);
+    accounts_close(a);
+    accounts_close(b);
+}
+
+static void test_accounts_share_out_of_range_is_refused(void **state)
+{
+    (void)state;
+    static const struct accounts_share bad[] = {
+        {0, 0}, {ACCOUNTS_MAX_WEIGHT + 1, 0}, {1, ACCOUNTS_MAX_PRIORITY + 1}, {1, -ACCOUNTS_MAX_PRIORITY - 1}};
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct err e;
+    struct accounts *a = open_ok();
+    int64_t id = make(a, token);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(accounts_key_set_share(a, id, &bad[i], &e), -ERR_INPUT);
+    for (size_t i = 1; i < sizeof bad / sizeof *bad; i++) /* 0 is the usual weight there */
+        assert_int_equal(accounts_key_make(a, &(struct accounts_key_spec){.name = "x", .share = bad[i]}, token, &e), -ERR_INPUT);
+    assert_int_equal(accounts_key_set_share(a, id + 1, &(struct accounts_share){.weight = 1}, &e), -ERR_NOT_FOUND);
     accounts_close(a);
 }
 
@@ -694,6 +771,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DIR_TEST(test_accounts_migrate_from_nothing),
         DIR_TEST(test_accounts_migrate_from_version_1),
+        DIR_TEST(test_accounts_migrate_from_version_2),
+        DIR_TEST(test_accounts_share_is_found_by_the_keys_id),
+        DIR_TEST(test_accounts_share_can_be_changed_by_another_handle),
+        DIR_TEST(test_accounts_share_out_of_range_is_refused),
         DIR_TEST(test_accounts_migration_refuses_rows_without_parent),
         DIR_TEST(test_accounts_are_made_by_several_processes_at_once),
         DIR_TEST(test_accounts_are_migrated_by_several_processes_at_once),

@@ -41,6 +41,7 @@ static struct frame_submit sample_submit(const int *fds)
     return (struct frame_submit){.sequence = 0xFEDCBA9876543210u,
                                  .account = 42,
                                  .weight = 3,
+                                 .priority = -7,
                                  .deadline_ms = 123456789012,
                                  .sampling = {.temperature = 0.7f,
                                               .top_p = 0.95f,
@@ -87,13 +88,35 @@ static const struct frame_hello sample_hello = {.version = FRAME_VERSION,
                                                 .tile_px = 512,
                                                 .tokens_per_tile = 64,
                                                 .image_token = 49190,
+                                                .weight_bytes = 1ull << 40,
+                                                .kv_bytes = (1ull << 33) + 1,
                                                 .device = "cpu (AVX2)"};
+
+static const struct frame_prediction sample_prediction = {.running = 1,
+                                                          .waiting = 2,
+                                                          .free_blocks = 3,
+                                                          .n_blocks = 4,
+                                                          .first_token_ms = 4.5f,
+                                                          .prompt_token_ms = 0.25f,
+                                                          .tokens_per_s = 6.5f,
+                                                          .error_p90 = -1};
+
+static const struct frame_failed sample_failed = {.err = {.code = ERR_MEMORY, .msg = "needs 12 MiB, 3 MiB are free: é"}};
+
+static void assert_prediction_equal(const struct frame_prediction *p)
+{
+    const struct frame_prediction *q = &sample_prediction;
+    assert_true(p->running == q->running && p->waiting == q->waiting && p->free_blocks == q->free_blocks && p->n_blocks == q->n_blocks);
+    assert_true(p->first_token_ms == q->first_token_ms && p->prompt_token_ms == q->prompt_token_ms);
+    assert_true(p->tokens_per_s == q->tokens_per_s && p->error_p90 == q->error_p90);
+}
 
 static void assert_submit_equal(const struct frame_submit *a, const struct frame_submit *b)
 {
     assert_int_equal(a->sequence, b->sequence);
     assert_int_equal(a->account, b->account);
     assert_int_equal(a->weight, b->weight);
+    assert_int_equal(a->priority, b->priority);
     assert_int_equal(a->deadline_ms, b->deadline_ms);
     const struct frame_sampling *s = &a->sampling, *t = &b->sampling;
     assert_true(s->temperature == t->temperature && s->top_p == t->top_p && s->min_p == t->min_p && s->top_k == t->top_k);
@@ -162,8 +185,9 @@ static void put_one_of_each(struct buf *out)
     assert_int_equal(frame_put_submit(out, &s), 0);
     assert_int_equal(frame_put_cancel(out, &(struct frame_cancel){.sequence = 77}), 0);
     assert_int_equal(frame_put_step(out, &(struct frame_step){.rows = step_rows, .n_rows = 3}), 0);
-    assert_int_equal(frame_put_prediction(out, &(struct frame_prediction){1, 2, 3, 4.5f, 6.5f}), 0);
+    assert_int_equal(frame_put_prediction(out, &sample_prediction), 0);
     assert_int_equal(frame_put_drain(out), 0);
+    assert_int_equal(frame_put_failed(out, &sample_failed), 0);
 }
 
 static void assert_sample_frame(const struct frame *f, int i)
@@ -175,12 +199,18 @@ static void assert_sample_frame(const struct frame *f, int i)
         assert_memory_equal(f->u.hello.model_hash, sample_hello.model_hash, FRAME_HASH_BYTES);
         assert_int_equal(f->u.hello.max_context, 8192);
         assert_int_equal(f->u.hello.image_token, 49190);
+        assert_int_equal(f->u.hello.weight_bytes, sample_hello.weight_bytes);
+        assert_int_equal(f->u.hello.kv_bytes, sample_hello.kv_bytes);
         assert_int_equal(f->u.hello.tokens_per_tile, 64);
     }
     if (f->type == FRAME_SUBMIT) assert_submit_equal(&s, &f->u.submit);
     if (f->type == FRAME_CANCEL) assert_int_equal(f->u.cancel.sequence, 77);
     if (f->type == FRAME_STEP) assert_step_equal(&f->u.step);
-    if (f->type == FRAME_PREDICTION) assert_true(f->u.prediction.free_blocks == 3 && f->u.prediction.tokens_per_s == 6.5f);
+    if (f->type == FRAME_FAILED) {
+        assert_int_equal(f->u.failed.err.code, ERR_MEMORY);
+        assert_string_equal(f->u.failed.err.msg, sample_failed.err.msg);
+    }
+    if (f->type == FRAME_PREDICTION) assert_prediction_equal(&f->u.prediction);
 }
 
 static void test_frames_of_every_type_come_back_equal(void **state)
@@ -192,7 +222,7 @@ static void test_frames_of_every_type_come_back_equal(void **state)
     put_one_of_each(frame_conn_out(p.a));
     assert_int_equal(frame_conn_flush(p.a, &e), 0);
     assert_int_equal(frame_conn_read(p.b, &e), 0);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         assert_int_equal(frame_conn_next(p.b, &f, &e), 1);
         assert_sample_frame(&f, i);
     }
@@ -219,7 +249,7 @@ static void test_frames_arrive_cut_at_every_byte(void **state)
             while ((rc = frame_conn_next(p.b, &f, &e)) == 1) assert_sample_frame(&f, got++);
             assert_int_equal(rc, 0);
         }
-        assert_int_equal(got, 6);
+        assert_int_equal(got, 7);
         pair_free(&p);
     }
     buf_free(&all);
@@ -495,15 +525,45 @@ static void test_steps_out_of_range_are_refused(void **state)
 static void test_predictions_out_of_range_are_refused(void **state)
 {
     (void)state;
-    static const float bad[] = {NAN, INFINITY, -1, 2e12f};
-    for (size_t i = 0; i < 8; i++) {
-        struct frame_prediction p = {.first_token_ms = i < 4 ? bad[i] : 0, .tokens_per_s = i < 4 ? 0 : bad[i - 4]};
+    enum { BAD = 5, FIELDS = 4 };
+    static const float bad[BAD] = {NAN, INFINITY, -0.5f, -2, 2e12f};
+    for (size_t i = 0; i < BAD * FIELDS; i++) {
+        struct frame_prediction p = sample_prediction;
+        float *fields[FIELDS] = {&p.first_token_ms, &p.prompt_token_ms, &p.tokens_per_s, &p.error_p90};
+        *fields[i / BAD] = bad[i % BAD];
         struct buf b;
         buf_init(&b, 1 << 20);
         assert_int_equal(frame_put_prediction(&b, &p), 0);
         expect_body_refused(&b, "out of range");
         buf_free(&b);
     }
+}
+
+static void test_reasons_of_a_failed_worker_are_one_line(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct frame_failed f = sample_failed;
+        if (i == 0) strcpy(f.err.msg, "no\nfatal: the logs lie");
+        if (i == 1) f.err.code = ERR_NONE;
+        struct buf b;
+        buf_init(&b, 1 << 20);
+        assert_int_equal(frame_put_failed(&b, &f), 0);
+        expect_body_refused(&b, i ? "unknown error code" : "not one line");
+        buf_free(&b);
+    }
+}
+
+static void test_prediction_of_more_free_blocks_than_there_are_is_refused(void **state)
+{
+    (void)state;
+    struct frame_prediction p = sample_prediction;
+    p.free_blocks = p.n_blocks + 1;
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_int_equal(frame_put_prediction(&b, &p), 0);
+    expect_body_refused(&b, "more blocks are free");
+    buf_free(&b);
 }
 
 /* Every truncation fails; every mutation either fails or decodes, never more (the sanitizers watch). */
@@ -661,6 +721,8 @@ int main(void)
         cmocka_unit_test(test_hellos_out_of_range_are_refused),
         cmocka_unit_test(test_steps_out_of_range_are_refused),
         cmocka_unit_test(test_predictions_out_of_range_are_refused),
+        cmocka_unit_test(test_reasons_of_a_failed_worker_are_one_line),
+        cmocka_unit_test(test_prediction_of_more_free_blocks_than_there_are_is_refused),
         cmocka_unit_test(test_damaged_bodies_never_crash_the_decoder),
         cmocka_unit_test(test_queue_has_a_limit_and_survives_it),
         cmocka_unit_test(test_frame_above_a_mebibyte_is_not_made),

@@ -142,7 +142,7 @@ static void run_until(const int *count, int at_least, int64_t max_ms)
 
 static void start_worker(const char *how)
 {
-    struct worker_config c = {.path = how, .name = "m", .device = "cpu", .limits = &limits};
+    struct worker_config c = {.path = how, .name = "m", .limits = &limits};
     struct worker_events events = {.ready = on_ready, .down = on_down};
     struct err e = {0};
     if (worker_proc_new(&t.worker, t.loop, &c, &events, &e)) fail_msg("%s", e.msg);

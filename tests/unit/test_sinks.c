@@ -45,6 +45,8 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    t.model.gateway = &t.g;
+    t.model.holders++;
     arena_init(&c->arena, 1 << 20);
     strcpy(c->id, "chatcmpl-1");
     c->params = (struct chat_params){.n = t.n, .stream = t.stream, .include_usage = t.include_usage, .logprobs = t.logprobs};

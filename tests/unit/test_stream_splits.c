@@ -157,6 +157,8 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    t.model.gateway = &t.g;
+    t.model.holders++;
     arena_init(&c->arena, 1 << 20);
     strcpy(c->id, "chatcmpl-1");
     c->params = (struct chat_params){.n = CHOICES, .stream = true, .include_usage = true};

@@ -6,8 +6,12 @@
  *   tokens_per_s   1 .. 50,000 (default 1,000), of each sequence
  *   tokens         the ids that are made, over and over (default: a few words of the demo's tokenizer)
  *   start          how the process starts: a word of start_words below (default "ok")
+ *   prediction     {"first_token_ms", "prompt_token_ms"}: sent after each submit
+ *   cached         prompt tokens said to be cached, of choice 0, 1, ... of each request
+ *   deadlines      true: sequences are dropped at their deadline, as the real engine does; else only the gateway looks at it
  *   submit         what is done with every submit: a word of submit_words below (default "answer")
- *   record         a file to which one JSON line is appended for each start, submit and cancel: {"t_ms", "event", "pid", ...}; t_ms is the boot clock
+ *   record         a file to which one JSON line is appended for each start, submit, cancel and expiry: {"t_ms", "event", "pid", ...}; t_ms is the boot
+ *                  clock
  * A request's `seed` of SEED_BASE + i does what submit_words[i] says, whatever the file says: one server can have good and bad requests at once. */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +32,7 @@
 #include "server/cli/command.h"
 #include "server/cli/model_run.h"
 
-enum { SEED_BASE = 9000, MAX_SEQUENCES = 16384, MAX_IDS = 64, MAX_A_ROW = 64, BEFORE_FAULT = 3, FRAME_BYTES = 900 << 10 };
+enum { SEED_BASE = 9000, MAX_SEQUENCES = 16384, MAX_IDS = 64, MAX_CHOICES = 8, MAX_A_ROW = 64, BEFORE_FAULT = 3, FRAME_BYTES = 900 << 10 };
 
 enum start {
     START_OK,
@@ -42,10 +46,12 @@ enum start {
     START_HELLO_TWICE,
     START_GARBAGE,
     START_OTHER_LIMITS,
+    START_NO_ROOM,
     STARTS
 };
-static const char *const start_words[STARTS] = {
-    "ok", "exit 1", "exit 78", "exit 139", "never hello", "hang", "wrong version", "wrong hash", "hello twice", "garbage", "other limits"};
+static const char *const start_words[STARTS] = {"ok",          "exit 1",  "exit 78",       "exit 139",
+                                                "never hello", "hang",    "wrong version", "wrong hash",
+                                                "hello twice", "garbage", "other limits",  "no room"};
 
 /* All but ANSWER, QUEUE, SLOW and the exit at once come after BEFORE_FAULT tokens. */
 enum submit {
@@ -97,7 +103,8 @@ struct fake_sequence {
     enum submit what;
     uint32_t max_tokens, made;
     bool logprobs;
-    int64_t start_ms;
+    uint32_t cached;
+    int64_t start_ms, deadline_ms;
 };
 
 static struct {
@@ -105,6 +112,9 @@ static struct {
     struct frame_hello hello;
     uint64_t *progress;
     double tokens_per_s;
+    struct frame_prediction prediction;
+    uint32_t cached[MAX_CHOICES];
+    bool deadlines;
     int32_t ids[MAX_IDS];
     size_t n_ids;
     enum submit submit;
@@ -133,6 +143,9 @@ static void script_read(void)
     w.submit = ANSWER;
     w.start = START_OK;
     w.record[0] = '\0';
+    w.deadlines = false;
+    w.prediction = (struct frame_prediction){.error_p90 = -1};
+    memset(w.cached, 0, sizeof w.cached);
     json_t *script = NULL;
     struct err e;
     if (!path) return;
@@ -146,18 +159,28 @@ static void script_read(void)
     for (size_t i = 0; json_is_array(ids) && i < w.n_ids; i++) w.ids[i] = (int32_t)json_integer_value(json_array_get(ids, i));
     w.start = (enum start)word_index(json_object_get(script, "start"), start_words, STARTS, START_OK);
     w.submit = (enum submit)word_index(json_object_get(script, "submit"), submit_words, SUBMITS, ANSWER);
+    const json_t *prediction = json_object_get(script, "prediction"), *cached = json_object_get(script, "cached");
+    w.prediction.first_token_ms = (float)json_number_value(json_object_get(prediction, "first_token_ms"));
+    w.prediction.prompt_token_ms = (float)json_number_value(json_object_get(prediction, "prompt_token_ms"));
+    for (size_t i = 0; i < MAX_CHOICES; i++) w.cached[i] = (uint32_t)json_integer_value(json_array_get(cached, i));
+    w.deadlines = json_is_true(json_object_get(script, "deadlines"));
     const char *record = json_string_value(json_object_get(script, "record"));
     if (record) snprintf(w.record, sizeof w.record, "%s", record);
     json_decref(script);
 }
 
-static void record(const char *event, uint64_t sequence, uint64_t n_ids, uint64_t seed)
+static void record(const char *event, uint64_t sequence, const struct frame_submit *f)
 {
+    static const struct frame_submit none;
     if (!w.record[0]) return;
-    char line[256];
-    int n = snprintf(line, sizeof line, "{\"t_ms\":%lld,\"event\":\"%s\",\"pid\":%d,\"sequence\":%llu,\"n_ids\":%llu,\"seed\":%llu}\n",
-                     (long long)clock_boot_ms(), event, (int)getpid(), (unsigned long long)sequence, (unsigned long long)n_ids,
-                     (unsigned long long)seed);
+    if (!f) f = &none;
+    char line[512];
+    int n = snprintf(
+        line, sizeof line,
+        "{\"t_ms\":%lld,\"event\":\"%s\",\"pid\":%d,\"sequence\":%llu,\"n_ids\":%u,\"seed\":%llu,\"account\":%llu,\"weight\":%u,"
+        "\"priority\":%d,\"deadline_ms\":%lld}\n",
+        (long long)clock_boot_ms(), event, (int)getpid(), (unsigned long long)sequence, f->n_ids, (unsigned long long)f->sampling.seed,
+        (unsigned long long)f->account, f->weight, (int)f->priority, (long long)f->deadline_ms);
     int fd = open(w.record, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     CHECK(fd >= 0 && write(fd, line, (size_t)n) == n);
     close(fd);
@@ -282,6 +305,11 @@ static void sequence_drop(struct fake_sequence *s)
 /* What is due of one sequence. false: it has ended. */
 static bool sequence_advance(struct fake_sequence *s, int64_t now_ms)
 {
+    if (w.deadlines && now_ms >= s->deadline_ms) {
+        record("expire", s->id, NULL);
+        put_row(&(struct frame_step_row){.sequence = s->id, .finish = FINISH_CANCELLED});
+        return false;
+    }
     if (s->what == QUEUE) return true;
     double speed = s->what == SLOW ? 2 : w.tokens_per_s;
     bool faulty = s->what != ANSWER && s->what != SLOW;
@@ -290,7 +318,7 @@ static bool sequence_advance(struct fake_sequence *s, int64_t now_ms)
     if (due > end) due = end;
     int32_t tokens[MAX_A_ROW];
     struct frame_logprob logprobs[MAX_A_ROW];
-    struct frame_step_row row = {.sequence = s->id, .tokens = tokens};
+    struct frame_step_row row = {.sequence = s->id, .tokens = tokens, .cached_tokens = s->made ? 0 : s->cached};
     while (s->made < due && row.n_tokens < MAX_A_ROW) {
         tokens[row.n_tokens] = w.ids[s->made++ % w.n_ids];
         logprobs[row.n_tokens] = (struct frame_logprob){.token = tokens[row.n_tokens], .logprob = -1};
@@ -314,13 +342,16 @@ static void on_submit(const struct frame_submit *f)
                                                           .what = word < SUBMITS ? (enum submit)word : w.submit,
                                                           .max_tokens = f->sampling.max_tokens,
                                                           .logprobs = f->sampling.top_logprobs >= 0,
+                                                          .cached = w.cached[f->sampling.choice % MAX_CHOICES],
+                                                          .deadline_ms = f->deadline_ms,
                                                           .start_ms = clock_boot_ms()};
-    record("submit", f->sequence, f->n_ids, f->sampling.seed);
+    record("submit", f->sequence, f);
+    if (w.prediction.prompt_token_ms > 0) CHECK(frame_put_prediction(out(), &w.prediction) == 0);
 }
 
 static void on_cancel(uint64_t id)
 {
-    record("cancel", id, 0, 0);
+    record("cancel", id, NULL);
     for (size_t i = 0; i < w.n_sequences; i++)
         if (w.sequences[i].id == id) {
             put_row(&(struct frame_step_row){.sequence = id, .finish = FINISH_CANCELLED});
@@ -347,9 +378,14 @@ static int serve(void)
 {
     for (;;) {
         bool answering = false;
-        for (size_t i = 0; i < w.n_sequences; i++) answering |= w.sequences[i].what != QUEUE;
+        int64_t wait_ms = 100, left_ms, from_ms = clock_boot_ms();
+        for (size_t i = 0; i < w.n_sequences; i++) {
+            answering |= w.sequences[i].what != QUEUE;
+            left_ms = w.sequences[i].deadline_ms - from_ms;
+            if (w.deadlines && left_ms < wait_ms) wait_ms = left_ms > 0 ? left_ms : 0;
+        }
         struct pollfd p = {.fd = frame_conn_fd(w.conn), .events = (short)((w.stopped_reading ? 0 : POLLIN) | (out()->len ? POLLOUT : 0))};
-        poll(&p, 1, answering ? 1 : w.n_sequences ? 100 : -1);
+        poll(&p, 1, answering ? 1 : w.n_sequences ? (int)wait_ms : -1);
         __atomic_fetch_add(w.progress, 1, __ATOMIC_RELAXED);
         if (!w.stopped_reading && p.revents && !take_frames()) return WORKER_EXIT_OK;
         int64_t now_ms = clock_boot_ms();
@@ -365,13 +401,18 @@ static int serve(void)
 
 static void start(void)
 {
-    record("start", 0, 0, 0);
+    record("start", 0, NULL);
     switch (w.start) {
     case START_EXIT_1:
         log_error("the model cannot be opened: scripted");
         _exit(WORKER_EXIT_FAILED);
     case START_EXIT_78:
         log_error("the model needs 12.0 GB, 3.0 GB are free: scripted");
+        _exit(WORKER_EXIT_NO_ROOM);
+    case START_NO_ROOM: /* as the real one says it */
+        CHECK(frame_put_failed(
+                  out(), &(struct frame_failed){.err = {.code = ERR_MEMORY, .msg = "needs 12.0 GB, 3.0 GB are free: scripted"}}) == 0);
+        flush_all();
         _exit(WORKER_EXIT_NO_ROOM);
     case START_EXIT_139:
         _exit(139);

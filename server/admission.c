@@ -1,0 +1,104 @@
+/* Admission: see admission.h. */
+#include "server/admission.h"
+
+#include <math.h>
+#include <sodium.h>
+
+enum { TARGETS_THAT_WAIT = 4, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500 };
+
+int admission_retry_s(double wait_ms)
+{
+    double chance = (double)randombytes_uniform(1024) / 1024;
+    double s = ceil(wait_ms / 1000 * (1 + chance / 2) + chance);
+    return s < 1 ? 1 : s > RETRY_MAX_S ? RETRY_MAX_S : (int)s;
+}
+
+/* --- how fast it reads --- */
+
+/* Time counts while something waits. */
+static void count_busy(struct gateway_model *m)
+{
+    int64_t now_ms = loop_now_ms(m->gateway->loop);
+    if (m->queue.prompts) m->queue.busy_ms += now_ms - m->queue.counted_ms;
+    m->queue.counted_ms = now_ms;
+}
+
+void admission_prompt_waits(struct gateway_model *m, int64_t n)
+{
+    count_busy(m);
+    m->queue.prompts++;
+    m->queue.tokens += n;
+    m->queue.mean_tokens = m->queue.mean_tokens > 0 ? 0.9 * m->queue.mean_tokens + 0.1 * (double)n : (double)n;
+}
+
+void admission_prompt_ends(struct gateway_model *m, int64_t n, bool served)
+{
+    count_busy(m);
+    CHECK(m->queue.prompts > 0 && m->queue.tokens >= n);
+    m->queue.prompts--;
+    m->queue.tokens -= n;
+    if (served) m->queue.served_tokens += n;
+    if (m->queue.busy_ms < WINDOW_MS || m->queue.served_tokens == 0) return;
+    double seen_ms = (double)m->queue.busy_ms / (double)m->queue.served_tokens;
+    m->queue.token_ms = m->queue.token_ms > 0 ? (m->queue.token_ms + seen_ms) / 2 : seen_ms;
+    m->queue.busy_ms = m->queue.served_tokens = 0;
+}
+
+/* 0: not known. */
+static double token_ms(const struct gateway_model *m)
+{
+    double said_ms = (double)worker_prediction(m->worker)->prompt_token_ms;
+    return said_ms > m->queue.token_ms ? said_ms : m->queue.token_ms;
+}
+
+/* Until the first token of a prompt of n tokens. The worker's own word is up to a quarter of a second old: what has come since is counted here. */
+static double predicted_ms(const struct gateway_model *m, int64_t n)
+{
+    double before_ms = (double)m->queue.tokens * token_ms(m), said_ms = (double)worker_prediction(m->worker)->first_token_ms;
+    return (before_ms > said_ms ? before_ms : said_ms) + (double)n * token_ms(m);
+}
+
+double admission_wait_ms(const struct gateway *g)
+{
+    double most_ms = 0;
+    for (size_t i = 0; i < g->n_models; i++) {
+        double ms = g->models[i]->worker ? predicted_ms(g->models[i], 0) : 0;
+        if (ms > most_ms) most_ms = ms;
+    }
+    return most_ms;
+}
+
+/* --- whether there is room --- */
+
+static bool has_room(const struct gateway_model *m, size_t prompts, double tokens)
+{
+    double ms = token_ms(m);
+    return m->queue.prompts + prompts <= PROMPTS_THAT_WAIT || ms <= 0 ||
+           ((double)m->queue.tokens + tokens) * ms <= TARGETS_THAT_WAIT * (double)m->gateway->limits.first_token_ms;
+}
+
+int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e)
+{
+    size_t n_ready = 0, coming = g->n_reading + 1; /* those that are being read will be prompts, too */
+    for (size_t i = 0; i < g->n_models; i++) {
+        const struct gateway_model *m = g->models[i];
+        if (m->state != MODEL_READY) continue;
+        n_ready++;
+        if (has_room(m, coming, (double)coming * m->queue.mean_tokens)) return 0;
+    }
+    if (!n_ready) return 0; /* it will be told what is wrong with its model */
+    *retry_after_s = admission_retry_s(admission_wait_ms(g));
+    return err_set(e, ERR_BUSY, "The server has as many prompts waiting as it reads in time: try again.");
+}
+
+int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t left_ms, int *retry_after_s, struct err *e)
+{
+    double wait_ms = predicted_ms(m, 0);
+    *retry_after_s = admission_retry_s(wait_ms);
+    if (!has_room(m, 1, (double)n))
+        return err_set(e, ERR_BUSY, "The model has as many prompt tokens waiting as it reads in time: try again.");
+    if (wait_ms > 0 && predicted_ms(m, n) > (double)left_ms)
+        return err_set(e, ERR_BUSY, "The model would not begin to answer before the request's time is up: try again later.");
+    *retry_after_s = 0;
+    return 0;
+}

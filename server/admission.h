@@ -1,0 +1,29 @@
+/* Admission: whether a model can take one more prompt now, and when to come again.
+ *
+ * What waits is bounded by time, not by a number that fits one machine: of a model's prompts without a first token as many tokens are taken as it
+ * reads in 4 x --first-token-target, and four prompts whatever their length. How fast it reads is the slower of what its worker says
+ * (frame_prediction) and of what was seen here: how long waiting prompts have taken, which counts everything that the engine does besides. Until one
+ * of them is known only the plain limits hold. A request whose first token is predicted to come after its deadline is refused at once rather
+ * than dropped later.
+ *
+ * Refusing must cost little, or who is refused takes the processor from who is served: where no model has room, a request is refused before its
+ * body is looked at. Loop's thread. */
+#ifndef SPILLWAY_SERVER_ADMISSION_H
+#define SPILLWAY_SERVER_ADMISSION_H
+
+#include "server/gateway.h"
+
+/* Before anything is known of a request. -ERR_BUSY: whatever its model, there is no room; with *retry_after_s. */
+MUST_USE int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e);
+/* n: the prompt's tokens; left_ms: until its deadline. -ERR_BUSY, with *retry_after_s. */
+MUST_USE int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t left_ms, int *retry_after_s, struct err *e);
+/* A prompt of n tokens waits for its first token from now on; it waits no longer: because it is there (served), or because it was given up. */
+void admission_prompt_waits(struct gateway_model *m, int64_t n);
+void admission_prompt_ends(struct gateway_model *m, int64_t n, bool served);
+/* The longest predicted wait of all models. */
+double admission_wait_ms(const struct gateway *g);
+/* For Retry-After: the wait rounded up and lengthened by up to a half at random, so that those who were refused together do not come again
+ * together; 1 to 60. */
+int admission_retry_s(double wait_ms);
+
+#endif

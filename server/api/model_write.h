@@ -1,0 +1,20 @@
+/* Pieces of answers about models, shared by /v1/models, /admin/models and /healthz. */
+#ifndef SPILLWAY_SERVER_API_MODEL_WRITE_H
+#define SPILLWAY_SERVER_API_MODEL_WRITE_H
+
+#include <sys/types.h>
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "server/gateway.h"
+
+/* {"id":..., "object":"model", ... without the closing brace: what OpenAI has, then context_length, modalities and state. */
+void model_write_begin(struct buf *b, const struct gateway_model *m);
+/* Sends b and frees it; an error if it did not fit. */
+void model_reply(struct http_request *r, unsigned status, struct buf *b);
+void model_reply_unknown(struct http_request *r, const char *id); /* 404 */
+/* What its worker says of itself, if that is text; "unknown" until then. */
+const char *model_device(const struct gateway_model *m);
+int64_t process_resident_bytes(pid_t pid); /* 0 if it cannot be told */
+
+#endif

@@ -1,0 +1,306 @@
+/* Models of a gateway: see gateway.h. A model is loaded by two parties at once: a pool thread reads what the gateway needs of its folder, the worker
+ * loads the weights. settle() puts the two together; until then nobody can hold the model, so its fields are this file's. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "server/completion.h"
+
+enum { DRAIN_LOOK_MS = 50 };
+
+const char *gateway_model_state_name(const struct gateway_model *m)
+{
+    static const char *const names[] = {
+        [MODEL_LOADING] = "loading", [MODEL_READY] = "ready", [MODEL_DRAINING] = "draining", [MODEL_FAILED] = "failed"};
+    return names[m->state];
+}
+
+struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n)
+{
+    for (size_t i = 0; i < g->n_models; i++)
+        if (strlen(g->models[i]->id) == n && memcmp(g->models[i]->id, id, n) == 0) return g->models[i];
+    return NULL;
+}
+
+int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e)
+{
+    int rc = 0;
+    pthread_mutex_lock(&g->models_lock);
+    struct gateway_model *m = gateway_model_find(g, id, n);
+    if (!m || m->state == MODEL_FAILED)
+        rc = err_set_param(e, ERR_NOT_FOUND, "model", "The model '%.*s' does not exist.", (int)utf8_cut(id, 200), id);
+    else if (m->state != MODEL_READY)
+        rc = err_set(e, ERR_GONE, "The model is %s: try again.", m->state == MODEL_LOADING ? "still being loaded" : "being unloaded");
+    else {
+        m->holders++;
+        *out = m;
+    }
+    pthread_mutex_unlock(&g->models_lock);
+    return rc;
+}
+
+static void model_free(struct gateway_model *m)
+{
+    loop_timer_clear(m->gateway->loop, &m->drain);
+    worker_proc_free(m->worker);
+    quarantine_free(m->quarantine);
+    prompt_model_close(m->prompt);
+    free(m->args_text);
+    free(m);
+}
+
+static void model_free_call(struct loop_call *call)
+{
+    model_free((struct gateway_model *)((char *)call - offsetof(struct gateway_model, freeing)));
+}
+
+static void list_remove(struct gateway_model *m)
+{
+    struct gateway *g = m->gateway;
+    pthread_mutex_lock(&g->models_lock);
+    size_t i = 0;
+    while (i < g->n_models && g->models[i] != m) i++;
+    CHECK(i < g->n_models);
+    memmove(&g->models[i], &g->models[i + 1], (--g->n_models - i) * sizeof *g->models);
+    pthread_mutex_unlock(&g->models_lock);
+}
+
+/* Freed on the loop's next round: whoever is calling may be its worker. */
+static void model_end(struct gateway_model *m)
+{
+    if (m->state != MODEL_DRAINING || m->holders || m->opening.running || m->freeing_posted) return;
+    list_remove(m);
+    log_info("model %s: unloaded", m->id);
+    m->freeing_posted = true;
+    m->freeing.fn = model_free_call;
+    loop_post(m->gateway->loop, &m->freeing);
+}
+
+void gateway_model_release(struct gateway_model *m)
+{
+    if (!m) return;
+    pthread_mutex_lock(&m->gateway->models_lock);
+    CHECK(m->holders > 0);
+    m->holders--;
+    pthread_mutex_unlock(&m->gateway->models_lock);
+    model_end(m);
+}
+
+static void set_state(struct gateway_model *m, enum gateway_model_state state)
+{
+    pthread_mutex_lock(&m->gateway->models_lock);
+    m->state = state;
+    pthread_mutex_unlock(&m->gateway->models_lock);
+}
+
+/* --- loading --- */
+
+static void worker_free_call(struct loop_call *call)
+{
+    struct gateway_model *m = (struct gateway_model *)((char *)call - offsetof(struct gateway_model, freeing));
+    m->freeing_posted = false;
+    worker_proc_free(m->worker);
+    m->worker = NULL;
+    m->gateway->model_changed(m);
+    model_end(m); /* unloaded meanwhile */
+}
+
+static void model_fail(struct gateway_model *m, const struct err *why)
+{
+    if (m->state != MODEL_LOADING) return;
+    m->why = *why;
+    set_state(m, MODEL_FAILED);
+    m->freeing_posted = true;
+    m->freeing.fn = worker_free_call;
+    loop_post(m->gateway->loop, &m->freeing);
+}
+
+/* The worker and the gateway read the same folder; they must have understood the same. */
+static int check_hello(const struct gateway_model *m, const struct frame_hello *h, struct err *e)
+{
+    const struct prompt_info *info = prompt_model_info(m->prompt);
+    if (h->vocab != info->vocab)
+        return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
+    if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
+                             h->tokens_per_tile != (uint32_t)info->images.tokens_per_tile))
+        return err_set(e, ERR_INTERNAL, "%s: worker and gateway differ about pictures", m->id);
+    return 0;
+}
+
+static uint32_t max_context(const struct gateway_model *m, const struct frame_hello *h)
+{
+    uint32_t own = prompt_model_info(m->prompt)->max_context;
+    uint64_t cache = (uint64_t)h->n_blocks * h->block_tokens; /* a sequence that cannot fit alone is never admitted */
+    uint32_t limit = cache < h->max_context ? (uint32_t)cache : h->max_context;
+    return own && own < limit ? own : limit;
+}
+
+/* Files and worker are looked at when both have something to say; what is wrong with the files is the better reason. */
+static void settle(struct gateway_model *m)
+{
+    struct err e;
+    if (m->state != MODEL_LOADING || m->opening.running) return;
+    if (m->opening.rc) {
+        model_fail(m, &m->opening.e);
+        return;
+    }
+    if (m->opening.down) {
+        e = m->opening.down_why;
+        err_prefix(&e, "model %s: its worker could not start", m->id);
+        model_fail(m, &e);
+        return;
+    }
+    if (!worker_is_ready(m->worker)) return;
+    const struct frame_hello *h = worker_hello(m->worker);
+    if (check_hello(m, h, &e)) {
+        model_fail(m, &e);
+        return;
+    }
+    m->max_context = max_context(m, h);
+    set_state(m, MODEL_READY);
+    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
+    m->gateway->model_changed(m);
+}
+
+static void model_ready(void *ctx, const struct frame_hello *h)
+{
+    struct gateway_model *m = ctx;
+    if (m->state == MODEL_LOADING) {
+        settle(m);
+        return;
+    }
+    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
+    source_local_ready(m);
+}
+
+static void model_down(void *ctx, const struct err *why)
+{
+    struct gateway_model *m = ctx;
+    if (m->state != MODEL_LOADING) return; /* has served: it is restarted */
+    m->opening.down = true;
+    m->opening.down_why = *why;
+    settle(m);
+}
+
+static void open_work(struct pool_job *j)
+{
+    struct gateway_model *m = (struct gateway_model *)((char *)j - offsetof(struct gateway_model, opening.job));
+    m->opening.rc = prompt_model_open(&m->opening.prompt, m->path, &m->opening.e);
+}
+
+static void open_done(struct pool_job *j)
+{
+    struct gateway_model *m = (struct gateway_model *)((char *)j - offsetof(struct gateway_model, opening.job));
+    m->opening.running = false;
+    m->prompt = m->opening.prompt;
+    m->opening.prompt = NULL;
+    if (m->prompt) {
+        const struct prompt_info *info = prompt_model_info(m->prompt);
+        log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
+    } else if (!m->opening.rc)
+        m->opening.rc = err_set(&m->opening.e, ERR_CLOSING, "the server is shutting down"); /* the pool's end */
+    settle(m);
+    model_end(m);
+}
+
+/* The words one after the other, in memory of the model's own. */
+static int copy_args(struct gateway_model *m, const char *const *args, size_t n_args)
+{
+    size_t n = 0;
+    CHECK(n_args <= WORKER_MAX_ARGS);
+    for (size_t i = 0; i < n_args; i++) n += strlen(args[i]) + 1;
+    char *p = m->args_text = malloc(n + 1);
+    if (!p) return -ERR_MEMORY;
+    for (; m->n_args < n_args; m->n_args++) {
+        m->args[m->n_args] = strcpy(p, args[m->n_args]);
+        p += strlen(p) + 1;
+    }
+    return 0;
+}
+
+static int check_name(struct gateway *g, const char *id, struct err *e)
+{
+    size_t n = strlen(id);
+    bool ok = n > 0 && n < sizeof((struct gateway_model *)0)->id && utf8_valid(id, n);
+    for (size_t i = 0; i < n && ok; i++) ok = (unsigned char)id[i] >= ' ' && id[i] != 0x7F;
+    if (!ok) return err_set_param(e, ERR_INPUT, "name", "no usable name; give --name");
+    const struct gateway_model *m = gateway_model_find(g, id, n);
+    if (!m || m->state == MODEL_FAILED) return 0;
+    return err_set_param(e, ERR_BUSY, "name", "two models are called '%s'", id);
+}
+
+static int model_start(struct gateway_model *m, struct err *e)
+{
+    struct gateway *g = m->gateway;
+    struct worker_config c = {.path = m->path, .name = m->id, .args = m->args, .n_args = m->n_args, .limits = &g->limits};
+    struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
+    int rc = quarantine_new(&m->quarantine, g->loop, e);
+    return rc ? rc : worker_proc_new(&m->worker, g->loop, &c, &events, e);
+}
+
+int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
+                      struct gateway_model **out, struct err *e)
+{
+    int rc = check_name(g, id, e);
+    if (rc) return rc;
+    struct gateway_model *former = gateway_model_find(g, id, strlen(id));
+    if (former && former->freeing_posted)
+        return err_set_param(e, ERR_BUSY, "name", "two models are called '%s'", id); /* for a moment more */
+    if (former) gateway_model_unload(former);
+    if (g->n_models == GATEWAY_MAX_MODELS) return err_set(e, ERR_LIMIT, "more than %d models", GATEWAY_MAX_MODELS);
+    struct gateway_model *m = calloc(1, sizeof *m);
+    if (!m) return err_set(e, ERR_MEMORY, "out of memory");
+    m->gateway = g;
+    m->created_s = clock_wall_s();
+    strcpy(m->id, id);
+    CHECK(strlen(path) < sizeof m->path);
+    strcpy(m->path, path);
+    rc = copy_args(m, args, n_args) ? err_set(e, ERR_MEMORY, "out of memory") : model_start(m, e);
+    if (rc) {
+        model_free(m);
+        return rc;
+    }
+    pthread_mutex_lock(&g->models_lock);
+    g->models[g->n_models++] = m;
+    pthread_mutex_unlock(&g->models_lock);
+    m->opening.running = true;
+    m->opening.job.work = open_work;
+    m->opening.job.done = open_done;
+    pool_submit(g->pool, &m->opening.job);
+    *out = m;
+    return 0;
+}
+
+/* --- unloading --- */
+
+/* Requests that have not even been read yet find their model later: looked at again until none is left. */
+static void drain_ended(void *ctx)
+{
+    struct gateway_model *m = ctx;
+    struct err e;
+    err_set(&e, ERR_CLOSING, "The model is being unloaded.");
+    completion_fail_all(m->gateway, m, &e);
+    CHECK(loop_timer_set(m->gateway->loop, &m->drain, loop_now_ms(m->gateway->loop) + DRAIN_LOOK_MS) == 0);
+}
+
+bool gateway_model_unload(struct gateway_model *m)
+{
+    struct gateway *g = m->gateway;
+    if (m->state == MODEL_DRAINING) return false;
+    bool loading = m->state == MODEL_LOADING;
+    log_info("model %s: is being unloaded, %u requests", m->id, m->holders);
+    set_state(m, MODEL_DRAINING);
+    if (loading) g->model_changed(m);
+    m->drain = (struct loop_timer){.fn = drain_ended, .ctx = m};
+    if (m->holders) CHECK(loop_timer_set(g->loop, &m->drain, loop_now_ms(g->loop) + g->limits.drain_ms) == 0);
+    model_end(m);
+    return m->holders == 0;
+}
+
+void gateway_models_free(struct gateway *g)
+{
+    for (size_t i = 0; i < g->n_models; i++) model_free(g->models[i]);
+    g->n_models = 0;
+}
