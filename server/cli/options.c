@@ -10,7 +10,7 @@
 #include "server/cli/options_table.h"
 #include "server/ip.h"
 
-enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
+enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
 enum {
     RELOADS = MARK_RELOADS,
     NO_KEY = MARK_NO_KEY,
@@ -24,6 +24,7 @@ const struct command_row option_commands[COMMANDS] = {
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
+    [COMMAND_EVAL] = {"eval", "MODEL [--against MODEL]", "measure a model's perplexity on a text, and how far another model is from it", false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | rotate ID | revoke ID", "make, list, rotate and revoke API keys", false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_DOCTOR] = {"doctor", "[MODEL ...]", "look at this machine and at model folders, and say what to do", false},
@@ -56,7 +57,7 @@ const struct option_row option_rows[] = {
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
-    {ON(KEYS) | ON(DOCTOR), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
+    {ON(KEYS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
@@ -90,6 +91,13 @@ const struct option_row option_rows[] = {
      "rendered, trusted prompt; <image> marks are filled in order"},
     {ON(LOGITS), "--messages", "FILE", OPTION_TEXT, F(messages_file), 0, 0, NULL, "OpenAI messages (JSON array)"},
     {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL, "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
+    {ON(EVAL), "--against", "MODEL", OPTION_TEXT, F(against), 0, 0, NULL,
+     "a second model, held against the first; with --against-... alone it is the first once more"},
+    {ON(EVAL), "--against-compute", "f32|bf16|auto", OPTION_CHOICE, F(against_compute), 0, 0, NULL,
+     "--compute of the second model (default: as the first)"},
+    {ON(EVAL), "--text", "FILE", OPTION_TEXT, F(text), 0, 0, NULL, "the text (default: the one that comes with the built-in model)"},
+    {ON(EVAL), "--window", "N", OPTION_INT, F(window), 2, 1 << 20, "512", "tokens that are computed as one sequence, at most the context"},
+    {ON(EVAL), "--stride", "N", OPTION_INT, F(stride), 0, 1 << 20, "0", "tokens from one window to the next; 0: half a window"},
     {ON(SERVE) | NO_KEY, "--config", "FILE", OPTION_TEXT, F(config), 0, 0, NULL,
      "read options from this YAML file; the command line wins (spillway config check FILE; docs/configuration.md)"},
     {ON(SERVE) | NO_KEY, "--print-config", NULL, OPTION_FLAG, F(print_config), 0, 0, NULL,

@@ -20,6 +20,7 @@ enum command {
     COMMAND_GENERATE,
     COMMAND_TOKENIZE,
     COMMAND_LOGITS,
+    COMMAND_EVAL,
     COMMAND_KEYS,
     COMMAND_CHAT,
     COMMAND_DOCTOR,
@@ -77,6 +78,9 @@ struct options {
     bool decode;
 
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
+
+    const char *against, *against_compute; /* against_...: of the second model; NULL: as the first */
+    int64_t window, stride;
 };
 
 void options_init(enum command c, struct options *o); /* all defaults */
