@@ -8,6 +8,7 @@
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
 #   make bench         speed and memory; see docs/performance.md
+#   make bench-cpu     the serving engine's table, beside llama.cpp if its programs are named (ARGS="--only streams --llama-server ...")
 #   make bench-faults  figures of the fault rows: key check, requests/s beside nginx, slowloris, idle streams (ARGS="--save NAME")
 #   make reference     docs/configuration.md anew, after a change of options or limits
 #   make format        clang-format over our C files
@@ -16,7 +17,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-faults format reference
+.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-cpu bench-faults format reference
 all: build
 
 setup:
@@ -69,7 +70,11 @@ parity: setup
 
 bench: build
 	@tools/setup --tests
-	build/venv/bin/python bench/run.py
+	build/venv/bin/python -B bench/run.py
+
+bench-cpu: build
+	@tools/setup --tests
+	build/venv/bin/python -B bench/cpu.py $(ARGS)
 
 # Figures of fault rows that are measured, not tested; each program says whether its bounds hold.
 bench-faults: build

@@ -10,11 +10,9 @@ random weights. Machines are shared: compare only figures of one run. A ratio is
 """
 import argparse
 import base64
-import datetime
 import json
 import os
 import pathlib
-import platform
 import re
 import statistics
 import subprocess
@@ -22,20 +20,7 @@ import sys
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def machine():
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    return f"{cpu}, {len(os.sched_getaffinity(0))} CPUs, load {os.getloadavg()[0]:.1f}, {datetime.date.today()}, {subprocess.check_output([BUILD / 'spillway', '--version'], text=True).strip()}"
-
-
-def spread(values):
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
-
-
-def show(name, s, unit):
-    print(f"{name:42s} {s['median']:9.2f} {unit:8s} ({s['low']:.2f} to {s['high']:.2f} in {s['n']})", flush=True)
+from figures import ROOT, in_turns, machine, machine_line, ratio, show, spread
 
 
 def resident_mb(pid):
@@ -93,15 +78,14 @@ def theirs(args, prompt, decode):
 def bench_model(args):
     out = {}
     for name, ask in (("prefill of 512", (512, 1)), ("decode of 128, from an empty context", (1, 128))):
-        mine, other = [], []
-        for _ in range(args.rounds):
-            mine.append(ours(args, *ask))
-            if args.llama_bench:
-                other.append(theirs(args, ask[0] if ask[0] > 1 else 0, ask[1] if ask[1] > 1 else 0))
-        out[name] = {"ours": spread(mine)}
+        measures = {"ours": lambda ask=ask: ours(args, *ask)}
+        if args.llama_bench:
+            measures["theirs"] = lambda ask=ask: theirs(args, ask[0] if ask[0] > 1 else 0, ask[1] if ask[1] > 1 else 0)
+        values = in_turns(args.rounds, measures)
+        out[name] = {"ours": spread(values["ours"])}
         show(f"{args.shape} bf16, {name}", out[name]["ours"], "tok/s")
-        if other:
-            out[name].update(llama_cpp=spread(other), ratio=spread([a / b for a, b in zip(mine, other)]))
+        if args.llama_bench:
+            out[name].update(llama_cpp=spread(values["theirs"]), ratio=ratio(values["ours"], values["theirs"]))
             show("    llama.cpp", out[name]["llama_cpp"], "tok/s")
             show("    ratio, round by round", out[name]["ratio"], "")
     return out
@@ -130,8 +114,9 @@ def main():
     BUILD = pathlib.Path(args.build).resolve()
     os.environ["SPILLWAY_BIN"] = str(BUILD / "spillway")
     sys.path.insert(0, str(ROOT / "tests"))
-    print(machine())
-    results = {"machine": machine(), **{name: BENCHES[name](args) for name in wanted}}
+    this = machine(BUILD)
+    print(machine_line(this))
+    results = {"machine": this, **{name: BENCHES[name](args) for name in wanted}}
     if args.save:
         pathlib.Path(args.save).write_text(json.dumps(results, indent=1) + "\n")
 

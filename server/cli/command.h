@@ -12,6 +12,7 @@ int command_serve(const struct options *o);
 int command_generate(const struct options *o);
 int command_tokenize(const struct options *o);
 int command_logits(const struct options *o);
+int command_eval(const struct options *o);
 int command_keys(const struct options *o);
 int command_chat(const struct options *o);
 int command_doctor(const struct options *o);

@@ -11,7 +11,7 @@
 #include "server/cli/options_table.h"
 #include "server/ip.h"
 
-enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
+enum { MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER), LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) };
 enum {
     RELOADS = MARK_RELOADS,
     NO_KEY = MARK_NO_KEY,
@@ -25,6 +25,7 @@ const struct command_row option_commands[COMMANDS] = {
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
+    [COMMAND_EVAL] = {"eval", "MODEL [--against MODEL]", "measure a model's perplexity on a text, and how far another model is from it", false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
                       false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
@@ -62,7 +63,7 @@ const struct option_row option_rows[] = {
     {ON(KEYS), "--priority", "N", OPTION_INT, F(priority), -ACCOUNTS_MAX_PRIORITY, ACCOUNTS_MAX_PRIORITY, NULL,
      "add, set: requests of a higher one go first, whatever the shares (default: 0)"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
-    {ON(KEYS) | ON(DOCTOR), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
+    {ON(KEYS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
     {ON(SERVE) | ENGINE | RELOADS, "--model-root", "DIR", OPTION_NAMES, F(model_roots), 0, 0, NULL,
      "a folder from below which an admin key may load models (POST /admin/models); may be given several times"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
@@ -75,7 +76,7 @@ const struct option_row option_rows[] = {
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
     {MODEL_COMMANDS | ENGINE, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS | ENGINE, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
-    {ON(SERVE) | ON(WORKER) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(kv_dtype), 0, 0,
+    {ON(SERVE) | ON(WORKER) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(kv_dtype), 0, 0,
      "auto", "numbers of the KV cache; auto: as --compute"},
     {ON(SERVE) | ON(WORKER) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--pin-threads", NULL, OPTION_FLAG, F(pin_threads), 0, 0, NULL,
      "each thread of the engine stays on one processor; for machines that do nothing else"},
@@ -108,6 +109,17 @@ const struct option_row option_rows[] = {
      "rendered, trusted prompt; <image> marks are filled in order"},
     {ON(LOGITS), "--messages", "FILE", OPTION_TEXT, F(messages_file), 0, 0, NULL, "OpenAI messages (JSON array)"},
     {ON(LOGITS), "--out", "DIR", OPTION_TEXT, F(out), 0, 0, NULL, "where input_ids.npy, tiles_u8.npy, logits.npy, greedy.json go"},
+    {ON(EVAL), "--against", "MODEL", OPTION_TEXT, F(against), 0, 0, NULL,
+     "a second model, held against the first; with --against-... alone it is the first once more"},
+    {ON(EVAL), "--against-compute", "f32|bf16|auto", OPTION_CHOICE, F(against_compute), 0, 0, NULL,
+     "--compute of the second model (default: as the first)"},
+    {ON(EVAL), "--against-quant", "none|int8|int4", OPTION_CHOICE, F(against_quant), 0, 0, NULL, "its --quant"},
+    {ON(EVAL), "--against-quant-head", "none|int8|int4|auto", OPTION_CHOICE, F(against_quant_head), 0, 0, NULL, "its --quant-head"},
+    {ON(EVAL), "--against-quant-vision", "none|int8", OPTION_CHOICE, F(against_quant_vision), 0, 0, NULL, "its --quant-vision"},
+    {ON(EVAL), "--against-kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(against_kv_dtype), 0, 0, NULL, "its --kv-dtype"},
+    {ON(EVAL), "--text", "FILE", OPTION_TEXT, F(text), 0, 0, NULL, "the text (default: the one that comes with the built-in model)"},
+    {ON(EVAL), "--window", "N", OPTION_INT, F(window), 2, 1 << 20, "512", "tokens that are computed as one sequence, at most the context"},
+    {ON(EVAL), "--stride", "N", OPTION_INT, F(stride), 0, 1 << 20, "0", "tokens from one window to the next; 0: half a window"},
     {ON(SERVE) | NO_KEY, "--config", "FILE", OPTION_TEXT, F(config), 0, 0, NULL,
      "read options from this YAML file; the command line wins (spillway config check FILE; docs/configuration.md)"},
     {ON(SERVE) | NO_KEY, "--print-config", NULL, OPTION_FLAG, F(print_config), 0, 0, NULL,

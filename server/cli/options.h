@@ -20,6 +20,7 @@ enum command {
     COMMAND_GENERATE,
     COMMAND_TOKENIZE,
     COMMAND_LOGITS,
+    COMMAND_EVAL,
     COMMAND_KEYS,
     COMMAND_CHAT,
     COMMAND_DOCTOR,
@@ -80,6 +81,10 @@ struct options {
     bool decode;
 
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
+
+    const char *against; /* the second model; NULL: the first once more. What is its own (NULL: as the first's): */
+    const char *against_compute, *against_quant, *against_quant_head, *against_quant_vision, *against_kv_dtype;
+    int64_t window, stride;
 };
 
 void options_init(enum command c, struct options *o); /* all defaults */

@@ -33,11 +33,14 @@ const char *const *option_examples(enum command c)
                                        "spillway chat http://127.0.0.1:8080/v1 --api-key-file key.txt", NULL};
     static const char *const doctor[] = {"# before a first start, with the options that serve will have",
                                          "spillway doctor /srv/models/SmolLM2-360M-Instruct --listen 0.0.0.0:8080", NULL};
+    static const char *const eval[] = {"# perplexity of the built-in model", "spillway eval demo", "# what computing in bf16 costs",
+                                       "spillway eval demo --compute f32 --against demo --against-compute bf16", NULL};
     static const char *const config[] = {"# before a reload",
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
-        [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config};
+        [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,
+        [COMMAND_EVAL] = eval};
     return rows[c];
 }
 
