@@ -79,7 +79,7 @@ struct options {
 
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
 
-    const char *against, *against_compute; /* against_...: of the second model; NULL: as the first */
+    const char *against, *after, *against_compute; /* against_...: of the second model; NULL: as the first */
     int64_t window, stride;
 };
 
