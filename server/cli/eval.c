@@ -9,6 +9,9 @@
  *                     sorted the one at rank ceil(0.99 n)
  *     same top token  share of positions at which both hold the same token most likely (of equal ones the lowest id)
  *
+ * With --after TEXT a position counts only if the token that comes belongs to what follows TEXT: up to the next control token and with it. A model
+ * that was trained on answers only says nothing sensible about questions.
+ *
  * All of it is float64 from the models' float32 logits. */
 #include <math.h>
 #include <stdlib.h>
@@ -40,9 +43,10 @@ struct eval {
     char text_path[PATH_BYTES + 16];
     struct tokens tokens;
     size_t n_positions; /* tokens.n - 1: what comes after the last one is not known */
+    bool *counts;       /* (tokens.n): predicting this token counts; NULL: every one does */
     size_t window, stride;
-    double *kl; /* (n_positions) */
-    size_t n_same;
+    double *kl; /* (n_counted) */
+    size_t n_counted, n_same;
 };
 
 struct figures {
@@ -93,6 +97,31 @@ static int side_tokens(const struct eval *v, int side, const struct buf *text, s
     rc = tokenizer_encode(t, (struct marked_text){.text = text->data, .n = text->len}, TOKENIZER_ADD_SPECIAL, out, e);
     tokenizer_close(t);
     return rc ? err_prefix(e, "%s", v->text_path) : 0;
+}
+
+/* --after: its tokens are looked for in the text's. */
+static int mark_counted(struct eval *v, struct err *e)
+{
+    const char *after = v->o->after;
+    struct tokenizer *t;
+    struct tokens mark;
+    tokens_init(&mark, TOKENS_MAX);
+    int rc = tokenizer_open(&t, v->sides[0].path, e);
+    if (rc) return rc;
+    rc = tokenizer_encode(t, (struct marked_text){.text = after, .n = strlen(after)}, 0, &mark, e);
+    v->counts = rc ? NULL : calloc(v->tokens.n, sizeof *v->counts);
+    if (!rc && !v->counts) rc = err_set(e, ERR_MEMORY, "out of memory");
+    bool on = false, any = false;
+    for (size_t i = 0; !rc && i < v->tokens.n; i++) {
+        v->counts[i] = on && i > 0;
+        any |= v->counts[i];
+        if (tokenizer_is_special(t, v->tokens.ids[i])) on = false;
+        if (mark.n && i + 1 >= mark.n && !memcmp(v->tokens.ids + i + 1 - mark.n, mark.ids, mark.n * sizeof *mark.ids)) on = true;
+    }
+    if (!rc && !any) rc = err_set(e, ERR_INPUT, "%s: nothing follows '%.100s'", v->text_path, after);
+    tokens_free(&mark);
+    tokenizer_close(t);
+    return rc;
 }
 
 /* The text is trusted, as that of `tokenize`: control tokens in it are control tokens. */
@@ -185,6 +214,7 @@ static int score(struct eval *v, size_t position, struct err *e)
 {
     size_t vocab = model_limits(v->sides[0].model)->vocab;
     double sums[2];
+    v->n_counted++;
     for (int i = 0; i < v->n_sides; i++) {
         struct side *s = &v->sides[i];
         sums[i] = log_sum_exp(s->row, vocab);
@@ -193,7 +223,7 @@ static int score(struct eval *v, size_t position, struct err *e)
     }
     if (v->n_sides == 1) return 0;
     const float *a = v->sides[0].row, *b = v->sides[1].row;
-    v->kl[position] = kl_divergence(a, sums[0], b, sums[1], vocab);
+    v->kl[v->n_counted - 1] = kl_divergence(a, sums[0], b, sums[1], vocab);
     v->n_same += top_token(a, vocab) == top_token(b, vocab);
     return 0;
 }
@@ -220,6 +250,7 @@ static int run_window(struct eval *v, size_t begin, size_t scored, size_t end, s
         n = stop - at < CHUNK_ROWS ? stop - at : CHUNK_ROWS;
         for (int i = 0; i < v->n_sides && !rc; i++) rc = step(v, &v->sides[i], begin, at, n, at >= scored, e);
         for (size_t row = 0; at >= scored && row < n && !rc; row++) {
+            if (v->counts && !v->counts[at + row + 1]) continue;
             for (int i = 0; i < v->n_sides && !rc; i++) rc = model_read_logits(v->sides[i].model, row, v->sides[i].row, e);
             if (!rc) rc = score(v, at + row, e);
         }
@@ -251,8 +282,8 @@ static int compare_doubles(const void *a, const void *b)
 
 static struct figures summarise(struct eval *v)
 {
-    struct figures f = {.same = (double)v->n_same / (double)v->n_positions};
-    size_t n = v->n_positions;
+    size_t n = v->n_counted;
+    struct figures f = {.same = (double)v->n_same / (double)n};
     qsort(v->kl, n, sizeof *v->kl, compare_doubles);
     for (size_t i = 0; i < n; i++) f.kl_mean += v->kl[i] / (double)n;
     f.kl_p99 = v->kl[(n * 99 + 99) / 100 - 1];
@@ -262,12 +293,12 @@ static struct figures summarise(struct eval *v)
 
 static double perplexity(const struct eval *v, int side)
 {
-    return exp(v->sides[side].nll / (double)v->n_positions);
+    return exp(v->sides[side].nll / (double)v->n_counted);
 }
 
 static void print_text(const struct eval *v, const struct figures *f)
 {
-    printf("%s: %zu tokens, %zu predicted, windows of %zu tokens, stride %zu\n", v->text_path, v->tokens.n, v->n_positions, v->window,
+    printf("%s: %zu tokens, %zu counted, windows of %zu tokens, stride %zu\n", v->text_path, v->tokens.n, v->n_counted, v->window,
            v->stride);
     for (int i = 0; i < v->n_sides; i++) {
         const struct side *s = &v->sides[i];
@@ -286,7 +317,7 @@ static int print_json(const struct eval *v, const struct figures *f, struct err 
     buf_init(&b, 1 << 20);
     buf_puts(&b, "{\"text\": ");
     json_write_string(&b, v->text_path, strlen(v->text_path));
-    buf_printf(&b, ", \"tokens\": %zu, \"positions\": %zu, \"window\": %zu, \"stride\": %zu", v->tokens.n, v->n_positions, v->window,
+    buf_printf(&b, ", \"tokens\": %zu, \"positions\": %zu, \"window\": %zu, \"stride\": %zu", v->tokens.n, v->n_counted, v->window,
                v->stride);
     for (int i = 0; i < v->n_sides; i++) {
         const struct side *s = &v->sides[i];
@@ -310,6 +341,7 @@ static int print_json(const struct eval *v, const struct figures *f, struct err 
 static int run(struct eval *v, struct err *e)
 {
     int rc = read_tokens(v, e);
+    if (!rc && v->o->after) rc = mark_counted(v, e);
     if (!rc) rc = open_sides(v, e);
     if (rc) return rc;
     v->kl = calloc(v->n_positions, sizeof *v->kl);
@@ -353,6 +385,7 @@ int command_eval(const struct options *o)
     if (!rc) rc = run(&v, &e);
     for (int i = 0; i < v.n_sides; i++) side_close(&v.sides[i]);
     tokens_free(&v.tokens);
+    free(v.counts);
     free(v.kl);
     return rc ? command_error(&e) : COMMAND_OK;
 }

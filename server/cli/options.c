@@ -118,6 +118,8 @@ const struct option_row option_rows[] = {
     {ON(EVAL), "--against-quant-vision", "none|int8", OPTION_CHOICE, F(against_quant_vision), 0, 0, NULL, "its --quant-vision"},
     {ON(EVAL), "--against-kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(against_kv_dtype), 0, 0, NULL, "its --kv-dtype"},
     {ON(EVAL), "--text", "FILE", OPTION_TEXT, F(text), 0, 0, NULL, "the text (default: the one that comes with the built-in model)"},
+    {ON(EVAL), "--after", "TEXT", OPTION_TEXT, F(after), 0, 0, NULL,
+     "count only what follows TEXT, up to the next control token: a model's answers in a written talk"},
     {ON(EVAL), "--window", "N", OPTION_INT, F(window), 2, 1 << 20, "512", "tokens that are computed as one sequence, at most the context"},
     {ON(EVAL), "--stride", "N", OPTION_INT, F(stride), 0, 1 << 20, "0", "tokens from one window to the next; 0: half a window"},
     {ON(SERVE) | NO_KEY, "--config", "FILE", OPTION_TEXT, F(config), 0, 0, NULL,

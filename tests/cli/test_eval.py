@@ -119,6 +119,30 @@ def test_the_second_model_has_options_of_its_own(spillway, golden, text, tmp_pat
     assert got["kl_mean"] == pytest.approx(divergence(p, q)["kl_mean"], rel=1e-6) and got["kl_mean"] > 0
 
 
+def test_after_counts_only_what_follows_up_to_the_next_control_token(spillway, golden, tmp_path):
+    model = golden / "models/smollm2-f32"
+    talk = "<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\nGood day<|im_end|>\n<|im_start|>user\nMore"
+    (tmp_path / "talk.txt").write_text(talk)
+    ids = json.loads(spillway("tokenize", model, stdin=talk).stdout)
+    before, answer = ([len(json.loads(spillway("tokenize", model, stdin=t).stdout)) for t in
+                       (talk[:talk.index("Good")], talk[:talk.index("<|im_end|>\n<|im_start|>user\nMore")])])
+    got = evaluate(spillway, model, "--compute", "f32", "--text", tmp_path / "talk.txt", "--after", "assistant\n")
+    log_p = log_probabilities(spillway, model, ids, "f32", tmp_path, window=512)
+    at = range(before - 1, answer)  # positions before the answer's tokens, and before the control token that ends it
+    assert got["positions"] == len(at)
+    assert got["model"]["perplexity"] == pytest.approx(float(np.exp(-np.mean([log_p[i, ids[i + 1]] for i in at]))), rel=1e-9)
+
+
+def test_after_what_is_not_there_is_an_error(spillway, golden, text):
+    r = spillway("eval", golden / "models/smollm2-f32", "--after", "Assistant:", *cut(text))
+    assert r.returncode == 1 and "nothing follows 'Assistant:'" in r.stderr
+
+
+def test_the_demo_model_knows_its_answers(spillway):
+    got = evaluate(spillway, "demo", "--text", ROOT / "weights/demo/model/answers.txt", "--after", "Assistant:")
+    assert got["positions"] > 500 and got["model"]["perplexity"] < 768  # of an even guess among its tokens
+
+
 def test_the_demo_model_reads_the_text_that_comes_with_it(spillway):
     got = evaluate(spillway, "demo")
     assert got["text"] == str(ROOT / "weights/demo/model/eval.txt") and got["positions"] > 1000
