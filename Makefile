@@ -4,6 +4,7 @@
 #   make test [T=x]    all tests, or those whose name contains x
 #   make fault-long [T=x]  the fault rows of tests/fault and of the unit tests at their stated sizes (an hour), or those whose name contains x
 #   make asan|ubsan|tsan   unit and parity tests under a sanitizer
+#   make sim [SEED=1] [N=100000]    the scheduler's simulation on N seeds from SEED on
 #   make fuzz [P=name] [N=1000000]   N executions of one fuzz target, or of each in turn (installs clang: tools/setup --fuzz)
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
@@ -17,7 +18,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan fuzz golden parity bench bench-cpu bench-faults format reference
+.PHONY: all build setup run test fault-long asan ubsan tsan sim fuzz golden parity bench bench-cpu bench-faults format reference
 all: build
 
 setup:
@@ -49,6 +50,9 @@ asan ubsan tsan: setup
 	@cmake --preset $@ --log-level=WARNING >/dev/null
 	@cmake --build --preset $@ -j $(JOBS) -- --no-print-directory
 	cd build/$@ && $(CTEST) -L 'unit|parity'
+
+sim: build
+	build/tests/sim/scheduler/sim_scheduler $(SEED) $(if $(N),$(N),100000)
 
 fuzz:
 	@tools/setup --fuzz

@@ -1,83 +1,64 @@
 /* Engine: see engine.h. Start at engine_step. Sequence state here and in the scheduler is tied by
  * scheduler_request.user. */
-#include "engine/engine.h"
-
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "base/clock.h"
-#include "engine/model.h"
+#include "engine/engine_parts.h"
 
 enum {
-    STEP_ROWS_MAX = 256, /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
-    TOP = FRAME_MAX_TOP
+    STEP_ROWS_MAX = 256,      /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
+    LAYER_ROWS_AT_FIRST = 64, /* what a layer of a tile costs, until both have been measured */
+    PROMISED_TOKENS = 256,
+    MAX_WAITING_TOKENS = 1 << 20,
+    MAX_WAITING_BYTES = 256 << 20
 };
 
-/* A memfd of tiles, mapped read-only. Its seals make sure that the bytes stay what and where they are. */
-struct mapping {
-    const uint8_t *base;
-    size_t n_bytes;
-};
+static int scheduler_make(struct engine *en, struct err *e)
+{
+    const struct model_limits *m = &en->limits;
+    const uint32_t step_rows = m->step_rows < STEP_ROWS_MAX ? m->step_rows : STEP_ROWS_MAX, layers = m->tile_layers ? m->tile_layers : 1;
+    struct scheduler_limits l = {.max_running = step_rows < ENGINE_MAX_RUNNING ? step_rows : ENGINE_MAX_RUNNING,
+                                 .max_waiting = ENGINE_MAX_WAITING,
+                                 .max_waiting_tokens = MAX_WAITING_TOKENS,
+                                 .max_waiting_bytes = MAX_WAITING_BYTES,
+                                 .n_blocks = m->n_blocks,
+                                 .block_tokens = m->block_tokens,
+                                 .max_context = m->max_context,
+                                 .promised_tokens = en->options.promised_tokens ? en->options.promised_tokens : PROMISED_TOKENS,
+                                 .step_rows = step_rows,
+                                 .step_decode_rows = step_rows - (step_rows + 3) / 4,
+                                 .tile_units = layers,
+                                 .unit_rows = LAYER_ROWS_AT_FIRST,
+                                 .step_units = layers}; /* not more than a tile between two looks at what else has come */
+    return scheduler_new(&en->scheduler, &l, e);
+}
 
-struct engine_sequence {
-    uint64_t id;
-    struct frame_sampling sampling;
-    int32_t *tokens; /* prompt, then what was made; room for both */
-    uint32_t n_prompt, n_made;
-    int32_t *eos, *banned;
-    uint32_t n_eos, n_banned, n_bias, n_tiles, n_mappings;
-    struct token_bias *bias;
-    struct mapping *mappings;
-    const uint8_t **tiles;   /* (n_tiles), each (3, tile_px, tile_px), into the mappings */
-    struct picture *picture; /* made with the first tile encoded, freed when the prompt is computed */
-    uint32_t picture_rows;   /* image tokens of the prompt computed so far */
-};
-
-struct engine {
-    struct model *model;
-    struct model_limits limits;
-    struct scheduler *scheduler;
-    struct schedule plan; /* of the step that is running */
-    struct model_group groups[ENGINE_MAX_RUNNING];
-    struct sample_row sample_rows[ENGINE_MAX_RUNNING];
-    struct sample_result results[ENGINE_MAX_RUNNING];
-    /* What the step tells: one row a sequence at most, and its token with the alternatives. */
-    struct frame_step_row rows[ENGINE_MAX_RUNNING + ENGINE_MAX_WAITING];
-    uint32_t n_rows;
-    int32_t row_tokens[ENGINE_MAX_RUNNING];
-    struct frame_logprob row_logprobs[ENGINE_MAX_RUNNING][1 + TOP];
-    double row_ms, decode_step_ms; /* smoothed over steps; 0: not known yet */
-};
-
-int engine_new(struct engine **out, struct model *model, struct err *e)
+int engine_new_with(struct engine **out, struct model *model, const struct engine_options *o, struct err *e)
 {
     *out = NULL;
     struct engine *en = calloc(1, sizeof *en);
     if (!en) return err_set(e, ERR_MEMORY, "out of memory");
     en->model = model;
     en->limits = *model_limits(model);
-    uint32_t step_rows = en->limits.step_rows < STEP_ROWS_MAX ? en->limits.step_rows : STEP_ROWS_MAX;
-    struct scheduler_limits l = {.max_running = step_rows < ENGINE_MAX_RUNNING ? step_rows : ENGINE_MAX_RUNNING,
-                                 .max_waiting = ENGINE_MAX_WAITING,
-                                 .n_blocks = en->limits.n_blocks,
-                                 .block_tokens = en->limits.block_tokens,
-                                 .max_context = en->limits.max_context,
-                                 .step_rows = step_rows,
-                                 .step_decode_rows = step_rows - (step_rows + 3) / 4};
-    int rc = scheduler_new(&en->scheduler, &l, e);
-    if (rc) {
-        free(en);
-        return rc;
-    }
-    *out = en;
-    return 0;
+    en->options = *o;
+    int rc = block_secret_make(&en->secret, e);
+    if (!rc) rc = scheduler_make(en, e);
+    if (!rc) rc = picture_cache_new(&en->pictures, model, o->picture_cache_bytes, e);
+    if (rc)
+        engine_free(en);
+    else
+        *out = en;
+    return rc;
 }
 
-static void unmap_tiles(struct engine_sequence *q)
+int engine_new(struct engine **out, struct model *model, struct err *e)
+{
+    return engine_new_with(out, model, &(struct engine_options){.picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES}, e);
+}
+
+void engine_tiles_unmap(struct engine_sequence *q)
 {
     for (uint32_t i = 0; i < q->n_mappings; i++)
         if (q->mappings[i].base) munmap((void *)(uintptr_t)q->mappings[i].base, q->mappings[i].n_bytes);
@@ -88,10 +69,11 @@ static void unmap_tiles(struct engine_sequence *q)
     q->n_mappings = 0;
 }
 
-static void sequence_free(struct engine *en, struct engine_sequence *q)
+void engine_sequence_free(struct engine *en, struct engine_sequence *q)
 {
     if (!q) return;
-    unmap_tiles(q);
+    engine_tiles_unmap(q);
+    free(q->tile_hashes);
     picture_free(en->model, q->picture);
     free(q->tokens);
     free(q->eos);
@@ -102,14 +84,15 @@ static void sequence_free(struct engine *en, struct engine_sequence *q)
 
 static void drop_user(void *engine, void *user)
 {
-    sequence_free(engine, user);
+    engine_sequence_free(engine, user);
 }
 
 void engine_free(struct engine *en)
 {
     if (!en) return;
-    scheduler_drop_all(en->scheduler, drop_user, en);
+    if (en->scheduler) scheduler_drop_all(en->scheduler, drop_user, en);
     scheduler_free(en->scheduler);
+    picture_cache_free(en->pictures);
     free(en);
 }
 
@@ -130,110 +113,6 @@ void engine_hello(const struct engine *en, struct frame_hello *out)
     memcpy(out->model_hash, l->hash, sizeof out->model_hash);
     memcpy(out->device, l->device, sizeof out->device);
     out->device[sizeof out->device - 1] = '\0';
-}
-
-/* ---- submit ---- */
-
-static int check_ids(const struct engine *en, const int32_t *ids, uint32_t n, const char *what, struct err *e)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= en->limits.vocab)
-            return err_set(e, ERR_INPUT, "%s: id %d is outside the vocabulary of %u", what, (int)ids[i], en->limits.vocab);
-    return 0;
-}
-
-static int check_submit(const struct engine *en, const struct frame_submit *f, struct err *e)
-{
-    const struct model_limits *l = &en->limits;
-    int rc = check_ids(en, f->ids, f->n_ids, "prompt", e);
-    if (!rc) rc = check_ids(en, f->eos, f->n_eos, "end-of-sequence ids", e);
-    if (!rc) rc = check_ids(en, f->banned, f->n_banned, "banned ids", e);
-    for (uint32_t i = 0; !rc && i < f->n_bias; i++) rc = check_ids(en, &f->bias[i].token, 1, "logit bias", e);
-    if (rc) return rc;
-    uint64_t positions = 0;
-    for (uint32_t i = 0; i < f->n_ids; i++) positions += l->image_token >= 0 && f->ids[i] == l->image_token;
-    if (positions != (uint64_t)f->n_tiles * l->tokens_per_tile || (f->n_tiles && l->tokens_per_tile == 0))
-        return err_set(e, ERR_INPUT, "the prompt has %llu picture positions, %u tiles of %u came", (unsigned long long)positions,
-                       f->n_tiles, l->tokens_per_tile);
-    return 0;
-}
-
-static int map_descriptor(int fd, struct mapping *m, struct err *e)
-{
-    enum { SEALS = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW };
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS) != SEALS) return err_set(e, ERR_INPUT, "tiles: the descriptor is not a sealed memfd");
-    if (fstat(fd, &st)) return err_set(e, ERR_IO, "tiles: %s", strerror(errno));
-    if (st.st_size <= 0) return err_set(e, ERR_INPUT, "tiles: the memfd is empty");
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED) return err_set(e, ERR_MEMORY, "tiles: %s", strerror(errno));
-    *m = (struct mapping){.base = p, .n_bytes = (size_t)st.st_size};
-    return 0;
-}
-
-static int map_tiles(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f, struct err *e)
-{
-    size_t tile_bytes = (size_t)3 * en->limits.tile_px * en->limits.tile_px;
-    if (f->n_tiles == 0) return 0;
-    q->mappings = calloc(f->n_fds ? f->n_fds : 1, sizeof *q->mappings);
-    q->tiles = calloc(f->n_tiles, sizeof *q->tiles);
-    if (!q->mappings || !q->tiles) return err_set(e, ERR_MEMORY, "out of memory");
-    for (; q->n_mappings < f->n_fds; q->n_mappings++) {
-        int rc = map_descriptor(f->fds[q->n_mappings], &q->mappings[q->n_mappings], e);
-        if (rc) return rc;
-    }
-    for (; q->n_tiles < f->n_tiles; q->n_tiles++) {
-        const struct frame_tile *t = &f->tiles[q->n_tiles];
-        if (t->fd_index >= f->n_fds || t->tile_index >= q->mappings[t->fd_index].n_bytes / tile_bytes)
-            return err_set(e, ERR_INPUT, "tile %u: number %u of descriptor %u is not there", q->n_tiles, t->tile_index, t->fd_index);
-        q->tiles[q->n_tiles] = q->mappings[t->fd_index].base + t->tile_index * tile_bytes;
-    }
-    return 0;
-}
-
-/* Room for so many items of which the first n are copied; NULL without memory. */
-static void *copy_array(const void *from, size_t n, size_t size, size_t room)
-{
-    void *p = calloc(room ? room : 1, size);
-    if (p && n) memcpy(p, from, n * size);
-    return p;
-}
-
-static int sequence_fill(const struct engine *en, struct engine_sequence *q, const struct frame_submit *f, struct err *e)
-{
-    q->id = f->sequence;
-    q->sampling = f->sampling;
-    q->n_prompt = f->n_ids;
-    /* What is made fits as well: the scheduler cuts max_tokens to the context. */
-    size_t room = f->n_ids < en->limits.max_context ? en->limits.max_context - f->n_ids : 0;
-    if (f->sampling.max_tokens < room) room = f->sampling.max_tokens;
-    q->tokens = copy_array(f->ids, f->n_ids, sizeof *q->tokens, f->n_ids + room);
-    q->eos = copy_array(f->eos, q->n_eos = f->n_eos, sizeof *q->eos, f->n_eos);
-    q->banned = copy_array(f->banned, q->n_banned = f->n_banned, sizeof *q->banned, f->n_banned);
-    q->bias = copy_array(NULL, 0, sizeof *q->bias, f->n_bias);
-    if (!q->tokens || !q->eos || !q->banned || !q->bias) return err_set(e, ERR_MEMORY, "out of memory");
-    for (; q->n_bias < f->n_bias; q->n_bias++)
-        q->bias[q->n_bias] = (struct token_bias){.token = f->bias[q->n_bias].token, .bias = f->bias[q->n_bias].bias};
-    return map_tiles(en, q, f, e);
-}
-
-int engine_submit(struct engine *en, const struct frame_submit *f, struct err *e)
-{
-    int rc = check_submit(en, f, e);
-    if (rc) return rc;
-    struct engine_sequence *q = calloc(1, sizeof *q);
-    if (!q) return err_set(e, ERR_MEMORY, "out of memory");
-    rc = sequence_fill(en, q, f, e);
-    struct scheduler_request r = {.id = f->sequence,
-                                  .n_prompt = f->n_ids,
-                                  .n_tiles = f->n_tiles,
-                                  .max_tokens = f->sampling.max_tokens,
-                                  .deadline_ms = f->deadline_ms,
-                                  .user = q};
-    if (!rc) rc = scheduler_submit(en->scheduler, &r, e);
-    if (rc) sequence_free(en, q);
-    return rc;
 }
 
 void engine_cancel(struct engine *en, uint64_t sequence)
@@ -269,50 +148,99 @@ static void tell_ended(struct engine *en)
 {
     for (size_t i = 0; i < en->plan.n_ended; i++) {
         tell(en, en->plan.ended[i].id)->finish = FINISH_CANCELLED;
-        sequence_free(en, en->plan.ended[i].user);
+        engine_sequence_free(en, en->plan.ended[i].user);
     }
 }
 
-static int encode_tile(struct engine *en, struct err *e)
+/* ---- pictures ---- */
+
+static struct kv_key tile_key(const struct engine *en, const struct engine_sequence *q, uint32_t tile)
 {
-    struct sequence *s = en->plan.encode;
-    if (!s) return 0;
+    return block_tile_key(&en->secret, q->chain.scope, q->tile_hashes[tile]);
+}
+
+/* Takes what tiles of a picture were encoded lately from the cache. */
+static int find_tiles(struct engine *en, struct sequence *s, struct err *e)
+{
     struct engine_sequence *q = s->request.user;
-    struct err why = {0};
-    int rc = q->picture ? 0 : picture_new(en->model, q->n_tiles, &q->picture, &why);
-    if (!rc) rc = model_encode_tile(en->model, q->picture, s->n_encoded, q->tiles[s->n_encoded], &why);
-    if (!rc && s->n_encoded + 1 == q->n_tiles) unmap_tiles(q);
-    scheduler_encoded(en->scheduler, s, rc != 0);
-    if (!rc) return 0;
-    tell_error(en, q->id, &why);
-    sequence_free(en, q);
-    return rc == -ERR_GONE ? err_set(e, ERR_GONE, "%s", why.msg) : 0;
+    int rc = q->picture ? 0 : picture_new(en->model, q->n_tiles, &q->picture, e);
+    for (uint32_t t = 0; !rc && t < q->n_tiles; t++) {
+        if (s->encoded[t]) continue;
+        rc = picture_cache_get(en->pictures, tile_key(en, q, t), q->picture, t, e);
+        if (rc == 1) scheduler_tile_ready(en->scheduler, s, t);
+        if (rc == 1) rc = 0;
+    }
+    return rc;
+}
+
+static void smooth(double *average, double now)
+{
+    *average = *average > 0 ? 0.9 * *average + 0.1 * now : now;
+}
+
+static int encode_layers(struct engine *en, const struct schedule_encode *c, struct err *e)
+{
+    struct sequence *s = c->sequence;
+    struct engine_sequence *q = s->request.user;
+    int64_t from_ns = clock_boot_ns();
+    int rc = model_encode_layers(en->model, q->picture, c->tile, q->tiles[c->tile], c->first_unit, c->n_units, e);
+    if (rc) return rc;
+    scheduler_encoded(en->scheduler, c);
+    smooth(&en->layer_ms, (double)(clock_boot_ns() - from_ns) / 1e6 / c->n_units);
+    if (!s->encoded[c->tile]) return 0;
+    en->n_encoded++;
+    return picture_cache_put(en->pictures, tile_key(en, q, c->tile), q->account, q->weight, q->picture, c->tile, e);
+}
+
+/* The pixels are not needed any more when every tile is encoded. */
+static void let_pixels_go(struct sequence *s)
+{
+    struct engine_sequence *q = s->request.user;
+    uint32_t n = 0;
+    while (n < q->n_tiles && s->encoded[n]) n++;
+    if (n == q->n_tiles) engine_tiles_unmap(q);
+}
+
+/* Encodes that fail mark their sequence. */
+static void encode_tiles(struct engine *en)
+{
+    for (size_t i = 0; i < en->plan.n_encodes; i++) {
+        const struct schedule_encode *c = &en->plan.encodes[i];
+        struct engine_sequence *q = c->sequence->request.user;
+        int rc = 0;
+        if (q->failed) continue;
+        if (c->first_unit == 0) rc = find_tiles(en, c->sequence, &q->err);
+        if (!rc && !c->sequence->encoded[c->tile]) rc = encode_layers(en, c, &q->err);
+        q->failed = rc != 0;
+        if (!rc) let_pixels_go(c->sequence);
+    }
+    if (en->layer_ms > 0 && en->row_ms > 0) scheduler_set_unit_rows(en->scheduler, 1 + (uint32_t)(en->layer_ms / en->row_ms));
+}
+
+/* ---- rows ---- */
+
+/* The picture row that the first image token from this position on takes. */
+static uint32_t picture_row(const struct engine *en, struct engine_sequence *q, uint32_t position)
+{
+    if (position < q->picture_position) q->picture_position = q->picture_rows = 0; /* it was preempted */
+    for (; q->picture_position < position; q->picture_position++)
+        q->picture_rows += q->tokens[q->picture_position] == en->limits.image_token;
+    return q->picture_rows;
 }
 
 static void fill_group(struct engine *en, size_t i)
 {
-    const struct schedule_rows *g = &en->plan.groups[i];
-    const struct engine_sequence *q = g->sequence->request.user;
-    bool prefill = g->first_position < q->n_prompt;
+    const struct schedule_rows *g = &en->planned[i];
+    struct engine_sequence *q = g->sequence->request.user;
+    bool pictures = g->first_position < q->n_prompt && q->picture;
     en->groups[i] = (struct model_group){.tokens = q->tokens + g->first_position,
                                          .first_position = g->first_position,
                                          .n_rows = g->n_rows,
-                                         .prefill = prefill,
+                                         .prefill = g->prefill,
                                          .blocks = g->sequence->blocks,
-                                         .picture = prefill ? q->picture : NULL,
-                                         .picture_row = q->picture_rows,
+                                         .picture = pictures ? q->picture : NULL,
+                                         .picture_row = pictures ? picture_row(en, q, g->first_position) : 0,
                                          .logits = g->sample};
-}
-
-/* Prompt rows are done: count the picture rows they took; with the last of them the picture is not needed any more. */
-static void after_prompt_rows(struct engine *en, const struct schedule_rows *g)
-{
-    struct engine_sequence *q = g->sequence->request.user;
-    if (g->first_position >= q->n_prompt || !q->picture) return;
-    for (uint32_t i = 0; i < g->n_rows; i++) q->picture_rows += q->tokens[g->first_position + i] == en->limits.image_token;
-    if (!g->sample) return;
-    picture_free(en->model, q->picture);
-    q->picture = NULL;
 }
 
 static void fill_sample(struct engine *en, size_t i_sample, const struct engine_sequence *q)
@@ -365,13 +293,11 @@ static bool take_result(struct engine *en, const struct sequence *s, size_t i_sa
 {
     struct engine_sequence *q = s->request.user;
     const struct sample_result *r = &en->results[i_sample];
-    if (r->token < 0) {
-        struct err why;
-        err_set(&why, ERR_NUMERIC, "the model gave logits that are not finite at position %u", q->n_prompt + q->n_made);
-        tell_error(en, q->id, &why);
-        return true;
-    }
     struct frame_step_row *row = tell(en, q->id);
+    if (q->n_made == 0) {
+        row->cached_tokens = s->n_cached;
+        if (q->predicted_ms >= 0) predict_learn(&en->predictions, q->predicted_ms, (double)(clock_boot_ns() - q->submitted_ns) / 1e6);
+    }
     if (ends_sequence(q, r->token)) {
         row->finish = FINISH_STOP;
         return true;
@@ -385,70 +311,169 @@ static bool take_result(struct engine *en, const struct sequence *s, size_t i_sa
     return row->finish != FINISH_NONE;
 }
 
-static void end_group(struct engine *en, const struct schedule_rows *g, bool finished)
+/* It leaves with an error, and nothing of what this step computed for it is used. */
+static void fail_sequence(struct engine *en, struct sequence *s, const struct err *why)
+{
+    struct engine_sequence *q = s->request.user;
+    tell_error(en, q->id, why);
+    scheduler_failed(en->scheduler, s);
+    engine_sequence_free(en, q);
+}
+
+/* Blocks that these rows fill with tokens that were made get their keys. */
+static void add_keys(struct engine *en, const struct schedule_rows *g)
+{
+    struct sequence *s = g->sequence;
+    struct engine_sequence *q = s->request.user;
+    const uint32_t block = en->limits.block_tokens, end = g->first_position + g->n_rows;
+    struct block_text text = engine_text(en, q);
+    while (s->request.keys && (s->n_keys + 1) * block <= end)
+        scheduler_add_key(en->scheduler, s, block_chain_next(&q->chain, &text, block));
+}
+
+static void end_group(struct engine *en, const struct schedule_rows *g, size_t i_sample)
 {
     struct engine_sequence *q = g->sequence->request.user;
-    if (!finished) after_prompt_rows(en, g);
+    if (g->sample && en->results[i_sample].token < 0) {
+        struct err why;
+        err_set(&why, ERR_NUMERIC, "the model gave logits that are not finite at position %u", q->n_prompt + q->n_made);
+        fail_sequence(en, g->sequence, &why);
+        return;
+    }
+    bool finished = g->sample && take_result(en, g->sequence, i_sample);
+    add_keys(en, g);
     scheduler_advanced(en->scheduler, g, finished);
-    if (finished) sequence_free(en, q);
+    if (finished) engine_sequence_free(en, q);
 }
 
 static int run_model(struct engine *en, struct err *e)
 {
     size_t n_samples = 0;
-    for (size_t i = 0; i < en->plan.n_groups; i++) fill_group(en, i);
-    int rc = model_step(en->model, en->groups, en->plan.n_groups, e);
+    for (size_t i = 0; i < en->n_groups; i++) fill_group(en, i);
+    int rc = model_step(en->model, en->groups, en->n_groups, e);
     if (rc) return rc;
-    for (size_t i = 0; i < en->plan.n_groups; i++)
-        if (en->plan.groups[i].sample) fill_sample(en, n_samples++, en->plan.groups[i].sequence->request.user);
+    for (size_t i = 0; i < en->n_groups; i++)
+        if (en->planned[i].sample) fill_sample(en, n_samples++, en->planned[i].sequence->request.user);
     return n_samples ? model_sample(en->model, en->sample_rows, n_samples, en->results, e) : 0;
 }
 
+static int copy_blocks(struct engine *en, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < en->plan.n_copies && !rc; i++)
+        rc = model_copy_block(en->model, en->plan.copies[i].from, en->plan.copies[i].to, e);
+    return rc;
+}
+
+/* A step with decodes only tells what those cost; of another one this is taken off, and the rest is the prompts'. */
 static void measure(struct engine *en, double ms)
 {
-    bool decodes_only = true;
-    for (size_t i = 0; i < en->plan.n_groups; i++) decodes_only &= !en->groups[i].prefill;
-    double *smooth = decodes_only ? &en->decode_step_ms : &en->row_ms;
-    double now = decodes_only ? ms : ms / (double)en->plan.n_rows;
-    *smooth = *smooth > 0 ? 0.9 * *smooth + 0.1 * now : now;
+    size_t n_decodes = 0, n_prompt_rows = 0;
+    for (size_t i = 0; i < en->n_groups; i++) {
+        if (en->planned[i].prefill)
+            n_prompt_rows += en->planned[i].n_rows;
+        else
+            n_decodes++;
+    }
+    if (n_prompt_rows == 0) {
+        smooth(&en->decode_step_ms, ms);
+        return;
+    }
+    double decodes_ms = n_decodes ? en->decode_step_ms : 0;
+    if (decodes_ms > ms / 2) decodes_ms = ms / 2;
+    if (n_prompt_rows >= 16 || en->row_ms <= 0)
+        smooth(&en->row_ms, (ms - decodes_ms) / (double)n_prompt_rows); /* few rows cost a step each */
+}
+
+/* Those whose encode failed end here, and have no part in the rest of the step. */
+static int part_with_failed(struct engine *en, struct err *e)
+{
+    int lost = 0;
+    en->n_groups = 0;
+    for (size_t i = 0; i < en->plan.n_groups; i++) {
+        const struct engine_sequence *q = en->plan.groups[i].sequence->request.user;
+        if (!q->failed) en->planned[en->n_groups++] = en->plan.groups[i];
+    }
+    for (size_t i = 0; i < en->plan.n_encodes;) {
+        struct sequence *s = en->plan.encodes[i].sequence;
+        while (i < en->plan.n_encodes && en->plan.encodes[i].sequence == s) i++; /* one's encodes stand together */
+        struct engine_sequence *q = s->request.user;
+        if (!q->failed) continue;
+        struct err why = q->err;
+        if (why.code == ERR_GONE) lost = err_set(e, ERR_GONE, "%s", why.msg);
+        fail_sequence(en, s, &why);
+    }
+    return lost;
+}
+
+/* rc, why: of what went before the rows; if that failed nothing is computed and all of them end. */
+static int compute_rows(struct engine *en, int rc, struct err *why, struct err *e)
+{
+    int64_t from_ns = clock_boot_ns();
+    if (!rc) rc = run_model(en, why);
+    size_t i_sample = 0;
+    for (size_t i = 0; i < en->n_groups; i++) {
+        const struct schedule_rows *g = &en->planned[i];
+        if (rc)
+            fail_sequence(en, g->sequence, why);
+        else
+            end_group(en, g, i_sample);
+        i_sample += g->sample;
+    }
+    if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6);
+    return rc == -ERR_GONE ? err_set(e, ERR_GONE, "%s", why->msg) : 0;
 }
 
 int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struct err *e)
 {
+    struct err why = {0};
     en->n_rows = 0;
     scheduler_plan(en->scheduler, now_ms, &en->plan);
     tell_ended(en);
-    int lost = encode_tile(en, e);
-    if (!lost && en->plan.n_groups) {
-        struct err why = {0};
-        int64_t from_ns = clock_boot_ns();
-        int rc = run_model(en, &why);
-        size_t i_sample = 0;
-        for (size_t i = 0; i < en->plan.n_groups; i++) {
-            const struct schedule_rows *g = &en->plan.groups[i];
-            bool finished = rc != 0;
-            if (rc)
-                tell_error(en, g->sequence->request.id, &why);
-            else if (g->sample)
-                finished = take_result(en, g->sequence, i_sample++);
-            end_group(en, g, finished);
-        }
-        if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6);
-        if (rc == -ERR_GONE) lost = err_set(e, ERR_GONE, "%s", why.msg);
-    }
+    int rc = copy_blocks(en, &why);
+    encode_tiles(en);
+    int lost = part_with_failed(en, e);
+    if (!lost && en->n_groups) lost = compute_rows(en, rc, &why, e);
     *out = (struct frame_step){.rows = en->rows, .n_rows = en->n_rows};
     return lost;
 }
 
+/* It comes after the prompt rows and encodes that are there, and each step on its way decodes for those that decode. */
+double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t n_tiles)
+{
+    enum { STEP_PROMPT_ROWS_MIN = STEP_ROWS_MAX / 4 };
+    if (en->row_ms <= 0) return -1;
+    struct scheduler_backlog b = scheduler_backlog(en->scheduler);
+    double rows = (double)b.prompt_rows + n_rows;
+    uint32_t step_rows = b.decoding + STEP_PROMPT_ROWS_MIN < STEP_ROWS_MAX ? STEP_ROWS_MAX - b.decoding : STEP_PROMPT_ROWS_MIN;
+    double decodes_ms = b.decoding ? (rows / step_rows + 1) * en->decode_step_ms : 0;
+    return rows * en->row_ms + decodes_ms + (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
+}
+
 void engine_prediction(const struct engine *en, struct frame_prediction *out)
 {
+    enum { PROMPT_TOKENS = 1024 };
     struct scheduler_load l = scheduler_load(en->scheduler);
+    double none_ms = engine_first_token_ms(en, 0, 0), many_ms = engine_first_token_ms(en, PROMPT_TOKENS, 0);
     *out = (struct frame_prediction){.running = l.running,
                                      .waiting = l.waiting,
                                      .free_blocks = l.free_blocks,
                                      .n_blocks = en->limits.n_blocks,
-                                     .first_token_ms = (float)((double)scheduler_prompt_rows_left(en->scheduler) * en->row_ms),
-                                     .prompt_token_ms = (float)en->row_ms,
+                                     .first_token_ms = none_ms > 0 ? (float)none_ms : 0,
+                                     .prompt_token_ms = (float)((many_ms - none_ms) / PROMPT_TOKENS),
                                      .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 / en->decode_step_ms) : 0,
-                                     .error_p90 = -1};
+                                     .error_p90 = predict_p90(&en->predictions)};
+}
+
+void engine_figures(const struct engine *en, struct engine_figures *out)
+{
+    struct scheduler_load l = scheduler_load(en->scheduler);
+    struct kv_cache_counts n = kv_cache_counts(scheduler_cache(en->scheduler));
+    *out = (struct engine_figures){.blocks_free = n.free,
+                                   .blocks_cached = n.cached,
+                                   .blocks_used = n.referenced,
+                                   .preempted = l.n_preempted,
+                                   .blocks_copied = l.n_copied,
+                                   .positions_found = l.n_found,
+                                   .tiles_encoded = en->n_encoded};
 }

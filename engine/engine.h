@@ -17,9 +17,18 @@
 struct model;
 struct engine;
 
-enum { ENGINE_MAX_RUNNING = 256, ENGINE_MAX_WAITING = 768 };
+enum { ENGINE_MAX_RUNNING = 256, ENGINE_MAX_WAITING = 768, ENGINE_PICTURE_CACHE_BYTES = 64 << 20 };
+
+struct engine_options {
+    bool shared_cache;            /* accounts find each other's prefixes and pictures, and can tell from the time that they were there */
+    bool no_prefix_cache;         /* every prompt is computed */
+    uint32_t promised_tokens;     /* see scheduler_limits; 0: 256 */
+    uint64_t picture_cache_bytes; /* of encoded tiles; 0: none is kept */
+};
 
 /* model is borrowed until engine_free. Limits come from the model. */
+MUST_USE int engine_new_with(struct engine **out, struct model *model, const struct engine_options *o, struct err *e);
+/* With a cache for each account and ENGINE_PICTURE_CACHE_BYTES. */
 MUST_USE int engine_new(struct engine **out, struct model *model, struct err *e);
 void engine_free(struct engine *en); /* accepts NULL */
 
@@ -40,6 +49,13 @@ bool engine_busy(const struct engine *en);
  * lost gives a negative code. */
 MUST_USE int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struct err *e);
 
+/* first_token_ms is of a new prompt of 512 tokens, behind all that is there; 0 until steps were measured. */
 void engine_prediction(const struct engine *en, struct frame_prediction *out);
+
+struct engine_figures {
+    uint32_t blocks_free, blocks_cached, blocks_used;                  /* of the KV cache, now */
+    uint64_t preempted, blocks_copied, positions_found, tiles_encoded; /* since the start */
+};
+void engine_figures(const struct engine *en, struct engine_figures *out);
 
 #endif

@@ -165,11 +165,11 @@ static int vision_layer(struct model *m, size_t i, size_t positions, struct err 
     return rc;
 }
 
-int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, struct err *e)
+int model_encode_layers(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, uint32_t first, uint32_t n, struct err *e)
 {
     const struct vision_config *c = &m->config.vision;
     const struct vision *v = &m->vision;
-    CHECK(m->limits.tile_px && tile < p->n_tiles);
+    CHECK(m->limits.tile_px && tile < p->n_tiles && n > 0 && first < c->layers && n <= c->layers - first);
     const size_t positions = (size_t)c->grid * c->grid;
     float *out = p->rows + (size_t)tile * m->limits.tokens_per_tile * m->config.text.hidden;
     struct patch_args patches = {.tiles = pixels,
@@ -196,9 +196,14 @@ int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const u
                                          .hidden = m->config.text.hidden};
     memcpy(patches.shift, m->images.mean, sizeof patches.shift);
     memcpy(patches.scale, m->images.std, sizeof patches.scale);
-    int rc = m->ops->patch_embed(m->device, &patches, e);
-    for (size_t i = 0; i < c->layers && !rc; i++) rc = vision_layer(m, i, positions, e);
-    return rc ? rc : m->ops->connect(m->device, &connect, e);
+    int rc = first == 0 ? m->ops->patch_embed(m->device, &patches, e) : 0;
+    for (size_t i = first; i < first + n && !rc; i++) rc = vision_layer(m, i, positions, e);
+    return rc || first + n < c->layers ? rc : m->ops->connect(m->device, &connect, e);
+}
+
+int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, struct err *e)
+{
+    return model_encode_layers(m, p, tile, pixels, 0, m->config.vision.layers, e);
 }
 
 int picture_new(struct model *m, uint32_t n_tiles, struct picture **out, struct err *e)
@@ -222,6 +227,25 @@ void picture_free(struct model *m, struct picture *p)
     if (!p) return;
     m->ops->free(m->device, p->rows);
     free(p);
+}
+
+uint64_t picture_tile_bytes(const struct model *m)
+{
+    return (uint64_t)m->limits.tokens_per_tile * m->config.text.hidden * sizeof(float);
+}
+
+int picture_copy_tile(struct model *m, struct picture *to, uint32_t to_tile, const struct picture *from, uint32_t from_tile, struct err *e)
+{
+    const size_t n = (size_t)m->limits.tokens_per_tile * m->config.text.hidden;
+    CHECK(to_tile < to->n_tiles && from_tile < from->n_tiles);
+    return m->ops->copy(m->device, to->rows + to_tile * n, from->rows + from_tile * n, n * sizeof(float), e);
+}
+
+int model_copy_block(struct model *m, uint32_t from, uint32_t to, struct err *e)
+{
+    const size_t bytes = m->ops->kv_block_bytes(&m->kv_layout);
+    CHECK(from < m->limits.n_blocks && to < m->limits.n_blocks && from != to);
+    return m->ops->copy(m->device, (char *)m->kv + to * bytes, (const char *)m->kv + from * bytes, bytes, e);
 }
 
 const struct model_limits *model_limits(const struct model *m)

@@ -39,6 +39,7 @@ struct model_limits {
     uint32_t block_tokens, n_blocks;
     uint32_t step_rows;
     uint32_t tile_px, tokens_per_tile; /* 0: no pictures */
+    uint32_t tile_layers;              /* of the picture encoder */
     int32_t image_token;               /* -1 */
     uint64_t weight_bytes, kv_bytes;
     char device[64];
@@ -59,6 +60,16 @@ MUST_USE int picture_new(struct model *m, uint32_t n_tiles, struct picture **out
 void picture_free(struct model *m, struct picture *p); /* accepts NULL */
 /* pixels: uint8 (3, tile_px, tile_px) [host]. Computes rows tile * tokens_per_tile ... of the picture. */
 MUST_USE int model_encode_tile(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, struct err *e);
+/* The same in parts: layers first .. first + n - 1 of tile_layers; the rows are there after the last. One tile at a time: its parts in order, and
+ * no other tile between them, or it begins again from layer 0. Text steps may come between. */
+MUST_USE int model_encode_layers(struct model *m, struct picture *p, uint32_t tile, const uint8_t *pixels, uint32_t first, uint32_t n,
+                                 struct err *e);
+/* The encoder's output for one tile, from one picture to another. */
+MUST_USE int picture_copy_tile(struct model *m, struct picture *to, uint32_t to_tile, const struct picture *from, uint32_t from_tile,
+                               struct err *e);
+uint64_t picture_tile_bytes(const struct model *m); /* of device memory */
+/* All layers' keys and values of one KV block into another. */
+MUST_USE int model_copy_block(struct model *m, uint32_t from, uint32_t to, struct err *e);
 
 /* Adjacent rows of one sequence. */
 struct model_group {

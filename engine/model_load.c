@@ -312,8 +312,10 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     l->vocab = c->text.vocab, l->hidden = c->text.hidden, l->layers = c->text.layers, l->image_token = c->image_token;
     l->block_tokens = (uint32_t)m->ops->kv_block_tokens(m->device);
     l->step_rows = o->step_rows ? o->step_rows : 512;
-    if (c->family->vision)
-        l->tile_px = c->vision.image_px, l->tokens_per_tile = (c->vision.grid / c->vision.scale) * (c->vision.grid / c->vision.scale);
+    if (c->family->vision) {
+        uint32_t side = c->vision.grid / c->vision.scale;
+        l->tile_px = c->vision.image_px, l->tile_layers = c->vision.layers, l->tokens_per_tile = side * side;
+    }
     m->ops->describe(m->device, l->device, sizeof l->device);
     describe_weights(o, l->weights, sizeof l->weights);
     struct loader load = {.m = m, .src = src, .e = e, .o = o};

@@ -1,12 +1,26 @@
-/* Scheduler: which rows of which sequences the next step computes. A pure state machine over queue, KV blocks and a
- * clock handed in: it calls nothing, so tests drive it with a virtual clock and a step that only counts.
+/* Scheduler: which rows of which sequences the next step computes. A pure state machine over queue, KV blocks and a clock handed in: it
+ * calls nothing outside, so tests drive it with a virtual clock and a step that only counts.
  *
- * Lifetimes: submit -> waiting -> running (its KV blocks are its own) -> ended. A sequence is admitted, first come
- * first served, when the blocks for its prompt and for all tokens it may make are free; so a running sequence never
- * lacks memory and nothing is preempted. Each step: the one decode row of every running sequence that has one (round
- * robin when there are more than the budget), then, with the rows left, chunks of prompts in order of admission. Tiles
- * are encoded one a step, before their sequence's prompt. Cancel and deadline take effect at the next plan: a cancelled
- * sequence costs at most the step that is running. */
+ * Lifetimes: submit -> waiting -> running -> ended; running -> waiting again when it is preempted.
+ *
+ * Admission: in the order of engine/fair_queue.h (priority, then the account that had least, then arrival), strictly: what is next is not
+ * passed by what is smaller. A sequence is admitted when its prompt and the next tokens it may make (promised_tokens) fit beside what is
+ * promised to those that run; leading blocks found in the cache (engine/kv_cache.h) need no room of their own. Its table grows as it is
+ * computed. When there is no block for it, a running sequence is preempted: of the lowest priority, of these of the account that had most,
+ * of these the youngest. It gives its blocks back (those published can be found again), goes to the head of the queue and is computed again
+ * from its tokens. The oldest one of the highest priority that runs is never preempted and every one fits alone, so something always comes
+ * to its end.
+ *
+ * A step: one decode row of every running sequence that decodes (the account that had least first when there are more than the budget),
+ * then, with the rows left, chunks of prompts and encodes of tiles, again the account that had least first. A prompt is computed up to its
+ * first tile that is not encoded; a tile whose positions all come from the cache is never encoded. One tile is encoded at a time, in units
+ * (layers of the encoder, say) that count as so many rows beside decodes, and as many as step_units where nothing decodes.
+ *
+ * Sharing: a sequence whose next block is being computed by another in this step waits for that step and then finds it; of an equal
+ * prompt's partly filled last block it gets a copy. So n choices of one request, sent as n sequences, compute their prompt once. The last
+ * row of a prompt is always computed: its logits are needed.
+ *
+ * Cancel and deadline take effect at the next plan: a cancelled sequence costs at most the step that is running. */
 #ifndef SPILLWAY_ENGINE_SCHEDULER_H
 #define SPILLWAY_ENGINE_SCHEDULER_H
 
@@ -15,41 +29,85 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "engine/fair_queue.h"
+#include "engine/kv_cache.h"
 
 struct scheduler_limits {
     uint32_t max_running, max_waiting;
-    uint32_t n_blocks, block_tokens; /* blocks are numbered 0 .. n_blocks-1 */
-    uint32_t max_context;            /* tokens of a sequence, prompt and made */
-    uint32_t step_rows;              /* rows of a step; at least 2 */
-    uint32_t step_decode_rows;       /* of these at most so many decode rows, so that prompts go on; < step_rows */
+    uint64_t max_waiting_tokens, max_waiting_bytes; /* of prompts that wait together; 0: no limit. One alone is always taken */
+    uint32_t n_blocks, block_tokens;                /* blocks are numbered 0 .. n_blocks-1 */
+    uint32_t max_context;                           /* tokens of a sequence, prompt and made */
+    uint32_t promised_tokens;                       /* of those a sequence may make: room for so many is kept for it */
+    uint32_t step_rows;                             /* rows of a step; at least 2 */
+    uint32_t step_decode_rows;                      /* of these at most so many decode rows, so that prompts go on; < step_rows */
+    uint32_t tile_units;                            /* units of one tile's encode; at least 1 */
+    uint32_t unit_rows;                             /* rows that cost as much as a unit; at least 1 */
+    uint32_t step_units;                            /* most units of a step in which nothing decodes; at least 1 */
+    bool prefill_blocks_only; /* publish only blocks computed in prefill rows: for a backend whose decode rows differ in bytes */
+};
+
+/* Where a tile stands in the prompt: positions first .. end - 1 hold its rows, and maybe others. */
+struct scheduler_tile {
+    uint32_t first, end;
 };
 
 struct scheduler_request {
     uint64_t id;
-    uint32_t n_prompt, n_tiles;
+    uint64_t account; /* opaque */
+    uint32_t weight;  /* of the account from now on; at least 1 */
+    int32_t priority; /* higher goes first */
+    uint32_t n_prompt;
+    const struct kv_key *keys; /* of the prompt's n_prompt / block_tokens full blocks, each over all before it; NULL: shares nothing */
+    struct kv_key prompt_key;  /* of the whole prompt */
+    const struct scheduler_tile *tiles; /* in the order of their ends */
+    uint32_t n_tiles;
     uint32_t max_tokens;
+    uint64_t n_bytes;    /* what it holds while it waits */
     int64_t deadline_ms; /* 0: none */
     void *user;          /* the caller's; handed back, never looked at */
 };
 
 /* Read-only for the caller. A pointer holds until the sequence has ended and been reported. */
 struct sequence {
-    struct scheduler_request request;
-    uint32_t max_tokens; /* the request's, cut to what the context leaves */
-    uint32_t n_computed; /* positions whose keys and values are in the cache */
-    uint32_t n_made;     /* tokens sampled */
-    uint32_t n_encoded;  /* tiles encoded */
-    uint32_t *blocks;    /* block table, n_blocks long; NULL while waiting */
-    uint32_t *table;     /* its memory, taken at submit: a sequence that waits asks for no more */
+    struct scheduler_request request; /* keys and tiles are copies */
+    uint32_t max_tokens;              /* the request's, cut to what the context leaves */
+    uint32_t n_computed;              /* positions whose keys and values are in its blocks */
+    uint32_t n_made;                  /* tokens sampled */
+    uint32_t n_fill;                  /* positions that are computed as a prompt: it and, after a preemption, what was made */
+    uint32_t n_cached;                /* prompt positions that it did not compute but found */
+    uint32_t *blocks;                 /* block table */
     uint32_t n_blocks;
-    bool cancelled;
-    struct sequence *next; /* in its list */
+    uint32_t n_keys; /* blocks whose key is known; see scheduler_add_key */
+    bool running, cancelled;
+    /* the scheduler's own */
+    struct kv_key *keys;
+    struct scheduler_tile *tiles;
+    uint32_t max_blocks, n_published;
+    uint32_t n_target;           /* blocks promised at admission */
+    uint32_t n_charged;          /* positions computed or found at one time: not charged again */
+    bool *encoded;               /* (n_tiles) */
+    uint32_t next_tile, n_units; /* no tile before is needed; units done of it */
+    uint32_t index;              /* in the scheduler's list */
+    uint64_t decoded_at;         /* the plan that decoded it last */
+    bool is_source;              /* others may copy its prompt's last block */
+    struct fair_item item;
+    struct sequence *next_by_id, *next_by_prompt;
 };
 
 struct schedule_rows {
     struct sequence *sequence;
-    uint32_t first_position, n_rows; /* positions in the sequence: prompt rows, or one row for the token made last */
+    uint32_t first_position, n_rows; /* positions in the sequence, all of the prompt or all of what was made */
+    bool prefill;                    /* their role: a prompt, or what is computed again; else one row for the token made last */
     bool sample;                     /* the last row's logits give the next token */
+};
+
+struct schedule_encode {
+    struct sequence *sequence;
+    uint32_t tile, first_unit, n_units;
+};
+
+struct schedule_copy {
+    uint32_t from, to; /* blocks */
 };
 
 struct schedule_end {
@@ -63,9 +121,13 @@ struct schedule_end {
 struct schedule {
     const struct schedule_end *ended; /* left the scheduler just now; report them */
     size_t n_ended;
-    struct sequence *encode; /* whose tile number n_encoded is to be encoded in this step; NULL: none */
+    const struct schedule_copy *copies; /* to be done in this order, before anything else of the step */
+    size_t n_copies;
+    const struct schedule_encode *encodes;
+    size_t n_encodes;
     const struct schedule_rows *groups;
     size_t n_groups, n_rows;
+    uint32_t n_preempted;
 };
 
 struct scheduler;
@@ -74,26 +136,46 @@ MUST_USE int scheduler_new(struct scheduler **out, const struct scheduler_limits
  */
 void scheduler_free(struct scheduler *s);
 void scheduler_drop_all(struct scheduler *s, void (*drop)(void *arg, void *user), void *arg);
+/* What a unit costs, as measured: takes the place of the limit. */
+void scheduler_set_unit_rows(struct scheduler *s, uint32_t unit_rows);
 
 /* Errors: -ERR_BUSY (queue full), -ERR_CONTEXT (no room for one token after the prompt), -ERR_LIMIT (needs more blocks
- * than there are), -ERR_INPUT (the id is in use, an empty prompt, max_tokens 0), -ERR_MEMORY. */
+ * than there are), -ERR_INPUT (the id is in use, an empty prompt, max_tokens 0, tiles outside the prompt), -ERR_MEMORY. */
 MUST_USE int scheduler_submit(struct scheduler *s, const struct scheduler_request *r, struct err *e);
 /* False if there is no such sequence (it may have ended already: no mistake). */
 bool scheduler_cancel(struct scheduler *s, uint64_t id);
 
-/* Ends what is cancelled or late, admits, and plans the next step. An empty plan means that nothing can be done now. */
+/* NULL: there is no such sequence. */
+const struct sequence *scheduler_find(const struct scheduler *s, uint64_t id);
+
+/* Ends what is cancelled or late, admits, and plans the next step. An empty plan without preemptions means that nothing is there. */
 void scheduler_plan(struct scheduler *s, int64_t now_ms, struct schedule *out);
-/* Tells what became of a plan's encode and of each of its groups, before the next plan. With finished the sequence ends
- * and its blocks are free; the pointer is dead then. A sampled token counts as made. A sequence that has made
- * max_tokens must be finished. */
-void scheduler_encoded(struct scheduler *s, struct sequence *q, bool finished);
+
+/* What became of a plan's encodes and groups, before the next plan. */
+void scheduler_encoded(struct scheduler *s, const struct schedule_encode *encode);
+/* This tile is there without an encode of its own; also while a part of it is done. */
+void scheduler_tile_ready(struct scheduler *s, struct sequence *q, uint32_t tile);
+/* The key of block n_keys, which the group about to be reported fills with made tokens. */
+void scheduler_add_key(struct scheduler *s, struct sequence *q, struct kv_key key);
+/* With finished the sequence ends and its pointer is dead; its blocks can be found where they have keys. A sampled token counts as made.
+ * A sequence that has made max_tokens must be finished. */
 void scheduler_advanced(struct scheduler *s, const struct schedule_rows *group, bool finished);
+/* Instead: the step failed, for this sequence at least. It ends, and nothing computed in the step is used. */
+void scheduler_failed(struct scheduler *s, struct sequence *q);
 
 struct scheduler_load {
-    uint32_t running, waiting, free_blocks;
+    uint32_t running, waiting;
+    uint32_t free_blocks;                    /* free ones and those that can be evicted */
+    uint64_t n_preempted, n_copied, n_found; /* since the start: preemptions, blocks copied, positions found in the cache */
 };
 struct scheduler_load scheduler_load(const struct scheduler *s);
-/* Prompt positions of all sequences that are not computed yet. */
-uint64_t scheduler_prompt_rows_left(const struct scheduler *s);
+struct scheduler_backlog {
+    uint64_t prompt_rows; /* of all sequences, positions that are not computed yet (and may be found) */
+    uint64_t tiles;       /* not encoded yet */
+    uint32_t decoding;
+};
+struct scheduler_backlog scheduler_backlog(const struct scheduler *s); /* looks at every sequence */
+/* For tests and metrics. */
+const struct kv_cache *scheduler_cache(const struct scheduler *s);
 
 #endif

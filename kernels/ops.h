@@ -230,6 +230,8 @@ struct ops {
     void (*free)(struct device *d, void *p);
     MUST_USE int (*upload)(struct device *d, void *dst, const void *src, size_t bytes, struct err *e);
     MUST_USE int (*read_back)(struct device *d, void *dst, const void *src, size_t bytes, struct err *e); /* waits */
+    /* From device memory to device memory, in order with the operations: a KV block, rows of a picture. */
+    MUST_USE int (*copy)(struct device *d, void *dst, const void *src, size_t bytes, struct err *e);
     MUST_USE int (*sync)(struct device *d, struct err *e);
 
     /* Stacks parts (all with the same number of columns) into one matrix and packs it, quantised if quant is not NULL; its product then takes

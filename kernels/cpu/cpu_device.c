@@ -231,6 +231,7 @@ const struct ops ops_cpu = {
     .free = device_free,
     .upload = device_copy,
     .read_back = device_copy,
+    .copy = device_copy,
     .sync = device_sync,
     .weight_pack = cpu_weight_pack,
     .weight_free = cpu_weight_free,

@@ -82,7 +82,7 @@ struct options {
 
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
 
-    const char *after;   /* a text file: only what follows one of its lines counts */
+    const char *after;   /* a text: only what follows it counts */
     const char *against; /* the second model; NULL: the first once more. What is its own (NULL: as the first's): */
     const char *against_compute, *against_quant, *against_quant_head, *against_quant_vision, *against_kv_dtype;
     int64_t window, stride;

@@ -1,5 +1,6 @@
 /* Engine: real golden models under the scheduler. Greedy answers equal the reference's, a seeded answer does not depend
- * on what else runs, pictures reach their positions, and submits that lie are refused one by one. */
+ * on what else runs, what the cache holds, how the prompt was cut or whether it was preempted; pictures reach their positions, and submits
+ * that lie are refused one by one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,15 +20,21 @@
 
 enum { MAX_MADE = 64 };
 
-static struct model *open_model(const char *name, uint64_t kv_tokens)
+static struct model *open_model_with(const char *name, uint64_t kv_tokens, uint32_t step_rows, int threads)
 {
     char dir[512];
     struct model *m;
     struct err e;
-    struct model_options o = {.device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = 2, .kv_tokens = kv_tokens};
+    struct model_options o = {
+        .device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = threads, .kv_tokens = kv_tokens, .step_rows = step_rows};
     snprintf(dir, sizeof dir, "%s/models/%s", SPILLWAY_GOLDEN_DIR, name);
     if (model_open(&m, dir, &o, &e)) fail_msg("%s", e.msg);
     return m;
+}
+
+static struct model *open_model(const char *name, uint64_t kv_tokens)
+{
+    return open_model_with(name, kv_tokens, 0, 2);
 }
 
 static json_t *read_cases(const char *name)
@@ -54,7 +61,7 @@ struct answer {
     uint32_t n;
     enum finish_reason finish;
     struct err err;
-    int steps_to_finish;
+    uint32_t cached; /* prompt tokens found in the cache */
 };
 
 static struct frame_submit greedy(uint64_t sequence, const int32_t *ids, uint32_t n_ids, uint32_t max_tokens)
@@ -81,7 +88,9 @@ static void run_step(struct engine *en, struct answer *answers)
     for (uint32_t i = 0; i < step.n_rows; i++) {
         const struct frame_step_row *r = &step.rows[i];
         struct answer *a = &answers[r->sequence];
-        assert_int_equal(a->finish, FINISH_NONE); /* nothing comes after the end */
+        assert_int_equal(a->finish, FINISH_NONE);        /* nothing comes after the end */
+        if (r->cached_tokens) assert_int_equal(a->n, 0); /* told with the first token */
+        a->cached += r->cached_tokens;
         for (uint32_t k = 0; k < r->n_tokens; k++) {
             assert_true(a->n < MAX_MADE);
             a->tokens[a->n++] = r->tokens[k];
@@ -282,12 +291,13 @@ struct picture_prompt {
     struct frame_tile tiles[8];
 };
 
-static struct picture_prompt picture_prompt(const struct model_limits *l, uint32_t n_tiles)
+/* fill as in tiles_fd: what the pixels are, the hash tells. */
+static struct picture_prompt picture_prompt(const struct model_limits *l, uint32_t n_tiles, uint8_t fill)
 {
     struct picture_prompt p = {.n = 3};
     memcpy(p.ids, some_ids, 3 * sizeof *p.ids);
     for (uint32_t i = 0; i < n_tiles; i++) {
-        p.tiles[i] = (struct frame_tile){.tile_index = i};
+        p.tiles[i] = (struct frame_tile){.tile_index = i, .hash = {fill, (uint8_t)i}};
         for (uint32_t k = 0; k < l->tokens_per_tile; k++) p.ids[p.n++] = l->image_token;
         p.ids[p.n++] = some_ids[i];
     }
@@ -301,7 +311,7 @@ static void test_pictures_decide_the_answer_also_in_company(void **state)
     struct err e;
     struct model *m = open_model("idefics3-f32", 4096);
     const struct model_limits *l = model_limits(m);
-    struct picture_prompt p = picture_prompt(l, 5);
+    struct picture_prompt p = picture_prompt(l, 5, 3), other = picture_prompt(l, 5, 100);
     struct answer a[4] = {0};
     assert_int_equal(engine_new(&en, m, &e), 0);
     for (uint64_t i = 0; i < 4; i++) { /* 0 and 3 have the same picture; 1 has another; 2 has none */
@@ -311,7 +321,7 @@ static void test_pictures_decide_the_answer_also_in_company(void **state)
             f.ids = some_ids;
             f.n_ids = 12;
         } else {
-            f.tiles = p.tiles;
+            f.tiles = i == 1 ? other.tiles : p.tiles;
             f.n_tiles = 5;
             f.fds = &fd;
             f.n_fds = 1;
@@ -324,6 +334,233 @@ static void test_pictures_decide_the_answer_also_in_company(void **state)
     for (int i = 0; i < 4; i++) assert_int_equal(a[i].finish, FINISH_LENGTH);
     assert_memory_equal(a[0].tokens, a[3].tokens, 12 * sizeof(int32_t));
     assert_memory_not_equal(a[0].tokens, a[1].tokens, 12 * sizeof(int32_t));
+    engine_free(en);
+    model_close(m);
+}
+
+/* ---- the cache: what is found, shared and computed again says the same ---- */
+
+/* A set of requests, on an engine of one's own. */
+struct trial {
+    const char *model;
+    uint64_t kv_tokens;
+    uint32_t step_rows;
+    int threads;
+    struct engine_options options;
+    bool together; /* else one after another */
+};
+
+static struct engine_figures run_trial(const struct trial *t, const struct frame_submit *requests, uint32_t n, struct answer *answers)
+{
+    struct engine *en;
+    struct err e;
+    struct engine_figures figures;
+    struct model *m = open_model_with(t->model, t->kv_tokens, t->step_rows, t->threads ? t->threads : 2);
+    assert_int_equal(engine_new_with(&en, m, &t->options, &e), 0);
+    for (uint32_t i = 0; i < n; i++) {
+        submit(en, &requests[i]);
+        if (!t->together) run_all(en, answers);
+    }
+    run_all(en, answers);
+    engine_figures(en, &figures);
+    assert_int_equal(figures.blocks_used, 0);
+    engine_free(en);
+    model_close(m);
+    return figures;
+}
+
+static void assert_same_answers(const struct answer *a, const struct answer *b, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(a[i].finish, b[i].finish);
+        assert_int_equal(a[i].n, b[i].n);
+        assert_memory_equal(a[i].tokens, b[i].tokens, sizeof a[i].tokens);
+    }
+}
+
+enum { N_REQUESTS = 8, LONGEST = 120 };
+
+static const struct engine_options uncached = {.no_prefix_cache = true}, cached = {.picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES};
+
+/* Prompts with 64 tokens in common, of different lengths and seeds; the last is the first again. */
+static void make_requests(int32_t (*ids)[LONGEST], struct frame_submit *requests, uint32_t max_tokens)
+{
+    for (uint32_t i = 0; i < N_REQUESTS; i++) {
+        uint32_t n = i == N_REQUESTS - 1 ? 70 : 70 + 6 * i;
+        for (uint32_t k = 0; k < n; k++) ids[i][k] = (int32_t)(k < 64 ? 3 + k * 37 % 600 : 3 + (k * 11 + i % (N_REQUESTS - 1) * 101) % 600);
+        requests[i] = greedy(i, ids[i], n, max_tokens);
+        requests[i].sampling.temperature = 1;
+        requests[i].sampling.seed = 40 + i % (N_REQUESTS - 1);
+    }
+}
+
+static void test_answers_are_the_same_found_chunked_and_in_company(void **state)
+{
+    (void)state;
+    static int32_t ids[N_REQUESTS][LONGEST];
+    struct frame_submit requests[N_REQUESTS];
+    struct answer want[N_REQUESTS] = {0};
+    make_requests(ids, requests, 24);
+    struct trial t = {.model = "smollm2-f32", .kv_tokens = 4096, .options = uncached};
+    struct engine_figures f = run_trial(&t, requests, N_REQUESTS, want);
+    assert_int_equal(f.positions_found, 0);
+    assert_memory_equal(want[0].tokens, want[N_REQUESTS - 1].tokens, sizeof want[0].tokens);
+    assert_memory_not_equal(want[0].tokens, want[1].tokens, sizeof want[0].tokens);
+    static const uint32_t step_rows[] = {0, 2, 9, 64};
+    for (uint32_t i = 0; i < 16; i++) {
+        struct answer got[N_REQUESTS] = {0};
+        t = (struct trial){.model = "smollm2-f32",
+                           .kv_tokens = 4096,
+                           .step_rows = step_rows[i % 4],
+                           .threads = 1 + (int)(i % 2),
+                           .options = i < 8 ? cached : uncached,
+                           .together = i / 4 % 2};
+        f = run_trial(&t, requests, N_REQUESTS, got);
+        assert_same_answers(want, got, N_REQUESTS);
+        for (uint32_t k = 1; k < N_REQUESTS; k++) assert_int_equal(got[k].cached >= 64, i < 8);
+        if (i < 4) assert_int_equal(got[N_REQUESTS - 1].cached, 64); /* of 70; all that was made is found by none of them */
+    }
+}
+
+static void test_answers_are_the_same_after_preemption(void **state)
+{
+    (void)state;
+    static int32_t ids[N_REQUESTS][LONGEST];
+    struct frame_submit requests[N_REQUESTS];
+    struct answer want[N_REQUESTS] = {0};
+    make_requests(ids, requests, 60);
+    struct trial t = {.model = "smollm2-f32", .kv_tokens = 4096, .options = uncached};
+    assert_int_equal(run_trial(&t, requests, N_REQUESTS, want).preempted, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct answer got[N_REQUESTS] = {0};
+        t = (struct trial){.model = "smollm2-f32", .kv_tokens = 320, .options = i ? cached : uncached, .together = true};
+        t.options.promised_tokens = 4;
+        assert_true(run_trial(&t, requests, N_REQUESTS, got).preempted > 0);
+        assert_same_answers(want, got, N_REQUESTS);
+    }
+}
+
+static void test_choices_of_one_request_compute_its_prompt_once(void **state)
+{
+    (void)state;
+    static int32_t ids[N_REQUESTS][LONGEST];
+    struct frame_submit requests[N_REQUESTS];
+    struct answer want[N_REQUESTS] = {0}, got[N_REQUESTS] = {0};
+    make_requests(ids, requests, 20);
+    for (uint32_t i = 0; i < 4; i++) {
+        requests[i] = requests[0];
+        requests[i].sequence = requests[i].sampling.choice = i;
+    }
+    struct trial t = {.model = "smollm2-f32", .kv_tokens = 4096, .options = uncached, .together = true};
+    run_trial(&t, requests, 4, want);
+    t.options = cached;
+    struct engine_figures f = run_trial(&t, requests, 4, got);
+    assert_same_answers(want, got, 4);
+    assert_memory_not_equal(want[0].tokens, want[1].tokens, sizeof want[0].tokens);
+    assert_int_equal(f.blocks_copied, 3);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(got[i].cached, i ? 69 : 0); /* all but the last token of 70 */
+}
+
+static void test_t36_accounts_find_nothing_of_each_other(void **state)
+{
+    (void)state;
+    static int32_t ids[N_REQUESTS][LONGEST];
+    struct frame_submit requests[N_REQUESTS];
+    make_requests(ids, requests, 4);
+    for (uint32_t i = 0; i < 3; i++) {
+        requests[i] = requests[0];
+        requests[i].sequence = i;
+        requests[i].account = i == 1 ? 8 : 7;
+    }
+    for (int shared = 0; shared < 2; shared++) {
+        struct answer got[3] = {0};
+        struct trial t = {.model = "smollm2-f32", .kv_tokens = 4096, .options = cached};
+        t.options.shared_cache = shared;
+        run_trial(&t, requests, 3, got);
+        assert_int_equal(got[0].cached, 0);
+        assert_int_equal(got[1].cached, shared ? 64 : 0);
+        assert_int_equal(got[2].cached, 64);
+    }
+}
+
+/* Four requests: 0 and 1 show the same picture behind different words, 2 another picture, 3 is another account's 0. */
+struct picture_requests {
+    struct picture_prompt prompts[4];
+    struct frame_submit requests[4];
+    int fds[4];
+};
+
+static void make_picture_requests(struct picture_requests *r, uint32_t max_tokens)
+{
+    struct model *m = open_model("idefics3-f32", 256);
+    const struct model_limits *l = model_limits(m);
+    for (uint32_t i = 0; i < 4; i++) {
+        uint8_t fill = i == 2 ? 100 : 3;
+        r->prompts[i] = picture_prompt(l, 5, fill);
+        if (i == 1) r->prompts[i].ids[0]++;
+        r->fds[i] = tiles_fd(l, 5, fill, true);
+        r->requests[i] = greedy(i, r->prompts[i].ids, r->prompts[i].n, max_tokens);
+        r->requests[i].tiles = r->prompts[i].tiles;
+        r->requests[i].n_tiles = 5;
+        r->requests[i].fds = &r->fds[i];
+        r->requests[i].n_fds = 1;
+        r->requests[i].account = i == 3;
+    }
+    model_close(m);
+}
+
+static void test_repeated_picture_is_encoded_once_an_account(void **state)
+{
+    (void)state;
+    struct picture_requests r;
+    struct answer want[4] = {0}, got[4] = {0};
+    make_picture_requests(&r, 12);
+    struct trial t = {.model = "idefics3-f32", .kv_tokens = 4096, .options = uncached};
+    assert_int_equal(run_trial(&t, r.requests, 4, want).tiles_encoded, 20);
+    assert_memory_not_equal(want[0].tokens, want[2].tokens, 12 * sizeof(int32_t));
+    t.options = cached;
+    assert_int_equal(run_trial(&t, r.requests, 4, got).tiles_encoded, 15);
+    assert_same_answers(want, got, 4);
+    for (int i = 0; i < 4; i++) close(r.fds[i]);
+}
+
+static void test_pictures_survive_preemption(void **state)
+{
+    (void)state;
+    struct picture_requests r;
+    struct answer want[4] = {0};
+    make_picture_requests(&r, 60);
+    struct trial t = {.model = "idefics3-f32", .kv_tokens = 4096, .options = uncached};
+    run_trial(&t, r.requests, 4, want);
+    for (int i = 0; i < 2; i++) {
+        struct answer got[4] = {0};
+        t = (struct trial){.model = "idefics3-f32", .kv_tokens = 160, .step_rows = 16, .options = i ? cached : uncached, .together = true};
+        t.options.promised_tokens = 2;
+        assert_true(run_trial(&t, r.requests, 4, got).preempted > 0);
+        assert_same_answers(want, got, 4);
+    }
+    for (int i = 0; i < 4; i++) close(r.fds[i]);
+}
+
+static void test_prediction_grows_with_what_waits(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 4096);
+    static int32_t ids[N_REQUESTS][LONGEST];
+    struct frame_submit requests[N_REQUESTS];
+    struct answer a[N_REQUESTS] = {0};
+    struct frame_prediction idle, loaded;
+    make_requests(ids, requests, 4);
+    assert_int_equal(engine_new(&en, m, &e), 0);
+    submit(en, &requests[0]);
+    run_all(en, a);
+    engine_prediction(en, &idle);
+    for (uint32_t i = 1; i < N_REQUESTS; i++) submit(en, &requests[i]);
+    engine_prediction(en, &loaded);
+    assert_true(idle.first_token_ms > 0 && loaded.first_token_ms > idle.first_token_ms * 1.9f); /* 512 rows alone, behind 616 others */
+    assert_int_equal(loaded.waiting, N_REQUESTS - 1);
     engine_free(en);
     model_close(m);
 }
@@ -362,7 +599,7 @@ static void test_submits_that_lie_are_refused(void **state)
     f = greedy(1, &l->image_token, 1, 4);
     expect_refused(en, &f, ERR_INPUT, "picture positions");
 
-    struct picture_prompt p = picture_prompt(l, 2);
+    struct picture_prompt p = picture_prompt(l, 2, 0);
     int sealed = tiles_fd(l, 2, 0, true), open_one = tiles_fd(l, 2, 0, false), small_one = tiles_fd(l, 1, 0, true);
     f = greedy(1, p.ids, p.n, 4);
     f.tiles = p.tiles;
@@ -393,7 +630,7 @@ static void test_sequences_still_running_are_freed_with_the_engine(void **state)
     struct err e;
     struct model *m = open_model("idefics3-f32", 256);
     const struct model_limits *l = model_limits(m);
-    struct picture_prompt p = picture_prompt(l, 2);
+    struct picture_prompt p = picture_prompt(l, 2, 0);
     int fd = tiles_fd(l, 2, 0, true);
     assert_int_equal(engine_new(&en, m, &e), 0);
     for (uint64_t i = 0; i < 40; i++) { /* more than the cache takes: some wait */
@@ -421,6 +658,13 @@ int main(void)
         cmocka_unit_test(test_cancel_costs_at_most_two_more_steps),
         cmocka_unit_test(test_logprobs_come_with_their_token_first),
         cmocka_unit_test(test_pictures_decide_the_answer_also_in_company),
+        cmocka_unit_test(test_answers_are_the_same_found_chunked_and_in_company),
+        cmocka_unit_test(test_answers_are_the_same_after_preemption),
+        cmocka_unit_test(test_choices_of_one_request_compute_its_prompt_once),
+        cmocka_unit_test(test_t36_accounts_find_nothing_of_each_other),
+        cmocka_unit_test(test_repeated_picture_is_encoded_once_an_account),
+        cmocka_unit_test(test_pictures_survive_preemption),
+        cmocka_unit_test(test_prediction_grows_with_what_waits),
         cmocka_unit_test(test_submits_that_lie_are_refused),
         cmocka_unit_test(test_sequences_still_running_are_freed_with_the_engine),
     };

@@ -1,5 +1,4 @@
-/* Scheduler: unit cases, then seeded random lives of many sequences over a virtual clock, with every rule checked at
- * every step. */
+/* Scheduler: one rule a test. Random lives of many sequences, with every rule checked at every step, are tests/sim/scheduler's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,8 +10,17 @@
 
 #include "engine/scheduler.h"
 
-static const struct scheduler_limits small = {
-    .max_running = 4, .max_waiting = 8, .n_blocks = 16, .block_tokens = 4, .max_context = 48, .step_rows = 8, .step_decode_rows = 6};
+static const struct scheduler_limits small = {.max_running = 4,
+                                              .max_waiting = 8,
+                                              .n_blocks = 16,
+                                              .block_tokens = 4,
+                                              .max_context = 48,
+                                              .promised_tokens = 256,
+                                              .step_rows = 8,
+                                              .step_decode_rows = 6,
+                                              .tile_units = 2,
+                                              .unit_rows = 3,
+                                              .step_units = 3};
 
 static struct scheduler *make(struct scheduler_limits l)
 {
@@ -31,7 +39,7 @@ static int submit(struct scheduler *s, uint64_t id, uint32_t n_prompt, uint32_t 
 /* Does what the plan says; a sequence ends when it has made all its tokens. */
 static void run_plan(struct scheduler *s, const struct schedule *p)
 {
-    if (p->encode) scheduler_encoded(s, p->encode, false);
+    for (size_t i = 0; i < p->n_encodes; i++) scheduler_encoded(s, &p->encodes[i]);
     for (size_t i = 0; i < p->n_groups; i++) {
         const struct sequence *q = p->groups[i].sequence;
         scheduler_advanced(s, &p->groups[i], p->groups[i].sample && q->n_made + 1 == q->max_tokens);
@@ -82,26 +90,6 @@ static void test_prompt_chunks_ride_beside_decodes(void **state)
     scheduler_free(s);
 }
 
-static void test_tiles_are_encoded_one_a_step_before_the_prompt(void **state)
-{
-    (void)state;
-    struct scheduler *s = make(small);
-    struct schedule p;
-    struct err e;
-    assert_int_equal(scheduler_submit(s, &(struct scheduler_request){.id = 1, .n_prompt = 6, .n_tiles = 3, .max_tokens = 1}, &e), 0);
-    for (int i = 0; i < 3; i++) {
-        scheduler_plan(s, 0, &p);
-        assert_non_null(p.encode);
-        assert_int_equal(p.encode->n_encoded, i);
-        assert_int_equal(p.n_groups, 0);
-        run_plan(s, &p);
-    }
-    scheduler_plan(s, 0, &p);
-    assert_null(p.encode);
-    assert_int_equal(p.n_rows, 6);
-    scheduler_free(s);
-}
-
 static void test_sequence_larger_than_the_cache_is_refused(void **state)
 {
     (void)state;
@@ -146,6 +134,7 @@ static void test_second_large_sequence_waits_for_blocks(void **state)
     scheduler_plan(s, 0, &p);
     assert_int_equal(p.n_groups, 1);
     assert_int_equal(scheduler_load(s).waiting, 2);
+    run_plan(s, &p);
     scheduler_cancel(s, 1);
     scheduler_plan(s, 0, &p);
     assert_int_equal(p.n_ended, 1);
@@ -212,137 +201,422 @@ static void test_decode_rows_go_round_when_they_are_short(void **state)
     scheduler_free(s);
 }
 
-/* ---- seeded lives ---- */
+/* ---- the cache ---- */
 
-static uint64_t rng_next(uint64_t *s)
+/* Keys of a text: blocks are equal up to position `own_from` for all texts. */
+static void keys_of(uint64_t text, uint32_t n_prompt, uint32_t own_from, struct kv_key *keys, struct kv_key *whole)
 {
-    uint64_t z = (*s += 0x9E3779B97F4A7C15u);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    for (uint32_t b = 0; b < n_prompt / 4; b++) keys[b] = (struct kv_key){{b + 1, (b + 1) * 4 <= own_from ? 0 : text}};
+    *whole = (struct kv_key){{1000 + n_prompt, n_prompt <= own_from ? 0 : text}};
 }
 
-enum { LIVES = 400 };
-
-struct life {
-    uint32_t n_prompt, n_tiles, max_tokens, stop_after;
-    uint32_t next_position; /* what the next group must start at */
-    int64_t deadline_ms;
-    bool submitted, cancelled, ended;
-    int steps_after_cancel;
-    uint64_t submitted_at_step;
-};
-
-struct world {
-    struct life lives[LIVES];
-    bool block_used[64];
-    uint64_t rng;
-};
-
-static void check_blocks(struct world *w, const struct scheduler_limits *l, const struct schedule *p)
+static struct scheduler_request request(uint64_t id, uint32_t n_prompt, uint32_t max_tokens, uint64_t text, uint32_t own_from)
 {
-    memset(w->block_used, 0, sizeof w->block_used);
-    for (size_t i = 0; i < p->n_groups; i++) {
-        const struct sequence *q = p->groups[i].sequence;
-        assert_true((p->groups[i].first_position + p->groups[i].n_rows) <= q->n_blocks * l->block_tokens);
-        for (uint32_t k = 0; k < q->n_blocks; k++) {
-            assert_true(q->blocks[k] < l->n_blocks);
-            assert_false(w->block_used[q->blocks[k]]); /* nobody else's, and no group twice */
-            w->block_used[q->blocks[k]] = true;
-        }
-    }
+    static struct kv_key keys[16];
+    struct scheduler_request r = {.id = id, .weight = 1, .n_prompt = n_prompt, .max_tokens = max_tokens, .keys = keys};
+    keys_of(text, n_prompt, own_from, keys, &r.prompt_key);
+    return r;
 }
 
-static void check_and_run(struct world *w, struct scheduler *s, const struct scheduler_limits *l, const struct schedule *p, int64_t now)
+static void submit_request(struct scheduler *s, const struct scheduler_request *r)
 {
-    for (size_t i = 0; i < p->n_ended; i++) {
-        struct life *f = &w->lives[p->ended[i].id];
-        assert_false(f->ended);
-        assert_true(f->cancelled || (f->deadline_ms && now >= f->deadline_ms));
-        assert_ptr_equal(p->ended[i].user, f);
-        f->ended = true;
-    }
-    assert_true(p->n_rows <= l->step_rows);
-    check_blocks(w, l, p);
-    if (p->encode) scheduler_encoded(s, p->encode, false);
-    for (size_t i = 0; i < p->n_groups; i++) {
-        const struct schedule_rows *g = &p->groups[i];
-        const struct sequence *q = g->sequence;
-        struct life *f = q->request.user;
-        assert_false(f->ended);
-        if (f->cancelled) assert_true(++f->steps_after_cancel <= 2);
-        assert_int_equal(q->n_encoded, f->n_tiles);
-        assert_int_equal(g->first_position, f->next_position);
-        f->next_position += g->n_rows;
-        assert_int_equal(g->sample, f->next_position >= f->n_prompt);
-        bool finished = g->sample && (q->n_made + 1 == q->max_tokens || q->n_made + 1 == f->stop_after);
-        if (finished) f->ended = true;
-        if (rng_next(&w->rng) % 16 == 0 && !f->ended) { /* a cancel that comes while the step runs */
-            f->cancelled = true;
-            assert_true(scheduler_cancel(s, q->request.id));
-        }
-        scheduler_advanced(s, g, finished);
-    }
+    struct err e;
+    assert_int_equal(scheduler_submit(s, r, &e), 0);
 }
 
-static void live(uint64_t seed)
+static uint32_t run_to_end(struct scheduler *s)
 {
-    struct world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    w->rng = seed;
-    struct scheduler_limits l = {.max_running = 1 + (uint32_t)(rng_next(&w->rng) % 8),
-                                 .max_waiting = 1 + (uint32_t)(rng_next(&w->rng) % 10),
-                                 .n_blocks = 8 + (uint32_t)(rng_next(&w->rng) % 56),
-                                 .block_tokens = 4,
-                                 .max_context = 60};
-    l.step_rows = 2 + (uint32_t)(rng_next(&w->rng) % 30);
-    l.step_decode_rows = 1 + (uint32_t)(rng_next(&w->rng) % (l.step_rows - 1));
-    struct scheduler *s = make(l);
-    uint64_t next = 0, step = 0, open = 1;
-    for (int64_t now = 1; open; now += (int64_t)(rng_next(&w->rng) % 20), step++) {
-        assert_true(step < 40000); /* everything ends: no request is lost or starved */
-        for (uint64_t k = rng_next(&w->rng) % 3; k > 0 && next < LIVES; k--) {
-            struct life *f = &w->lives[next];
-            *f = (struct life){.n_prompt = 1 + (uint32_t)(rng_next(&w->rng) % 50),
-                               .n_tiles = rng_next(&w->rng) % 5 ? 0 : 2,
-                               .max_tokens = 1 + (uint32_t)(rng_next(&w->rng) % 40),
-                               .stop_after = 1 + (uint32_t)(rng_next(&w->rng) % 40)};
-            if (rng_next(&w->rng) % 4 == 0) f->deadline_ms = now + 1 + (int64_t)(rng_next(&w->rng) % 300);
-            struct err e;
-            int rc = scheduler_submit(s,
-                                      &(struct scheduler_request){.id = next,
-                                                                  .n_prompt = f->n_prompt,
-                                                                  .n_tiles = f->n_tiles,
-                                                                  .max_tokens = f->max_tokens,
-                                                                  .deadline_ms = f->deadline_ms,
-                                                                  .user = f},
-                                      &e);
-            assert_true(rc == 0 || rc == -ERR_BUSY || rc == -ERR_LIMIT);
-            f->submitted = true;
-            f->ended = rc != 0; /* refused is told at once */
-            next++;
-        }
-        if (next && rng_next(&w->rng) % 10 == 0) {
-            uint64_t id = rng_next(&w->rng) % next;
-            assert_int_equal(scheduler_cancel(s, id), !w->lives[id].ended);
-            w->lives[id].cancelled = true;
-        }
-        struct schedule p;
-        scheduler_plan(s, now, &p);
-        check_and_run(w, s, &l, &p, now);
-        struct scheduler_load load = scheduler_load(s);
-        open = next < LIVES || load.running || load.waiting;
+    struct schedule p;
+    uint32_t steps = 0;
+    while (scheduler_load(s).running || scheduler_load(s).waiting) {
+        assert_true(++steps < 1000);
+        scheduler_plan(s, 0, &p);
+        run_plan(s, &p);
     }
-    assert_int_equal(scheduler_load(s).free_blocks, l.n_blocks);
-    for (int i = 0; i < LIVES; i++) assert_true(w->lives[i].submitted && w->lives[i].ended);
-    scheduler_free(s);
-    free(w);
+    return steps;
 }
 
-static void test_seeded_lives_keep_every_rule(void **state)
+static const struct schedule_rows *group_of(const struct schedule *p, uint64_t id)
+{
+    for (size_t i = 0; i < p->n_groups; i++)
+        if (p->groups[i].sequence->request.id == id) return &p->groups[i];
+    return NULL;
+}
+
+static void test_prefix_is_found_and_only_the_rest_computed(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= 500; seed++) live(seed * 7919);
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request a = request(1, 12, 1, 7, 48);
+    submit_request(s, &a);
+    run_to_end(s);
+    a = request(2, 14, 1, 8, 12);
+    submit_request(s, &a);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].first_position, 12);
+    assert_int_equal(p.groups[0].n_rows, 2);
+    assert_int_equal(p.groups[0].sequence->n_cached, 12);
+    scheduler_free(s);
+}
+
+static void test_last_row_of_a_prompt_is_always_computed(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request a = request(1, 12, 1, 7, 48), again = request(2, 12, 1, 7, 48);
+    submit_request(s, &a);
+    run_to_end(s);
+    submit_request(s, &again);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].first_position, 8); /* the block of position 11 is there, but not its logits */
+    assert_int_equal(p.groups[0].n_rows, 4);
+    scheduler_free(s);
+}
+
+static void test_choices_wait_for_the_first_and_copy_its_last_block(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    for (uint64_t i = 1; i <= 3; i++) {
+        struct scheduler_request a = request(i, 7, 4, 7, 48);
+        submit_request(s, &a);
+    }
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_groups, 1);
+    assert_int_equal(p.n_rows, 7);
+    run_plan(s, &p);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_copies, 2);
+    assert_int_equal(p.n_rows, 3); /* one decode row, and twice the last row of the prompt */
+    for (uint64_t i = 2; i <= 3; i++) {
+        const struct schedule_rows *g = group_of(&p, i);
+        assert_int_equal(g->first_position, 6);
+        assert_int_equal(g->sequence->n_cached, 6);
+        assert_int_equal(g->sequence->blocks[0], group_of(&p, 1)->sequence->blocks[0]);
+        assert_int_equal(p.copies[i - 2].from, group_of(&p, 1)->sequence->blocks[1]);
+        assert_int_equal(p.copies[i - 2].to, g->sequence->blocks[1]);
+    }
+    run_plan(s, &p);
+    run_to_end(s);
+    assert_int_equal(kv_cache_counts(scheduler_cache(s)).referenced, 0);
+    scheduler_free(s);
+}
+
+static void test_failed_sequence_leaves_nothing_to_be_found(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request a = request(1, 8, 4, 7, 48);
+    submit_request(s, &a);
+    scheduler_plan(s, 0, &p);
+    scheduler_failed(s, p.groups[0].sequence);
+    assert_int_equal(kv_cache_counts(scheduler_cache(s)).free, 16);
+    scheduler_free(s);
+}
+
+static void test_decode_blocks_are_published_only_if_they_are_as_prefilled_ones(void **state)
+{
+    (void)state;
+    for (int only = 0; only < 2; only++) {
+        struct scheduler_limits l = small;
+        l.prefill_blocks_only = only;
+        struct scheduler *s = make(l);
+        struct schedule p;
+        struct scheduler_request a = request(1, 6, 9, 7, 48);
+        submit_request(s, &a);
+        while (scheduler_load(s).running || scheduler_load(s).waiting) {
+            scheduler_plan(s, 0, &p);
+            struct sequence *q = p.groups[0].sequence;
+            while ((q->n_keys + 1) * 4 <= p.groups[0].first_position + p.groups[0].n_rows)
+                scheduler_add_key(s, q, (struct kv_key){{50, q->n_keys}});
+            run_plan(s, &p);
+        }
+        assert_int_equal(kv_cache_counts(scheduler_cache(s)).cached, only ? 1 : 3); /* 14 positions were computed */
+        scheduler_free(s);
+    }
+}
+
+/* ---- tiles ---- */
+
+static const struct scheduler_tile tiles[] = {{2, 6}, {7, 11}};
+
+static struct scheduler_request with_tiles(uint64_t id)
+{
+    struct scheduler_request r = request(id, 12, 2, id, 0);
+    r.tiles = tiles;
+    r.n_tiles = 2;
+    return r;
+}
+
+static void test_prompt_is_computed_up_to_the_tile_that_is_not_encoded(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request r = with_tiles(1);
+    submit_request(s, &r);
+    scheduler_plan(s, 0, &p); /* three units a step: the first tile, and half of the second */
+    assert_int_equal(p.groups[0].n_rows, 2);
+    assert_int_equal(p.n_encodes, 2);
+    assert_int_equal(p.encodes[0].n_units, 2);
+    assert_int_equal(p.encodes[1].tile, 1);
+    assert_int_equal(p.encodes[1].n_units, 1);
+    run_plan(s, &p);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].first_position, 2);
+    assert_int_equal(p.groups[0].n_rows, 5);
+    assert_int_equal(p.encodes[0].first_unit, 1);
+    run_plan(s, &p);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].n_rows, 5);
+    assert_int_equal(p.n_encodes, 0);
+    scheduler_free(s);
+}
+
+static void test_units_count_as_rows_while_others_decode(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    assert_int_equal(submit(s, 1, 1, 30), 0);
+    scheduler_plan(s, 0, &p);
+    run_plan(s, &p);
+    struct scheduler_request r = with_tiles(2);
+    submit_request(s, &r);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_rows, 1 + 2);
+    assert_int_equal(p.n_encodes, 1);
+    assert_int_equal(p.encodes[0].n_units, 1); /* 8 rows less 3, at 3 rows a unit */
+    scheduler_free(s);
+}
+
+static void test_tile_that_comes_from_the_cache_is_not_encoded(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request r = with_tiles(1);
+    submit_request(s, &r);
+    run_to_end(s);
+    r = request(2, 12, 2, 1, 0);
+    r.tiles = tiles;
+    r.n_tiles = 2;
+    submit_request(s, &r);
+    scheduler_plan(s, 0, &p); /* 8 positions are found: all of the first tile's, one of the second's */
+    assert_int_equal(p.n_groups, 0);
+    assert_int_equal(p.encodes[0].tile, 1);
+    scheduler_free(s);
+}
+
+static void test_tile_found_elsewhere_needs_no_units(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request r = with_tiles(1);
+    submit_request(s, &r);
+    scheduler_plan(s, 0, &p);
+    scheduler_tile_ready(s, p.encodes[0].sequence, 0);
+    scheduler_tile_ready(s, p.encodes[0].sequence, 1);
+    scheduler_advanced(s, &p.groups[0], false);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_encodes, 0);
+    assert_int_equal(p.groups[0].n_rows, 8);
+    scheduler_free(s);
+}
+
+static void test_tiles_outside_the_prompt_are_refused(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    static const struct scheduler_tile bad[][2] = {{{2, 6}, {7, 13}}, {{2, 2}, {3, 4}}, {{5, 9}, {2, 6}}};
+    for (size_t i = 0; i < 3; i++) {
+        struct scheduler_request r = with_tiles(1);
+        struct err e;
+        r.tiles = bad[i];
+        assert_int_equal(scheduler_submit(s, &r, &e), -ERR_INPUT);
+    }
+    scheduler_free(s);
+}
+
+/* ---- preemption, priority, fairness ---- */
+
+static void test_youngest_gives_way_when_blocks_run_out_and_comes_back(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.promised_tokens = 1;
+    struct scheduler *s = make(l);
+    struct schedule p;
+    uint32_t made[3] = {0}, preempted = 0;
+    for (uint64_t i = 1; i <= 2; i++) assert_int_equal(submit(s, i, 8, 40), 0); /* 47 positions each, there are 64 */
+    while (scheduler_load(s).running || scheduler_load(s).waiting) {
+        scheduler_plan(s, 0, &p);
+        preempted += p.n_preempted;
+        assert_true(scheduler_find(s, 1) == NULL || scheduler_find(s, 1)->running);
+        for (size_t i = 0; i < p.n_groups; i++) made[p.groups[i].sequence->request.id] += p.groups[i].sample;
+        run_plan(s, &p);
+    }
+    assert_int_equal(preempted, 1); /* it comes back when its whole length fits, and not before */
+    assert_int_equal(made[1], 40);
+    assert_int_equal(made[2], 40);
+    scheduler_free(s);
+}
+
+static void test_what_was_made_is_computed_again_in_rows_of_its_own(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.promised_tokens = 1;
+    struct scheduler *s = make(l);
+    struct schedule p;
+    uint32_t again = 0;
+    for (uint64_t i = 1; i <= 2; i++) assert_int_equal(submit(s, i, 8, 40), 0);
+    while (scheduler_load(s).running || scheduler_load(s).waiting) {
+        scheduler_plan(s, 0, &p);
+        for (size_t i = 0; i < p.n_groups; i++) {
+            const struct schedule_rows *g = &p.groups[i];
+            if (!g->prefill || g->first_position < 8) {
+                assert_true(g->first_position >= 8 || g->first_position + g->n_rows <= 8);
+                continue;
+            }
+            again += g->n_rows;
+            assert_int_equal(g->sample, g->first_position + g->n_rows == 8 + g->sequence->n_made);
+        }
+        run_plan(s, &p);
+    }
+    assert_true(again > 8);
+    scheduler_free(s);
+}
+
+static void test_high_priority_goes_first_and_makes_room_for_itself(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    assert_int_equal(submit(s, 1, 30, 18), 0); /* with 2 it fills the cache */
+    assert_int_equal(submit(s, 2, 10, 7), 0);
+    scheduler_plan(s, 0, &p);
+    run_plan(s, &p);
+    assert_int_equal(submit(s, 3, 10, 2), 0);
+    struct scheduler_request r = request(4, 10, 2, 0, 0);
+    r.priority = 1;
+    submit_request(s, &r);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_preempted, 1);
+    assert_true(scheduler_find(s, 4)->running && scheduler_find(s, 1)->running && !scheduler_find(s, 2)->running);
+    assert_int_equal(p.groups[0].sequence->request.id, 4);
+    run_plan(s, &p);
+    run_to_end(s);
+    scheduler_free(s);
+}
+
+static struct scheduler_request of_account(uint64_t id, uint64_t account, uint32_t n_prompt, uint32_t max_tokens)
+{
+    return (struct scheduler_request){.id = id, .account = account, .weight = 1, .n_prompt = n_prompt, .max_tokens = max_tokens};
+}
+
+static void test_t61_one_request_comes_before_the_many_of_another_account(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.max_running = 2;
+    struct scheduler *s = make(l);
+    struct schedule p;
+    for (uint64_t i = 0; i < 6; i++) {
+        struct scheduler_request r = of_account(i, 1, 8, 3);
+        submit_request(s, &r);
+    }
+    for (int i = 0; i < 3; i++) {
+        scheduler_plan(s, 0, &p);
+        run_plan(s, &p);
+    }
+    struct scheduler_request r = of_account(10, 2, 8, 3);
+    submit_request(s, &r);
+    while (!scheduler_find(s, 10)->running) {
+        assert_true(scheduler_load(s).waiting >= 4); /* none of the others was taken instead */
+        scheduler_plan(s, 0, &p);
+        run_plan(s, &p);
+    }
+    scheduler_free(s);
+}
+
+static void test_light_accounts_chunk_goes_before_a_long_prompt(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct scheduler_request heavy = of_account(1, 1, 40, 1), light = of_account(2, 2, 6, 1);
+    submit_request(s, &heavy);
+    scheduler_plan(s, 0, &p);
+    run_plan(s, &p);
+    submit_request(s, &light); /* lifted to the other's 8 rows; of equals the older goes first */
+    scheduler_plan(s, 0, &p);
+    run_plan(s, &p);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].sequence->request.id, 2);
+    assert_int_equal(p.groups[0].n_rows, 6);
+    scheduler_free(s);
+}
+
+static void test_idleness_saves_up_nothing(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.max_running = 1;
+    struct scheduler *s = make(l);
+    struct schedule p;
+    uint32_t steps[3] = {0};
+    uint64_t id = 0;
+    for (int i = 0; i < 40; i++) { /* account 1 alone, for long */
+        struct scheduler_request r = of_account(id++, 1, 8, 2);
+        submit_request(s, &r);
+        run_to_end(s);
+    }
+    for (int i = 0; i < 8; i++) {
+        struct scheduler_request r = of_account(id++, 1 + (uint64_t)(i % 2), 8, 2);
+        submit_request(s, &r);
+    }
+    for (int i = 0; i < 8; i++) {
+        scheduler_plan(s, 0, &p);
+        steps[p.groups[0].sequence->request.account]++;
+        run_plan(s, &p);
+    }
+    assert_int_equal(steps[1], steps[2]); /* turn by turn, as if both had just come */
+    scheduler_free(s);
+}
+
+static void test_waiting_prompts_are_bounded_in_tokens_and_bytes(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.max_waiting_tokens = 30;
+    l.max_waiting_bytes = 1000;
+    struct scheduler *s = make(l);
+    struct err e;
+    struct scheduler_request r = of_account(1, 1, 40, 1); /* more than the limit, but alone */
+    submit_request(s, &r);
+    r = of_account(2, 1, 1, 1);
+    assert_int_equal(scheduler_submit(s, &r, &e), -ERR_BUSY);
+    scheduler_cancel(s, 1);
+    run_to_end(s);
+    r = of_account(3, 1, 15, 1);
+    r.n_bytes = 600;
+    submit_request(s, &r);
+    r.id = 4;
+    assert_int_equal(scheduler_submit(s, &r, &e), -ERR_BUSY);
+    r.n_bytes = 400;
+    submit_request(s, &r);
+    r.id = 5;
+    r.n_bytes = 0;
+    assert_int_equal(scheduler_submit(s, &r, &e), -ERR_BUSY); /* 30 tokens wait */
+    run_to_end(s);
+    submit_request(s, &r);
+    scheduler_free(s);
 }
 
 int main(void)
@@ -350,7 +624,23 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_sequence_runs_from_prompt_to_last_token),
         cmocka_unit_test(test_prompt_chunks_ride_beside_decodes),
-        cmocka_unit_test(test_tiles_are_encoded_one_a_step_before_the_prompt),
+        cmocka_unit_test(test_prefix_is_found_and_only_the_rest_computed),
+        cmocka_unit_test(test_last_row_of_a_prompt_is_always_computed),
+        cmocka_unit_test(test_choices_wait_for_the_first_and_copy_its_last_block),
+        cmocka_unit_test(test_failed_sequence_leaves_nothing_to_be_found),
+        cmocka_unit_test(test_decode_blocks_are_published_only_if_they_are_as_prefilled_ones),
+        cmocka_unit_test(test_prompt_is_computed_up_to_the_tile_that_is_not_encoded),
+        cmocka_unit_test(test_units_count_as_rows_while_others_decode),
+        cmocka_unit_test(test_tile_that_comes_from_the_cache_is_not_encoded),
+        cmocka_unit_test(test_tile_found_elsewhere_needs_no_units),
+        cmocka_unit_test(test_tiles_outside_the_prompt_are_refused),
+        cmocka_unit_test(test_youngest_gives_way_when_blocks_run_out_and_comes_back),
+        cmocka_unit_test(test_what_was_made_is_computed_again_in_rows_of_its_own),
+        cmocka_unit_test(test_high_priority_goes_first_and_makes_room_for_itself),
+        cmocka_unit_test(test_t61_one_request_comes_before_the_many_of_another_account),
+        cmocka_unit_test(test_light_accounts_chunk_goes_before_a_long_prompt),
+        cmocka_unit_test(test_idleness_saves_up_nothing),
+        cmocka_unit_test(test_waiting_prompts_are_bounded_in_tokens_and_bytes),
         cmocka_unit_test(test_sequence_larger_than_the_cache_is_refused),
         cmocka_unit_test(test_prompt_without_room_in_the_context_is_refused),
         cmocka_unit_test(test_queue_is_bounded_and_ids_are_not_used_twice),
@@ -358,7 +648,6 @@ int main(void)
         cmocka_unit_test(test_cancelled_sequence_is_in_no_later_plan),
         cmocka_unit_test(test_deadline_ends_waiting_and_running_sequences),
         cmocka_unit_test(test_decode_rows_go_round_when_they_are_short),
-        cmocka_unit_test(test_seeded_lives_keep_every_rule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
