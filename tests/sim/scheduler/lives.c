@@ -299,7 +299,7 @@ static void check_sharing(struct world *w)
     }
 }
 
-/* The oldest running one of the highest priority gives way to nothing but a higher priority. */
+/* The oldest running one of the highest priority gives way to nothing but a higher priority, or an older one that came back. */
 static const struct sequence *first_running(const struct world *w)
 {
     const struct sequence *first = NULL;
@@ -339,7 +339,8 @@ static void plan_and_run(struct world *w, int64_t now)
     take_ended(w, &p, now);
     if (first && !w->lives[first_id].ended && !scheduler_find(w->s, first_id)->running) {
         const struct sequence *now_first = first_running(w);
-        SIM_CHECK(now_first && now_first->request.priority > first_priority, "the first of all was preempted");
+        bool earlier = now_first && now_first->request.priority == first_priority && now_first->request.id < first_id;
+        SIM_CHECK(earlier || (now_first && now_first->request.priority > first_priority), "the first of all was preempted");
     }
     struct scheduler_load load = scheduler_load(w->s);
     bool idle = p.n_groups == 0 && p.n_encodes == 0 && p.n_ended == 0 && p.n_preempted == 0;
