@@ -99,7 +99,7 @@ struct activation {
     size_t ld;
     bool is_bf16;
     size_t step; /* not 0: quantised, in steps of so many */
-    bool wide;   /* int16 values */
+    int offset;  /* of the weights they meet: kern_q.h */
     struct quant_rows q;
 };
 

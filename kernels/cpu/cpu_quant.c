@@ -9,7 +9,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
 
-enum { CHUNK_ROWS = 96 /* a multiple of every set's tile */, RESIDENT_BYTES = 16 << 10 };
+enum { CHUNK_ROWS = 60 /* a multiple of every set's tile: 5, 6, 12 */, RESIDENT_BYTES = 16 << 10 };
 
 static size_t scale_bytes(const struct quant_format *f)
 {
@@ -39,7 +39,7 @@ struct pack_job {
     struct weight *w;
     const struct weight_part *parts;
     size_t n_parts;
-    enum quant_layout layout;
+    int int8_offset;
     float *row;    /* [threads][k] */
     float *scales; /* [threads][32][scales of an output] */
     int8_t *q;     /* [threads][32][kp] */
@@ -63,11 +63,13 @@ static bool source_of(const struct pack_job *j, size_t panel, size_t c, const st
 
 static void put_int8(const struct pack_job *j, const int8_t *q, size_t first, unsigned char *to)
 {
-    const size_t kp = j->w->kp, wide = j->layout == LAYOUT_QUADS ? 4 : 2;
-    for (size_t i = 0; i < j->w->step; i += wide)
-        for (size_t c = 0; c < PANEL; c++, to += wide) {
-            memcpy(to, q + c * kp + first + i, wide);
-            for (size_t b = 0; b < wide && j->layout == LAYOUT_QUADS; b++) to[b] ^= 0x80; /* + 128 */
+    const uint32_t flip = j->int8_offset ? 0x80808080 : 0; /* + 128 */
+    for (size_t i = 0; i < j->w->step; i += 4)
+        for (size_t c = 0; c < PANEL; c++, to += 4) {
+            uint32_t four;
+            memcpy(&four, q + c * j->w->kp + first + i, 4);
+            four ^= flip;
+            memcpy(to, &four, 4);
         }
 }
 
@@ -83,9 +85,12 @@ static void put_int4(const struct pack_job *j, const int8_t *q, size_t first, un
 static void put_scales(const struct weight *w, const float *scales, size_t per_output, size_t g, unsigned char *to)
 {
     for (size_t c = 0; c < PANEL; c++) {
-        float s = scales[c * per_output + g];
-        bf16 h = bf16_from_f32(s);
-        memcpy(to + c * scale_bytes(&w->quant), w->quant.scale == DTYPE_BF16 ? (void *)&h : (void *)&s, scale_bytes(&w->quant));
+        const float s = scales[c * per_output + g];
+        const bf16 h = bf16_from_f32(s);
+        if (w->quant.scale == DTYPE_BF16)
+            memcpy(to + quant_scale_place(c) * sizeof h, &h, sizeof h);
+        else
+            memcpy(to + c * sizeof s, &s, sizeof s);
     }
 }
 
@@ -139,7 +144,7 @@ static void pack_share(void *arg, int thread, int n_threads)
 int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part *parts, size_t n_parts, struct err *e)
 {
     const size_t threads = (size_t)threads_count(d->threads), per_panel = PANEL * quant_scales(&w->quant, w->k);
-    struct pack_job j = {.w = w, .parts = parts, .n_parts = n_parts, .layout = d->q->layout};
+    struct pack_job j = {.w = w, .parts = parts, .n_parts = n_parts, .int8_offset = d->q->int8_offset};
     j.row = malloc(threads * w->k * sizeof *j.row);
     j.scales = malloc(threads * per_panel * sizeof *j.scales);
     j.q = malloc(threads * PANEL * w->kp);
@@ -158,15 +163,15 @@ static int stored(const struct device *d, const struct weight *w, const unsigned
         int both = block[i / 8 * 4 * PANEL + c * 4 + i % 4];
         return (i % 8 < 4 ? both & 15 : both >> 4) - 8;
     }
-    return d->q->layout == LAYOUT_QUADS ? block[i / 4 * 4 * PANEL + c * 4 + i % 4] - 128
-                                        : (int8_t)block[i / 2 * 2 * PANEL + c * 2 + i % 2];
+    const unsigned char byte = block[i / 4 * 4 * PANEL + c * 4 + i % 4];
+    return d->q->int8_offset ? byte - d->q->int8_offset : (int8_t)byte;
 }
 
 static float scale_at(const struct weight *w, const unsigned char *scales, size_t c)
 {
     bf16 h;
     float f;
-    memcpy(&h, scales + c * 2, 2);
+    memcpy(&h, scales + quant_scale_place(c) * 2, 2);
     if (w->quant.scale == DTYPE_BF16) return bf16_to_f32(h);
     memcpy(&f, scales + c * 4, 4);
     return f;
@@ -185,13 +190,12 @@ void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t 
 /* --- activations --- */
 struct activation cpu_quant_operand(const struct device *d, const struct weight *w)
 {
-    const bool wide = w->quant.bits == 8 && d->q->layout == LAYOUT_PAIRS;
     const size_t steps = w->kp / w->step;
-    struct activation a = {.data = d->act, .ld = w->kp, .step = w->step, .wide = wide};
+    struct activation a = {.data = d->act, .ld = w->kp, .step = w->step, .offset = w->quant.bits == 4 ? 8 : d->q->int8_offset};
     a.q.data = d->act;
-    a.q.scale_at = w->kp * (wide ? 2 : 1);
-    a.q.sum_at = a.q.scale_at + steps * sizeof(float);
-    a.q.bytes = (a.q.sum_at + steps * sizeof(int32_t) + 63) & ~(size_t)63;
+    a.q.scale_at = w->kp;
+    a.q.correction_at = a.q.scale_at + steps * sizeof(float);
+    a.q.bytes = (a.q.correction_at + steps * sizeof(int32_t) + 63) & ~(size_t)63;
     return a;
 }
 
@@ -199,7 +203,8 @@ void cpu_quant_put_row(const struct device *d, const struct activation *a, size_
 {
     CHECK((row + 1) * a->q.bytes <= d->act_bytes && n <= a->ld && n + a->step > a->ld);
     unsigned char *to = d->act + row * a->q.bytes;
-    d->q->quantize(x, n, a->step, a->wide, to, (float *)(void *)(to + a->q.scale_at), (int32_t *)(void *)(to + a->q.sum_at));
+    d->q->quantize(x, n, a->step, a->offset, (int8_t *)to, (float *)(void *)(to + a->q.scale_at),
+                   (int32_t *)(void *)(to + a->q.correction_at));
 }
 
 /* --- products --- */

@@ -1,24 +1,28 @@
 /* CPU kernels for quantised products: what an instruction set fills in, and how its weights and activations lie.
  *
  * A panel is 32 outputs; it is one block a step (kernels/quant.h) of inputs, so that it is read once, in order:
- *   8 bits, LAYOUT_PAIRS   [step/2][32][2] int8         widened to int16 and multiplied in pairs: exact without care for saturation
- *   8 bits, LAYOUT_QUADS   [step/4][32][4] uint8, q+128  for dot products of uint8 with int8 (VNNI)
- *   4 bits                 [step/8][32][4] bytes: byte b has q+8 of input b in its low half, of input 4+b in its high half
- * and after that, where scales are of groups, [32] scales of the block. Stored values that have an offset make the dot too large by
- * offset * (sum of the step's activations), so that sum is kept beside the activations.
- * A row of activations: values of all steps (int16 for LAYOUT_PAIRS, else int8), then [steps] float32 scales, then [steps] int32 sums. */
+ *   8 bits   [step/4][32][4] bytes: q, or q+128 for a set that multiplies uint8 weights with int8 activations (VNNI)
+ *   4 bits   [step/8][32][4] bytes: byte b has q+8 of input b in its low half, of input 4+b in its high half
+ * and after that, where scales are of groups, the block's scales: float32 [32], or bf16 [16][2] with outputs c and 16+c side by side, so that a
+ * shift or a mask is all it takes to have them as float32. What a stored value has on top of q makes the dot too large by that offset times
+ * the sum of the step's activations; the correction lies beside the activations.
+ * A row of activations: int8 values of all steps, then [steps] float32 scales, then [steps] int32 corrections, -offset * sum. */
 #ifndef SPILLWAY_KERNELS_CPU_KERN_Q_H
 #define SPILLWAY_KERNELS_CPU_KERN_Q_H
 
 #include "kernels/quant.h"
 
-enum quant_layout { LAYOUT_PAIRS, LAYOUT_QUADS };
+/* Place of output c's bf16 scale among a block's. */
+static inline size_t quant_scale_place(size_t c)
+{
+    return c % 16 * 2 + c / 16;
+}
 
 /* Rows of activations. */
 struct quant_rows {
     const unsigned char *data;
     size_t bytes; /* of a row: multiple of 64 */
-    size_t scale_at, sum_at;
+    size_t scale_at, correction_at;
 };
 
 /* acc[r][c] += the steps first_step .. first_step + n_steps - 1 of rows r and output c of one panel. */
@@ -35,12 +39,12 @@ struct quant_job {
 
 struct quant_kernels {
     const char *isa;
-    enum quant_layout layout; /* of 8 bits */
+    int int8_offset; /* 0 or 128; that of 4 bits is 8 */
     void (*int8_channel)(const struct quant_job *j);
     void (*int8_group)(const struct quant_job *j);
     void (*int4_group)(const struct quant_job *j);
-    /* One row: padded with zeros to whole steps. wide: int16 values. */
-    void (*quantize)(const float *x, size_t n, size_t step, bool wide, void *values, float *scale, int32_t *sum);
+    /* One row, padded with zeros to whole steps. */
+    void (*quantize)(const float *x, size_t n, size_t step, int offset, int8_t *values, float *scale, int32_t *correction);
 };
 extern const struct quant_kernels quant_kernels_ref, quant_kernels_avx2, quant_kernels_avxvnni, quant_kernels_avx512, quant_kernels_avx512vnni;
 

@@ -4,11 +4,12 @@
 #define VW 8
 typedef __m256i ivec;
 #define IV_LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
-#define IV_WIDEN(p) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 #define IV_SET1(v) _mm256_set1_epi32(v)
 #define IV_ADD(a, b) _mm256_add_epi32(a, b)
 #define IV_AND(a, b) _mm256_and_si256(a, b)
 #define IV_SRL4(a) _mm256_srli_epi16(a, 4)
+#define IV_ABS8(a) _mm256_abs_epi8(a)
+#define IV_SIGN8(a, s) _mm256_sign_epi8(a, s)
 #define IV_FLOAT(a) (vf)_mm256_cvtepi32_ps(a)
 #define IV_ROUND(a) (vi)_mm256_cvtps_epi32((__m256)(a)) /* to nearest even, as the rounding mode is at all times */
 #define FMA(a, b, c) (vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
@@ -19,3 +20,10 @@ typedef __m256i ivec;
     } while (0)
 #define MADD_ADD(acc, w, x) TWO_STEPS("vpmaddwd", "vpaddd", acc, w, x)
 #define MADDUBS_ADD(acc, u, s) TWO_STEPS("vpmaddubsw", "vpaddw", acc, u, s) /* AT&T order: the unsigned operand is the middle one */
+#define DOT4_SIGNED(acc, u, s, ones)                                                                                                       \
+    do {                                                                                                                                   \
+        ivec product;                                                                                                                      \
+        __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"                                                         \
+                : "+x"(acc), "=&x"(product)                                                                                                \
+                : "x"(u), "x"(s), "x"(ones));                                                                                                \
+    } while (0)

@@ -4,11 +4,12 @@
 #define VW 16
 typedef __m512i ivec;
 #define IV_LOAD(p) _mm512_loadu_si512(p)
-#define IV_WIDEN(p) _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
 #define IV_SET1(v) _mm512_set1_epi32(v)
 #define IV_ADD(a, b) _mm512_add_epi32(a, b)
 #define IV_AND(a, b) _mm512_and_si512(a, b)
 #define IV_SRL4(a) _mm512_srli_epi16(a, 4)
+#define IV_ABS8(a) _mm512_abs_epi8(a)
+#define IV_SIGN8(a, s) _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(s), _mm512_setzero_si512(), a)
 #define IV_FLOAT(a) (vf)_mm512_cvtepi32_ps(a)
 #define IV_ROUND(a) (vi)_mm512_cvtps_epi32((__m512)(a)) /* to nearest even, as the rounding mode is at all times */
 #define FMA(a, b, c) (vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
@@ -19,8 +20,15 @@ typedef __m512i ivec;
     } while (0)
 #define MADD_ADD(acc, w, x) TWO_STEPS("vpmaddwd", "vpaddd", acc, w, x)
 #define MADDUBS_ADD(acc, u, s) TWO_STEPS("vpmaddubsw", "vpaddw", acc, u, s) /* AT&T order: the unsigned operand is the middle one */
+#define DOT4_SIGNED(acc, u, s, ones)                                                                                                       \
+    do {                                                                                                                                   \
+        ivec product;                                                                                                                      \
+        __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"                                                         \
+                : "+v"(acc), "=&v"(product)                                                                                                \
+                : "v"(u), "v"(s), "v"(ones));                                                                                                \
+    } while (0)
 
-/* 32 registers: 24 sums, two of weights, broadcasts from memory. */
+/* 32 registers: 24 sums, two of weights, and what a product takes. */
 #define NARROW_ROWS 12
 #define WIDE_ROWS 12
 #define TILE_ROWS_CASES(fn, grouped)                                                                                                       \

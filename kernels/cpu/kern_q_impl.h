@@ -1,9 +1,9 @@
 /* Quantised products, written once and compiled once an instruction set. A set's file defines, before it includes this one:
  *   VW                       32-bit lanes of a vector; `ivec` is the integer vector type
  *   HAS_DOT                  1: DOT4(acc, u, s) adds four products of uint8 and int8 to each 32-bit lane (VNNI)
- *                            0: MADD_ADD(acc, w, x) adds pairs of int16 products to 32-bit lanes, MADDUBS_ADD pairs of uint8 x int8 to 16-bit ones
+ *                            0: DOT4_SIGNED(acc, a, s) the same by widening pairs twice, MADD_ADD pairs of int16 products, MADDUBS_ADD(acc, u, s) to 16-bit lanes
  *   NARROW_ROWS, WIDE_ROWS   most rows of a tile of all the panel's vectors, and of half of them
- *   and the wrappers IV_LOAD, IV_WIDEN (VW*2 int8 to int16), IV_SET1, IV_ADD, IV_AND, IV_SRL4, IV_FLOAT, FMA.
+ *   and the wrappers IV_LOAD, IV_SET1, IV_ADD, IV_AND, IV_SRL4, IV_ABS8, IV_SIGN8, IV_FLOAT, IV_ROUND, FMA.
  *
  * The multiplications are instructions of our own writing: from intrinsics gcc 12 copies or spills the sums around each of them, as many moves
  * as products, in loops where all sums have a register.
@@ -24,18 +24,16 @@ enum { VB = VW * 4, PREFETCH_BYTES = 4096 };
 typedef float vf __attribute__((vector_size(VB)));
 typedef int32_t vi __attribute__((vector_size(VB)));
 typedef uint32_t vu __attribute__((vector_size(VB)));
-typedef uint16_t vh __attribute__((vector_size(VB / 2)));
-typedef int16_t vs __attribute__((vector_size(VB / 2)));
 typedef int8_t vb __attribute__((vector_size(VB / 4)));
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
 
 INLINE vf load_scales(const unsigned char *p, enum dtype dtype, size_t first)
 {
-    if (dtype == DTYPE_BF16) {
-        vh h;
-        memcpy(&h, p + first * 2, sizeof h);
-        return (vf)(__builtin_convertvector(h, vu) << 16);
+    if (dtype == DTYPE_BF16) { /* quant_scale_place */
+        vu both;
+        memcpy(&both, p + first % 16 * 4, sizeof both);
+        return (vf)(first < 16 ? both << 16 : both & 0xFFFF0000u);
     }
     vf f;
     memcpy(&f, p + first * 4, sizeof f);
@@ -67,7 +65,7 @@ INLINE void flush(const struct quant_job *j, size_t row, size_t s, const unsigne
         EACH(v, nv) w[v] = load_scales(block + j->scale_at, j->scale, (size_t)(first + v) * VW);
     EACH(r, rows) {
         const vf scale = (vf){} + load_float(x + (size_t)r * j->x.bytes + j->x.scale_at + at);
-        const ivec less = IV_SET1(offset ? -offset * load32(x + (size_t)r * j->x.bytes + j->x.sum_at + at) : 0);
+        const ivec less = IV_SET1(load32(x + (size_t)r * j->x.bytes + j->x.correction_at + at));
         float *out = j->acc + (row + (size_t)r) * j->ld + (size_t)first * VW;
         EACH(v, nv) {
             vf sum;
@@ -105,20 +103,22 @@ INLINE void int8_tile(const struct quant_job *j, size_t row, size_t s, const int
     flush(j, row, s, block, acc, rows, first, nv, INT8_OFFSET, grouped);
 }
 #else
+/* Without VNNI: |x| is unsigned, and w takes the sign of x. |w| and |x| are at most 127, so two products fit 16 bits. */
 enum { INT8_OFFSET = 0 };
 INLINE void int8_tile(const struct quant_job *j, size_t row, size_t s, const int rows, const int first, const int nv, const bool grouped)
 {
-    const unsigned char *block = j->w + s * j->block_bytes, *x = j->x.data + row * j->x.bytes + (j->first_step + s) * j->step * 2;
+    const unsigned char *block = j->w + s * j->block_bytes, *x = j->x.data + row * j->x.bytes + (j->first_step + s) * j->step;
     ivec acc[TILE_MOST * NV];
     EACH(i, rows * nv) acc[i] = IV_SET1(0);
-    for (size_t i = 0; i < j->step; i += 2) {
-        const unsigned char *w = block + i * PANEL + (size_t)first * VB / 2;
+    const ivec ones = IV_SET1(0x00010001);
+    for (size_t i = 0; i < j->step; i += 4) {
+        const unsigned char *w = block + i * PANEL + (size_t)first * VB;
         ivec c[NV];
-        EACH(v, nv) c[v] = IV_WIDEN(w + v * VB / 2);
-        if (first == 0) ahead(j, w);
+        EACH(v, nv) c[v] = IV_LOAD(w + v * VB);
+        if (first == 0) ahead(j, w), ahead(j, w + 64);
         EACH(r, rows) {
-            const ivec q = IV_SET1(load32(x + (size_t)r * j->x.bytes + i * 2));
-            EACH(v, nv) MADD_ADD(acc[r * nv + v], c[v], q);
+            const ivec q = IV_SET1(load32(x + (size_t)r * j->x.bytes + i)), magnitude = IV_ABS8(q);
+            EACH(v, nv) DOT4_SIGNED(acc[r * nv + v], magnitude, IV_SIGN8(c[v], q), ones);
         }
     }
     flush(j, row, s, block, acc, rows, first, nv, INT8_OFFSET, grouped);
@@ -209,7 +209,7 @@ INLINE float largest_of(vi bits)
 }
 
 /* One whole step. Bits of magnitudes compare as whole numbers, and what is not finite is the largest of them. */
-INLINE void quantize_step(const float *x, size_t step, bool wide, void *values, float *scale, int32_t *sum)
+INLINE void quantize_step(const float *x, size_t step, int offset, int8_t *values, float *scale, int32_t *correction)
 {
     vi most = {}, total = {};
     for (size_t i = 0; i < step; i += VW) {
@@ -228,32 +228,27 @@ INLINE void quantize_step(const float *x, size_t step, bool wide, void *values, 
         memcpy(&v, x + i, sizeof v);
         vi q = some ? IV_ROUND(v * inverse) : (vi){};
         total += q;
-        if (wide) {
-            vs s = __builtin_convertvector(q, vs);
-            memcpy((int16_t *)values + i, &s, sizeof s);
-        } else {
-            vb b = __builtin_convertvector(q, vb);
-            memcpy((int8_t *)values + i, &b, sizeof b);
-        }
+        vb b = __builtin_convertvector(q, vb);
+        memcpy(values + i, &b, sizeof b);
     }
-    *sum = 0;
-    for (int i = 0; i < VW; i++) *sum += total[i];
+    int32_t sum = 0;
+    for (int i = 0; i < VW; i++) sum += total[i];
+    *correction = -offset * sum;
 }
 
-static void quantize(const float *x, size_t n, size_t step, bool wide, void *values, float *scale, int32_t *sum)
+static void quantize(const float *x, size_t n, size_t step, int offset, int8_t *values, float *scale, int32_t *correction)
 {
-    size_t item = wide ? 2 : 1, s = 0;
-    for (; (s + 1) * step <= n; s++)
-        quantize_step(x + s * step, step, wide, (unsigned char *)values + s * step * item, scale + s, sum + s);
+    size_t s = 0;
+    for (; (s + 1) * step <= n; s++) quantize_step(x + s * step, step, offset, values + s * step, scale + s, correction + s);
     if (s * step == n) return;
     float last[QUANT_MAX_STEP] = {0};
     memcpy(last, x + s * step, (n - s * step) * sizeof *x);
-    quantize_step(last, step, wide, (unsigned char *)values + s * step * item, scale + s, sum + s);
+    quantize_step(last, step, offset, values + s * step, scale + s, correction + s);
 }
 
 #define QUANT_KERNELS(set)                                                                                                                 \
     const struct quant_kernels quant_kernels_##set = {.isa = #set,                                                                         \
-                                                      .layout = HAS_DOT ? LAYOUT_QUADS : LAYOUT_PAIRS,                                     \
+                                                      .int8_offset = INT8_OFFSET,                                                         \
                                                       .int8_channel = int8_channel,                                                        \
                                                       .int8_group = int8_group,                                                            \
                                                       .int4_group = int4_group,                                                            \

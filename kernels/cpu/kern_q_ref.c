@@ -8,7 +8,7 @@
 
 static int weight_int8(const unsigned char *block, size_t i, size_t c)
 {
-    return (int8_t)block[i / 2 * 2 * PANEL + c * 2 + i % 2];
+    return (int8_t)block[i / 4 * 4 * PANEL + c * 4 + i % 4];
 }
 
 static int weight_int4(const unsigned char *block, size_t i, size_t c)
@@ -21,7 +21,7 @@ static float scale_of(const struct quant_job *j, const unsigned char *block, siz
 {
     uint16_t h;
     float f;
-    memcpy(&h, block + j->scale_at + c * 2, j->scale == DTYPE_BF16 ? 2 : 0);
+    memcpy(&h, block + j->scale_at + quant_scale_place(c) * 2, 2);
     if (j->scale == DTYPE_BF16) return bf16_to_f32(h);
     memcpy(&f, block + j->scale_at + c * 4, 4);
     return f;
@@ -38,8 +38,7 @@ static void product(const struct quant_job *j, bool four, bool grouped)
                 size_t at = (j->first_step + s) * j->step;
                 int32_t dot = 0;
                 for (size_t i = 0; i < j->step; i++)
-                    dot += four ? weight_int4(block, i, c) * ((const int8_t *)row)[at + i]
-                                : weight_int8(block, i, c) * ((const int16_t *)(const void *)row)[at + i];
+                    dot += (four ? weight_int4(block, i, c) : weight_int8(block, i, c)) * ((const int8_t *)row)[at + i];
                 float x = ((const float *)(const void *)(row + j->x.scale_at))[j->first_step + s];
                 sum += (double)dot * (double)x * (grouped ? (double)scale_of(j, block, c) : 1.0);
             }
@@ -62,24 +61,17 @@ static void int4_group(const struct quant_job *j)
     product(j, true, true);
 }
 
-static void quantize(const float *x, size_t n, size_t step, bool wide, void *values, float *scale, int32_t *sum)
+static void quantize(const float *x, size_t n, size_t step, int offset, int8_t *values, float *scale, int32_t *correction)
 {
-    int8_t q[QUANT_MAX_STEP];
     for (size_t s = 0; s * step < n; s++) {
-        quant_activations(x + s * step, n - s * step < step ? n - s * step : step, step, q, &scale[s]);
-        sum[s] = 0;
-        for (size_t i = 0; i < step; i++) {
-            sum[s] += q[i];
-            if (wide)
-                ((int16_t *)values)[s * step + i] = q[i];
-            else
-                ((int8_t *)values)[s * step + i] = q[i];
-        }
+        quant_activations(x + s * step, n - s * step < step ? n - s * step : step, step, values + s * step, &scale[s]);
+        int32_t sum = 0;
+        for (size_t i = 0; i < step; i++) sum += values[s * step + i];
+        correction[s] = -offset * sum;
     }
 }
 
 const struct quant_kernels quant_kernels_ref = {.isa = "ref",
-                                                .layout = LAYOUT_PAIRS,
                                                 .int8_channel = int8_channel,
                                                 .int8_group = int8_group,
                                                 .int4_group = int4_group,
