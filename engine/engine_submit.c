@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "engine/engine_parts.h"
 
 static int check_ids(const struct engine *en, const int32_t *ids, uint32_t n, const char *what, struct err *e)
