@@ -2,8 +2,9 @@
  *
  *     bench_kernels [--threads N] [--isa SET] [--repeat N] [--only linear|attention|vision] [--cpu-time]
  *
- * --cpu-time: one thread, the least processor time it needed instead of the median of the clock. On a machine that is busy with other things this still says how near the
- * peak a kernel is; what waits for memory or for other threads it does not say.
+ * --cpu-time: one thread, the least processor time it needed instead of the median of the clock. On a machine that is busy with other
+ * things this still says how near the peak a kernel is; what waits for memory or for other threads it does not say.
+ *
  * One line of JSON a measurement: the median of the repetitions, and the share of the peak that was measured in the same run (a share of
  * FMA peak for what multiplies, of read bandwidth for what reads). Shapes are SmolLM2-135M's and SmolVLM-256M's encoder. */
 #include <getopt.h>
@@ -166,7 +167,8 @@ static double read_peak(const struct bench *b, int threads)
     madvise(p, READ_BYTES, MADV_HUGEPAGE);
     memset(p, 1, READ_BYTES);
     struct reader readers[64];
-    for (int i = 0; i < threads; i++) readers[i] = (struct reader){p + (size_t)i * (READ_BYTES / (size_t)threads), READ_BYTES / (size_t)threads};
+    size_t each = READ_BYTES / (size_t)threads;
+    for (int i = 0; i < threads; i++) readers[i] = (struct reader){p + (size_t)i * each, each};
     struct machine m = {.threads = threads, .fn = read_thread, .readers = readers};
     double s = median_s(b, machine_run, &m);
     munmap(p, READ_BYTES);
@@ -229,11 +231,13 @@ static void bench_linear(const struct bench *b)
 {
     static const struct {
         size_t rows, n, k;
-    } shapes[] = {{1, 49152, 576}, {16, 576, 1536}, {256, 960, 576}, {256, 3072, 576}, {256, 576, 1536}, {1024, 768, 768}, {1024, 3072, 768},
+    } shapes[] = {{1, 49152, 576}, {16, 576, 1536}, {256, 960, 576}, {256, 3072, 576}, {256, 576, 1536}, {1024, 768, 768},
+                  {1024, 3072, 768},
                   {1024, 768, 3072}, {256, 8192, 2048}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         size_t rows = shapes[i].rows, n = shapes[i].n, k = shapes[i].k;
-        struct device_limits limits = {.max_rows = rows, .max_sequences = 1, .max_blocks_per_sequence = 1, .hidden = k, .heads = 1, .kv_heads = 1,
+        struct device_limits limits = {.max_rows = rows, .max_sequences = 1, .max_blocks_per_sequence = 1, .hidden = k, .heads = 1,
+                                       .kv_heads = 1,
                                        .head_dim = 16, .inter = k, .vocab = 1};
         struct linear_bench l = {.d = device_new(b, &limits)};
         struct weight *w = weight_new(l.d, PACK_LINEAR, n, k);
@@ -297,7 +301,8 @@ static void bench_attention_of(const struct bench *b, enum dtype dtype, const ch
     for (uint32_t i = 0; i < MAX_CONTEXT / 16; i++) t->block[i] = i * 5 % (MAX_CONTEXT / 16);
     struct weight *w = weight_new(t->d, PACK_LINEAR, (HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN);
     float *x = noise_new(CHUNK * HIDDEN, 1), *norm = noise_new(HIDDEN, 1), *out = noise_new(CHUNK * HEADS * HEAD_DIM, 1);
-    t->qkv = (struct qkv_args){.x = x, .norm = norm, .eps = 1e-5f, .w = w, .hidden = HIDDEN, .heads = HEADS, .kv = kv, .layout = &t->layout};
+    t->qkv = (struct qkv_args){
+        .x = x, .norm = norm, .eps = 1e-5f, .w = w, .hidden = HIDDEN, .heads = HEADS, .kv = kv, .layout = &t->layout};
     t->a = (struct attention_args){.out = out, .heads = HEADS, .kv = kv, .layout = &t->layout};
     for (size_t at = 0, c = 0; at < MAX_CONTEXT; at += CHUNK) {
         attention_plan(t, at, CHUNK);
@@ -378,7 +383,8 @@ static void bench_vision_tiles(const struct bench *b, size_t tiles)
     struct device_limits limits = {.vision_rows = rows, .vision_dim = DIM, .vision_inter = VISION_INTER, .vision_head_dim = 64,
                                    .connector_in = DIM, .patch_in = 3 * PATCH * PATCH};
     struct vision_bench v = {.d = device_new(b, &limits)};
-    float *x = noise_new(rows * DIM, 1), *norm = noise_new(DIM, 1), *bias = noise_new(VISION_INTER, 1), *mid = noise_new(rows * VISION_INTER, 1);
+    float *x = noise_new(rows * DIM, 1), *norm = noise_new(DIM, 1), *bias = noise_new(VISION_INTER, 1),
+          *mid = noise_new(rows * VISION_INTER, 1);
     struct weight *wqkv = weight_new(v.d, PACK_LINEAR, 3 * DIM, DIM), *wo = weight_new(v.d, PACK_LINEAR, DIM, DIM),
                   *wup = weight_new(v.d, PACK_LINEAR, VISION_INTER, DIM), *wdown = weight_new(v.d, PACK_LINEAR, DIM, VISION_INTER);
     v.qkv = (struct vision_qkv_args){x, norm, norm, 1e-6f, wqkv, bias, rows, DIM};
@@ -451,7 +457,8 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (b.threads < 1 || b.threads > 64 || b.repeat < 1) return fprintf(stderr, "bench_kernels: --threads is 1 to 64, --repeat at least 1\n"), 2;
+    if (b.threads < 1 || b.threads > 64 || b.repeat < 1)
+        return fprintf(stderr, "bench_kernels: --threads is 1 to 64, --repeat at least 1\n"), 2;
     bench_machine(&b);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!b.only || strcmp(b.only, parts[i].name) == 0) parts[i].fn(&b);

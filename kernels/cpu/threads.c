@@ -25,7 +25,7 @@ struct threads {
     int n;
     pthread_t *ids;
     int started;
-    bool stop;
+    _Atomic bool stop; /* a thread may look because of an earlier call, while the end is being written */
     threads_item_fn fn;
     void *arg;
     uint32_t n_items;
@@ -99,7 +99,7 @@ static void *thread_main(void *p)
     for (uint32_t seen = 0;;) {
         wait_change(&t->call, seen, &t->sleepers);
         seen = atomic_load(&t->call);
-        if (t->stop) return NULL;
+        if (atomic_load(&t->stop)) return NULL;
         work(t, index);
     }
 }
@@ -157,7 +157,7 @@ static void announce(struct threads *t)
 void threads_free(struct threads *t)
 {
     if (!t) return;
-    t->stop = true;
+    atomic_store(&t->stop, true);
     announce(t);
     for (int i = 1; i <= t->started; i++) pthread_join(t->ids[i], NULL);
     free(t->ids);
