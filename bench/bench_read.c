@@ -45,7 +45,8 @@ static inline __attribute__((always_inline)) void sum_streams(word *sum, const w
     for (int s = 0; s < streams; s++) *sum += sums[s];
 }
 
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) static void read_part(word *sum, const word *p, size_t n, int streams)
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) static void read_part(word *sum, const word *p, size_t n,
+                                                                                                    int streams)
 {
     switch (streams) {
     case 1:
@@ -85,8 +86,14 @@ static double measure(word *data, size_t n_words, int threads, int streams, int 
     CHECK(ns && pthread_barrier_init(&barrier, NULL, (unsigned)threads) == 0);
     size_t each = n_words / (size_t)threads / MAX_STREAMS * MAX_STREAMS;
     for (int i = 0; i < threads; i++) {
-        parts[i] = (struct part){.barrier = &barrier, .data = data + (size_t)i * each, .n_words = each, .streams = streams, .repeat = repeat,
-                                 .from_ns = ns, .to_ns = ns + repeat, .first = i == 0};
+        parts[i] = (struct part){.barrier = &barrier,
+                                 .data = data + (size_t)i * each,
+                                 .n_words = each,
+                                 .streams = streams,
+                                 .repeat = repeat,
+                                 .from_ns = ns,
+                                 .to_ns = ns + repeat,
+                                 .first = i == 0};
         CHECK(pthread_create(&parts[i].thread, NULL, run_part, &parts[i]) == 0);
     }
     uint64_t sum = 0;
@@ -104,7 +111,8 @@ static double measure(word *data, size_t n_words, int threads, int streams, int 
 int main(int argc, char **argv)
 {
     enum { THREADS = 1, MIB, REPEAT };
-    static const struct option options[] = {{"threads", 1, NULL, THREADS}, {"mib", 1, NULL, MIB}, {"repeat", 1, NULL, REPEAT}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"threads", 1, NULL, THREADS}, {"mib", 1, NULL, MIB}, {"repeat", 1, NULL, REPEAT}, {NULL, 0, NULL, 0}};
     int threads = (int)sysconf(_SC_NPROCESSORS_ONLN), mib = 1024, repeat = 5;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == '?') return 2;

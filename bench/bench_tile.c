@@ -29,8 +29,12 @@ static int repetition(struct model *m, uint8_t *pixels, size_t tile_bytes, uint3
 int main(int argc, char **argv)
 {
     enum { MODEL = 1, RANDOM, COMPUTE, THREADS, TILES, REPEAT };
-    static const struct option options[] = {{"model", 1, NULL, MODEL},     {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE},
-                                            {"threads", 1, NULL, THREADS}, {"tiles", 1, NULL, TILES},           {"repeat", 1, NULL, REPEAT},
+    static const struct option options[] = {{"model", 1, NULL, MODEL},
+                                            {"random-weights", 1, NULL, RANDOM},
+                                            {"compute", 1, NULL, COMPUTE},
+                                            {"threads", 1, NULL, THREADS},
+                                            {"tiles", 1, NULL, TILES},
+                                            {"repeat", 1, NULL, REPEAT},
                                             {NULL, 0, NULL, 0}};
     const char *dir = NULL, *spec = "vlm-256m:1";
     int repeat = 3, tiles = 1;

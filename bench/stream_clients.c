@@ -110,16 +110,17 @@ static void write_request(struct client *c, const struct settings *s, int number
 {
     struct buf body;
     buf_init(&body, REQUEST_MAX_BYTES);
-    buf_printf(&body,
-               "{\"model\": \"%s\", \"stream\": true, \"stream_options\": {\"include_usage\": true}, \"temperature\": 0, \"ignore_eos\": true, "
-               "\"max_tokens\": %d, \"messages\": [{\"role\": \"user\", \"content\": \"",
-               s->model, s->max_tokens);
+    buf_printf(
+        &body,
+        "{\"model\": \"%s\", \"stream\": true, \"stream_options\": {\"include_usage\": true}, \"temperature\": 0, \"ignore_eos\": true, "
+        "\"max_tokens\": %d, \"messages\": [{\"role\": \"user\", \"content\": \"",
+        s->model, s->max_tokens);
     put_digits(&body, s->prefix_digits, s->prefix_seed);
     put_digits(&body, s->prompt_digits, s->seed * 1000003u + (uint64_t)number);
     buf_puts(&body, "\"}]}");
     buf_clear(&c->out);
-    buf_printf(&c->out, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n", s->host,
-               s->port, body.len);
+    buf_printf(&c->out, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n",
+               s->host, s->port, body.len);
     if (s->key) buf_printf(&c->out, "Authorization: Bearer %s\r\n", s->key);
     buf_puts(&c->out, "\r\n");
     buf_append(&c->out, body.data, body.len);
@@ -247,7 +248,8 @@ static void client_connect(struct load *l, struct client *c)
     if (inet_pton(AF_INET, l->s.host, &a.sin_addr) != 1) fail("--host: %s is not an address", l->s.host);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&a, sizeof a)) fail("%s:%d: %s", l->s.host, l->s.port, strerror(errno));
-    if (setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) || fcntl(c->fd, F_SETFL, O_NONBLOCK)) fail("socket: %s", strerror(errno));
+    if (setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) || fcntl(c->fd, F_SETFL, O_NONBLOCK))
+        fail("socket: %s", strerror(errno));
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
     if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, c->fd, &ev)) fail("epoll: %s", strerror(errno));
     c->fresh = true;
@@ -388,8 +390,8 @@ static double rank(const struct samples *s, double p)
 static void print_samples(const char *name, struct samples *s)
 {
     qsort(s->ms, s->n, sizeof *s->ms, compare_doubles);
-    printf(", \"%s\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f, \"n\": %zu}", name, rank(s, 0.5), rank(s, 0.9), rank(s, 0.99),
-           rank(s, 1), s->n);
+    printf(", \"%s\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f, \"n\": %zu}", name, rank(s, 0.5), rank(s, 0.9),
+           rank(s, 0.99), rank(s, 1), s->n);
     free(s->ms);
 }
 
@@ -408,8 +410,12 @@ static void read_settings(struct settings *s, int argc, char **argv)
                                             {"max-tokens", 1, NULL, TOKENS},
                                             {"seed", 1, NULL, SEED},
                                             {NULL, 0, NULL, 0}};
-    int *numbers[] = {[PORT] = &s->port,          [CLIENTS] = &s->clients,      [REQUESTS] = &s->requests,
-                      [PROMPT] = &s->prompt_digits, [PREFIX] = &s->prefix_digits, [TOKENS] = &s->max_tokens};
+    int *numbers[] = {[PORT] = &s->port,
+                      [CLIENTS] = &s->clients,
+                      [REQUESTS] = &s->requests,
+                      [PROMPT] = &s->prompt_digits,
+                      [PREFIX] = &s->prefix_digits,
+                      [TOKENS] = &s->max_tokens};
     const char **texts[] = {[HOST] = &s->host, [KEY] = &s->key, [MODEL] = &s->model};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == HOST || c == KEY || c == MODEL)
@@ -421,9 +427,11 @@ static void read_settings(struct settings *s, int argc, char **argv)
         else
             exit(2);
     }
-    if (!s->model || s->port <= 0 || s->clients < 1 || s->clients > MAX_CLIENTS || s->requests < 1 || s->max_tokens < 1 || s->prompt_digits < 0 ||
-        s->prefix_digits < 0 || s->prompt_digits + s->prefix_digits < 1 || s->prompt_digits + s->prefix_digits > REQUEST_MAX_BYTES / 2) {
-        fprintf(stderr, "usage: stream_clients --port N --model NAME --clients 1..%d --requests N (see the head of bench/stream_clients.c)\n",
+    if (!s->model || s->port <= 0 || s->clients < 1 || s->clients > MAX_CLIENTS || s->requests < 1 || s->max_tokens < 1 ||
+        s->prompt_digits < 0 || s->prefix_digits < 0 || s->prompt_digits + s->prefix_digits < 1 ||
+        s->prompt_digits + s->prefix_digits > REQUEST_MAX_BYTES / 2) {
+        fprintf(stderr,
+                "usage: stream_clients --port N --model NAME --clients 1..%d --requests N (see the head of bench/stream_clients.c)\n",
                 MAX_CLIENTS);
         exit(2);
     }
@@ -431,15 +439,17 @@ static void read_settings(struct settings *s, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct load l = {.s = {.host = "127.0.0.1", .clients = 1, .requests = 1, .prompt_digits = 110, .max_tokens = 64, .seed = 1, .prefix_seed = 1}};
+    struct load l = {
+        .s = {.host = "127.0.0.1", .clients = 1, .requests = 1, .prompt_digits = 110, .max_tokens = 64, .seed = 1, .prefix_seed = 1}};
     read_settings(&l.s, argc, argv);
     int64_t begin_ns = clock_boot_ns();
     run(&l);
     double seconds = (double)(clock_boot_ns() - begin_ns) / 1e9;
-    printf("{\"clients\": %d, \"requests\": %d, \"seconds\": %.3f, \"output_tokens\": %zu, \"tokens_per_s\": %.3f, \"prompt_tokens\": %.2f, "
-           "\"cached_tokens\": %.2f",
-           l.s.clients, l.s.requests, seconds, l.output_tokens, (double)l.output_tokens / seconds, (double)l.prompt_tokens / l.s.requests,
-           (double)l.cached_tokens / l.s.requests);
+    printf(
+        "{\"clients\": %d, \"requests\": %d, \"seconds\": %.3f, \"output_tokens\": %zu, \"tokens_per_s\": %.3f, \"prompt_tokens\": %.2f, "
+        "\"cached_tokens\": %.2f",
+        l.s.clients, l.s.requests, seconds, l.output_tokens, (double)l.output_tokens / seconds, (double)l.prompt_tokens / l.s.requests,
+        (double)l.cached_tokens / l.s.requests);
     print_samples("first_ms", &l.first);
     print_samples("gap_ms", &l.gap);
     printf("}\n");

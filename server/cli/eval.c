@@ -136,8 +136,7 @@ static int read_tokens(struct eval *v, struct err *e)
     if (!rc) rc = side_tokens(v, 0, &text, &v->tokens, e);
     if (!rc && v->n_sides == 2) rc = side_tokens(v, 1, &text, &second, e);
     if (!rc && v->tokens.n < 2) rc = err_set(e, ERR_INPUT, "%s: one token is not enough", v->text_path);
-    if (!rc && v->n_sides == 2 &&
-        (second.n != v->tokens.n || memcmp(second.ids, v->tokens.ids, second.n * sizeof *second.ids)))
+    if (!rc && v->n_sides == 2 && (second.n != v->tokens.n || memcmp(second.ids, v->tokens.ids, second.n * sizeof *second.ids)))
         rc = err_set(e, ERR_INPUT, "%s and %s: their tokenizers cut the text differently, so nothing can be compared", v->sides[0].arg,
                      v->sides[1].arg);
     tokens_free(&second);
@@ -166,7 +165,8 @@ static int side_open(struct side *s, const struct eval *v, struct err *e)
     for (uint32_t i = 0; i < l->n_blocks; i++) s->blocks[i] = i;
     for (size_t i = 0; i < v->tokens.n; i++)
         if ((uint32_t)v->tokens.ids[i] >= l->vocab)
-            return err_set(e, ERR_INPUT, "%s: token %d (item %zu) is outside the vocabulary of %u", s->arg, (int)v->tokens.ids[i], i, l->vocab);
+            return err_set(e, ERR_INPUT, "%s: token %d (item %zu) is outside the vocabulary of %u", s->arg, (int)v->tokens.ids[i], i,
+                           l->vocab);
     return 0;
 }
 
@@ -330,7 +330,7 @@ static int print_json(const struct eval *v, const struct figures *f, struct err 
         buf_printf(&b, ", \"kl_mean\": %.17g, \"kl_p99\": %.17g, \"kl_max\": %.17g, \"same_top\": %.17g", f->kl_mean, f->kl_p99, f->kl_max,
                    f->same);
     buf_puts(&b, "}\n");
-    int rc = b.failed ? err_set(e, (enum err_code)-b.failed, "the result is too long") : 0;
+    int rc = b.failed ? err_set(e, (enum err_code) - b.failed, "the result is too long") : 0;
     if (!rc) fwrite(b.data, 1, b.len, stdout);
     buf_free(&b);
     return rc;

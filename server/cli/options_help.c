@@ -39,8 +39,7 @@ const char *const *option_examples(enum command c)
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
-        [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,
-        [COMMAND_EVAL] = eval};
+        [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,     [COMMAND_EVAL] = eval};
     return rows[c];
 }
 
