@@ -28,15 +28,10 @@ const struct command_row option_commands[COMMANDS] = {
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
-<<<<<<< HEAD
-    [COMMAND_EVAL] = {"eval", "MODEL [--against MODEL]", "measure a model's perplexity on a text, and how far another model is from it", false},
-    [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
-                      false},
-=======
     [COMMAND_EVAL] = {"eval", "MODEL [--against MODEL]", "measure a model's perplexity on a text, and how far another model is from it",
                       false},
-    [COMMAND_KEYS] = {"keys", "add [NAME] | list | rotate ID | revoke ID", "make, list, rotate and revoke API keys", false},
->>>>>>> hE
+    [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
+                      false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_DOCTOR] = {"doctor", "[MODEL ...]", "look at this machine and at model folders, and say what to do", false},
     [COMMAND_CONFIG] = {"config", "check FILE", "check a configuration file", false},

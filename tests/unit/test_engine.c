@@ -559,8 +559,13 @@ static void test_prediction_grows_with_what_waits(void **state)
     engine_prediction(en, &idle);
     for (uint32_t i = 1; i < N_REQUESTS; i++) submit(en, &requests[i]);
     engine_prediction(en, &loaded);
-    assert_true(idle.first_token_ms > 0 && loaded.first_token_ms > idle.first_token_ms * 1.9f); /* 512 rows alone, behind 616 others */
+    assert_true(idle.first_token_ms == 0 && idle.prompt_token_ms > 0 && idle.error_p90 < 0); /* nothing waits; nothing was predicted before */
+    float alone = 512 * idle.prompt_token_ms; /* 512 rows alone, behind 616 others */
+    assert_true(loaded.first_token_ms + 512 * loaded.prompt_token_ms > alone * 1.9f);
     assert_int_equal(loaded.waiting, N_REQUESTS - 1);
+    run_all(en, a);
+    engine_prediction(en, &loaded);
+    assert_true(loaded.error_p90 >= 0); /* what was predicted at submit was held against what came */
     engine_free(en);
     model_close(m);
 }
