@@ -283,7 +283,7 @@ int main(int argc, char **argv)
     struct err e = {0};
     struct threads *t;
     struct bench b = {0};
-    int rc = threads_new(&t, threads, &e);
+    int rc = threads_new(&t, threads, false, &e);
     if (!rc) {
         b.read_peak = measure_read(t);
         b.dot_peak = measure_dot(t);

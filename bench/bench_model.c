@@ -1,8 +1,9 @@
 /* bench_model: prefill and decode of one model in this process, without server or tokenizer: tokens a second, and the bytes of weights and cache a
  * decode step has to read, as a rate to hold against the machine's memory.
  *
- *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--quant none|int8|int4] [--quant-head none|int8|int4]
- *                 [--threads N] [--isa SET] [--prompt N] [--decode N] [--repeat N]
+ *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--kv-dtype f32|bf16|int8]
+ *                 [--quant none|int8|int4] [--quant-head none|int8|int4] [--threads N] [--pin-threads] [--isa SET] [--prompt N] [--decode N]
+ *                 [--repeat N]
  *
  * --quant-head is int8 where --quant is given and it is not.
  *
@@ -79,11 +80,12 @@ static enum model_quant quant_of(const char *s)
 
 int main(int argc, char **argv)
 {
-    enum { MODEL = 1, RANDOM, COMPUTE, THREADS, ISA, PROMPT, DECODE, REPEAT, QUANT, QUANT_HEAD };
+    enum { MODEL = 1, RANDOM, COMPUTE, THREADS, ISA, PROMPT, DECODE, REPEAT, KV_DTYPE, PIN, QUANT, QUANT_HEAD };
     static const struct option options[] = {
         {"model", 1, NULL, MODEL}, {"random-weights", 1, NULL, RANDOM}, {"compute", 1, NULL, COMPUTE}, {"threads", 1, NULL, THREADS},
         {"isa", 1, NULL, ISA},     {"prompt", 1, NULL, PROMPT},         {"decode", 1, NULL, DECODE},   {"repeat", 1, NULL, REPEAT},
-        {"quant", 1, NULL, QUANT}, {"quant-head", 1, NULL, QUANT_HEAD}, {NULL, 0, NULL, 0}};
+        {"kv-dtype", 1, NULL, KV_DTYPE}, {"pin-threads", 0, NULL, PIN}, {"quant", 1, NULL, QUANT},
+        {"quant-head", 1, NULL, QUANT_HEAD}, {NULL, 0, NULL, 0}};
     const char *dir = NULL, *spec = "135m:1";
     int repeat = 3, c, head = -1;
     struct run r = {.prompt = 512, .decode = 128};
@@ -99,6 +101,12 @@ int main(int argc, char **argv)
         case COMPUTE:
             o.compute = strcmp(optarg, "f32") ? COMPUTE_BF16 : COMPUTE_F32;
             o.kv_dtype = strcmp(optarg, "f32") ? DTYPE_BF16 : DTYPE_F32;
+            break;
+        case KV_DTYPE: /* after --compute */
+            o.kv_dtype = !strcmp(optarg, "int8") ? DTYPE_I8 : !strcmp(optarg, "f32") ? DTYPE_F32 : DTYPE_BF16;
+            break;
+        case PIN:
+            o.pin_threads = true;
             break;
         case THREADS:
             o.threads = atoi(optarg);

@@ -21,8 +21,9 @@ enum model_quant { MODEL_QUANT_NONE, MODEL_QUANT_INT8, MODEL_QUANT_INT4 };
 struct model_options {
     const char *device; /* "auto", "cpu", "cuda" */
     enum compute compute;
-    enum dtype kv_dtype;         /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int threads;                 /* 0: all */
+    bool pin_threads;            /* see device_options */
     const char *isa;             /* see device_options */
     enum model_quant quant;      /* of the text layers' matrices */
     enum model_quant quant_head; /* of the head and the embedding; one matrix, if they are tied */

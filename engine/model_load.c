@@ -303,7 +303,10 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     m->ops = choose_ops(o->device ? o->device : "auto", e);
     if (!m->ops) return -(int)(e ? e->code : ERR_UNSUPPORTED);
     int rc = m->ops->open(
-        &m->device, &(struct device_options){.compute = o->compute, .threads = o->threads, .isa = o->isa, .progress = o->progress}, e);
+        &m->device,
+        &(struct device_options){
+            .compute = o->compute, .threads = o->threads, .pin_threads = o->pin_threads, .isa = o->isa, .progress = o->progress},
+        e);
     if (rc) return rc;
     struct model_limits *l = &m->limits;
     l->vocab = c->text.vocab, l->hidden = c->text.hidden, l->layers = c->text.layers, l->image_token = c->image_token;

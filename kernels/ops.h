@@ -18,7 +18,7 @@
 
 #include "base/err.h"
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
 
 struct device;
@@ -27,8 +27,9 @@ struct quant_format; /* kernels/quant.h */
 
 struct device_options {
     enum compute compute;
-    int threads;     /* CPU: 0 = all that the process may use */
-    const char *isa; /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16", "avxvnni", "avx512vnni" for tests and measurements */
+    int threads;      /* CPU: 0 = all that the process may use */
+    bool pin_threads; /* CPU: each thread stays on one processor */
+    const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16", "avxvnni", "avx512vnni" for tests and measurements */
     volatile uint64_t *
         progress; /* bumped per packed weight and operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
 };
@@ -53,7 +54,7 @@ struct step_plan {
 /* One KV cache, all layers: block b starts at b * block_bytes; inside, layer after layer, keys then values. */
 struct kv_layout {
     size_t layers, kv_heads, head_dim, block_tokens;
-    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype dtype; /* DTYPE_F32, DTYPE_BF16, or DTYPE_I8: a float32 scale per token and KV head, for keys and for values */
 };
 
 struct rope {

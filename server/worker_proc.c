@@ -353,6 +353,7 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
     const char *argv[32] = {"spillway", "worker", "--name", c->name, "--device", c->device, "--threads", threads, "--kv-tokens", kv_tokens};
     int n = 10;
     const char *const maybe[][2] = {{"--compute", c->compute},
+                                    {"--kv-dtype", c->kv_dtype},
                                     {"--quant", c->quant},
                                     {"--quant-head", c->quant_head},
                                     {"--quant-vision", c->quant_vision},
@@ -362,6 +363,7 @@ static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
         argv[n++] = maybe[i][0];
         argv[n++] = maybe[i][1];
     }
+    if (c->pin_threads) argv[n++] = "--pin-threads";
     argv[n++] = "--";
     if (c->path) argv[n++] = c->path;
     int fds[] = {sock, w->progress_fd};

@@ -16,7 +16,8 @@ struct worker_proc;
 
 struct worker_config {
     const char *path, *name, *device, *compute, *random_weights; /* these and the next may be NULL but for name and device; borrowed for good */
-    const char *quant, *quant_head, *quant_vision;
+    const char *kv_dtype, *quant, *quant_head, *quant_vision;
+    bool pin_threads;
     int64_t threads, kv_tokens;
     const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */
 };

@@ -3,7 +3,8 @@
  * Layouts. A weight is cut into panels of 32 outputs, zero-padded: float32 [k][32], bf16 [k/2][32][2] (two neighbouring inputs side by
  * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart), quantised as kern_q.h tells. PACK_GATE_UP alternates panels of G and U. A KV block of
  * 16 tokens holds, per layer and KV head, keys transposed [head_dim][16] and values [16][head_dim]: both products of attention
- * then are "broadcast times vector". Everything the kernels do for a row is independent of the other rows. */
+ * then are "broadcast times vector". int8 keys and values are followed by the 16 tokens' float32 scales: a number is q * scale.
+ * Everything the kernels do for a row is independent of the other rows. */
 #ifndef SPILLWAY_KERNELS_CPU_CPU_H
 #define SPILLWAY_KERNELS_CPU_CPU_H
 
@@ -12,7 +13,9 @@
 #include "kernels/cpu/threads.h"
 #include "kernels/ops.h"
 
-enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_ROWS = 6, MAX_HEAD_DIM = 256 };
+enum { PANEL = 32, KV_BLOCK = 16, KV_SPLIT = 256, MAX_TILE_ROWS = 16, ATTENTION_ROWS = 48, MAX_HEAD_DIM = 256, CPU_EXP_CHUNK = 1024 };
+/* Floats of scratch that attention needs: scores and sums of the rows it has in hand (at most 16), what is joined of all rows. */
+enum { ATTENTION_FLOATS = 16 * (KV_SPLIT + MAX_HEAD_DIM) + ATTENTION_ROWS * (MAX_HEAD_DIM + 2) };
 
 struct weight {
     enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16; of no meaning where quant.bits is not 0 */
@@ -26,7 +29,8 @@ struct weight {
     size_t step, block_bytes, scale_at; /* inputs of a block, its size, where in it the scales are (per channel: in the panel) */
 };
 
-/* A few query rows that share keys and values: q[r] is scaled already, sees positions 0 .. limit[r]-1. Blocks of keys and values by position / 16. */
+/* Query rows that share keys and values: q[r] is scaled already, sees positions 0 .. limit[r]-1. Blocks of keys and values by position / 16.
+ * Rows whose limits are alike should be neighbours. Keys are summed in splits of KV_SPLIT positions, which are joined in rising order. */
 struct attention_tile {
     size_t rows; /* <= ATTENTION_ROWS */
     const float *q[ATTENTION_ROWS];
@@ -36,7 +40,28 @@ struct attention_tile {
     enum dtype dtype;
     const void *const *k_block; /* [head_dim][16] each */
     const void *const *v_block; /* [16][head_dim] each */
-    float *scratch;             /* ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM) */
+    float *scratch;             /* ATTENTION_FLOATS */
+    /* parts NULL: out is written. Else only splits first_split .. end_split-1 are summed, and each is left at parts[split][row] for
+     * attention_join: sum of weight * value [head_dim], maximum, sum of weights. */
+    float *parts;
+    size_t first_split, end_split;
+};
+static inline size_t attention_part_floats(size_t head_dim)
+{
+    return head_dim + 2;
+}
+
+enum { MATMUL_K = 256 }; /* inputs of one block: 16 columns of as many float32 weights leave room for rows in 32 KiB */
+/* A block of outputs: acc[r][c] (+)= sum over k inputs of x[r][i] * w[i][c] for PANEL columns; w points at input 0 in its panel. */
+struct matmul_block {
+    const float *x; /* (rows, ldx) */
+    size_t ldx, rows;
+    const void *w;
+    bool w_is_bf16;
+    size_t k;  /* <= MATMUL_K, even for bf16 */
+    bool more; /* goes on from what acc holds */
+    float *acc;
+    size_t ld;
 };
 
 struct cpu_kernels {
@@ -50,9 +75,18 @@ struct cpu_kernels {
     void (*linear_bf16)(const bf16 *x, size_t ldx, size_t rows, const bf16 *w, size_t kp, size_t n_panels, float *out, size_t ldo);
     void (*attention)(const struct attention_tile *t);
     void (*rmsnorm)(const float *x, const float *w, float eps, size_t n, float *out);
+    /* splits 0 .. n-1 of one row, `stride` floats apart, to out: the sums attention itself would have made */
+    void (*attention_join)(const float *part, size_t stride, size_t n, size_t head_dim, float *out);
+    void (*matmul)(const struct matmul_block *m); /* many rows; NULL: a set without it */
+    void (*round_bf16)(const float *x, size_t n, float *out); /* to the nearest bf16, as float32; in place too */
     void (*layernorm)(const float *x, const float *w, const float *b, float eps, size_t n, float *out);
     void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);
     void (*gelu)(float *x, size_t n); /* tanh form, in place */
+    /* The largest of n > 0; false if one is NaN or +inf. */
+    bool (*row_max)(const float *x, size_t n, float *max);
+    /* out[i] = exp((x[i] - max) / temperature), 0 below e^-87; chunk[j] = sum of out's piece j of CPU_EXP_CHUNK. Returns their sum. */
+    double (*exp_row)(const float *x, size_t n, float max, float temperature, float *out, double *chunk);
+    double (*sum_above)(const float *x, size_t n, float least); /* of those that are at least `least` */
 };
 extern const struct cpu_kernels cpu_kernels_ref, cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16;
 /* isa NULL: the best this CPU has. NULL if the CPU lacks it or there is no such set. */
@@ -98,6 +132,7 @@ struct device {
     float *qkv;            /* (rows, (heads + 2 kv_heads) * head_dim), or the vision model's */
     float *thread_scratch; /* one piece a thread */
     size_t thread_scratch_floats;
+    unsigned char *sample_scratch; /* one piece a thread */
     float *cos, *sin; /* (rows, head_dim / 2) of the planned step */
     /* the plan */
     size_t n_rows;
@@ -106,6 +141,8 @@ struct device {
     const uint32_t **blocks; /* borrowed from the caller until the next plan */
     struct attention_task *tasks;
     size_t max_tasks;
+    float *parts; /* splits of long contexts that several threads share */
+    size_t parts_floats;
 };
 
 /* What becomes of a linear product's tile. */
@@ -119,9 +156,17 @@ struct linear_job {
     float *out;
     size_t ldo;
 };
-/* The share of one thread. */
-void cpu_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads);
-/* [first, end) of n items for one thread. */
+/* One of n_parts shares of the outputs. */
+void cpu_linear(const struct device *d, const struct linear_job *j, int part, int n_parts);
+/* The whole product, by all threads. */
+void cpu_linear_run(struct device *d, const struct linear_job *j);
+/* The product of many rows, blocked so that operands stay near (cpu_matmul.c): whether it is to be used, and one share of it. */
+bool cpu_matmul_takes(const struct device *d, const struct linear_job *j);
+void cpu_matmul(const struct device *d, const struct linear_job *j, int part, int n_parts);
+/* Rows of one panel's product, `columns` wide (for EPILOGUE_SILU of a panel of G and, PANEL floats on, one of U), to where they belong. */
+void cpu_finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
+                     size_t column, size_t columns);
+/* [first, end) of n items for one share. */
 static inline void cpu_share(size_t n, int thread, int n_threads, size_t *first, size_t *end)
 {
     *first = n * (size_t)thread / (size_t)n_threads;
@@ -132,6 +177,10 @@ struct activation cpu_operand(const struct device *d, const struct weight *w);
 void cpu_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
 float *cpu_thread_scratch(const struct device *d, int thread);
 void cpu_bump(struct device *d);
+/* fn(arg, thread, first, end) for all rows, a few at a time, by all threads. */
+enum { ROWS_AT_ONCE = 8 };
+typedef void (*cpu_rows_fn)(void *arg, int thread, size_t first, size_t end);
+void cpu_rows(struct device *d, size_t rows, cpu_rows_fn fn, void *arg);
 
 int cpu_embed(struct device *d, const struct embed_args *a, struct err *e);
 int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e);

@@ -63,7 +63,8 @@ static void device_close(struct device *d)
 {
     if (!d) return;
     threads_free(d->threads);
-    void *const scratch[] = {d->act, d->qkv, d->thread_scratch, d->cos, d->sin, d->position, d->sequence, d->blocks, d->tasks};
+    void *const scratch[] = {d->act,      d->qkv,      d->thread_scratch, d->sample_scratch, d->cos, d->sin,
+                             d->position, d->sequence, d->blocks,         d->tasks,          d->parts};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) cpu_zeroed_free(scratch[i]);
     cpu_region_free(&d->weights);
     free(d);
@@ -79,7 +80,7 @@ static int device_open(struct device **out, const struct device_options *o, stru
     d->k = cpu_kernels_choose(o->isa);
     d->q = cpu_quant_choose(o->isa);
     int rc = d->k ? 0 : err_set(e, ERR_UNSUPPORTED, "cpu: this processor has no kernels named '%s'", o->isa);
-    if (!rc) rc = threads_new(&d->threads, o->threads > 0 ? o->threads : usable_cpus(), e);
+    if (!rc) rc = threads_new(&d->threads, o->threads > 0 ? o->threads : usable_cpus(), o->pin_threads, e);
     if (rc)
         device_close(d);
     else
@@ -127,19 +128,21 @@ static int device_reserve(struct device *d, const struct device_limits *l, struc
     d->thread_scratch_floats =
         (d->thread_scratch_floats + 15) & ~(size_t)15; /* each thread's piece begins a cache line: pointers lie in it too */
     size_t threads = (size_t)threads_count(d->threads);
-    size_t groups = l->kv_heads ? l->heads / l->kv_heads : 1;
-    d->max_tasks = l->max_rows * l->kv_heads * (groups > ATTENTION_ROWS ? (groups + ATTENTION_ROWS - 1) / ATTENTION_ROWS : 1);
+    d->max_tasks = cpu_attention_max_tasks(l, (int)threads);
+    d->parts_floats = cpu_attention_parts_floats(l, (int)threads);
     int rc = scratch(&d->act, d->act_bytes, 1, e);
     if (!rc)
         rc = scratch(&d->qkv, max_size(l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim, l->vision_rows * 3 * l->vision_dim),
                      sizeof(float), e);
     if (!rc) rc = scratch(&d->thread_scratch, threads * d->thread_scratch_floats, sizeof(float), e);
+    if (!rc) rc = scratch(&d->sample_scratch, threads, cpu_sample_scratch_bytes(l->vocab), e);
     if (!rc) rc = scratch(&d->cos, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->sin, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->position, l->max_rows, sizeof *d->position, e);
     if (!rc) rc = scratch(&d->sequence, l->max_rows, sizeof *d->sequence, e);
     if (!rc) rc = scratch(&d->blocks, l->max_sequences, sizeof *d->blocks, e);
     if (!rc) rc = scratch(&d->tasks, d->max_tasks, sizeof *d->tasks, e);
+    if (!rc) rc = scratch(&d->parts, d->parts_floats + 1, sizeof *d->parts, e);
     return rc;
 }
 
@@ -151,6 +154,25 @@ float *cpu_thread_scratch(const struct device *d, int thread)
 void cpu_bump(struct device *d)
 {
     if (d->progress) ++*d->progress;
+}
+
+struct rows_run {
+    cpu_rows_fn fn;
+    void *arg;
+    size_t rows;
+};
+
+static void rows_item(void *arg, int thread, size_t item)
+{
+    const struct rows_run *run = arg;
+    size_t first = item * ROWS_AT_ONCE;
+    run->fn(run->arg, thread, first, run->rows - first < ROWS_AT_ONCE ? run->rows : first + ROWS_AT_ONCE);
+}
+
+void cpu_rows(struct device *d, size_t rows, cpu_rows_fn fn, void *arg)
+{
+    struct rows_run run = {fn, arg, rows};
+    threads_items(d->threads, rows_item, &run, (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
 }
 
 static int device_alloc(struct device *d, size_t bytes, void **out, struct err *e)
@@ -178,11 +200,6 @@ static int device_sync(struct device *d, struct err *e)
     (void)d;
     (void)e;
     return 0;
-}
-
-static size_t kv_block_bytes(const struct kv_layout *l)
-{
-    return l->layers * 2 * l->kv_heads * KV_BLOCK * l->head_dim * (l->dtype == DTYPE_BF16 ? 2 : 4);
 }
 
 int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e)
@@ -218,7 +235,7 @@ const struct ops ops_cpu = {
     .weight_pack = cpu_weight_pack,
     .weight_free = cpu_weight_free,
     .weight_bytes = cpu_weight_bytes,
-    .kv_block_bytes = kv_block_bytes,
+    .kv_block_bytes = cpu_kv_block_bytes,
     .plan = cpu_plan,
     .embed = cpu_embed,
     .qkv = cpu_qkv,

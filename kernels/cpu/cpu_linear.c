@@ -130,7 +130,7 @@ void cpu_put_row(const struct device *d, const struct activation *a, size_t row,
     } else {
         float *to = (float *)d->act + row * a->ld;
         if (d->compute == COMPUTE_BF16)
-            for (size_t i = 0; i < n; i++) to[i] = bf16_to_f32(bf16_from_f32(x[i]));
+            d->k->round_bf16(x, n, to);
         else
             memmove(to, x, n * sizeof *to);
         for (size_t i = n; i < a->ld; i++) to[i] = 0;
@@ -176,17 +176,21 @@ void cpu_finish_tile(const struct device *d, const struct linear_job *j, const f
     }
 }
 
-void cpu_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads)
+void cpu_linear(const struct device *d, const struct linear_job *j, int part, int n_parts)
 {
+    if (j->w->quant.bits) {
+        cpu_quant_linear(d, j, part, n_parts);
+        return;
+    }
+    if (cpu_matmul_takes(d, j)) {
+        cpu_matmul(d, j, part, n_parts);
+        return;
+    }
     const struct weight *w = j->w;
     const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1; /* a panel of G and its panel of U end as one */
     CHECK((w->kind == PACK_GATE_UP) == (group == 2));
-    if (w->quant.bits) {
-        cpu_quant_linear(d, j, thread, n_threads);
-        return;
-    }
     size_t first, end;
-    cpu_share(w->panels / group, thread, n_threads, &first, &end);
+    cpu_share(w->panels / group, part, n_parts, &first, &end);
     float tile[MAX_TILE_ROWS * 2 * PANEL];
     const size_t at_once = j->rows == 1 ? d->k->row_panels : 1; /* one row: several panels, to have enough sums under way */
     for (size_t g = first; g < end;) {

@@ -8,9 +8,6 @@ int cpu_weight_pack(struct device *d, enum pack_kind kind, const struct weight_p
                     const struct quant_format *quant, struct weight **out, struct err *e);
 void cpu_weight_free(struct device *d, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
-/* Rows of a product, ld floats apart and `columns` wide (G's, and U's PANEL floats on, for EPILOGUE_SILU), to where the job wants them. */
-void cpu_finish_tile(const struct device *d, const struct linear_job *j, const float *tile, size_t ld, size_t row, size_t rows,
-                     size_t column, size_t columns);
 
 /* Quantised matrices (cpu_quant.c). */
 void cpu_quant_shape(const struct device *d, struct weight *w, const struct quant_format *f); /* from n, k and panels */
@@ -18,13 +15,19 @@ int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part 
 void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t token, float *x);
 struct activation cpu_quant_operand(const struct device *d, const struct weight *w);
 void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
-void cpu_quant_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads);
+void cpu_quant_linear(const struct device *d, const struct linear_job *j, int part, int n_parts);
 
-/* Rows of one sequence and query heads of one KV head that are attended together. */
+/* Rows of one sequence and query heads of one KV head that are attended together; with parts, only splits first_split .. end_split-1. */
 struct attention_task {
-    uint32_t first_row, n_rows, kv_head, first_head, n_heads;
+    uint32_t first_row, n_rows, kv_head, first_head, n_heads, first_split, end_split;
+    float *parts; /* [split][head] attention_part_floats; NULL: the whole at once */
 };
 /* Floats a thread needs for attention: scores and sums, block pointers, and for vision one head's keys and values. */
 size_t cpu_attention_scratch_floats(const struct device_limits *l);
+/* Bytes a thread needs to sample a row, a multiple of 64. */
+size_t cpu_sample_scratch_bytes(size_t vocab);
+size_t cpu_attention_max_tasks(const struct device_limits *l, int threads);
+size_t cpu_attention_parts_floats(const struct device_limits *l, int threads);
+size_t cpu_kv_block_bytes(const struct kv_layout *l);
 
 #endif

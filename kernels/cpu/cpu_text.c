@@ -1,4 +1,5 @@
-/* CPU: the operations of a text layer. Each is one parallel region: operand rows, barrier, product by panels, and what follows it. */
+/* CPU: the operations of a text layer. Each is a few parallel passes: operand rows, product by panels, and what follows it. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -41,14 +42,16 @@ struct qkv_run {
     struct linear_job job;
 };
 
-/* Rows x[r] normalised into the operand. */
-static void norm_rows(const struct device *d, const struct activation *in, const float *x, const float *norm, float eps, size_t n,
-                      size_t first, size_t end, int thread)
+/* Rows of x normalised into the operand. */
+static void qkv_norm_rows(void *arg, int thread, size_t first, size_t end)
 {
+    const struct qkv_run *run = arg;
+    const struct device *d = run->d;
+    size_t n = run->a->hidden;
     float *h = cpu_thread_scratch(d, thread);
     for (size_t r = first; r < end; r++) {
-        d->k->rmsnorm(x + r * n, norm, eps, n, h);
-        cpu_put_row(d, in, r, h, n);
+        d->k->rmsnorm((const float *)run->a->x + r * n, run->a->norm, run->a->eps, n, h);
+        cpu_put_row(d, &run->job.in, r, h, n);
     }
 }
 
@@ -61,24 +64,51 @@ static void rotate(float *v, const float *cos, const float *sin, size_t half)
     }
 }
 
-static void kv_put(void *at, enum dtype t, size_t i, float v)
+/* Bytes of one KV head's keys or values in a block. */
+static size_t kv_head_bytes(const struct kv_layout *l)
 {
-    if (t == DTYPE_BF16)
-        ((bf16 *)at)[i] = bf16_from_f32(v);
-    else
-        ((float *)at)[i] = v;
+    size_t n = KV_BLOCK * l->head_dim;
+    return l->dtype == DTYPE_I8 ? n + KV_BLOCK * sizeof(float) : l->dtype == DTYPE_BF16 ? n * 2 : n * 4;
 }
 
-/* Start of a layer's keys of one KV head in a block; values follow all keys of the layer. */
-static size_t kv_offset(const struct kv_layout *l, size_t layer, size_t head, bool value)
+size_t cpu_kv_block_bytes(const struct kv_layout *l)
 {
-    return ((layer * 2 + value) * l->kv_heads + head) * KV_BLOCK * l->head_dim;
+    return l->layers * 2 * l->kv_heads * kv_head_bytes(l);
 }
 
-static void *kv_at(const void *kv, const struct kv_layout *l, uint32_t block, size_t offset)
+/* A layer's keys of one KV head in a block; values follow all keys of the layer. */
+static void *kv_at(const void *kv, const struct kv_layout *l, uint32_t block, size_t layer, size_t head, bool value)
 {
-    size_t item = l->dtype == DTYPE_BF16 ? 2 : 4;
-    return (unsigned char *)kv + ((size_t)block * l->layers * 2 * l->kv_heads * KV_BLOCK * l->head_dim + offset) * item;
+    return (unsigned char *)kv + (size_t)block * cpu_kv_block_bytes(l) + ((layer * 2 + value) * l->kv_heads + head) * kv_head_bytes(l);
+}
+
+/* v (n) to int8, to the nearest: element i at at[i * stride]. Returns the scale; a row with a number that is none stays none. */
+static float quantize_row(const float *v, size_t n, int8_t *at, size_t stride)
+{
+    float most = 0;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        float size = fabsf(v[i]);
+        finite &= size < INFINITY;
+        most = size > most ? size : most;
+    }
+    float scale = most / 127, inverse = most > 127 * FLT_MIN ? 127 / most : 0; /* below, the scale would be subnormal: all zero */
+    for (size_t i = 0; i < n; i++) at[i * stride] = finite ? (int8_t)lrintf(v[i] * inverse) : 0;
+    return finite ? scale : NAN;
+}
+
+/* One token's keys (stride KV_BLOCK) or values (stride 1) of one head, from element `at`. */
+static void kv_put(void *block, const struct kv_layout *l, size_t token, bool value, const float *v)
+{
+    size_t hd = l->head_dim, at = value ? token * hd : token, stride = value ? 1 : KV_BLOCK;
+    if (l->dtype == DTYPE_I8) {
+        float scale = quantize_row(v, hd, (int8_t *)block + at, stride);
+        memcpy((int8_t *)block + KV_BLOCK * hd + token * sizeof scale, &scale, sizeof scale);
+    } else if (l->dtype == DTYPE_BF16) {
+        for (size_t i = 0; i < hd; i++) ((bf16 *)block)[at + i * stride] = bf16_from_f32(v[i]);
+    } else {
+        for (size_t i = 0; i < hd; i++) ((float *)block)[at + i * stride] = v[i];
+    }
 }
 
 static void append_row(const struct qkv_run *run, size_t r)
@@ -92,26 +122,17 @@ static void append_row(const struct qkv_run *run, size_t r)
     if (a->rope.inv_freq)
         for (size_t h = 0; h < a->heads + l->kv_heads; h++) rotate(q + h * hd, d->cos + r * half, d->sin + r * half, half);
     for (size_t h = 0; h < l->kv_heads; h++) {
-        void *keys = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, false)),
-             *values = kv_at(a->kv, l, block, kv_offset(l, a->layer, h, true));
-        for (size_t i = 0; i < hd; i++) kv_put(keys, l->dtype, i * KV_BLOCK + pos % KV_BLOCK, k[h * hd + i]);
-        for (size_t i = 0; i < hd; i++) kv_put(values, l->dtype, pos % KV_BLOCK * hd + i, v[h * hd + i]);
+        kv_put(kv_at(a->kv, l, block, a->layer, h, false), l, pos % KV_BLOCK, false, k + h * hd);
+        kv_put(kv_at(a->kv, l, block, a->layer, h, true), l, pos % KV_BLOCK, true, v + h * hd);
     }
     float scale = 1.0f / sqrtf((float)hd);
     for (size_t i = 0; i < a->heads * hd; i++) q[i] *= scale;
 }
 
-static void qkv_share(void *arg, int thread, int n_threads)
+static void append_rows(void *arg, int thread, size_t first, size_t end)
 {
-    struct qkv_run *run = arg;
-    struct device *d = run->d;
-    size_t first, end;
-    cpu_share(d->n_rows, thread, n_threads, &first, &end);
-    norm_rows(d, &run->job.in, run->a->x, run->a->norm, run->a->eps, run->a->hidden, first, end, thread);
-    threads_barrier(d->threads);
-    cpu_linear(d, &run->job, thread, n_threads);
-    threads_barrier(d->threads);
-    for (size_t r = first; r < end; r++) append_row(run, r);
+    (void)thread;
+    for (size_t r = first; r < end; r++) append_row(arg, r);
 }
 
 int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e)
@@ -121,7 +142,9 @@ int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e)
     run.job = (struct linear_job){
         .w = a->w, .in = cpu_operand(d, a->w), .rows = d->n_rows, .epilogue = EPILOGUE_STORE, .out = d->qkv, .ldo = a->w->n};
     CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
-    threads_run(d->threads, qkv_share, &run);
+    cpu_rows(d, d->n_rows, qkv_norm_rows, &run);
+    cpu_linear_run(d, &run.job);
+    cpu_rows(d, d->n_rows, append_rows, &run);
     cpu_bump(d);
     return 0;
 }
@@ -130,24 +153,49 @@ int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e)
 struct attention_run {
     struct device *d;
     const struct attention_args *a;
-    size_t n_tasks;
+    size_t n_tiles, n_tasks;
 };
+
+/* Below so many tiles a thread, the splits of a long context are shared out too. */
+enum { TILES_A_THREAD = 4, TASKS_A_THREAD = 8 };
+
+static size_t tile_heads(size_t heads, size_t kv_heads)
+{
+    size_t group = kv_heads ? heads / kv_heads : 1;
+    return group < ATTENTION_ROWS ? group : ATTENTION_ROWS;
+}
+
+static size_t n_splits(size_t positions)
+{
+    return (positions + KV_SPLIT - 1) / KV_SPLIT;
+}
+
+size_t cpu_attention_max_tasks(const struct device_limits *l, int threads)
+{
+    if (!l->kv_heads) return 1;
+    size_t group = l->heads / l->kv_heads, heads = tile_heads(l->heads, l->kv_heads);
+    return l->max_rows * l->kv_heads * ((group + heads - 1) / heads) + (size_t)threads * (TILES_A_THREAD + 2 * TASKS_A_THREAD);
+}
+
+size_t cpu_attention_parts_floats(const struct device_limits *l, int threads)
+{
+    return (size_t)threads * TILES_A_THREAD * tile_heads(l->heads, l->kv_heads) * n_splits(l->max_blocks_per_sequence * KV_BLOCK) *
+           attention_part_floats(l->head_dim);
+}
 
 size_t cpu_attention_scratch_floats(const struct device_limits *l)
 {
-    size_t tile = ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM);
     size_t text = l->max_blocks_per_sequence * 2 * sizeof(void *) / sizeof(float);
     size_t positions = (l->vision_rows + KV_BLOCK) & ~(size_t)(KV_BLOCK - 1),
            dim = (l->vision_head_dim + KV_BLOCK - 1) & ~(size_t)(KV_BLOCK - 1);
     size_t vision = positions / KV_BLOCK * 2 * sizeof(void *) / sizeof(float) + positions * dim * 2 + ATTENTION_ROWS * dim * 2;
-    return tile + (text > vision ? text : vision) + 64;
+    return ATTENTION_FLOATS + (text > vision ? text : vision) + 64;
 }
 
 /* Rows of a sequence in runs, query heads of a KV head in groups, so that a tile has at most ATTENTION_ROWS rows. */
-static size_t attention_tasks(struct device *d, const struct attention_args *a)
+static size_t attention_tiles(struct device *d, const struct attention_args *a)
 {
-    size_t n = 0, group = a->heads / a->layout->kv_heads;
-    size_t heads = group < ATTENTION_ROWS ? group : ATTENTION_ROWS, most = ATTENTION_ROWS / heads;
+    size_t n = 0, group = a->heads / a->layout->kv_heads, heads = tile_heads(a->heads, a->layout->kv_heads), most = ATTENTION_ROWS / heads;
     for (size_t r = 0, run; r < d->n_rows; r += run) {
         for (run = 1; run < most && r + run < d->n_rows && d->sequence[r + run] == d->sequence[r]; run++) {
         }
@@ -164,15 +212,48 @@ static size_t attention_tasks(struct device *d, const struct attention_args *a)
     return n;
 }
 
+/* Few tiles of single rows (decode) over long contexts become tasks of some splits each, joined afterwards: that changes who computes a
+ * split, and nothing of what is computed. The tiles stand first in d->tasks, their tasks behind them; returns where those end. */
+static size_t attention_cut(struct device *d, size_t n_tiles, size_t head_dim)
+{
+    size_t threads = (size_t)threads_count(d->threads), splits = 0, n = n_tiles, floats = 0;
+    if (threads == 1 || n_tiles >= threads * TILES_A_THREAD) return n;
+    for (size_t i = 0; i < n_tiles; i++) splits += n_splits((size_t)d->position[d->tasks[i].first_row] + 1);
+    size_t at_once = splits / (threads * TASKS_A_THREAD) + 1;
+    for (size_t i = 0; i < n_tiles; i++) {
+        struct attention_task *tile = &d->tasks[i];
+        size_t of = n_splits((size_t)d->position[tile->first_row] + 1);
+        if (tile->n_rows > 1 || of < 2) continue;
+        tile->parts = d->parts + floats;
+        tile->end_split = (uint32_t)of;
+        floats += of * tile->n_heads * attention_part_floats(head_dim);
+        CHECK(floats <= d->parts_floats);
+        for (size_t s = 0; s < of; s += at_once) {
+            CHECK(n < d->max_tasks);
+            d->tasks[n] = *tile;
+            d->tasks[n].first_split = (uint32_t)s;
+            d->tasks[n++].end_split = (uint32_t)(of - s < at_once ? of : s + at_once);
+        }
+    }
+    return n;
+}
+
 static void attention_one(const struct attention_run *run, const struct attention_task *t, float *scratch)
 {
     const struct device *d = run->d;
     const struct attention_args *a = run->a;
     const struct kv_layout *l = a->layout;
     size_t hd = l->head_dim, width = (a->heads + 2 * l->kv_heads) * hd, end = 0;
-    const void **k_block = (const void **)(void *)(scratch + ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM));
+    const void **k_block = (const void **)(void *)(scratch + ATTENTION_FLOATS);
     const void **v_block = k_block + d->limits.max_blocks_per_sequence;
-    struct attention_tile tile = {.head_dim = hd, .dtype = l->dtype, .k_block = k_block, .v_block = v_block, .scratch = scratch};
+    struct attention_tile tile = {.head_dim = hd,
+                                  .dtype = l->dtype,
+                                  .k_block = k_block,
+                                  .v_block = v_block,
+                                  .scratch = scratch,
+                                  .parts = t->parts,
+                                  .first_split = t->first_split,
+                                  .end_split = t->end_split};
     for (size_t i = 0; i < t->n_rows; i++)
         for (size_t h = 0; h < t->n_heads; h++) {
             size_t row = t->first_row + i, head = t->first_head + h;
@@ -183,27 +264,43 @@ static void attention_one(const struct attention_run *run, const struct attentio
             tile.rows++;
         }
     const uint32_t *blocks = d->blocks[d->sequence[t->first_row]];
-    size_t n = (end + KV_BLOCK - 1) / KV_BLOCK;
+    size_t n = (end + KV_BLOCK - 1) / KV_BLOCK, first = t->parts ? t->first_split * (KV_SPLIT / KV_BLOCK) : 0;
     CHECK(n <= d->limits.max_blocks_per_sequence);
-    for (size_t b = 0; b < n; b++) {
-        k_block[b] = kv_at(a->kv, l, blocks[b], kv_offset(l, a->layer, t->kv_head, false));
-        v_block[b] = kv_at(a->kv, l, blocks[b], kv_offset(l, a->layer, t->kv_head, true));
+    for (size_t b = first; b < n && !(t->parts && b >= t->end_split * (KV_SPLIT / KV_BLOCK)); b++) {
+        k_block[b] = kv_at(a->kv, l, blocks[b], a->layer, t->kv_head, false);
+        v_block[b] = kv_at(a->kv, l, blocks[b], a->layer, t->kv_head, true);
     }
     d->k->attention(&tile);
 }
 
-static void attention_share(void *arg, int thread, int n_threads)
+/* Tasks from the last on: the later rows of a prompt see more keys, and large tasks at the end leave threads waiting. */
+static void attention_item(void *arg, int thread, size_t item)
 {
     const struct attention_run *run = arg;
-    for (size_t i = (size_t)thread; i < run->n_tasks; i += (size_t)n_threads)
-        attention_one(run, &run->d->tasks[i], cpu_thread_scratch(run->d, thread));
+    const struct attention_task *t = &run->d->tasks[run->n_tasks - 1 - item];
+    if (t->parts && t->first_split == 0 && item + run->n_tiles >= run->n_tasks) return; /* a tile that was cut */
+    attention_one(run, t, cpu_thread_scratch(run->d, thread));
+}
+
+static void attention_join(const struct attention_run *run)
+{
+    const struct device *d = run->d;
+    size_t hd = run->a->layout->head_dim, floats = attention_part_floats(hd);
+    for (size_t i = 0; i < run->n_tiles; i++) {
+        const struct attention_task *t = &d->tasks[i];
+        for (size_t h = 0; t->parts && h < t->n_heads; h++)
+            d->k->attention_join(t->parts + h * floats, t->n_heads * floats, t->end_split, hd,
+                                 (float *)run->a->out + ((size_t)t->first_row * run->a->heads + t->first_head + h) * hd);
+    }
 }
 
 int cpu_attention(struct device *d, const struct attention_args *a, struct err *e)
 {
     (void)e;
-    struct attention_run run = {.d = d, .a = a, .n_tasks = attention_tasks(d, a)};
-    threads_run(d->threads, attention_share, &run);
+    struct attention_run run = {.d = d, .a = a, .n_tiles = attention_tiles(d, a)};
+    run.n_tasks = attention_cut(d, run.n_tiles, a->layout->head_dim);
+    threads_items(d->threads, attention_item, &run, run.n_tasks);
+    attention_join(&run);
     cpu_bump(d);
     return 0;
 }
@@ -218,27 +315,25 @@ struct linear_run {
     const uint32_t *pick; /* rows of x, or NULL for all */
 };
 
-static void linear_share(void *arg, int thread, int n_threads)
+static void operand_rows(void *arg, int thread, size_t first, size_t end)
 {
-    struct linear_run *run = arg;
-    struct device *d = run->d;
-    size_t first, end, n = run->job.w->k;
-    cpu_share(run->job.rows, thread, n_threads, &first, &end);
+    const struct linear_run *run = arg;
+    const struct device *d = run->d;
+    size_t n = run->job.w->k;
     float *h = cpu_thread_scratch(d, thread);
     for (size_t r = first; r < end; r++) {
         const float *x = run->x + (run->pick ? run->pick[r] : r) * n;
         if (run->norm) d->k->rmsnorm(x, run->norm, run->eps, n, h);
         cpu_put_row(d, &run->job.in, r, run->norm ? h : x, n);
     }
-    threads_barrier(d->threads);
-    cpu_linear(d, &run->job, thread, n_threads);
 }
 
 static void linear_run(struct device *d, struct linear_run *run)
 {
     run->d = d;
     run->job.in = cpu_operand(d, run->job.w);
-    threads_run(d->threads, linear_share, run);
+    cpu_rows(d, run->job.rows, operand_rows, run);
+    cpu_linear_run(d, &run->job);
     cpu_bump(d);
 }
 

@@ -13,19 +13,15 @@ struct vision_run {
     size_t dim;
 };
 
-static void vision_linear_share(void *arg, int thread, int n_threads)
+static void norm_rows(void *arg, int thread, size_t first, size_t end)
 {
-    struct vision_run *run = arg;
-    struct device *d = run->d;
-    size_t first, end;
-    cpu_share(run->job.rows, thread, n_threads, &first, &end);
+    const struct vision_run *run = arg;
+    const struct device *d = run->d;
     float *h = cpu_thread_scratch(d, thread);
     for (size_t r = first; r < end; r++) {
         d->k->layernorm(run->x + r * run->dim, run->norm_weight, run->norm_bias, run->eps, run->dim, h);
         cpu_put_row(d, &run->job.in, r, h, run->dim);
     }
-    threads_barrier(d->threads);
-    cpu_linear(d, &run->job, thread, n_threads);
 }
 
 static void vision_linear(struct device *d, struct vision_run *run)
@@ -33,7 +29,8 @@ static void vision_linear(struct device *d, struct vision_run *run)
     CHECK(run->job.w->k == run->dim);
     run->d = d;
     run->job.in = cpu_operand(d, run->job.w);
-    threads_run(d->threads, vision_linear_share, run);
+    cpu_rows(d, run->job.rows, norm_rows, run);
+    cpu_linear_run(d, &run->job);
     cpu_bump(d);
 }
 
@@ -86,25 +83,26 @@ static void patch_row(const struct patch_args *a, size_t tile, size_t p, float *
     }
 }
 
-static void patch_share(void *arg, int thread, int n_threads)
+static void patch_rows(void *arg, int thread, size_t first, size_t end)
 {
-    struct patch_run *run = arg;
-    struct device *d = run->d;
-    const struct patch_args *a = run->a;
-    size_t first, end, per_tile = a->grid * a->grid;
-    cpu_share(run->job.rows, thread, n_threads, &first, &end);
-    float *h = cpu_thread_scratch(d, thread);
+    const struct patch_run *run = arg;
+    size_t per_tile = run->a->grid * run->a->grid;
+    float *h = cpu_thread_scratch(run->d, thread);
     for (size_t r = first; r < end; r++) {
-        patch_row(a, r / per_tile, r % per_tile, h);
-        cpu_put_row(d, &run->job.in, r, h, run->job.w->k);
+        patch_row(run->a, r / per_tile, r % per_tile, h);
+        cpu_put_row(run->d, &run->job.in, r, h, run->job.w->k);
     }
-    threads_barrier(d->threads);
-    cpu_linear(d, &run->job, thread, n_threads);
-    threads_barrier(d->threads);
+}
+
+static void position_rows(void *arg, int thread, size_t first, size_t end)
+{
+    (void)thread;
+    const struct patch_run *run = arg;
+    size_t per_tile = run->a->grid * run->a->grid, dim = run->a->dim;
     for (size_t r = first; r < end; r++) {
-        float *x = run->job.out + r * a->dim;
-        const float *position = a->position + r % per_tile * a->dim;
-        for (size_t i = 0; i < a->dim; i++) x[i] += position[i];
+        float *x = run->job.out + r * dim;
+        const float *position = run->a->position + r % per_tile * dim;
+        for (size_t i = 0; i < dim; i++) x[i] += position[i];
     }
 }
 
@@ -120,7 +118,9 @@ int cpu_patch_embed(struct device *d, const struct patch_args *a, struct err *e)
                                   .bias = a->bias,
                                   .out = a->x,
                                   .ldo = a->dim};
-    threads_run(d->threads, patch_share, &run);
+    cpu_rows(d, run.job.rows, patch_rows, &run);
+    cpu_linear_run(d, &run.job);
+    cpu_rows(d, run.job.rows, position_rows, &run);
     cpu_bump(d);
     return 0;
 }
@@ -129,57 +129,84 @@ int cpu_patch_embed(struct device *d, const struct patch_args *a, struct err *e)
 struct vision_attention_run {
     struct device *d;
     const struct vision_attention_args *a;
+    size_t cuts; /* of a head's queries */
 };
 
-/* One head of one tile: its keys and values in blocks as the text cache has them, head_dim padded to 16 with zeros. */
-static void vision_head(const struct vision_attention_run *run, size_t tile, size_t head, float *scratch)
+/* Where a thread has a head's keys and values in blocks as the text cache has them, head_dim padded to 16 with zeros. */
+struct vision_head {
+    size_t n, hd, padded, dim;
+    const float *qkv; /* (n, 3 * dim), at this head's columns */
+    const void **k_block, **v_block;
+    float *keys, *values, *q, *out;
+};
+
+static struct vision_head vision_head_open(const struct vision_attention_run *run, size_t tile, size_t head, float *scratch)
 {
     const struct vision_attention_args *a = run->a;
-    size_t n = a->positions, hd = a->head_dim, dim = a->heads * hd;
-    size_t padded = (hd + KV_BLOCK - 1) & ~(size_t)(KV_BLOCK - 1), blocks = (n + KV_BLOCK - 1) / KV_BLOCK;
-    const float *qkv = run->d->qkv + tile * n * 3 * dim + head * hd;
-    float *at = scratch + ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM);
-    const void **k_block = (const void **)(void *)at, **v_block = k_block + blocks;
-    float *keys = at + 2 * blocks * sizeof(void *) / sizeof(float), *values = keys + blocks * KV_BLOCK * padded;
-    float *q = values + blocks * KV_BLOCK * padded, *out = q + ATTENTION_ROWS * padded;
-    memset(keys, 0, 2 * blocks * KV_BLOCK * padded * sizeof *keys);
+    struct vision_head h = {.n = a->positions, .hd = a->head_dim, .dim = a->heads * a->head_dim};
+    h.padded = (h.hd + KV_BLOCK - 1) & ~(size_t)(KV_BLOCK - 1);
+    h.qkv = run->d->qkv + tile * h.n * 3 * h.dim + head * h.hd;
+    size_t blocks = (h.n + KV_BLOCK - 1) / KV_BLOCK;
+    float *at = scratch + ATTENTION_FLOATS;
+    h.k_block = (const void **)(void *)at;
+    h.v_block = h.k_block + blocks;
+    h.keys = at + 2 * blocks * sizeof(void *) / sizeof(float);
+    h.values = h.keys + blocks * KV_BLOCK * h.padded;
+    h.q = h.values + blocks * KV_BLOCK * h.padded;
+    h.out = h.q + ATTENTION_ROWS * h.padded;
     for (size_t b = 0; b < blocks; b++) {
-        k_block[b] = keys + b * KV_BLOCK * padded;
-        v_block[b] = values + b * KV_BLOCK * padded;
+        h.k_block[b] = h.keys + b * KV_BLOCK * h.padded;
+        h.v_block[b] = h.values + b * KV_BLOCK * h.padded;
     }
-    for (size_t p = 0; p < n; p++) {
-        const float *k = qkv + p * 3 * dim + dim, *v = k + dim;
-        for (size_t i = 0; i < hd; i++) keys[(p / KV_BLOCK * padded + i) * KV_BLOCK + p % KV_BLOCK] = k[i];
-        memcpy(values + p * padded, v, hd * sizeof *v);
+    if (h.padded > h.hd || h.n % KV_BLOCK) memset(h.keys, 0, 2 * blocks * KV_BLOCK * h.padded * sizeof *h.keys);
+    for (size_t p = 0; p < h.n; p++) {
+        const float *k = h.qkv + p * 3 * h.dim + h.dim, *v = k + h.dim;
+        float *key = h.keys + p / KV_BLOCK * KV_BLOCK * h.padded + p % KV_BLOCK;
+        for (size_t i = 0; i < h.hd; i++) key[i * KV_BLOCK] = k[i];
+        memcpy(h.values + p * h.padded, v, h.hd * sizeof *v);
     }
-    memset(q, 0, 2 * ATTENTION_ROWS * padded * sizeof *q);
-    float scale = 1.0f / sqrtf((float)hd);
-    for (size_t p = 0; p < n; p += ATTENTION_ROWS) {
-        struct attention_tile t = {.head_dim = padded, .dtype = DTYPE_F32, .k_block = k_block, .v_block = v_block, .scratch = scratch};
-        for (; t.rows < ATTENTION_ROWS && p + t.rows < n; t.rows++) {
-            t.q[t.rows] = q + t.rows * padded;
-            t.out[t.rows] = out + t.rows * padded;
-            t.limit[t.rows] = n;
-            for (size_t i = 0; i < hd; i++) q[t.rows * padded + i] = qkv[(p + t.rows) * 3 * dim + i] * scale;
+    memset(h.q, 0, ATTENTION_ROWS * h.padded * sizeof *h.q);
+    return h;
+}
+
+/* Queries [first, end) of one head of one tile. */
+static void vision_queries(const struct vision_attention_run *run, const struct vision_head *h, size_t tile, size_t head, size_t first,
+                           size_t end, float *scratch)
+{
+    float scale = 1.0f / sqrtf((float)h->hd);
+    for (size_t p = first; p < end; p += ATTENTION_ROWS) {
+        struct attention_tile t = {
+            .head_dim = h->padded, .dtype = DTYPE_F32, .k_block = h->k_block, .v_block = h->v_block, .scratch = scratch};
+        for (; t.rows < ATTENTION_ROWS && p + t.rows < end; t.rows++) {
+            t.q[t.rows] = h->q + t.rows * h->padded;
+            t.out[t.rows] = h->out + t.rows * h->padded;
+            t.limit[t.rows] = h->n;
+            for (size_t i = 0; i < h->hd; i++) h->q[t.rows * h->padded + i] = h->qkv[(p + t.rows) * 3 * h->dim + i] * scale;
         }
         run->d->k->attention(&t);
         for (size_t r = 0; r < t.rows; r++)
-            memcpy((float *)a->out + (tile * n + p + r) * dim + head * hd, out + r * padded, hd * sizeof *out);
+            memcpy((float *)run->a->out + (tile * h->n + p + r) * h->dim + head * h->hd, t.out[r], h->hd * sizeof *h->out);
     }
 }
 
-static void vision_attention_share(void *arg, int thread, int n_threads)
+static void vision_attention_item(void *arg, int thread, size_t item)
 {
     const struct vision_attention_run *run = arg;
-    for (size_t i = (size_t)thread; i < run->a->n_tiles * run->a->heads; i += (size_t)n_threads)
-        vision_head(run, i / run->a->heads, i % run->a->heads, cpu_thread_scratch(run->d, thread));
+    size_t cut = item % run->cuts, head = item / run->cuts % run->a->heads, tile = item / run->cuts / run->a->heads, first, end;
+    float *scratch = cpu_thread_scratch(run->d, thread);
+    struct vision_head h = vision_head_open(run, tile, head, scratch);
+    cpu_share(h.n, (int)cut, (int)run->cuts, &first, &end);
+    vision_queries(run, &h, tile, head, first, end, scratch);
 }
 
 int cpu_vision_attention(struct device *d, const struct vision_attention_args *a, struct err *e)
 {
     (void)e;
-    struct vision_attention_run run = {.d = d, .a = a};
-    threads_run(d->threads, vision_attention_share, &run);
+    enum { ITEMS_A_THREAD = 4, MAX_CUTS = 4 }; /* each cut lays out keys and values anew, a few hundredths of the work on them */
+    size_t heads = a->n_tiles * a->heads, threads = (size_t)threads_count(d->threads), cuts = 1;
+    while (heads && cuts < MAX_CUTS && heads * cuts < threads * ITEMS_A_THREAD && a->positions > cuts * ATTENTION_ROWS) cuts++;
+    struct vision_attention_run run = {.d = d, .a = a, .cuts = cuts};
+    threads_items(d->threads, vision_attention_item, &run, heads * cuts);
     cpu_bump(d);
     return 0;
 }
@@ -204,18 +231,14 @@ static void connect_row(const struct connect_run *run, size_t r, float *out)
         }
 }
 
-static void connect_share(void *arg, int thread, int n_threads)
+static void connect_rows(void *arg, int thread, size_t first, size_t end)
 {
-    struct connect_run *run = arg;
-    size_t first, end;
-    cpu_share(run->job.rows, thread, n_threads, &first, &end);
+    const struct connect_run *run = arg;
     float *h = cpu_thread_scratch(run->d, thread);
     for (size_t r = first; r < end; r++) {
         connect_row(run, r, h);
         cpu_put_row(run->d, &run->job.in, r, h, run->job.w->k);
     }
-    threads_barrier(run->d->threads);
-    cpu_linear(run->d, &run->job, thread, n_threads);
 }
 
 int cpu_connect(struct device *d, const struct connect_args *a, struct err *e)
@@ -230,7 +253,8 @@ int cpu_connect(struct device *d, const struct connect_args *a, struct err *e)
                                   .epilogue = EPILOGUE_STORE,
                                   .out = a->out,
                                   .ldo = a->hidden};
-    threads_run(d->threads, connect_share, &run);
+    cpu_rows(d, run.job.rows, connect_rows, &run);
+    cpu_linear_run(d, &run.job);
     cpu_bump(d);
     return 0;
 }

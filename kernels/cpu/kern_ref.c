@@ -28,7 +28,15 @@ static void linear_f32_bf16(const float *x, size_t ldx, size_t rows, const bf16 
 
 static float kv_at(const struct attention_tile *t, const void *block, size_t i)
 {
-    return t->dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)block)[i]) : ((const float *)block)[i];
+    return t->dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)block)[i])
+           : t->dtype == DTYPE_I8 ? ((const int8_t *)block)[i]
+                                  : ((const float *)block)[i];
+}
+
+/* What the numbers of a token are multiplied by. */
+static double kv_scale(const struct attention_tile *t, const void *block, size_t token)
+{
+    return t->dtype == DTYPE_I8 ? (double)((const float *)(const void *)((const int8_t *)block + KV_BLOCK * t->head_dim))[token % KV_BLOCK] : 1;
 }
 
 static double score(const struct attention_tile *t, size_t r, size_t token)
@@ -36,24 +44,66 @@ static double score(const struct attention_tile *t, size_t r, size_t token)
     double s = 0;
     for (size_t i = 0; i < t->head_dim; i++)
         s += (double)t->q[r][i] * (double)kv_at(t, t->k_block[token / KV_BLOCK], i * KV_BLOCK + token % KV_BLOCK);
-    return s;
+    return s * kv_scale(t, t->k_block[token / KV_BLOCK], token);
+}
+
+struct sums {
+    double out[MAX_HEAD_DIM], max, sum;
+};
+
+static void attend(const struct attention_tile *t, size_t r, size_t from, size_t end, struct sums *s)
+{
+    *s = (struct sums){.max = -INFINITY};
+    for (size_t i = from; i < end; i++) s->max = fmax(s->max, score(t, r, i));
+    for (size_t i = from; i < end; i++) {
+        const void *v = t->v_block[i / KV_BLOCK];
+        double p = exp(score(t, r, i) - s->max), scale = kv_scale(t, v, i);
+        s->sum += p;
+        for (size_t c = 0; c < t->head_dim; c++) s->out[c] += p * scale * (double)kv_at(t, v, i % KV_BLOCK * t->head_dim + c);
+    }
+}
+
+/* A split comes in as float32, wherever it comes from: that several calls made the splits must not show. */
+static void join_split(struct sums *all, const float *part, size_t head_dim)
+{
+    double max = (double)part[head_dim], sum = (double)part[head_dim + 1], top = fmax(max, all->max);
+    double a = exp(all->max - top), b = exp(max - top);
+    if (sum == 0) return;
+    for (size_t c = 0; c < head_dim; c++) all->out[c] = all->out[c] * a + (double)part[c] * b;
+    all->sum = all->sum * a + sum * b;
+    all->max = top;
+}
+
+static void attention_join(const float *part, size_t stride, size_t n, size_t head_dim, float *out)
+{
+    struct sums all = {.max = -INFINITY};
+    for (size_t i = 0; i < n; i++) join_split(&all, part + i * stride, head_dim);
+    for (size_t c = 0; c < head_dim; c++) out[c] = (float)(all.out[c] / all.sum);
 }
 
 static void attention_row(const struct attention_tile *t, size_t r)
 {
-    double max = -INFINITY, sum = 0, out[MAX_HEAD_DIM] = {0};
-    for (size_t i = 0; i < t->limit[r]; i++) max = fmax(max, score(t, r, i));
-    for (size_t i = 0; i < t->limit[r]; i++) {
-        double p = exp(score(t, r, i) - max);
-        sum += p;
-        for (size_t c = 0; c < t->head_dim; c++) out[c] += p * (double)kv_at(t, t->v_block[i / KV_BLOCK], i % KV_BLOCK * t->head_dim + c);
+    struct sums s, all = {.max = -INFINITY};
+    size_t hd = t->head_dim, n = (t->limit[r] + KV_SPLIT - 1) / KV_SPLIT;
+    for (size_t i = t->parts ? t->first_split : 0; i < (t->parts && t->end_split < n ? t->end_split : n); i++) {
+        float part[MAX_HEAD_DIM + 2], *to = t->parts ? t->parts + (i * t->rows + r) * attention_part_floats(hd) : part;
+        attend(t, r, i * KV_SPLIT, (i + 1) * KV_SPLIT < t->limit[r] ? (i + 1) * KV_SPLIT : t->limit[r], &s);
+        for (size_t c = 0; c < hd; c++) to[c] = (float)s.out[c];
+        to[hd] = (float)s.max;
+        to[hd + 1] = (float)s.sum;
+        if (!t->parts) join_split(&all, part, hd);
     }
-    for (size_t c = 0; c < t->head_dim; c++) t->out[r][c] = (float)(out[c] / sum);
+    for (size_t c = 0; c < hd && !t->parts; c++) t->out[r][c] = (float)(all.out[c] / all.sum);
 }
 
 static void attention(const struct attention_tile *t)
 {
     for (size_t r = 0; r < t->rows; r++) attention_row(t, r);
+}
+
+static void round_bf16(const float *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++) out[i] = bf16_to_f32(bf16_from_f32(x[i]));
 }
 
 static void rmsnorm(const float *x, const float *w, float eps, size_t n, float *out)
@@ -84,6 +134,36 @@ static void gelu(float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1 + tanhf(0.7978845608028654f * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
 }
 
+static bool row_max(const float *x, size_t n, float *max)
+{
+    *max = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(x[i]) || x[i] == INFINITY) return false;
+        if (x[i] > *max) *max = x[i];
+    }
+    return true;
+}
+
+static double exp_row(const float *x, size_t n, float max, float temperature, float *out, double *chunk)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = ((double)x[i] - (double)max) / (double)temperature;
+        out[i] = a < -87 ? 0 : (float)exp(a);
+        if (i % CPU_EXP_CHUNK == 0) chunk[i / CPU_EXP_CHUNK] = 0;
+        chunk[i / CPU_EXP_CHUNK] += (double)out[i];
+        total += (double)out[i];
+    }
+    return total;
+}
+
+static double sum_above(const float *x, size_t n, float least)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++) total += x[i] >= least ? (double)x[i] : 0;
+    return total;
+}
+
 const struct cpu_kernels cpu_kernels_ref = {
     .isa = "ref",
     .tile_rows = 4,
@@ -91,8 +171,13 @@ const struct cpu_kernels cpu_kernels_ref = {
     .linear_f32 = linear_f32,
     .linear_f32_bf16 = linear_f32_bf16,
     .attention = attention,
+    .attention_join = attention_join,
+    .round_bf16 = round_bf16,
     .rmsnorm = rmsnorm,
     .layernorm = layernorm,
     .silu_mul = silu_mul,
     .gelu = gelu,
+    .row_max = row_max,
+    .exp_row = exp_row,
+    .sum_above = sum_above,
 };

@@ -26,13 +26,18 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
     enum compute compute = auto_compute;
     if (o->compute && !strcmp(o->compute, "f32")) compute = COMPUTE_F32;
     if (o->compute && !strcmp(o->compute, "bf16")) compute = COMPUTE_BF16;
+    enum dtype kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "f32")) kv_dtype = DTYPE_F32;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "bf16")) kv_dtype = DTYPE_BF16;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "int8")) kv_dtype = DTYPE_I8;
     struct model_options mo = {.device = o->device,
                                .compute = compute,
-                               .kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16,
+                               .kv_dtype = kv_dtype,
                                .threads = (int)o->threads,
                                .quant = quant_of(o->quant),
                                .quant_head = quant_of(o->quant_head),
                                .quant_vision = quant_of(o->quant_vision),
+                               .pin_threads = o->pin_threads,
                                .kv_tokens = kv_tokens,
                                .progress = progress};
     if ((!o->quant_head || !strcmp(o->quant_head, "auto")) && mo.quant) mo.quant_head = MODEL_QUANT_INT8;

@@ -68,8 +68,9 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *random_weights, *compute, *quant, *quant_head, *quant_vision;
+    const char *device, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision;
     int64_t threads, kv_tokens;
+    bool pin_threads;
 
     const char *prompt, *text, *system;
     int64_t max_tokens;

@@ -234,6 +234,8 @@ static int model_start(struct serve *s, const char *arg, const char *name, struc
                               .quant = s->o->quant,
                               .quant_head = s->o->quant_head,
                               .quant_vision = s->o->quant_vision,
+                              .kv_dtype = s->o->kv_dtype,
+                              .pin_threads = s->o->pin_threads,
                               .threads = s->o->threads,
                               .kv_tokens = s->o->kv_tokens,
                               .limits = &g->limits};

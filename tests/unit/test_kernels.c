@@ -90,6 +90,18 @@ static void test_project(void **unused)
         }
 }
 
+/* More rows, columns and inputs than a block of the product takes. */
+static void test_project_in_blocks(void **unused)
+{
+    (void)unused;
+    for (size_t s = 0; s < N_SETS; s++)
+        for (int t = 0; t < 4 && cpu_kernels_choose(kernel_sets[s]); t++) {
+            struct device *d = device_new(kernel_sets[s], (enum compute)(t / 2), 3, &text_limits);
+            project_check(d, kernel_sets[s], &(struct project_case){110, 602, 573, (enum compute)(t / 2), (enum dtype)(t % 2), true});
+            ops_cpu.close(d);
+        }
+}
+
 static void test_project_on_any_threads(void **unused)
 {
     (void)unused;
@@ -323,12 +335,34 @@ static void scene_open(struct scene *sc)
     }
 }
 
+static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+
 /* What the comparison must see. */
 enum fault { FAULT_NONE, FAULT_ROPE_SIGN, FAULT_LAST_KEY, FAULT_KV_HEAD, FAULT_POSITION };
 
 struct cache {
     struct near *k, *v; /* (SEQUENCES, POSITIONS, kv_heads * head_dim) */
 };
+
+/* Keys or values of one token and head as the cache gives them back. int8: the scale is known as well as the largest number is, and what lies
+ * near the edge of two steps may be either; the product with the scale rounds. */
+static void near_stored(const struct near *x, size_t n, enum dtype dtype, struct near *out)
+{
+    double most = 0, err = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = fmax(most, fabs(x[i].v));
+        err = fmax(err, x[i].err);
+    }
+    double scale = most / 127, off = err / 127 + 3 * U * scale;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = near_operand(x[i], dtype == DTYPE_BF16 ? COMPUTE_BF16 : COMPUTE_F32);
+        if (dtype != DTYPE_I8) continue;
+        double at = x[i].v / scale, slack = x[i].err / scale + fabs(at) * (off / scale + 3 * U);
+        double q = rint(at), lo = rint(at - slack), hi = rint(at + slack);
+        out[i].v = q * scale;
+        out[i].err = fmax(hi - q, q - lo) * scale + (fabs(q) + 1) * off + 2 * U * fabs(out[i].v);
+    }
+}
 
 /* One row: its q rotated, its k and v remembered, softmax over what its sequence holds so far. */
 static void near_row(const struct scene *sc, enum fault f, struct cache *c, size_t seq, size_t pos, const float *x, struct near *out)
@@ -348,10 +382,9 @@ static void near_row(const struct scene *sc, enum fault f, struct cache *c, size
                                                          : (int32_t)pos,
                     sc->inv_freq, (double)sc->rope_scale);
     struct near *keys = c->k + seq * POSITIONS * kv_width, *values = c->v + seq * POSITIONS * kv_width;
-    enum compute stored = sc->kv == DTYPE_BF16 ? COMPUTE_BF16 : COMPUTE_F32;
-    for (size_t j = 0; j < kv_width; j++) {
-        keys[pos * kv_width + j] = near_operand(q[sc->width + j], stored);
-        values[pos * kv_width + j] = near_operand(q[sc->width + kv_width + j], stored);
+    for (size_t j = 0; j < p->kv_heads; j++) {
+        near_stored(q + sc->width + j * hd, hd, sc->kv, keys + pos * kv_width + j * hd);
+        near_stored(q + sc->width + kv_width + j * hd, hd, sc->kv, values + pos * kv_width + j * hd);
     }
     for (size_t i = 0; i < p->heads; i++) {
         size_t kv = f == FAULT_KV_HEAD ? i % p->kv_heads : i / group, n = pos + (f == FAULT_LAST_KEY && pos > 0 ? 0 : 1);
@@ -486,13 +519,13 @@ static void test_attention(void **unused)
 {
     (void)unused;
     static const enum dtype mixed[3] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-    for (int kv = 0; kv < 2; kv++)
+    for (int kv = 0; kv < 3; kv++)
         for (int c = 0; c < 2; c++) {
             struct scene sc = {.shape = {70, 6, 2, 32},
                                .schedule = &short_schedule,
                                .compute = (enum compute)c,
                                .weights = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16},
-                               .kv = (enum dtype)kv,
+                               .kv = kv_dtypes[kv],
                                .rope_scale = 1};
             scene_check(sc, "attention 6:2 x 32");
             sc.shape = (struct shape){37, 9, 1, 16}; /* more query heads a KV head than one tile takes */
@@ -508,11 +541,11 @@ static void test_attention(void **unused)
 static void test_attention_over_splits(void **unused)
 {
     (void)unused;
-    for (int kv = 0; kv < 2; kv++)
+    for (int kv = 0; kv < 3; kv++)
         scene_check((struct scene){.shape = {24, 4, 2, 16},
                                    .schedule = &long_schedule,
                                    .weights = {DTYPE_F32, DTYPE_F32, DTYPE_F32},
-                                   .kv = (enum dtype)kv,
+                                   .kv = kv_dtypes[kv],
                                    .rope_scale = 1},
                     "attention over 256 positions");
 }
@@ -555,12 +588,12 @@ static void test_comparison_sees_faults(void **unused)
 {
     (void)unused;
     for (int f = FAULT_ROPE_SIGN; f <= FAULT_POSITION; f++)
-        for (int c = 0; c < 2; c++) {
+        for (int c = 0; c < 3; c++) {
             struct scene sc = {.shape = {70, 6, 2, 32},
                                .schedule = &short_schedule,
-                               .compute = (enum compute)c,
+                               .compute = c == 1 ? COMPUTE_BF16 : COMPUTE_F32,
                                .weights = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16},
-                               .kv = (enum dtype)c,
+                               .kv = kv_dtypes[c],
                                .rope_scale = 1};
             scene_open(&sc);
             float *out = edge(sc.rows * sc.width * sizeof *out);
@@ -696,38 +729,73 @@ static void test_linear_kernels(void **unused)
     }
 }
 
+/* One KV block's keys or values from plain numbers (16, dim); what int8 makes of them comes back in `seen`. */
+static void kv_block_fill(unsigned char *block, enum dtype dtype, size_t dim, bool value, const float *plain, struct near *seen)
+{
+    for (size_t token = 0; token < KV_BLOCK; token++) {
+        const float *from = plain + token * dim;
+        float most = 0;
+        for (size_t c = 0; c < dim; c++) most = fmaxf(most, fabsf(from[c]));
+        float scale = isnan(from[0]) ? NAN : most / 127;
+        if (dtype == DTYPE_I8) memcpy(block + KV_BLOCK * dim + token * 4, &scale, 4);
+        for (size_t c = 0; c < dim; c++) {
+            size_t at = value ? token * dim + c : c * KV_BLOCK + token;
+            bf16 h = bf16_from_f32(from[c]);
+            int8_t q = isnan(from[c]) ? 1 : (int8_t)lrintf(from[c] / scale);
+            double v = dtype == DTYPE_F32 ? (double)from[c] : dtype == DTYPE_BF16 ? (double)bf16_to_f32(h) : q * (double)scale;
+            if (dtype == DTYPE_F32) memcpy(block + at * 4, &from[c], 4);
+            if (dtype == DTYPE_BF16) memcpy(block + at * 2, &h, 2);
+            if (dtype == DTYPE_I8) memcpy(block + at, &q, 1);
+            seen[token * dim + c] = (struct near){v, dtype == DTYPE_I8 ? U * fabs(v) : 0}; /* the scale multiplies later */
+        }
+    }
+}
+
+/* The same tile by splits in two calls and joined. */
+static void attention_parts_check(const struct cpu_kernels *k, const struct attention_tile *whole, size_t n_splits)
+{
+    struct attention_tile t = *whole;
+    size_t floats = attention_part_floats(t.head_dim);
+    float *out = edge(t.head_dim * sizeof *out);
+    t.parts = edge(n_splits * t.rows * floats * sizeof *t.parts);
+    for (size_t cut = 0; cut <= 1; cut++) {
+        t.first_split = cut, t.end_split = cut ? n_splits : 1;
+        k->attention(&t);
+    }
+    for (size_t r = 0; r < t.rows; r++) {
+        k->attention_join(t.parts + r * floats, t.rows * floats, n_splits, t.head_dim, out);
+        if (memcmp(out, whole->out[r], t.head_dim * sizeof *out)) fail_msg("%s: row %zu joined from parts is another", k->isa, r);
+    }
+}
+
 /* One tile of attention: keys and values in blocks of their own, the last of which is filled with NaN from the limit
  * on; no block beyond it. */
 static void attention_tile_check(const struct cpu_kernels *k, size_t rows, size_t dim, size_t limit, enum dtype dtype)
 {
     enum { MOST = 20 };
     const void *k_block[MOST] = {0}, *v_block[MOST] = {0};
-    size_t item = dtype == DTYPE_BF16 ? 2 : 4, blocks = (limit + KV_BLOCK - 1) / KV_BLOCK;
-    struct near *keys = malloc(limit * dim * sizeof *keys), *values = malloc(limit * dim * sizeof *values), q[MAX_HEAD_DIM],
-                want[MAX_HEAD_DIM];
+    size_t blocks = (limit + KV_BLOCK - 1) / KV_BLOCK, cells = blocks * KV_BLOCK * dim;
+    size_t block_bytes = dtype == DTYPE_I8 ? KV_BLOCK * dim + KV_BLOCK * 4 : KV_BLOCK * dim * (dtype == DTYPE_BF16 ? 2 : 4);
+    struct near *keys = malloc(cells * sizeof *keys), *values = malloc(cells * sizeof *values), q[MAX_HEAD_DIM], want[MAX_HEAD_DIM];
+    float *plain = malloc(KV_BLOCK * dim * sizeof *plain), *out = edge(rows * dim * sizeof *out);
+    const float *query = noise_edge(rows * dim);
     struct attention_tile t = {.rows = rows,
                                .head_dim = dim,
                                .dtype = dtype,
                                .k_block = k_block,
                                .v_block = v_block,
-                               .scratch = edge(ATTENTION_ROWS * (KV_SPLIT + 2 * MAX_HEAD_DIM) * sizeof(float))};
-    assert_true(blocks <= MOST);
-    for (size_t b = 0; b < blocks; b++) {
-        unsigned char *kb = edge(KV_BLOCK * dim * item), *vb = edge(KV_BLOCK * dim * item);
-        for (size_t i = 0; i < KV_BLOCK * dim; i++)
-            for (int value = 0; value < 2; value++) {
-                size_t token = b * KV_BLOCK + (value ? i / dim : i % KV_BLOCK), c = value ? i % dim : i / KV_BLOCK;
-                float f = token < limit ? bf16_to_f32(bf16_from_f32(noise())) : NAN;
-                bf16 h = bf16_from_f32(f);
-                memcpy((value ? vb : kb) + i * item, item == 2 ? (void *)&h : (void *)&f, item);
-                if (token < limit) (value ? values : keys)[token * dim + c] = (struct near){(double)f, 0};
-            }
-        k_block[b] = kb;
-        v_block[b] = vb;
-    }
+                               .scratch = edge(ATTENTION_FLOATS * sizeof(float))};
+    assert_true(blocks <= MOST && keys && values && plain);
+    for (size_t b = 0; b < blocks; b++)
+        for (int value = 0; value < 2; value++) {
+            unsigned char *block = edge(block_bytes);
+            for (size_t i = 0; i < KV_BLOCK * dim; i++) plain[i] = b * KV_BLOCK + i / dim < limit ? noise() : NAN;
+            kv_block_fill(block, dtype, dim, value, plain, (value ? values : keys) + b * KV_BLOCK * dim);
+            (value ? v_block : k_block)[b] = block;
+        }
     for (size_t r = 0; r < rows; r++) { /* rows of a chunk: each sees one position more; the last sees all */
-        t.q[r] = noise_edge(dim);
-        t.out[r] = edge(dim * sizeof(float));
+        t.q[r] = query + r * dim;
+        t.out[r] = out + r * dim;
         t.limit[r] = limit > rows - 1 - r ? limit - (rows - 1 - r) : 1;
     }
     k->attention(&t);
@@ -737,21 +805,97 @@ static void attention_tile_check(const struct cpu_kernels *k, size_t rows, size_
         near_attention(q, dim, t.limit[r], keys, values, dim, want);
         near_check(t.out[r], want, dim, k->isa, "attention tile", r);
     }
-    free(keys), free(values);
+    for (size_t r = 0; r < rows; r++) t.limit[r] = limit;
+    k->attention(&t);
+    if (limit > KV_SPLIT) attention_parts_check(k, &t, (limit + KV_SPLIT - 1) / KV_SPLIT);
+    free(keys), free(values), free(plain);
     edges_release(0);
 }
 
 static void test_attention_kernel(void **unused)
 {
     (void)unused;
-    static const size_t dims[] = {16, 32, 48, 64, 80, 112, 128, 256}, limits[] = {1, 2, 15, 16, 17, 31, 255, 256, 257, 300};
+    static const size_t dims[] = {16, 32, 48, 64, 80, 112, 128, 256}, limits[] = {1, 2, 15, 16, 17, 31, 255, 256, 257, 300},
+                        rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 24, 25, 47, ATTENTION_ROWS};
     for (size_t s = 0; s < N_SETS; s++) {
         const struct cpu_kernels *k = cpu_kernels_choose(kernel_sets[s]);
         if (!k) continue;
-        for (size_t rows = 1; rows <= ATTENTION_ROWS; rows++)
+        for (size_t n = 0; n < sizeof rows / sizeof *rows; n++)
             for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
-                for (size_t j = rows % 2; j < sizeof limits / sizeof *limits; j += 2)
-                    attention_tile_check(k, rows, dims[i], limits[j], (enum dtype)((rows + i + j / 2) % 2));
+                for (size_t j = n % 2; j < sizeof limits / sizeof *limits; j += 2)
+                    attention_tile_check(k, rows[n], dims[i], limits[j], kv_dtypes[(n + i + j / 2) % 3]);
+    }
+}
+
+/* Blocks of inputs one after another, of any number of rows: the bytes of the kernel that takes a row at a time. */
+static void matmul_check(const struct cpu_kernels *k, size_t rows, size_t depth, bool half)
+{
+    size_t kp = (depth + 1) & ~(size_t)1, step = depth > 6 ? depth / 3 & ~(size_t)1 : kp, ld = PANEL + 3;
+    float *x = noise_edge(rows * kp), *w = noise_edge(kp * PANEL), *out = edge(rows * ld * 4), *one = edge(PANEL * 4);
+    bf16 *wh = edge(kp * PANEL * 2);
+    for (size_t i = 0; i < kp * PANEL; i++) wh[i] = bf16_from_f32(noise());
+    for (size_t from = 0; from < kp; from += step) {
+        struct matmul_block m = {.x = x + from,
+                                 .ldx = kp,
+                                 .rows = rows,
+                                 .w = half ? (const void *)(wh + from * PANEL) : (const void *)(w + from * PANEL),
+                                 .w_is_bf16 = half,
+                                 .k = kp - from < step ? kp - from : step,
+                                 .more = from > 0,
+                                 .acc = out,
+                                 .ld = ld};
+        k->matmul(&m);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        if (half)
+            k->linear_f32_bf16(x + r * kp, kp, 1, wh, kp, 1, one, PANEL);
+        else
+            k->linear_f32(x + r * kp, kp, 1, w, kp, 1, one, PANEL);
+        if (memcmp(one, out + r * ld, PANEL * 4)) fail_msg("%s: row %zu of %zu, depth %zu, bf16 %d, is another", k->isa, r, rows, depth, half);
+        for (size_t c = PANEL; c < ld; c++) assert_true(out[r * ld + c] == 0);
+    }
+    edges_release(0);
+}
+
+static void test_matmul_kernel(void **unused)
+{
+    (void)unused;
+    static const size_t depths[] = {1, 2, 7, 16, 96, 300};
+    for (size_t s = 0; s < N_SETS; s++) {
+        const struct cpu_kernels *k = cpu_kernels_choose(kernel_sets[s]);
+        if (!k || !k->matmul) continue;
+        for (size_t rows = 1; rows <= 27; rows++)
+            for (size_t i = 0; i < sizeof depths / sizeof *depths; i++)
+                for (int half = 0; half < 2; half++) matmul_check(k, rows, depths[i], half);
+    }
+}
+
+/* Rounding to bf16 of every kind of number, by vectors and at their end: kernels/bf16.h's, NaN a NaN. */
+static void test_rounding_to_bf16(void **unused)
+{
+    (void)unused;
+    for (size_t s = 0; s < N_SETS; s++) {
+        const struct cpu_kernels *k = cpu_kernels_choose(kernel_sets[s]);
+        for (size_t n = 1; n <= 41 && k; n++)
+            for (int round = 0; round < 50; round++) {
+                float *x = edge(n * 4), *out = edge(n * 4);
+                for (size_t i = 0; i < n; i++) {
+                    uint32_t u = noise_bits();
+                    if (i % 5 == 1) u = (u & 0xFFFF0000u) | 0x8000; /* a tie */
+                    if (i % 5 == 2) u |= 0x7F800000;                /* an infinity or NaN */
+                    if (i % 5 == 3) u &= 0x807FFFFFu;               /* subnormal */
+                    memcpy(&x[i], &u, 4);
+                }
+                k->round_bf16(x, n, out);
+                for (size_t i = 0; i < n; i++) {
+                    float want = bf16_to_f32(bf16_from_f32(x[i]));
+                    if (isnan(x[i]))
+                        assert_true(isnan(out[i]));
+                    else
+                        assert_memory_equal(&out[i], &want, 4);
+                }
+                edges_release(0);
+            }
     }
 }
 
@@ -777,6 +921,9 @@ static void test_device(void **unused)
     assert_int_equal(ops_cpu.kv_block_bytes(
                          &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_F32}),
                      3 * 5 * 64 * 16 * 2 * 4);
+    assert_int_equal(ops_cpu.kv_block_bytes(
+                         &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_I8}),
+                     3 * 5 * 2 * 16 * (64 + 4));
     void *p;
     unsigned char bytes[1000], back[1000];
     assert_int_equal(ops_cpu.alloc(d, SIZE_MAX - 8, &p, &e), -ERR_MEMORY);
@@ -911,9 +1058,12 @@ int main(void)
         cmocka_unit_test(test_activations_keep_what_is_no_number),
         cmocka_unit_test(test_linear_kernels),
         cmocka_unit_test(test_attention_kernel),
+        cmocka_unit_test(test_matmul_kernel),
+        cmocka_unit_test(test_rounding_to_bf16),
         cmocka_unit_test(test_device),
         cmocka_unit_test(test_odd_alignment),
         cmocka_unit_test(test_project),
+        cmocka_unit_test(test_project_in_blocks),
         cmocka_unit_test(test_project_on_any_threads),
         cmocka_unit_test(test_nothing_is_left_of_a_nan),
         cmocka_unit_test(test_embed),

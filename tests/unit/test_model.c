@@ -15,7 +15,7 @@ struct loaded {
     uint32_t *blocks;
 };
 
-static void load(struct loaded *x, const char *name, enum compute compute, const char *isa, int threads)
+static void load(struct loaded *x, const char *name, enum compute compute, enum dtype kv, const char *isa, int threads)
 {
     char dir[4096];
     struct err e = {0};
@@ -24,7 +24,7 @@ static void load(struct loaded *x, const char *name, enum compute compute, const
     golden_path(dir, relative);
     struct model_options o = {.device = "cpu",
                               .compute = compute,
-                              .kv_dtype = compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16,
+                              .kv_dtype = kv,
                               .threads = threads,
                               .isa = isa,
                               .kv_tokens = 4096,
@@ -173,13 +173,13 @@ static void check_case(struct loaded *x, const char *model, const char *name, co
     safetensors_close(&golden);
 }
 
-static void check_model(const char *model, enum compute compute, const char *isa, float tolerance)
+static void check_model(const char *model, enum compute compute, enum dtype kv, const char *isa, float tolerance)
 {
     char file[256];
     snprintf(file, sizeof file, "golden/%s/cases.json", model);
     json_t *all = golden_json(file), *cases = json_object_get(all, "cases"), *c;
     struct loaded x;
-    load(&x, model, compute, isa, 2);
+    load(&x, model, compute, kv, isa, 2);
     const char *name;
     size_t n = 0;
     json_object_foreach(cases, name, c) {
@@ -198,26 +198,34 @@ static const char *const models[] = {"smollm2-f32",  "smollm2-bf16",  "smollm3-f
 static void test_model_f32_matches_the_reference(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_model(models[i], COMPUTE_F32, NULL, 2e-4f);
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_model(models[i], COMPUTE_F32, DTYPE_F32, NULL, 2e-4f);
 }
 
 static void test_model_f32_matches_with_plain_c_kernels(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_model(models[i], COMPUTE_F32, "ref", 2e-4f);
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_model(models[i], COMPUTE_F32, DTYPE_F32, "ref", 2e-4f);
 }
 
 static void test_model_bf16_stays_within_half(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
-        if (strstr(models[i], "bf16")) check_model(models[i], COMPUTE_BF16, NULL, 0.5f);
+        if (strstr(models[i], "bf16")) check_model(models[i], COMPUTE_BF16, DTYPE_BF16, NULL, 0.5f);
+}
+
+/* What may be lost to an int8 cache is no more than what bf16 may lose altogether. */
+static void test_model_with_an_int8_cache_stays_within_half(void **state)
+{
+    (void)state;
+    check_model("smollm2-f32", COMPUTE_F32, DTYPE_I8, NULL, 0.5f);
+    check_model("smollm3-f32", COMPUTE_F32, DTYPE_I8, "ref", 0.5f);
+    check_model("idefics3-bf16", COMPUTE_BF16, DTYPE_I8, NULL, 0.5f);
 }
 
 /* A row's bytes depend neither on how the prompt is cut, nor on threads, nor on who shares the step. */
-static void test_model_rows_do_not_depend_on_the_batch(void **state)
+static void check_rows_do_not_depend_on_the_batch(enum compute compute, enum dtype kv)
 {
-    (void)state;
     int32_t ids[200];
     for (int i = 0; i < 200; i++) ids[i] = (i * 37 + 11) % 600;
     float *first = NULL;
@@ -225,7 +233,7 @@ static void test_model_rows_do_not_depend_on_the_batch(void **state)
     for (int threads = 1; threads <= 2; threads++)
         for (size_t chunk = 1; chunk <= 64; chunk = chunk == 1 ? 7 : chunk == 7 ? 64 : 65) {
             struct loaded x;
-            load(&x, "smollm2-bf16", COMPUTE_BF16, NULL, threads);
+            load(&x, "smollm2-bf16", compute, kv, NULL, threads);
             float *logits = all_logits(&x, ids, 200, NULL, chunk);
             bytes = 200 * (size_t)x.l->vocab * sizeof *logits;
             if (!first)
@@ -237,6 +245,14 @@ static void test_model_rows_do_not_depend_on_the_batch(void **state)
             unload(&x);
         }
     free(first);
+}
+
+static void test_model_rows_do_not_depend_on_the_batch(void **state)
+{
+    (void)state;
+    check_rows_do_not_depend_on_the_batch(COMPUTE_BF16, DTYPE_BF16);
+    check_rows_do_not_depend_on_the_batch(COMPUTE_BF16, DTYPE_I8);
+    check_rows_do_not_depend_on_the_batch(COMPUTE_F32, DTYPE_F32);
 }
 
 static void test_model_missing_tensor_is_named(void **state)
@@ -256,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model_f32_matches_the_reference), cmocka_unit_test(test_model_f32_matches_with_plain_c_kernels),
         cmocka_unit_test(test_model_bf16_stays_within_half),    cmocka_unit_test(test_model_rows_do_not_depend_on_the_batch),
+        cmocka_unit_test(test_model_with_an_int8_cache_stays_within_half),
         cmocka_unit_test(test_model_missing_tensor_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

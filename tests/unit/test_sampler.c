@@ -3,13 +3,16 @@
 #include "kernels/philox.h"
 #include "tests/unit/kernel_oracle.h"
 
+enum { MAX_VOCAB = 5003 }; /* several pieces of CPU_EXP_CHUNK and a tail */
 static struct device *device;
+static const char *kernel_set;
 
 static int open_device(void **unused)
 {
     (void)unused;
     struct err e = {0};
-    return ops_cpu.open(&device, &(struct device_options){.threads = 1}, &e);
+    return ops_cpu.open(&device, &(struct device_options){.threads = 2, .isa = kernel_set}, &e) ||
+           ops_cpu.reserve(device, &(struct device_limits){.vocab = 49152, .head_dim = 16}, &e);
 }
 
 static int close_device(void **unused)
@@ -110,7 +113,7 @@ static void test_penalties(void **unused)
 }
 
 /* --- drawn tokens --- */
-enum { VOCAB = 50, MAX_VOCAB = 80, DRAWS = 20000 };
+enum { VOCAB = 50, DRAWS = 20000 };
 
 static void distribution(float *logits, uint32_t seed)
 {
@@ -248,6 +251,59 @@ static void test_draws(void **unused)
     }
 }
 
+/* As test_draws, with the ways a large vocabulary is cut down before it is sorted. */
+static void test_draws_of_a_large_vocabulary(void **unused)
+{
+    (void)unused;
+    static const struct sample_params settings[] = {
+        {.temperature = 1, .top_p = 1},         {.temperature = 3, .top_p = 1},    {.temperature = 1, .top_p = 1, .top_k = 300},
+        {.temperature = 0.3f, .top_p = 0.95f},  {.temperature = 1, .top_p = 0.7f}, {.temperature = 0.4f, .top_p = 1, .min_p = 0.02f},
+        {.temperature = 0.5f, .top_p = 0.9f, .top_k = 1500}};
+    float *logits = malloc(MAX_VOCAB * sizeof *logits);
+    double *want = malloc(MAX_VOCAB * sizeof *want);
+    assert_true(logits && want);
+    noise_state = 11;
+    for (size_t i = 0; i < MAX_VOCAB; i++) logits[i] = 2 * (noise() + noise() + noise());
+    for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
+        struct sample_row r = row_of(logits, 1);
+        r.params = settings[s];
+        r.params.repetition_penalty = 1, r.params.top_logprobs = -1, r.params.seed = 2000 + s;
+        double margin = shares(&r, MAX_VOCAB, want);
+        assert_true(margin > 1e-6);
+        draws_check(r, MAX_VOCAB, want, DRAWS / 4, 3.43, s); /* 0.999 for all together */
+    }
+    free(logits);
+    free(want);
+}
+
+/* Rows sampled together, by several threads, give what each gives alone. */
+static void test_rows_do_not_depend_on_each_other(void **unused)
+{
+    (void)unused;
+    enum { ROWS = 7 };
+    float *logits = malloc(ROWS * MAX_VOCAB * sizeof *logits);
+    assert_non_null(logits);
+    struct sample_row rows[ROWS];
+    struct sample_result together[ROWS];
+    struct err e = {0};
+    noise_state = 12;
+    for (size_t i = 0; i < ROWS * MAX_VOCAB; i++) logits[i] = 4 * noise();
+    int32_t said[] = {5, 6, 7};
+    for (size_t i = 0; i < ROWS; i++) {
+        rows[i] = row_of(logits + i * MAX_VOCAB, i == 3 ? 0 : 1);
+        rows[i].position = (uint32_t)i;
+        rows[i].params.top_p = i % 2 ? 0.9f : 1, rows[i].params.top_k = i == 4 ? 40 : 0, rows[i].params.top_logprobs = i == 5 ? 20 : -1;
+        rows[i].params.frequency_penalty = i == 6 ? 0.7f : 0;
+        rows[i].made = said, rows[i].n_made = 3;
+    }
+    assert_int_equal(ops_cpu.sample(device, rows, ROWS, MAX_VOCAB, together, &e), 0);
+    for (size_t i = 0; i < ROWS; i++) {
+        struct sample_result alone = sample(&rows[i], MAX_VOCAB);
+        assert_memory_equal(&alone, &together[i], sizeof alone);
+    }
+    free(logits);
+}
+
 /* Everything at once: penalties, bias, bans and mask move the set, then the cuts are made. */
 static void test_random_settings(void **unused)
 {
@@ -347,6 +403,7 @@ static void test_same_seed(void **unused)
     struct device *other, *kept = device; /* another device, other kernels, more threads: the same tokens */
     struct err e = {0};
     assert_int_equal(ops_cpu.open(&other, &(struct device_options){.threads = 3, .isa = "ref"}, &e), 0);
+    assert_int_equal(ops_cpu.reserve(other, &(struct device_limits){.vocab = VOCAB, .head_dim = 16}, &e), 0);
     for (uint32_t p = 0; p < 100; p++) {
         struct sample_row r = row_of(logits, 1);
         r.position = p;
@@ -487,6 +544,8 @@ int main(void)
         cmocka_unit_test(test_non_finite),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_draws_of_a_large_vocabulary),
+        cmocka_unit_test(test_rows_do_not_depend_on_each_other),
         cmocka_unit_test(test_random_settings),
         cmocka_unit_test(test_cuts_are_sharp),
         cmocka_unit_test(test_top_k_keeps_the_lowest_of_equals),
@@ -496,5 +555,10 @@ int main(void)
         cmocka_unit_test(test_logprobs_of_extremes),
         cmocka_unit_test(test_reads_its_row_only),
     };
-    return cmocka_run_group_tests(tests, open_device, close_device);
+    int failed = 0;
+    for (size_t i = 0; i < sizeof kernel_sets / sizeof *kernel_sets; i++) {
+        kernel_set = kernel_sets[i];
+        if (cpu_kernels_choose(kernel_set)) failed += cmocka_run_group_tests_name(kernel_set, tests, open_device, close_device);
+    }
+    return failed;
 }
