@@ -1,13 +1,14 @@
 /* bench_linear: matrix products of the CPU backend in the models' shapes, against what the machine can do.
  *
- *     bench_linear [--threads N] [--isa SET] [--rows N[,N...]] [--seconds S] [--size small|large]
+ *     bench_linear [--threads N] [--isa SET] [--rows N[,N...]] [--seconds S] [--size small|large] [--cpu-time]
  *
  * First the ceilings, measured in this process: the read bandwidth (large pages, four streams a thread) and the rate of int8 multiply-adds
  * (x86: vpmaddubsw, vpmaddwd, vpaddd on 32 bytes, with twelve sums in registers, which is what AVX2 has; with VNNI: vpdpbusd). Then one line a
  * shape, format and number of rows: milliseconds a product, fastest and median, and for the fastest the bytes of weights read a second and their
  * share of the read ceiling, the operations a second (two a multiply-add) and their share of the int8 ceiling. Ceilings are the fastest of their
  * runs, too: what neighbours take of a shared machine is then in neither. A product is ops->project: activations are quantised and the sum
- * is added to x, as in a layer. Products go through copies of the matrix that are together larger than the last-level cache. */
+ * is added to x, as in a layer. --cpu-time, with one thread, counts the thread's processor time, not the clock's, which leaves out what
+ * neighbours take of a processor (but not what they take of memory). Products go through copies of the matrix that are together larger than the last-level cache. */
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "kernels/bf16.h"
@@ -30,9 +32,14 @@
 static const size_t READ_BYTES = (size_t)768 << 20, READ_AT_ONCE = (size_t)24 << 20;
 static double seconds_each = 0.5;
 
+static bool cpu_time;
+
 static double now_s(void)
 {
-    return (double)clock_boot_ns() / 1e9;
+    struct timespec t;
+    if (!cpu_time) return (double)clock_boot_ns() / 1e9;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static int by_value(const void *a, const void *b)
@@ -256,9 +263,9 @@ static size_t parse_rows(char *text, size_t *rows, size_t most)
 
 int main(int argc, char **argv)
 {
-    enum { THREADS = 1, ISA, ROWS, SECONDS, SIZE };
+    enum { THREADS = 1, ISA, ROWS, SECONDS, SIZE, CPU_TIME };
     static const struct option options[] = {{"threads", 1, NULL, THREADS}, {"isa", 1, NULL, ISA},   {"rows", 1, NULL, ROWS},
-                                            {"seconds", 1, NULL, SECONDS}, {"size", 1, NULL, SIZE}, {NULL, 0, NULL, 0}};
+                                            {"seconds", 1, NULL, SECONDS}, {"size", 1, NULL, SIZE}, {"cpu-time", 0, NULL, CPU_TIME}, {NULL, 0, NULL, 0}};
     const char *isa = NULL, *size = NULL;
     size_t rows[16] = {1, 4, 8, 512}, n_rows = 4;
     int threads = 2, c;
@@ -268,9 +275,11 @@ int main(int argc, char **argv)
         if (c == ROWS) n_rows = parse_rows(optarg, rows, 16);
         if (c == SECONDS) seconds_each = atof(optarg);
         if (c == SIZE) size = optarg;
+        if (c == CPU_TIME) cpu_time = true;
         if (c == '?') return 2;
     }
     if (threads < 1 || n_rows == 0) return fprintf(stderr, "bench_linear: --threads and --rows are 1 or more\n"), 2;
+    if (cpu_time && threads != 1) return fprintf(stderr, "bench_linear: --cpu-time is for one thread\n"), 2;
     struct err e = {0};
     struct threads *t;
     struct bench b = {0};

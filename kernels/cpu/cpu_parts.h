@@ -15,7 +15,7 @@ int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part 
 void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t token, float *x);
 struct activation cpu_quant_operand(const struct device *d, const struct weight *w);
 void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
-void cpu_quant_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads);
+void cpu_quant_linear(const struct device *d, const struct linear_job *j, int part, int n_parts);
 
 /* Rows of one sequence and query heads of one KV head that are attended together; with parts, only splits first_split .. end_split-1. */
 struct attention_task {

@@ -241,12 +241,13 @@ static void panel_product(const struct device *d, const struct linear_job *j, si
         for (size_t c = 0; c < PANEL; c++) acc[r * ld + c] *= scales[c];
 }
 
-void cpu_quant_linear(const struct device *d, const struct linear_job *j, int thread, int n_threads)
+void cpu_quant_linear(const struct device *d, const struct linear_job *j, int part, int n_parts)
 {
     const struct weight *w = j->w;
     const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1, ld = group * PANEL;
+    CHECK((w->kind == PACK_GATE_UP) == (group == 2));
     size_t first, end;
-    cpu_share(w->panels / group, thread, n_threads, &first, &end);
+    cpu_share(w->panels / group, part, n_parts, &first, &end);
     _Alignas(64) float acc[CHUNK_ROWS * 2 * PANEL];
     for (size_t g = first; g < end; g++) {
         const size_t column = g * PANEL, columns = w->n - column < PANEL ? w->n - column : PANEL;
