@@ -36,17 +36,18 @@ def picture_url(size=(200, 150)):
 
 def body(with_picture=False, **kw):
     content = [{"type": "image_url", "image_url": {"url": picture_url()}}] if with_picture else []
-    return {"model": VLM.name, "messages": [{"role": "user", "content": content + [{"type": "text", "text": "Hi"}]}], "max_tokens": 24, "temperature": 0,
+    return {"model": VLM.name, "messages": [{"role": "user", "content": content + [{"type": "text", "text": "Hi"}]}], "max_tokens": 100, "temperature": 0,
             "ignore_eos": True, **kw}
 
 
 def ask(server, **kw):
     """'ok', or (status, code) of an error; for a stream that breaks off with an error event: ('stream', code)."""
-    r = requests.post(server.url + "/v1/chat/completions", json=body(**kw), timeout=60)
+    request = body(**kw)
+    r = requests.post(server.url + "/v1/chat/completions", json=request, timeout=60)
     if r.status_code != 200:
         return r.status_code, r.json()["error"]["code"]
     if not kw.get("stream"):
-        assert r.json()["usage"]["completion_tokens"] == 24
+        assert r.json()["usage"]["completion_tokens"] == request["max_tokens"]
         return "ok"
     events = [e[6:] for e in r.text.split("\n\n") if e]
     if events[-1] == "[DONE]":
@@ -67,7 +68,8 @@ def load(server, n, kill, **kw):
                 i = todo.get_nowait()
             except queue.Empty:
                 return
-            result = ask(server, stream=i % 2 == 0, **kw)
+            # answers of many lengths: clients do not fall into step, so that some are under way at any moment
+            result = ask(server, stream=i % 2 == 0, max_tokens=60 + 31 * (i % 11), **kw)
             results.append(result)
             if result != "ok" and result[0] == 503:
                 time.sleep(0.1)  # a client that honours Retry-After would wait longer
