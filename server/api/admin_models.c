@@ -56,12 +56,16 @@ static void write_state(struct buf *b, const struct gateway_model *m)
         buf_puts(b, "null");
     buf_printf(b, ",\"requests\":%u,\"waiting_tokens\":%" PRId64, m->holders, m->queue.tokens);
     buf_puts(b, ",\"options\":{");
-    for (size_t i = 0; i + 1 < m->n_args; i += 2) {
+    for (size_t i = 0; i < m->n_args; i++) {
         const char *flag = m->args[i] + strspn(m->args[i], "-");
+        bool has_value = i + 1 < m->n_args && strncmp(m->args[i + 1], "--", 2) != 0; /* else it is one that is on */
         buf_puts(b, i ? ",\"" : "\"");
         for (; *flag; flag++) buf_putc(b, *flag == '-' ? '_' : *flag);
-        buf_puts(b, "\":");
-        json_write_string(b, m->args[i + 1], strlen(m->args[i + 1]));
+        buf_puts(b, has_value ? "\":" : "\":true");
+        if (has_value) {
+            i++;
+            json_write_string(b, m->args[i], strlen(m->args[i]));
+        }
     }
     buf_putc(b, '}');
     if (m->worker)

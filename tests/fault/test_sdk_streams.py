@@ -2,7 +2,9 @@
 stream that is read to its end says why it ended, no KV block stays taken, and memory does not drift."""
 import asyncio
 import base64
+import collections
 import random
+import subprocess
 import time
 
 import openai
@@ -10,7 +12,7 @@ import pytest
 import requests
 from conftest import long_run
 from http_raw import rss_bytes
-from serving import DEMO, ROOT, Server
+from serving import BIN, DEMO, ROOT, Server
 
 STREAMS = 64
 PICTURES = ["data:image/png;base64," + base64.b64encode(p.read_bytes()).decode() for p in sorted((ROOT / "weights/demo/samples").glob("*.png"))]
@@ -19,9 +21,10 @@ WORDS = "circle square red blue how many where is the big small green triangle".
 
 
 @pytest.fixture
-def server(tmp_path):
-    key = tmp_path / "admin"
+def server():
     s = Server(DEMO, "--name", "demo", "--log-level", "error", "--max-streams-per-key", str(STREAMS))
+    made = subprocess.run([BIN, "keys", "add", "operator", "--admin", "--data", s.data.name], capture_output=True, text=True, timeout=30, check=True)
+    s.admin_key = made.stdout.strip()
     yield s
     assert s.stop() == 0, "".join(s.lines[-20:])
 
@@ -64,11 +67,27 @@ async def all_clients(server, seconds, counts, seed):
 
 
 def at_rest(server):
-    """What the worker says of itself once nothing runs, and the processes' memory."""
+    """What the worker says of itself once nothing runs, and each process's memory."""
     end = time.monotonic() + 10
     while True:
-        models = requests.get(server.url + "/healthz", headers={"authorization": "Bearer " + server.admin_key}, timeout=10).json()["models"]
-        if models[0]["sequences"] == 0 or time.monotonic() > end:
-            return models[0], {name: sum(map(rss_bytes, pids)) for name, pids in
-                               {"gateway": [server.process.pid], "worker": server.children("worker"), "media": server.children("media")}.items()}
+        r = requests.get(server.url + "/admin/models/demo", headers={"authorization": "Bearer " + server.admin_key}, timeout=10)
+        m = r.json() if r.status_code == 200 else None
+        idle = m and m["requests"] == 0 and m["load"]["running"] == m["load"]["waiting"] == 0 and m["load"]["free_blocks"] == m["memory"]["kv_blocks"]
+        if idle or time.monotonic() > end:
+            assert idle, r.text
+            return {name: sum(map(rss_bytes, pids)) for name, pids in {"gateway": [server.process.pid], "worker": server.children("worker"),
+                                                                      "media": server.children("media")}.items()}
         time.sleep(0.1)
+
+
+def test_sdk_streams_with_cancellations(server, figure):
+    seconds, memory, counts = (60 if long_run() else 1), [], collections.Counter()
+    for part in range(5):
+        asyncio.run(all_clients(server, seconds, counts, part))
+        memory.append(at_rest(server))
+    figure("SDK streams", f"{counts['whole']} read to their end, {counts['left']} left")
+    assert counts["whole"] > STREAMS and counts["left"] > STREAMS
+    for process in memory[0]:
+        figure(f"SDK streams: {process}", ", ".join(f"{m[process] >> 10}" for m in memory) + " KiB after each fifth")
+        if long_run():
+            assert memory[-1][process] <= 1.02 * memory[1][process], (process, memory)
