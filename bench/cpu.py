@@ -436,7 +436,7 @@ def bench_memory(args):
     form = best_form()
     with serving("spillway", args, checkpoint("135m"), *form_options(form)) as s:
         anonymous = s.memory_mib("Anonymous")
-        plan = re.search(r"weights ([\d.]+) MB, KV cache ([\d.]+) MB", s.text())
+        plan = re.search(r"weights ([\d.]+) MB(?: \([^)]*\))?, KV cache ([\d.]+) MB", s.text())
     weights, cache = (float(x) * 1e6 / (1 << 20) for x in plan.groups())
     out = {"form": form, "anonymous_mib": anonymous, "weights_mib": weights, "cache_mib": cache, "over_weights_mib": anonymous - weights}
     say(f"135m {form}, anonymous memory after load {anonymous:.0f} MiB: weights {weights:.0f}, {anonymous - weights:.0f} beside them "

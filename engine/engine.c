@@ -9,6 +9,7 @@
 
 enum {
     STEP_ROWS_MAX = 256,      /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
+    BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well: a stream's next token waits for them */
     LAYER_ROWS_AT_FIRST = 64, /* what a layer of a tile costs, until both have been measured */
     PROMISED_TOKENS = 256,
     MAX_WAITING_TOKENS = 1 << 20,
@@ -29,6 +30,7 @@ static int scheduler_make(struct engine *en, struct err *e)
                                  .promised_tokens = en->options.promised_tokens ? en->options.promised_tokens : PROMISED_TOKENS,
                                  .step_rows = step_rows,
                                  .step_decode_rows = step_rows - (step_rows + 3) / 4,
+                                 .beside_rows = BESIDE_ROWS,
                                  .tile_units = layers,
                                  .unit_rows = LAYER_ROWS_AT_FIRST,
                                  .step_units = layers}; /* not more than a tile between two looks at what else has come */
@@ -441,11 +443,10 @@ int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struc
 /* It comes after the prompt rows and encodes that are there, and each step on its way decodes for those that decode. */
 double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t n_tiles)
 {
-    enum { STEP_PROMPT_ROWS_MIN = STEP_ROWS_MAX / 4 };
     if (en->row_ms <= 0) return -1;
     struct scheduler_backlog b = scheduler_backlog(en->scheduler);
     double rows = (double)b.prompt_rows + n_rows;
-    uint32_t step_rows = b.decoding + STEP_PROMPT_ROWS_MIN < STEP_ROWS_MAX ? STEP_ROWS_MAX - b.decoding : STEP_PROMPT_ROWS_MIN;
+    uint32_t step_rows = 2 * b.decoding > BESIDE_ROWS ? 2 * b.decoding : BESIDE_ROWS; /* of prompts; used only where something decodes */
     double decodes_ms = b.decoding ? (rows / step_rows + 1) * en->decode_step_ms : 0;
     return rows * en->row_ms + decodes_ms + (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
 }

@@ -44,8 +44,9 @@ int command_worker(const struct options *o)
         return rc == -ERR_MEMORY ? WORKER_EXIT_NO_ROOM : WORKER_EXIT_FAILED;
     }
     const struct model_limits *l = model_limits(model);
-    log_info("%s: weights %.1f MB (%s), KV cache %.1f MB (%u blocks of %u tokens), context %u", l->device, (double)l->weight_bytes / 1e6,
-             l->weights, (double)l->kv_bytes / 1e6, l->n_blocks, l->block_tokens, l->max_context);
+    log_info("%s: weights %.1f MB (%s), KV cache %.1f MB (%u blocks of %u tokens: %u sequences of 1,024), context %u", l->device,
+             (double)l->weight_bytes / 1e6, l->weights, (double)l->kv_bytes / 1e6, l->n_blocks, l->block_tokens,
+             l->n_blocks / (1024 / l->block_tokens), l->max_context);
     int code = worker_serve(WORKER_SOCKET_FD, model, progress);
     model_close(model);
     log_stop(LAST_LINES_MS);

@@ -326,6 +326,7 @@ static struct scheduler_limits random_limits(struct world *w)
                                  .step_units = 1 + pick(w, 8),
                                  .prefill_blocks_only = pick(w, 4) == 0};
     l.step_decode_rows = 1 + pick(w, l.step_rows - 1);
+    l.beside_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
     return l;
 }
 
