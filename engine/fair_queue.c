@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "engine/hash.h"
 #include "engine/heap.h"
 
 struct fair_queue {
@@ -34,9 +35,8 @@ int fair_queue_new(struct fair_queue **out, uint32_t max_live, struct err *e)
     CHECK(max_live > 0 && max_live < (uint32_t)1 << 28);
     struct fair_queue *f = calloc(1, sizeof *f);
     if (!f) return err_set(e, ERR_MEMORY, "out of memory");
-    uint32_t n_chains = 16;
     f->n_accounts = 2 * max_live; /* as many again that are idle keep their counters */
-    while (n_chains < f->n_accounts) n_chains *= 2;
+    const uint32_t n_chains = hash_chains(f->n_accounts);
     f->id_mask = n_chains - 1;
     f->accounts = calloc(f->n_accounts, sizeof *f->accounts);
     f->by_id = calloc(n_chains, sizeof *f->by_id);
@@ -62,8 +62,7 @@ void fair_queue_free(struct fair_queue *f)
 
 static struct fair_account **id_chain(struct fair_queue *f, uint64_t id)
 {
-    uint64_t mixed = (id ^ id >> 29) * 0x9E3779B97F4A7C15u;
-    return &f->by_id[(uint32_t)(mixed >> 32) & f->id_mask];
+    return &f->by_id[hash_chain_of(id, f->id_mask)];
 }
 
 /* A record nobody uses: a new one, else the one idle for longest. */

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "engine/hash.h"
 #include "engine/heap.h"
 
 enum { NONE = UINT32_MAX };
@@ -53,13 +54,6 @@ static void evict_moved(void *account, uint32_t at)
     ((struct account *)account)->heap_at = at;
 }
 
-static uint32_t power_of_two(uint32_t at_least)
-{
-    uint32_t n = 16;
-    while (n < at_least && n < (uint32_t)1 << 31) n *= 2;
-    return n;
-}
-
 static uint32_t *chains(uint32_t n)
 {
     uint32_t *heads = calloc(n, sizeof *heads);
@@ -73,7 +67,7 @@ int kv_cache_new(struct kv_cache **out, uint32_t n_blocks, struct err *e)
     CHECK(n_blocks > 0 && n_blocks < NONE / 4);
     struct kv_cache *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
-    uint32_t n_chains = power_of_two(n_blocks + n_blocks / 2);
+    uint32_t n_chains = hash_chains(n_blocks + n_blocks / 2);
     *c = (struct kv_cache){
         .n_blocks = n_blocks,
         .blocks = calloc(n_blocks, sizeof *c->blocks),
@@ -113,8 +107,7 @@ void kv_cache_free(struct kv_cache *c)
 
 static uint32_t *id_chain(const struct kv_cache *c, uint64_t id)
 {
-    uint64_t mixed = (id ^ id >> 29) * 0x9E3779B97F4A7C15u; /* ids may be small numbers */
-    return &c->by_id[(uint32_t)(mixed >> 32) & c->id_mask];
+    return &c->by_id[hash_chain_of(id, c->id_mask)];
 }
 
 static uint32_t account_find(const struct kv_cache *c, uint64_t id)

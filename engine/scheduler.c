@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/hash.h"
 #include "engine/heap.h"
 
 struct step_key {
@@ -41,13 +42,6 @@ struct budget {
     bool alone; /* nothing decodes: units do not count as rows */
 };
 
-static uint32_t power_of_two(uint32_t at_least)
-{
-    uint32_t n = 16;
-    while (n < at_least) n *= 2;
-    return n;
-}
-
 static uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
@@ -63,8 +57,8 @@ static uint32_t blocks_of(const struct scheduler *s, uint32_t positions)
 static bool arrays_new(struct scheduler *s)
 {
     const struct scheduler_limits *l = &s->limits;
-    const uint32_t n = l->max_running, n_all = n + l->max_waiting, n_ids = power_of_two(n_all);
-    const uint32_t n_keys = power_of_two(2 * (l->step_rows / l->block_tokens + 4 * n)), units = l->step_units + l->step_rows;
+    const uint32_t n = l->max_running, n_all = n + l->max_waiting, n_ids = hash_chains(n_all);
+    const uint32_t n_keys = hash_chains(2 * (l->step_rows / l->block_tokens + 4 * n)), units = l->step_units + l->step_rows;
     s->live = calloc(n_all, sizeof *s->live);
     s->by_id = calloc(n_ids, sizeof *s->by_id);
     s->by_prompt = calloc(n_ids, sizeof *s->by_prompt);
@@ -144,7 +138,7 @@ static void swap_live(struct scheduler *s, uint32_t i, uint32_t k)
 
 static struct sequence **id_chain(const struct scheduler *s, uint64_t id)
 {
-    return &s->by_id[(uint32_t)((id ^ id >> 29) * 0x9E3779B97F4A7C15u >> 32) & s->id_mask];
+    return &s->by_id[hash_chain_of(id, s->id_mask)];
 }
 
 static struct sequence *find(const struct scheduler *s, uint64_t id)
