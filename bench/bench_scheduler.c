@@ -65,7 +65,7 @@ static void step(struct bench *b)
         struct sequence *q = g->sequence;
         while ((q->n_keys + 1) * BLOCK <= g->first_position + g->n_rows)
             scheduler_add_key(b->s, q, key(TEXTS + q->request.id, 500 + q->n_keys));
-        scheduler_advanced(b->s, g, g->sample && q->n_made + 1 == q->max_tokens);
+        scheduler_advanced(b->s, g, g->sample, g->sample && q->n_made + 1 == q->max_tokens);
     }
     b->n_rows += p.n_rows;
 }

@@ -242,13 +242,22 @@ static void fill_group(struct engine *en, size_t i)
                                          .blocks = g->sequence->blocks,
                                          .picture = pictures ? q->picture : NULL,
                                          .picture_row = pictures ? picture_row(en, q, g->first_position) : 0,
+                                         .all_logits = !g->prefill,
                                          .logits = g->sample};
 }
 
-static void fill_sample(struct engine *en, size_t i_sample, const struct engine_sequence *q)
+/* Rows of a group whose logits are sampled: a decode's all are. */
+static size_t n_samples(const struct schedule_rows *g)
+{
+    return g->prefill ? g->sample : g->n_rows;
+}
+
+/* The token after those made and the first n_ahead guessed. */
+static void fill_sample(struct engine *en, size_t i_sample, const struct engine_sequence *q, uint32_t n_ahead)
 {
     const struct frame_sampling *s = &q->sampling;
-    bool too_early = q->n_made < s->min_tokens;
+    const uint32_t n_made = q->n_made + n_ahead;
+    bool too_early = n_made < s->min_tokens;
     en->sample_rows[i_sample] = (struct sample_row){.logits = model_logits(en->model, i_sample),
                                                     .params = {.temperature = s->temperature,
                                                                .top_p = s->top_p,
@@ -260,11 +269,11 @@ static void fill_sample(struct engine *en, size_t i_sample, const struct engine_
                                                                .seed = s->seed,
                                                                .choice = s->choice,
                                                                .top_logprobs = s->top_logprobs},
-                                                    .position = q->n_prompt + q->n_made,
+                                                    .position = q->n_prompt + n_made,
                                                     .prompt = q->tokens,
                                                     .n_prompt = q->n_prompt,
                                                     .made = q->tokens + q->n_prompt,
-                                                    .n_made = q->n_made,
+                                                    .n_made = n_made,
                                                     .bias = q->bias,
                                                     .n_bias = q->n_bias,
                                                     .banned = q->banned,
@@ -281,36 +290,47 @@ static bool ends_sequence(const struct engine_sequence *q, int32_t token)
     return false;
 }
 
-static void put_logprobs(struct engine *en, struct frame_step_row *row, const struct sample_result *r, size_t i_sample)
+static struct frame_logprob *put_logprobs(struct frame_logprob *lp, const struct sample_result *r)
 {
-    struct frame_logprob *lp = en->row_logprobs[i_sample];
-    lp[0] = (struct frame_logprob){.token = r->token, .logprob = r->logprob};
-    for (int32_t k = 0; k < r->n_top; k++) lp[1 + k] = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
-    row->n_top = (uint32_t)r->n_top;
-    row->logprobs = lp;
+    *lp++ = (struct frame_logprob){.token = r->token, .logprob = r->logprob};
+    for (int32_t k = 0; k < r->n_top; k++) *lp++ = (struct frame_logprob){.token = r->top_token[k], .logprob = r->top_logprob[k]};
+    return lp;
 }
 
-/* What a sampled row means for its sequence. Returns whether it ended. */
-static bool take_result(struct engine *en, const struct sequence *s, size_t i_sample)
+/* What a group's sampled rows give, from the first on as long as the token was guessed that the next row was computed for. */
+struct taken {
+    uint32_t n_sampled; /* rows that count */
+    bool finished;
+    bool not_finite; /* the row after those that count */
+};
+
+static struct taken take_results(struct engine *en, const struct schedule_rows *g, size_t i_sample)
 {
-    struct engine_sequence *q = s->request.user;
-    const struct sample_result *r = &en->results[i_sample];
-    struct frame_step_row *row = tell(en, q->id);
-    if (q->n_made == 0) {
-        row->cached_tokens = s->n_cached;
-        if (q->predicted_ms >= 0) predict_learn(&en->predictions, q->predicted_ms, (double)(clock_boot_ns() - q->submitted_ns) / 1e6);
+    struct engine_sequence *q = g->sequence->request.user;
+    struct frame_logprob *lp = &en->row_logprobs[i_sample * (1 + ENGINE_TOP)];
+    const uint32_t n_guessed = (uint32_t)n_samples(g) - 1, room = g->sequence->max_tokens;
+    struct taken t = {0};
+    struct frame_step_row *row = NULL;
+    for (bool right = true; right && !t.finished && t.n_sampled <= n_guessed;) {
+        const struct sample_result *r = &en->results[i_sample + t.n_sampled];
+        if ((t.not_finite = r->token < 0)) break;
+        if (!row) {
+            row = tell(en, q->id);
+            row->tokens = &en->row_tokens[i_sample];
+            if (q->sampling.top_logprobs >= 0) row->logprobs = lp;
+        }
+        if ((t.n_sampled++, ends_sequence(q, r->token))) {
+            row->finish = FINISH_STOP;
+        } else {
+            int32_t *made = &q->tokens[q->n_prompt + q->n_made++];
+            right = *made == r->token; /* of the last row nothing was guessed, and the loop ends anyway */
+            en->row_tokens[i_sample + row->n_tokens++] = *made = r->token;
+            if (row->logprobs) row->n_top = (uint32_t)r->n_top, lp = put_logprobs(lp, r);
+            if (q->n_made == room) row->finish = FINISH_LENGTH;
+        }
+        t.finished = row->finish != FINISH_NONE;
     }
-    if (ends_sequence(q, r->token)) {
-        row->finish = FINISH_STOP;
-        return true;
-    }
-    q->tokens[q->n_prompt + q->n_made++] = r->token;
-    en->row_tokens[i_sample] = r->token;
-    row->tokens = &en->row_tokens[i_sample];
-    row->n_tokens = 1;
-    if (q->sampling.top_logprobs >= 0) put_logprobs(en, row, r, i_sample);
-    if (q->n_made == s->max_tokens) row->finish = FINISH_LENGTH;
-    return row->finish != FINISH_NONE;
+    return t;
 }
 
 /* It leaves with an error, and nothing of what this step computed for it is used. */
@@ -322,41 +342,80 @@ static void fail_sequence(struct engine *en, struct sequence *s, const struct er
     engine_sequence_free(en, q);
 }
 
-/* Blocks that these rows fill with tokens that were made get their keys. */
-static void add_keys(struct engine *en, const struct schedule_rows *g)
+/* Blocks that positions before `end` fill with tokens that were made get their keys. */
+static void add_keys(struct engine *en, struct sequence *s, uint32_t end)
 {
-    struct sequence *s = g->sequence;
     struct engine_sequence *q = s->request.user;
-    const uint32_t block = en->limits.block_tokens, end = g->first_position + g->n_rows;
+    const uint32_t block = en->limits.block_tokens;
     struct block_text text = engine_text(en, q);
     while (s->request.keys && (s->n_keys + 1) * block <= end)
         scheduler_add_key(en->scheduler, s, block_chain_next(&q->chain, &text, block));
 }
 
-static void end_group(struct engine *en, const struct schedule_rows *g, size_t i_sample)
+/* What will follow is written behind what was made; the next decode finds out. */
+static void guess(struct engine *en, struct sequence *s)
 {
-    struct engine_sequence *q = g->sequence->request.user;
-    if (g->sample && en->results[i_sample].token < 0) {
+    struct engine_sequence *q = s->request.user;
+    size_t room = s->max_tokens - q->n_made - 1, n = 0; /* the last token that may be made needs no guess */
+    if (en->options.always_guess)
+        n = LOOKUP_MAX;
+    else if (!en->options.no_guesses && en->costs_known)
+        n = lookup_length(&q->guessing, en->n_decodes > 0 ? en->n_decodes : 1, en->row_cost, LOOKUP_ROWS);
+    int32_t *tokens = q->tokens;
+    const size_t n_tokens = q->n_prompt + q->n_made;
+    n = n > 0 && room > 0 ? lookup_guess(tokens, n_tokens, n < room ? n : room, tokens + n_tokens) : 0;
+    scheduler_guess(en->scheduler, s, (uint32_t)n);
+}
+
+static void first_token_came(struct engine *en, const struct sequence *s)
+{
+    const struct engine_sequence *q = s->request.user;
+    en->rows[en->n_rows - 1].cached_tokens = s->n_cached;
+    if (q->predicted_ms >= 0) predict_learn(&en->predictions, q->predicted_ms, (double)(clock_boot_ns() - q->submitted_ns) / 1e6);
+}
+
+static void learn_guesses(struct engine *en, struct engine_sequence *q, uint32_t n_guessed, uint32_t n_right)
+{
+    lookup_learn(&q->guessing, n_guessed, n_right);
+    en->n_guessed += n_guessed;
+    en->n_right += n_right;
+}
+
+/* Its rows have been computed and sampled. Returns how many tokens it made. */
+static uint32_t end_group(struct engine *en, const struct schedule_rows *g, size_t i_sample)
+{
+    struct sequence *s = g->sequence;
+    struct engine_sequence *q = s->request.user;
+    const uint32_t n_before = q->n_made;
+    struct taken t = {0};
+    if (g->sample) t = take_results(en, g, i_sample);
+    if (n_before == 0 && t.n_sampled > 0) first_token_came(en, s);
+    const uint32_t n_made = q->n_made - n_before;
+    if (g->sample && g->n_rows > 1 && !g->prefill) learn_guesses(en, q, g->n_rows - 1, t.n_sampled > 0 ? t.n_sampled - 1 : 0);
+    if (t.not_finite) {
         struct err why;
         err_set(&why, ERR_NUMERIC, "the model gave logits that are not finite at position %u", q->n_prompt + q->n_made);
-        fail_sequence(en, g->sequence, &why);
-        return;
+        fail_sequence(en, s, &why);
+        return n_made;
     }
-    bool finished = g->sample && take_result(en, g->sequence, i_sample);
-    add_keys(en, g);
-    scheduler_advanced(en->scheduler, g, finished);
-    if (finished) engine_sequence_free(en, q);
+    add_keys(en, s, g->first_position + (g->prefill ? g->n_rows : t.n_sampled));
+    scheduler_advanced(en->scheduler, g, t.n_sampled, t.finished);
+    if (t.finished)
+        engine_sequence_free(en, q);
+    else if (g->sample)
+        guess(en, s);
+    return n_made;
 }
 
 static int run_model(struct engine *en, struct err *e)
 {
-    size_t n_samples = 0;
+    size_t n = 0;
     for (size_t i = 0; i < en->n_groups; i++) fill_group(en, i);
     int rc = model_step(en->model, en->groups, en->n_groups, e);
     if (rc) return rc;
     for (size_t i = 0; i < en->n_groups; i++)
-        if (en->planned[i].sample) fill_sample(en, n_samples++, en->planned[i].sequence->request.user);
-    return n_samples ? model_sample(en->model, en->sample_rows, n_samples, en->results, e) : 0;
+        for (uint32_t r = 0; r < n_samples(&en->planned[i]); r++) fill_sample(en, n++, en->planned[i].sequence->request.user, r);
+    return n ? model_sample(en->model, en->sample_rows, n, en->results, e) : 0;
 }
 
 static int copy_blocks(struct engine *en, struct err *e)
@@ -368,17 +427,22 @@ static int copy_blocks(struct engine *en, struct err *e)
 }
 
 /* A step with decodes only tells what those cost; of another one this is taken off, and the rest is the prompts'. */
-static void measure(struct engine *en, double ms)
+static void measure(struct engine *en, double ms, uint32_t n_made)
 {
-    size_t n_decodes = 0, n_prompt_rows = 0;
+    size_t n_decodes = 0, n_decode_rows = 0, n_prompt_rows = 0;
     for (size_t i = 0; i < en->n_groups; i++) {
-        if (en->planned[i].prefill)
-            n_prompt_rows += en->planned[i].n_rows;
+        const struct schedule_rows *g = &en->planned[i];
+        if (g->prefill)
+            n_prompt_rows += g->n_rows;
         else
-            n_decodes++;
+            n_decodes++, n_decode_rows += g->n_rows;
     }
+    en->n_decodes = n_decodes;
     if (n_prompt_rows == 0) {
         smooth(&en->decode_step_ms, ms);
+        smooth(&en->step_tokens, (double)n_made / (double)n_decodes);
+        lookup_costs_learn(&en->costs, n_decode_rows, ms);
+        en->costs_known = lookup_costs_table(&en->costs, en->row_ms, en->row_cost);
         return;
     }
     double decodes_ms = n_decodes ? en->decode_step_ms : 0;
@@ -414,15 +478,16 @@ static int compute_rows(struct engine *en, int rc, struct err *why, struct err *
     int64_t from_ns = clock_boot_ns();
     if (!rc) rc = run_model(en, why);
     size_t i_sample = 0;
+    uint32_t n_made = 0;
     for (size_t i = 0; i < en->n_groups; i++) {
         const struct schedule_rows *g = &en->planned[i];
         if (rc)
             fail_sequence(en, g->sequence, why);
         else
-            end_group(en, g, i_sample);
-        i_sample += g->sample;
+            n_made += end_group(en, g, i_sample);
+        i_sample += n_samples(g);
     }
-    if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6);
+    if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6, n_made);
     return rc == -ERR_GONE ? err_set(e, ERR_GONE, "%s", why->msg) : 0;
 }
 
@@ -462,7 +527,7 @@ void engine_prediction(const struct engine *en, struct frame_prediction *out)
                                      .n_blocks = en->limits.n_blocks,
                                      .first_token_ms = none_ms > 0 ? (float)none_ms : 0,
                                      .prompt_token_ms = (float)((many_ms - none_ms) / PROMPT_TOKENS),
-                                     .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 / en->decode_step_ms) : 0,
+                                     .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 * en->step_tokens / en->decode_step_ms) : 0,
                                      .error_p90 = predict_p90(&en->predictions)};
 }
 
@@ -476,5 +541,7 @@ void engine_figures(const struct engine *en, struct engine_figures *out)
                                    .preempted = l.n_preempted,
                                    .blocks_copied = l.n_copied,
                                    .positions_found = l.n_found,
-                                   .tiles_encoded = en->n_encoded};
+                                   .tiles_encoded = en->n_encoded,
+                                   .tokens_guessed = en->n_guessed,
+                                   .guesses_right = en->n_right};
 }

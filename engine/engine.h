@@ -22,6 +22,8 @@ enum { ENGINE_MAX_RUNNING = 256, ENGINE_MAX_WAITING = 768, ENGINE_PICTURE_CACHE_
 struct engine_options {
     bool shared_cache;            /* accounts find each other's prefixes and pictures, and can tell from the time that they were there */
     bool no_prefix_cache;         /* every prompt is computed */
+    bool no_guesses;              /* no speculation (engine/lookup.h); tokens are the same */
+    bool always_guess;            /* also where it costs time: for tests */
     uint32_t promised_tokens;     /* see scheduler_limits; 0: 256 */
     uint64_t picture_cache_bytes; /* of encoded tiles; 0: none is kept */
 };
@@ -55,6 +57,7 @@ void engine_prediction(const struct engine *en, struct frame_prediction *out);
 struct engine_figures {
     uint32_t blocks_free, blocks_cached, blocks_used;                  /* of the KV cache, now */
     uint64_t preempted, blocks_copied, positions_found, tiles_encoded; /* since the start */
+    uint64_t tokens_guessed, guesses_right;                            /* likewise */
 };
 void engine_figures(const struct engine *en, struct engine_figures *out);
 

@@ -4,6 +4,7 @@
 
 #include "engine/block_keys.h"
 #include "engine/engine.h"
+#include "engine/lookup.h"
 #include "engine/model.h"
 #include "engine/picture_cache.h"
 #include "engine/predict.h"
@@ -20,7 +21,7 @@ struct engine_sequence {
     uint64_t id, account;
     uint32_t weight;
     struct frame_sampling sampling;
-    int32_t *tokens; /* prompt, then what was made; room for both */
+    int32_t *tokens; /* prompt, what was made, what is guessed to follow; room for all that may be made */
     uint32_t n_prompt, n_made;
     int32_t *eos, *banned;
     uint32_t n_eos, n_banned, n_bias, n_tiles, n_mappings;
@@ -31,6 +32,7 @@ struct engine_sequence {
     struct picture *picture; /* made with the first tile encoded; kept, for the sequence may be preempted and computed again */
     uint32_t picture_rows, picture_position; /* image tokens before that position */
     struct block_chain chain;                /* has come to the sequence's last full block */
+    struct lookup_record guessing;
     bool failed;                             /* an encode of this step failed; err says why */
     struct err err;
     int64_t submitted_ns;
@@ -50,14 +52,19 @@ struct engine {
     size_t n_groups;
     struct sample_row sample_rows[ENGINE_MAX_RUNNING];
     struct sample_result results[ENGINE_MAX_RUNNING];
-    /* What the step tells: one row a sequence at most, and its token with the alternatives. */
+    /* What the step tells: one row a sequence at most, and its tokens with the alternatives, each sequence's one after another. */
     struct frame_step_row rows[ENGINE_MAX_RUNNING + ENGINE_MAX_WAITING];
     uint32_t n_rows;
     int32_t row_tokens[ENGINE_MAX_RUNNING];
-    struct frame_logprob row_logprobs[ENGINE_MAX_RUNNING][1 + ENGINE_TOP];
-    uint64_t n_encoded;                      /* tiles, since the start */
+    struct frame_logprob row_logprobs[ENGINE_MAX_RUNNING * (1 + ENGINE_TOP)];
+    uint64_t n_encoded, n_guessed, n_right;  /* tiles, tokens guessed and those of them that were right, since the start */
     struct predict_errors predictions;
     double row_ms, decode_step_ms, layer_ms; /* of a prompt row, a step that decodes only, a layer of a tile; smoothed; 0: not known yet */
+    double step_tokens;                      /* that a sequence makes in a step that decodes only, likewise */
+    struct lookup_costs costs;
+    float row_cost[LOOKUP_ROWS]; /* of the step's decodes, if costs_known */
+    bool costs_known;
+    size_t n_decodes;            /* sequences that decode in this step */
 };
 
 /* Unmaps; also when there is nothing. */

@@ -191,7 +191,7 @@ static void stop_running(struct scheduler *s, struct sequence *q)
     if (s->encoding == q) s->encoding = NULL;
     fair_queue_forget(&q->item);
     q->running = false;
-    q->n_computed = q->n_published = q->n_target = q->next_tile = q->n_units = 0;
+    q->n_computed = q->n_published = q->n_target = q->next_tile = q->n_units = q->n_guessed = 0;
     swap_live(s, q->index, --s->n_running);
 }
 
@@ -570,6 +570,33 @@ static void plan_decodes(struct scheduler *s, struct schedule *out)
     }
 }
 
+/* A block that is promised to no other. */
+static bool grow_unpromised(struct scheduler *s, struct sequence *q)
+{
+    uint64_t promised = s->promised - (q->n_blocks < q->n_target);
+    if (kv_cache_available(s->cache) <= promised) return false;
+    if (!kv_cache_take(s->cache, q->request.account, q->request.weight, &q->blocks[q->n_blocks])) return false;
+    block_added(s, q);
+    return true;
+}
+
+/* With the rows that decodes left. */
+static void plan_guesses(struct scheduler *s, struct schedule *out)
+{
+    for (size_t i = 0; i < out->n_groups; i++) {
+        struct schedule_rows *g = &s->groups[i];
+        struct sequence *q = g->sequence;
+        uint32_t n = min_u32(q->n_guessed, s->limits.step_decode_rows - (uint32_t)out->n_rows);
+        q->n_guessed = 0;
+        if (!q->running || n == 0) continue;
+        n = min_u32(n, q->max_tokens - q->n_made - 1); /* the token made last is not computed */
+        while (q->n_blocks < blocks_of(s, q->n_computed + 1 + n) && grow_unpromised(s, q)) {}
+        n = min_u32(n, q->n_blocks * s->limits.block_tokens - q->n_computed - 1);
+        g->n_rows += n;
+        out->n_rows += n;
+    }
+}
+
 /* The first tile from this one on that has positions not computed yet and is not encoded. */
 static uint32_t needed_tile(const struct sequence *q, uint32_t tile)
 {
@@ -631,8 +658,8 @@ static void plan_prompt(struct scheduler *s, struct sequence *q, struct budget *
 
 static void plan_prompts(struct scheduler *s, struct schedule *out)
 {
-    const uint32_t n_decodes = (uint32_t)out->n_rows, beside = 2 * n_decodes > s->limits.beside_rows ? 2 * n_decodes : s->limits.beside_rows;
-    struct budget b = {.rows = s->limits.step_rows - n_decodes, .units = s->limits.step_units, .alone = out->n_rows == 0};
+    const uint32_t n_decodes = (uint32_t)out->n_groups, beside = 2 * n_decodes > s->limits.beside_rows ? 2 * n_decodes : s->limits.beside_rows;
+    struct budget b = {.rows = s->limits.step_rows - (uint32_t)out->n_rows, .units = s->limits.step_units, .alone = n_decodes == 0};
     if (n_decodes > 0 && s->limits.beside_rows > 0) b.rows = min_u32(b.rows, beside);
     struct heap h = collect(s, false, prompt_before);
     for (heap_make(&h); h.n > 0 && b.rows > 0;) {
@@ -662,6 +689,7 @@ void scheduler_plan(struct scheduler *s, int64_t now_ms, struct schedule *out)
     end_due(s, now_ms, out);
     admit(s, out);
     plan_decodes(s, out);
+    plan_guesses(s, out);
     plan_prompts(s, out);
     if (out->n_preempted > 0) leave_out_preempted(s, out);
 }
@@ -690,6 +718,13 @@ void scheduler_encoded(struct scheduler *s, const struct schedule_encode *encode
     s->encoding = q;
 }
 
+void scheduler_guess(struct scheduler *s, struct sequence *q, uint32_t n)
+{
+    (void)s;
+    CHECK(n == 0 || (q->running && is_decoding(q)));
+    q->n_guessed = n;
+}
+
 void scheduler_add_key(struct scheduler *s, struct sequence *q, struct kv_key key)
 {
     CHECK(q->keys && q->n_keys < q->max_blocks && q->n_keys >= q->request.n_prompt / s->limits.block_tokens);
@@ -703,24 +738,24 @@ static void publish(struct scheduler *s, struct sequence *q)
     for (; q->n_published < n; q->n_published++) kv_cache_publish(s->cache, q->blocks[q->n_published], q->keys[q->n_published]);
 }
 
-static void charge(struct sequence *q, const struct schedule_rows *group)
+static void charge(struct sequence *q, bool prefill, uint32_t end)
 {
-    uint32_t end = group->first_position + group->n_rows;
     if (end <= q->n_charged) return;
-    fair_queue_charge(&q->item, group->prefill ? end - q->n_charged : 2);
+    fair_queue_charge(&q->item, (prefill ? 1ull : 2ull) * (end - q->n_charged));
     q->n_charged = end;
 }
 
-void scheduler_advanced(struct scheduler *s, const struct schedule_rows *group, bool finished)
+void scheduler_advanced(struct scheduler *s, const struct schedule_rows *group, uint32_t n_made, bool finished)
 {
     struct sequence *q = group->sequence;
     CHECK(q->running && group->first_position == q->n_computed);
-    charge(q, group);
-    q->n_computed += group->n_rows;
+    CHECK(group->sample ? n_made > 0 && n_made <= (group->prefill ? 1 : group->n_rows) : n_made == 0);
+    q->n_computed += group->prefill ? group->n_rows : n_made;
     CHECK(q->n_computed <= q->n_blocks * s->limits.block_tokens);
+    charge(q, group->prefill, q->n_computed);
     publish(s, q);
     if (q->keys && !q->is_source && q->n_computed >= q->request.n_prompt) source_add(s, q);
-    if (group->sample) q->n_made++;
+    q->n_made += n_made;
     CHECK(finished || q->n_made < q->max_tokens);
     if (finished) drop(s, q);
 }

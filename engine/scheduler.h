@@ -20,6 +20,9 @@
  * prompt's partly filled last block it gets a copy. So n choices of one request, sent as n sequences, compute their prompt once. The last
  * row of a prompt is always computed: its logits are needed.
  *
+ * Guesses: a decode row may be followed by rows of tokens that the caller guesses (scheduler_guess), with the rows that the step's decodes
+ * leave and blocks that nobody was promised; nothing is preempted for them. Rows behind a wrong guess count as never computed.
+ *
  * Cancel and deadline take effect at the next plan: a cancelled sequence costs at most the step that is running. */
 #ifndef SPILLWAY_ENGINE_SCHEDULER_H
 #define SPILLWAY_ENGINE_SCHEDULER_H
@@ -79,6 +82,7 @@ struct sequence {
     uint32_t *blocks;                 /* block table */
     uint32_t n_blocks;
     uint32_t n_keys; /* blocks whose key is known; see scheduler_add_key */
+    uint32_t n_guessed; /* tokens guessed to follow those made; 0 again once they are planned, or it is preempted */
     bool running, cancelled;
     /* the scheduler's own */
     struct kv_key *keys;
@@ -97,9 +101,9 @@ struct sequence {
 
 struct schedule_rows {
     struct sequence *sequence;
-    uint32_t first_position, n_rows; /* positions in the sequence, all of the prompt or all of what was made */
-    bool prefill;                    /* their role: a prompt, or what is computed again; else one row for the token made last */
-    bool sample;                     /* the last row's logits give the next token */
+    uint32_t first_position, n_rows; /* positions in the sequence, all of the prompt or all of what was made and guessed */
+    bool prefill;                    /* their role: a prompt, or what is computed again; else a row for the token made last, and one a guess */
+    bool sample;                     /* the last row's logits give the next token; without prefill each row's do, as long as guesses are right */
 };
 
 struct schedule_encode {
@@ -156,11 +160,14 @@ void scheduler_plan(struct scheduler *s, int64_t now_ms, struct schedule *out);
 void scheduler_encoded(struct scheduler *s, const struct schedule_encode *encode);
 /* This tile is there without an encode of its own; also while a part of it is done. */
 void scheduler_tile_ready(struct scheduler *s, struct sequence *q, uint32_t tile);
+/* So many tokens are guessed to follow the one made last. Of a sequence that decodes; until it is planned next. */
+void scheduler_guess(struct scheduler *s, struct sequence *q, uint32_t n);
 /* The key of block n_keys, which the group about to be reported fills with made tokens. */
 void scheduler_add_key(struct scheduler *s, struct sequence *q, struct kv_key key);
-/* With finished the sequence ends and its pointer is dead; its blocks can be found where they have keys. A sampled token counts as made.
- * A sequence that has made max_tokens must be finished. */
-void scheduler_advanced(struct scheduler *s, const struct schedule_rows *group, bool finished);
+/* n_made: tokens that count as made: with group->sample at least one, else 0; more than one only where each but the last was guessed. With
+ * finished the sequence ends and its pointer is dead; its blocks can be found where they have keys. A sequence that has made max_tokens
+ * must be finished. */
+void scheduler_advanced(struct scheduler *s, const struct schedule_rows *group, uint32_t n_made, bool finished);
 /* Instead: the step failed, for this sequence at least. It ends, and nothing computed in the step is used. */
 void scheduler_failed(struct scheduler *s, struct sequence *q);
 

@@ -42,7 +42,7 @@ static void run_plan(struct scheduler *s, const struct schedule *p)
     for (size_t i = 0; i < p->n_encodes; i++) scheduler_encoded(s, &p->encodes[i]);
     for (size_t i = 0; i < p->n_groups; i++) {
         const struct sequence *q = p->groups[i].sequence;
-        scheduler_advanced(s, &p->groups[i], p->groups[i].sample && q->n_made + 1 == q->max_tokens);
+        scheduler_advanced(s, &p->groups[i], p->groups[i].sample, p->groups[i].sample && q->n_made + 1 == q->max_tokens);
     }
 }
 
@@ -422,7 +422,7 @@ static void test_tile_found_elsewhere_needs_no_units(void **state)
     scheduler_plan(s, 0, &p);
     scheduler_tile_ready(s, p.encodes[0].sequence, 0);
     scheduler_tile_ready(s, p.encodes[0].sequence, 1);
-    scheduler_advanced(s, &p.groups[0], false);
+    scheduler_advanced(s, &p.groups[0], p.groups[0].sample, false);
     scheduler_plan(s, 0, &p);
     assert_int_equal(p.n_encodes, 0);
     assert_int_equal(p.groups[0].n_rows, 8);

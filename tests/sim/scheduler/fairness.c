@@ -49,7 +49,7 @@ static void run(struct contest *c, const struct schedule *p)
         t->served += (anew > 0 && !g->prefill ? 2 : anew) / (double)t->weight; /* what is computed again is nobody's gain */
         bool finished = g->sample && q->n_made + 1 == q->max_tokens;
         if (finished) t->n_there--;
-        scheduler_advanced(c->s, g, finished);
+        scheduler_advanced(c->s, g, g->sample, finished);
     }
 }
 

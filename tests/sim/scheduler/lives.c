@@ -18,6 +18,8 @@ struct life {
     uint64_t history[MAX_TOKENS + 1]; /* after each position */
     struct kv_key keys[MAX_TOKENS / BLOCK], prompt_key;
     uint32_t next_position, n_made;
+    uint32_t n_guesses; /* tokens guessed for the next decode, and how many of them are right */
+    uint32_t n_right;
     bool submitted, cancelled, ended, was_running;
     int steps_after_cancel;
 };
@@ -191,6 +193,14 @@ static void encode(struct world *w, const struct schedule *p)
     }
 }
 
+/* How many of a group's rows are of tokens that are right. */
+static uint32_t n_right_rows(const struct schedule_rows *g)
+{
+    const struct life *f = g->sequence->request.user;
+    if (g->prefill || g->n_rows - 1 <= f->n_right) return g->n_rows;
+    return 1 + f->n_right;
+}
+
 /* Before anything of the step is written. */
 static void check_group(struct world *w, const struct schedule_rows *g)
 {
@@ -200,8 +210,10 @@ static void check_group(struct world *w, const struct schedule_rows *g)
     SIM_CHECK(!f->ended && q->running, "a sequence runs that has ended");
     if (f->cancelled) SIM_CHECK(++f->steps_after_cancel <= 2, "a cancelled sequence goes on");
     SIM_CHECK(g->n_rows > 0 && end <= q->n_blocks * BLOCK, "rows outside the block table");
-    SIM_CHECK(end <= f->n_prompt + f->n_made, "a row of a token that is not known");
-    SIM_CHECK(g->sample == (end == f->n_prompt + f->n_made), "sampled at the wrong place");
+    uint32_t n_known = f->n_prompt + f->n_made, n_guesses = g->prefill ? 0 : g->n_rows - 1;
+    SIM_CHECK(end - n_guesses <= n_known && n_guesses <= f->n_guesses, "a row of a token that is not known");
+    SIM_CHECK(g->sample == (end - n_guesses == n_known), "sampled at the wrong place");
+    SIM_CHECK(end < f->n_prompt + q->max_tokens, "a row behind the last token that may be made");
     for (uint32_t p = 0; p < g->first_position; p++)
         SIM_CHECK(w->slots[q->blocks[p / BLOCK]][p % BLOCK] == f->history[p], "position %u of sequence %d is not in its block", p,
                   (int)q->request.id);
@@ -214,16 +226,20 @@ static void check_group(struct world *w, const struct schedule_rows *g)
 static void write_rows(struct world *w, const struct schedule_rows *g)
 {
     const struct life *f = g->sequence->request.user;
-    for (uint32_t p = g->first_position; p < g->first_position + g->n_rows; p++)
-        w->slots[g->sequence->blocks[p / BLOCK]][p % BLOCK] = f->history[p];
+    const uint32_t n_right = n_right_rows(g);
+    for (uint32_t i = 0; i < g->n_rows; i++) {
+        uint32_t p = g->first_position + i;
+        w->slots[g->sequence->blocks[p / BLOCK]][p % BLOCK] = i < n_right ? f->history[p] : mix(f->history[p], 99);
+    }
     w->totals->n_rows += g->n_rows;
+    if (g->prefill) return;
+    w->totals->n_guessed += g->n_rows - 1;
+    w->totals->n_right += n_right - 1;
 }
 
-static void tell_keys(struct world *w, const struct schedule_rows *g)
+static void tell_keys(struct world *w, struct sequence *q, uint32_t end)
 {
-    struct sequence *q = g->sequence;
     const struct life *f = q->request.user;
-    uint32_t end = g->first_position + g->n_rows;
     while (q->keys && (q->n_keys + 1) * BLOCK <= end)
         scheduler_add_key(w->s, q, key_of(w, f, sim_planted() == SIM_MADE_LEFT_OUT ? f->n_prompt - 1 : (q->n_keys + 1) * BLOCK - 1));
 }
@@ -237,18 +253,31 @@ static void advance(struct world *w, const struct schedule_rows *g)
         scheduler_failed(w->s, q);
         return;
     }
-    tell_keys(w, g);
-    bool finished = g->sample && (f->n_made + 1 == q->max_tokens || f->n_made + 1 == f->stop_after);
-    f->n_made += g->sample;
+    uint32_t n_made = g->sample ? g->prefill ? 1 : n_right_rows(g) : 0;
+    if (sim_planted() == SIM_WRONG_GUESS && !g->prefill && n_made < g->n_rows) n_made++;
+    bool finished = false;
+    for (uint32_t i = 1; i <= n_made && !finished; i++) {
+        finished = f->n_made + i == q->max_tokens || f->n_made + i == f->stop_after;
+        if (finished) n_made = i;
+    }
+    tell_keys(w, q, g->first_position + (g->prefill ? g->n_rows : n_made));
+    f->n_made += n_made;
     f->ended = finished;
     if (!finished && pick(w, 24) == 0) cancel(w, q->request.id); /* comes while the step runs */
-    scheduler_advanced(w->s, g, finished);
+    scheduler_advanced(w->s, g, n_made, finished);
+    f->n_guesses = f->n_right = 0;
+    if (finished || !g->sample || pick(w, 3)) return;
+    f->n_guesses = pick(w, 9);
+    f->n_right = pick(w, f->n_guesses + 1);
+    scheduler_guess(w->s, q, f->n_guesses);
 }
 
 static void run_step(struct world *w, const struct schedule *p)
 {
     copy_blocks(w, p);
-    SIM_CHECK(p->n_rows <= w->limits.step_rows, "more rows than a step has");
+    uint32_t n_decode_rows = 0;
+    for (size_t i = 0; i < p->n_groups; i++) n_decode_rows += p->groups[i].prefill ? 0 : p->groups[i].n_rows;
+    SIM_CHECK(p->n_rows <= w->limits.step_rows && n_decode_rows <= w->limits.step_decode_rows, "more rows than a step has");
     for (size_t i = 0; i < p->n_groups; i++) check_group(w, &p->groups[i]);
     for (size_t i = 0; i < p->n_groups; i++) write_rows(w, &p->groups[i]);
     encode(w, p);

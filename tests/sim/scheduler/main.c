@@ -120,6 +120,7 @@ static int planted_faults(void)
                                                   [SIM_MADE_LEFT_OUT] = "keys without the tokens made",
                                                   [SIM_NO_SCOPE] = "another account's blocks found",
                                                   [SIM_LOST_CANCEL] = "a cancel lost",
+                                                  [SIM_WRONG_GUESS] = "a wrong guess kept",
                                                   [SIM_UNFAIR] = "an account not charged"};
     enum { TRIES = 50 };
     int missed = 0;
@@ -145,11 +146,12 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (uint64_t seed = first; seed < first + n; seed++)
         if (!run_lives(seed, &t)) return report("violation", seed);
-    printf("%llu seeds: %llu sequences, %llu steps, %llu rows, %llu positions found, %llu blocks copied, %llu preemptions, %llu encodes\n",
+    printf("%llu seeds: %llu sequences, %llu steps, %llu rows, %llu positions found, %llu blocks copied, %llu preemptions, %llu encodes, %llu guesses, "
+           "%llu right\n",
            (unsigned long long)n, (unsigned long long)t.n_sequences, (unsigned long long)t.n_steps, (unsigned long long)t.n_rows,
            (unsigned long long)t.n_found, (unsigned long long)t.n_copied, (unsigned long long)t.n_preempted,
-           (unsigned long long)t.n_encodes);
-    if (n > 50 && (t.n_found == 0 || t.n_copied == 0 || t.n_preempted == 0 || t.n_encodes == 0)) {
+           (unsigned long long)t.n_encodes, (unsigned long long)t.n_guessed, (unsigned long long)t.n_right);
+    if (n > 50 && (t.n_found == 0 || t.n_copied == 0 || t.n_preempted == 0 || t.n_encodes == 0 || t.n_right == 0 || t.n_guessed == t.n_right)) {
         printf("something was never tried\n");
         return 1;
     }

@@ -20,6 +20,7 @@ enum sim_fault {
     SIM_MADE_LEFT_OUT, /* the key of a block leaves out the tokens that were made */
     SIM_NO_SCOPE,      /* one account's blocks are found by another */
     SIM_LOST_CANCEL,   /* a cancel does not reach the scheduler */
+    SIM_WRONG_GUESS,   /* a token more than was guessed right is kept */
     SIM_UNFAIR,        /* one account is charged nothing */
     SIM_FAULTS
 };
@@ -31,7 +32,7 @@ enum sim_fault sim_planted(void);
 
 struct scheduler;
 struct sim_totals {
-    uint64_t n_sequences, n_steps, n_rows, n_found, n_copied, n_preempted, n_ended, n_encodes;
+    uint64_t n_sequences, n_steps, n_rows, n_found, n_copied, n_preempted, n_ended, n_encodes, n_guessed, n_right;
 };
 void sim_lives(uint64_t seed, struct sim_totals *t);
 /* Backlogged accounts: what each was served for its weight stays within the bound. Returns the largest gap in units of the dearest
