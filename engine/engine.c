@@ -30,6 +30,7 @@ static int scheduler_make(struct engine *en, struct err *e)
                                  .promised_tokens = en->options.promised_tokens ? en->options.promised_tokens : PROMISED_TOKENS,
                                  .step_rows = step_rows,
                                  .step_decode_rows = step_rows - (step_rows + 3) / 4,
+                                 .prompt_rows = en->options.prompt_rows,
                                  .beside_rows = BESIDE_ROWS,
                                  .tile_units = layers,
                                  .unit_rows = LAYER_ROWS_AT_FIRST,

@@ -24,6 +24,7 @@ struct engine_options {
     bool no_prefix_cache;         /* every prompt is computed */
     bool no_guesses;              /* no speculation (engine/lookup.h); tokens are the same */
     bool always_guess;            /* also where it costs time: for tests */
+    uint32_t prompt_rows;         /* computed in a step; 0: as many as go well beside what decodes */
     uint32_t promised_tokens;     /* see scheduler_limits; 0: 256 */
     uint64_t picture_cache_bytes; /* of encoded tiles; 0: none is kept */
 };

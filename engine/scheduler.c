@@ -661,6 +661,7 @@ static void plan_prompts(struct scheduler *s, struct schedule *out)
     const uint32_t n_decodes = (uint32_t)out->n_groups, beside = 2 * n_decodes > s->limits.beside_rows ? 2 * n_decodes : s->limits.beside_rows;
     struct budget b = {.rows = s->limits.step_rows - (uint32_t)out->n_rows, .units = s->limits.step_units, .alone = n_decodes == 0};
     if (n_decodes > 0 && s->limits.beside_rows > 0) b.rows = min_u32(b.rows, beside);
+    if (s->limits.prompt_rows > 0) b.rows = min_u32(b.rows, s->limits.prompt_rows);
     struct heap h = collect(s, false, prompt_before);
     for (heap_make(&h); h.n > 0 && b.rows > 0;) {
         struct sequence *q = heap_pop(&h);

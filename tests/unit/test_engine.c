@@ -1,41 +1,9 @@
 /* Engine: real golden models under the scheduler. Greedy answers equal the reference's, a seeded answer does not depend
  * on what else runs, what the cache holds, how the prompt was cut or whether it was preempted; pictures reach their positions, and submits
  * that lie are refused one by one. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cmocka.h>
+#include "tests/unit/engine_harness.h"
 
 #include "base/json.h"
-#include "engine/engine.h"
-#include "engine/model.h"
-
-enum { MAX_MADE = 64 };
-
-static struct model *open_model_with(const char *name, uint64_t kv_tokens, uint32_t step_rows, int threads)
-{
-    char dir[512];
-    struct model *m;
-    struct err e;
-    struct model_options o = {
-        .device = "cpu", .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .threads = threads, .kv_tokens = kv_tokens, .step_rows = step_rows};
-    snprintf(dir, sizeof dir, "%s/models/%s", SPILLWAY_GOLDEN_DIR, name);
-    if (model_open(&m, dir, &o, &e)) fail_msg("%s", e.msg);
-    return m;
-}
-
-static struct model *open_model(const char *name, uint64_t kv_tokens)
-{
-    return open_model_with(name, kv_tokens, 0, 2);
-}
 
 static json_t *read_cases(const char *name)
 {
@@ -53,59 +21,6 @@ static uint32_t read_ids(const json_t *list, int32_t *out, size_t max)
     assert_true(n > 0 && n <= max);
     for (size_t i = 0; i < n; i++) out[i] = (int32_t)json_integer_value(json_array_get(list, i));
     return (uint32_t)n;
-}
-
-/* What came of one sequence. */
-struct answer {
-    int32_t tokens[MAX_MADE];
-    uint32_t n;
-    enum finish_reason finish;
-    struct err err;
-    uint32_t cached; /* prompt tokens found in the cache */
-};
-
-static struct frame_submit greedy(uint64_t sequence, const int32_t *ids, uint32_t n_ids, uint32_t max_tokens)
-{
-    return (struct frame_submit){
-        .sequence = sequence,
-        .weight = 1,
-        .ids = ids,
-        .n_ids = n_ids,
-        .sampling = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1, .max_tokens = max_tokens, .ignore_eos = true}};
-}
-
-static void submit(struct engine *en, const struct frame_submit *f)
-{
-    struct err e;
-    if (engine_submit(en, f, &e)) fail_msg("sequence %llu: %s", (unsigned long long)f->sequence, e.msg);
-}
-
-static void run_step(struct engine *en, struct answer *answers)
-{
-    struct frame_step step;
-    struct err e;
-    if (engine_step(en, 1000, &step, &e)) fail_msg("%s", e.msg);
-    for (uint32_t i = 0; i < step.n_rows; i++) {
-        const struct frame_step_row *r = &step.rows[i];
-        struct answer *a = &answers[r->sequence];
-        assert_int_equal(a->finish, FINISH_NONE);        /* nothing comes after the end */
-        if (r->cached_tokens) assert_int_equal(a->n, 0); /* told with the first token */
-        a->cached += r->cached_tokens;
-        for (uint32_t k = 0; k < r->n_tokens; k++) {
-            assert_true(a->n < MAX_MADE);
-            a->tokens[a->n++] = r->tokens[k];
-        }
-        a->finish = r->finish;
-        a->err = r->err;
-    }
-}
-
-static void run_all(struct engine *en, struct answer *answers)
-{
-    for (int steps = 0; engine_busy(en); steps++) {
-        assert_true(steps < 10000);
-        run_step(en, answers);
-    }
 }
 
 /* Compares until the reference's margin is within the tolerance of float32. */
@@ -150,8 +65,6 @@ static void test_greedy_answers_of_all_cases_together_equal_the_reference(void *
         json_decref(file);
     }
 }
-
-static const int32_t some_ids[] = {40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51};
 
 static struct frame_submit sampled(uint64_t sequence, uint64_t seed, uint32_t n_ids)
 {
@@ -271,38 +184,6 @@ static void test_logprobs_come_with_their_token_first(void **state)
 }
 
 /* ---- pictures ---- */
-
-static int tiles_fd(const struct model_limits *l, uint32_t n_tiles, uint8_t fill, bool sealed)
-{
-    size_t n = (size_t)n_tiles * 3 * l->tile_px * l->tile_px;
-    int fd = memfd_create("tiles", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    uint8_t *p = malloc(n);
-    assert_true(fd >= 0 && p);
-    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(fill + i * 7 / 5 % 90);
-    assert_int_equal(write(fd, p, n), n);
-    free(p);
-    if (sealed) assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
-    return fd;
-}
-
-struct picture_prompt {
-    int32_t ids[512];
-    uint32_t n;
-    struct frame_tile tiles[8];
-};
-
-/* fill as in tiles_fd: what the pixels are, the hash tells. */
-static struct picture_prompt picture_prompt(const struct model_limits *l, uint32_t n_tiles, uint8_t fill)
-{
-    struct picture_prompt p = {.n = 3};
-    memcpy(p.ids, some_ids, 3 * sizeof *p.ids);
-    for (uint32_t i = 0; i < n_tiles; i++) {
-        p.tiles[i] = (struct frame_tile){.tile_index = i, .hash = {fill, (uint8_t)i}};
-        for (uint32_t k = 0; k < l->tokens_per_tile; k++) p.ids[p.n++] = l->image_token;
-        p.ids[p.n++] = some_ids[i];
-    }
-    return p;
-}
 
 static void test_pictures_decide_the_answer_also_in_company(void **state)
 {

@@ -278,6 +278,7 @@ static void run_step(struct world *w, const struct schedule *p)
     uint32_t n_decode_rows = 0;
     for (size_t i = 0; i < p->n_groups; i++) n_decode_rows += p->groups[i].prefill ? 0 : p->groups[i].n_rows;
     SIM_CHECK(p->n_rows <= w->limits.step_rows && n_decode_rows <= w->limits.step_decode_rows, "more rows than a step has");
+    SIM_CHECK(!w->limits.prompt_rows || p->n_rows - n_decode_rows <= w->limits.prompt_rows, "more prompt rows than are wanted");
     for (size_t i = 0; i < p->n_groups; i++) check_group(w, &p->groups[i]);
     for (size_t i = 0; i < p->n_groups; i++) write_rows(w, &p->groups[i]);
     encode(w, p);
@@ -356,6 +357,7 @@ static struct scheduler_limits random_limits(struct world *w)
                                  .prefill_blocks_only = pick(w, 4) == 0};
     l.step_decode_rows = 1 + pick(w, l.step_rows - 1);
     l.beside_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
+    l.prompt_rows = pick(w, 3) ? 0 : 1 + pick(w, l.step_rows);
     return l;
 }
 
