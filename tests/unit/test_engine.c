@@ -183,6 +183,88 @@ static void test_logprobs_come_with_their_token_first(void **state)
     model_close(m);
 }
 
+/* ---- speculation ---- */
+
+/* An answer of four different tokens repeats itself, so that guesses are right now and then. */
+static const struct frame_bias four[] = {{60, 60}, {61, 60}, {62, 60}, {63, 60}};
+
+static struct frame_submit of_four(uint32_t max_tokens)
+{
+    struct frame_submit f = greedy(0, some_ids, 12, max_tokens);
+    f.bias = four;
+    f.n_bias = 4;
+    return f;
+}
+
+static void test_guesses_save_steps_and_change_nothing(void **state)
+{
+    (void)state;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 4096);
+    struct answer a[2][1] = {0};
+    struct engine_figures f[2];
+    int steps[2] = {0};
+    struct frame_submit request = of_four(60);
+    request.sampling.top_logprobs = 2;
+    for (int i = 0; i < 2; i++) {
+        struct engine *en;
+        assert_int_equal(engine_new_with(&en, m, &(struct engine_options){.no_guesses = !i, .always_guess = i}, &e), 0);
+        submit(en, &request);
+        for (; engine_busy(en); steps[i]++) run_step(en, a[i]);
+        engine_figures(en, &f[i]);
+        engine_free(en);
+    }
+    assert_int_equal(steps[0], 60);
+    assert_int_equal(f[0].tokens_guessed, 0);
+    assert_true(f[1].guesses_right > 5 && f[1].guesses_right <= f[1].tokens_guessed);
+    assert_int_equal(steps[1], 60 - (int)f[1].guesses_right);
+    assert_int_equal(a[1]->n, 60);
+    assert_memory_equal(a[0]->tokens, a[1]->tokens, sizeof a[0]->tokens);
+    assert_int_equal(a[1]->n_logprobs, 60 * 3);
+    assert_memory_equal(a[0]->logprobs, a[1]->logprobs, sizeof a[0]->logprobs);
+    model_close(m);
+}
+
+/* Every token of an answer once as the one that ends it, so that some ends are among the tokens of a right guess. */
+static void test_an_end_within_a_guess_ends_there(void **state)
+{
+    (void)state;
+    struct engine *en;
+    struct err e;
+    struct model *m = open_model("smollm2-f32", 4096);
+    struct answer a[2] = {0};
+    struct frame_submit f = of_four(40);
+    assert_int_equal(engine_new_with(&en, m, &(struct engine_options){.always_guess = true}, &e), 0);
+    submit(en, &f);
+    run_all(en, a);
+    struct engine_figures figures;
+    engine_figures(en, &figures);
+    assert_true(figures.guesses_right > 5);
+    for (uint32_t i = 0; i < 40; i++) {
+        uint32_t first = 0;
+        while (a[0].tokens[first] != a[0].tokens[i]) first++;
+        for (uint32_t min_tokens = 0; min_tokens <= i; min_tokens += 13) {
+            f.sequence = 1;
+            f.eos = &a[0].tokens[i];
+            f.n_eos = 1;
+            f.sampling.ignore_eos = false;
+            f.sampling.min_tokens = min_tokens;
+            memset(&a[1], 0, sizeof a[1]);
+            submit(en, &f);
+            run_all(en, a);
+            if (first >= min_tokens) {
+                assert_int_equal(a[1].finish, FINISH_STOP);
+                assert_int_equal(a[1].n, first);
+            } else {
+                assert_true(a[1].n >= min_tokens);
+            }
+            for (uint32_t k = 0; k < a[1].n && k < min_tokens; k++) assert_int_not_equal(a[1].tokens[k], a[0].tokens[i]);
+        }
+    }
+    engine_free(en);
+    model_close(m);
+}
+
 /* ---- pictures ---- */
 
 static void test_pictures_decide_the_answer_also_in_company(void **state)
@@ -543,6 +625,8 @@ int main(void)
         cmocka_unit_test(test_end_of_sequence_stops_and_is_not_among_the_tokens),
         cmocka_unit_test(test_cancel_costs_at_most_two_more_steps),
         cmocka_unit_test(test_logprobs_come_with_their_token_first),
+        cmocka_unit_test(test_guesses_save_steps_and_change_nothing),
+        cmocka_unit_test(test_an_end_within_a_guess_ends_there),
         cmocka_unit_test(test_pictures_decide_the_answer_also_in_company),
         cmocka_unit_test(test_answers_are_the_same_found_chunked_and_in_company),
         cmocka_unit_test(test_answers_are_the_same_after_preemption),

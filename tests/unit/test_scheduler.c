@@ -443,6 +443,96 @@ static void test_tiles_outside_the_prompt_are_refused(void **state)
     scheduler_free(s);
 }
 
+/* ---- guesses ---- */
+
+/* The one that decodes first in the plan, as the scheduler's own. */
+static struct sequence *decoding(const struct schedule *p)
+{
+    assert_false(p->groups[0].prefill);
+    return p->groups[0].sequence;
+}
+
+static struct sequence *make_decoding(struct scheduler *s, uint32_t n_prompt, uint32_t max_tokens)
+{
+    struct schedule p;
+    assert_int_equal(submit(s, 1, n_prompt, max_tokens), 0);
+    scheduler_plan(s, 0, &p);
+    struct sequence *q = p.groups[0].sequence;
+    run_plan(s, &p);
+    return q;
+}
+
+static void test_guesses_are_rows_of_the_next_decode_only(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct sequence *q = make_decoding(s, 3, 30);
+    scheduler_guess(s, q, 4);
+    scheduler_plan(s, 0, &p);
+    assert_ptr_equal(decoding(&p), q);
+    assert_int_equal(p.groups[0].first_position, 3);
+    assert_int_equal(p.groups[0].n_rows, 5);
+    assert_int_equal(p.n_rows, 5);
+    scheduler_advanced(s, &p.groups[0], 3, false); /* two guesses were right */
+    assert_int_equal(q->n_computed, 6);
+    assert_int_equal(q->n_made, 4);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].first_position, 6); /* what the wrong ones wrote is written anew */
+    assert_int_equal(p.groups[0].n_rows, 1);
+    scheduler_free(s);
+}
+
+static void test_guesses_take_the_rows_that_decodes_leave(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct sequence *q = make_decoding(s, 3, 12);
+    assert_int_equal(submit(s, 2, 1, 12), 0);
+    scheduler_plan(s, 0, &p);
+    run_plan(s, &p);
+    assert_int_equal(submit(s, 3, 20, 2), 0);
+    scheduler_guess(s, q, 8);
+    scheduler_plan(s, 0, &p); /* of 8 rows at most 6 are decodes'; the prompt has the other two */
+    assert_int_equal(p.n_groups, 3);
+    assert_int_equal(p.groups[0].n_rows + p.groups[1].n_rows, 6);
+    assert_int_equal(p.groups[2].n_rows, 2);
+    scheduler_free(s);
+}
+
+static void test_guesses_end_with_what_may_be_made(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct sequence *q = make_decoding(s, 3, 4);
+    scheduler_guess(s, q, 5);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].n_rows, 3); /* they give the second, third and fourth token */
+    scheduler_advanced(s, &p.groups[0], 3, true);
+    assert_int_equal(scheduler_load(s).free_blocks, 16);
+    scheduler_free(s);
+}
+
+static void test_guesses_take_no_block_that_was_promised(void **state)
+{
+    (void)state;
+    struct scheduler_limits l = small;
+    l.n_blocks = 4;
+    l.promised_tokens = 1;
+    struct scheduler *s = make(l);
+    struct schedule p;
+    struct sequence *q = make_decoding(s, 3, 12); /* one block, with its next token's */
+    assert_int_equal(submit(s, 2, 10, 1), 0);      /* the other three */
+    scheduler_guess(s, q, 5);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.n_preempted, 0);
+    assert_int_equal(p.groups[0].n_rows, 1);
+    assert_int_equal(p.groups[1].n_rows, 7);
+    scheduler_free(s);
+}
+
 /* ---- preemption, priority, fairness ---- */
 
 static void test_youngest_gives_way_when_blocks_run_out_and_comes_back(void **state)
@@ -640,6 +730,10 @@ int main(void)
         cmocka_unit_test(test_t61_one_request_comes_before_the_many_of_another_account),
         cmocka_unit_test(test_light_accounts_chunk_goes_before_a_long_prompt),
         cmocka_unit_test(test_idleness_saves_up_nothing),
+        cmocka_unit_test(test_guesses_are_rows_of_the_next_decode_only),
+        cmocka_unit_test(test_guesses_take_the_rows_that_decodes_leave),
+        cmocka_unit_test(test_guesses_end_with_what_may_be_made),
+        cmocka_unit_test(test_guesses_take_no_block_that_was_promised),
         cmocka_unit_test(test_waiting_prompts_are_bounded_in_tokens_and_bytes),
         cmocka_unit_test(test_sequence_larger_than_the_cache_is_refused),
         cmocka_unit_test(test_prompt_without_room_in_the_context_is_refused),
