@@ -115,22 +115,38 @@ static int tokens_reach(struct load *l, size_t size)
     return 0;
 }
 
-static char *copy_bytes(const char *p, size_t n)
+static bool is_id(const json_t *v)
 {
-    char *q = malloc(n + 1);
-    if (q) memcpy(q, p, n), q[n] = '\0';
-    return q;
+    return json_is_integer(v) && json_integer_value(v) >= 0 && json_integer_value(v) < TOKENIZER_MAX_ID;
+}
+
+static int not_an_id(struct load *l, const char *field)
+{
+    char what[64];
+    snprintf(what, sizeof what, "must be an id from 0 to %d", TOKENIZER_MAX_ID - 1);
+    return bad(l, field, what);
 }
 
 static int read_id(struct load *l, const json_t *v, const char *field, int32_t *out)
 {
-    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= TOKENIZER_MAX_ID) {
-        char what[64];
-        snprintf(what, sizeof what, "must be an id from 0 to %d", TOKENIZER_MAX_ID - 1);
-        return bad(l, field, what);
-    }
+    if (!is_id(v)) return not_an_id(l, field);
     *out = (int32_t)json_integer_value(v);
     return tokens_reach(l, (size_t)*out + 1);
+}
+
+/* Names are put together only where they are told: there are as many fields as tokens. */
+static int bad_token(struct load *l, const char *key, const char *what)
+{
+    char field[96];
+    snprintf(field, sizeof field, "model.vocab[\"%.48s\"]", key);
+    return what ? bad(l, field, what) : not_an_id(l, field);
+}
+
+static int bad_merge(struct load *l, size_t i, const char *what)
+{
+    char field[64];
+    snprintf(field, sizeof field, "model.merges[%zu]", i);
+    return bad(l, field, what);
 }
 
 static int load_vocab(struct load *l, const json_t *vocab)
@@ -141,16 +157,14 @@ static int load_vocab(struct load *l, const json_t *vocab)
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)vocab, key, v) {
-        char field[96];
-        int32_t id;
-        size_t n = strlen(key);
-        snprintf(field, sizeof field, "model.vocab[\"%.48s\"]", key);
-        int rc = read_id(l, v, field, &id);
+        size_t n = strlen(key), n_bytes;
+        if (!is_id(v)) return bad_token(l, key, NULL);
+        const int32_t id = (int32_t)json_integer_value(v);
+        int rc = tokens_reach(l, (size_t)id + 1);
         if (rc) return rc;
-        if (t->tokens[id].bytes) return bad(l, field, "has the id of another token");
-        char *bytes = malloc(n + 1);
+        if (t->tokens[id].bytes) return bad_token(l, key, "has the id of another token");
+        char *bytes = arena_alloc(&t->texts, n + 1);
         if (!bytes) return no_memory(l);
-        size_t n_bytes;
         if (!spelled_bytes(&l->alphabet, key, n, bytes, &n_bytes)) memcpy(bytes, key, n), n_bytes = n;
         bytes[n_bytes] = '\0';
         t->tokens[id].bytes = bytes;
@@ -172,10 +186,7 @@ static int merge_side(struct load *l, const char *p, size_t n, size_t i, int32_t
     *id = spelled_bytes(&l->alphabet, p, n, bytes, &n_bytes) ? token_map_find(l->t, &l->t->vocab, bytes, n_bytes)
                                                              : token_map_find(l->t, &l->t->vocab, p, n);
     if (bytes != small) free(bytes);
-    if (*id >= 0) return 0;
-    char field[64];
-    snprintf(field, sizeof field, "model.merges[%zu]", i);
-    return bad(l, field, "names a token that is not in the vocabulary");
+    return *id >= 0 ? 0 : bad_merge(l, i, "names a token that is not in the vocabulary");
 }
 
 /* "a b", or ["a", "b"]. */
@@ -183,26 +194,24 @@ static int read_merge(struct load *l, const json_t *v, size_t i, struct merge *m
 {
     const char *a = json_string_value(json_array_get(v, 0)), *b = json_string_value(json_array_get(v, 1)), *text = json_string_value(v);
     size_t na, nb;
-    char field[64];
-    snprintf(field, sizeof field, "model.merges[%zu]", i);
     if (text) {
         const char *space = strchr(text, ' ');
-        if (!space || strchr(space + 1, ' ')) return bad(l, field, "must be two tokens with a space between");
+        if (!space || strchr(space + 1, ' ')) return bad_merge(l, i, "must be two tokens with a space between");
         a = text, na = (size_t)(space - text), b = space + 1, nb = strlen(b);
     } else {
-        if (!a || !b || json_array_size(v) != 2) return bad(l, field, "must be two tokens");
+        if (!a || !b || json_array_size(v) != 2) return bad_merge(l, i, "must be two tokens");
         na = json_string_length(json_array_get(v, 0)), nb = json_string_length(json_array_get(v, 1));
     }
     int rc = merge_side(l, a, na, i, &m->left);
     if (!rc) rc = merge_side(l, b, nb, i, &m->right);
     if (rc) return rc;
     const struct token_info *x = &l->t->tokens[m->left], *y = &l->t->tokens[m->right];
-    if (x->n + y->n > TOKENIZER_MAX_CONTENT) return bad(l, field, "makes a token that is too long");
+    if (x->n + y->n > TOKENIZER_MAX_CONTENT) return bad_merge(l, i, "makes a token that is too long");
     char joined[TOKENIZER_MAX_CONTENT];
     memcpy(joined, x->bytes, x->n);
     memcpy(joined + x->n, y->bytes, y->n);
     m->result = token_map_find(l->t, &l->t->vocab, joined, x->n + y->n);
-    if (m->result < 0) return bad(l, field, "makes a token that is not in the vocabulary");
+    if (m->result < 0) return bad_merge(l, i, "makes a token that is not in the vocabulary");
     m->rank = (uint32_t)i;
     return 0;
 }
@@ -260,21 +269,12 @@ static int flag(struct load *l, const json_t *v, const char *where, const char *
 static int set_added_info(struct load *l, const struct added_token *a)
 {
     struct token_info *k = &l->t->tokens[a->id];
-    char *bytes = copy_bytes(a->content, a->n), *reference = malloc(a->n + 1);
+    char *reference = arena_alloc(&l->t->texts, a->n + 1u);
     size_t n = 0;
-    if (!bytes || !reference) {
-        free(bytes);
-        free(reference);
-        return no_memory(l);
-    }
-    if (!spelled_bytes(&l->alphabet, a->content, a->n, reference, &n) || (n == a->n && memcmp(reference, bytes, n) == 0)) {
-        free(reference);
-        reference = NULL;
-    }
-    free(k->bytes);
-    free(k->reference);
+    if (!reference) return no_memory(l);
+    if (!spelled_bytes(&l->alphabet, a->content, a->n, reference, &n) || (n == a->n && memcmp(reference, a->content, n) == 0)) reference = NULL;
     *k = (struct token_info){
-        .bytes = bytes, .n = a->n, .reference = reference, .n_reference = (uint32_t)n, .special = a->special, .added = true};
+        .bytes = a->content, .n = a->n, .reference = reference, .n_reference = (uint32_t)n, .special = a->special, .added = true};
     return 0;
 }
 
@@ -301,7 +301,7 @@ static int add_token(struct load *l, const json_t *v, const char *where, int32_t
         l->cap_added = cap;
     }
     struct added_token *a = &t->added[t->n_added];
-    *a = (struct added_token){.content = copy_bytes(json_string_value(content), n), .n = (uint32_t)n, .id = id};
+    *a = (struct added_token){.content = arena_copy(&t->texts, json_string_value(content), n), .n = (uint32_t)n, .id = id};
     if (!a->content) return no_memory(l);
     t->n_added++;
     int rc = flag(l, v, where, "special", &a->special);
@@ -320,9 +320,9 @@ static int load_added(struct load *l, const json_t *list)
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
         char where[64], field[80];
-        int32_t id;
         snprintf(where, sizeof where, "added_tokens[%zu]", i);
         snprintf(field, sizeof field, "%s.id", where);
+        int32_t id = -1;
         int rc = read_id(l, json_object_get(v, "id"), field, &id);
         if (!rc) rc = add_token(l, v, where, id);
         if (rc) return rc;
@@ -424,7 +424,7 @@ static int load_pre_tokenizer(struct load *l, const json_t *v, int depth, bool *
 static int append_ids(struct load *l, const json_t *ids, int32_t **list, size_t *n)
 {
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        int32_t id, *p = realloc(*list, (*n + 1) * sizeof *p);
+        int32_t id = -1, *p = realloc(*list, (*n + 1) * sizeof *p);
         if (!p) return no_memory(l);
         *list = p;
         int rc = read_id(l, json_array_get(ids, i), "post_processor special_tokens ids", &id);
@@ -503,6 +503,7 @@ int tokenizer_load(struct tokenizer **out, const json_t *tokenizer, const json_t
     struct load l = {.t = calloc(1, sizeof *l.t), .e = e};
     if (!l.t) return err_set(e, ERR_MEMORY, "tokenizer.json: out of memory");
     alphabet_init(&l.alphabet);
+    arena_init(&l.t->texts, TOKENIZER_MAX_TEXT_BYTES);
     int rc = load_all(&l, tokenizer, config);
     if (rc)
         tokenizer_close(l.t);
@@ -531,11 +532,7 @@ int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
 void tokenizer_close(struct tokenizer *t)
 {
     if (!t) return;
-    for (int32_t i = 0; i < t->size; i++) {
-        free(t->tokens[i].bytes);
-        free(t->tokens[i].reference);
-    }
-    for (size_t i = 0; i < t->n_added; i++) free(t->added[i].content);
+    arena_free(&t->texts);
     for (size_t i = 0; i < t->n_steps; i++) pcre2_code_free(t->steps[i].pattern);
     free(t->tokens);
     free(t->vocab.slots);

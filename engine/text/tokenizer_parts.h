@@ -8,9 +8,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "base/arena.h"
 #include "engine/text/tokenizer.h"
 
-enum { TOKENIZER_MAX_ID = 1 << 20, TOKENIZER_MAX_CONTENT = 4096, TOKENIZER_MAX_STEPS = 16 };
+enum { TOKENIZER_MAX_ID = 1 << 20, TOKENIZER_MAX_CONTENT = 4096, TOKENIZER_MAX_STEPS = 16, TOKENIZER_MAX_TEXT_BYTES = 256 << 20 };
 
 /* One id. */
 struct token_info {
@@ -63,6 +64,7 @@ struct split_step {
 };
 
 struct tokenizer {
+    struct arena texts; /* what tokens stand for */
     struct token_info *tokens;
     int32_t size;
     struct token_map vocab;    /* BPE vocabulary, by bytes */

@@ -68,6 +68,34 @@ static int read_json(struct err *e)
     return 0;
 }
 
+/* So large that its tree lies in slabs; one part is kept longer than the rest. */
+static int read_large_json(struct err *e)
+{
+    enum { N = 20000, LONG = 100000 };
+    static char text[N * 24 + LONG + 64];
+    size_t n = 0;
+    json_t *v;
+    text[n++] = '[';
+    for (int i = 0; i < N; i++) n += (size_t)sprintf(text + n, "[\"%08x\", %d],", i, i % 100);
+    text[n++] = '"';
+    memset(text + n, 'x', LONG);
+    n += LONG;
+    n += (size_t)sprintf(text + n, "\"]");
+    int rc = json_read(text, n, &json_limits_request, "test", &v, e);
+    if (rc) {
+        assert_null(v);
+        assert_int_equal(rc, -ERR_MEMORY);
+        return rc;
+    }
+    assert_int_equal(json_array_size(v), N + 1);
+    assert_int_equal(json_string_length(json_array_get(v, N)), LONG);
+    json_t *kept = json_incref(json_array_get(v, N / 2));
+    json_decref(v);
+    assert_string_equal(json_string_value(json_array_get(kept, 0)), "00002710");
+    json_decref(kept);
+    return 0;
+}
+
 static int make_prompt(struct err *e)
 {
     static const char text[] =
@@ -161,6 +189,7 @@ static void test_t47_json_is_whole_or_out_of_memory(void **state)
 {
     (void)state;
     fail_every(read_json);
+    fail_every(read_large_json);
 }
 
 static void test_t47_prompt_is_whole_or_out_of_memory(void **state)
