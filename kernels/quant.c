@@ -13,6 +13,7 @@ const struct quant_format quant_int4 = {.bits = 4, .group = 32, .scale = DTYPE_B
 
 enum { LANES = 4 };
 typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 
 bool quant_format_valid(const struct quant_format *f)
 {
@@ -45,8 +46,15 @@ static float stored_scale(const struct quant_format *f, float s)
     return f->scale == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(s)) : s;
 }
 
+/* Whole rows pass through these when a model is loaded. Each clone rounds alike. */
+#if defined __x86_64__
+#define FOR_EACH_ISA __attribute__((target_clones("avx2", "default")))
+#else
+#define FOR_EACH_ISA
+#endif
+
 /* The largest magnitude; NaN or infinite if a value is. As bits magnitudes are whole numbers in the same order, and NaN the largest. */
-static float largest(const float *x, size_t n)
+FOR_EACH_ISA static float largest(const float *x, size_t n)
 {
     int32_t most = 0;
     for (size_t i = 0; i < n; i++) {
@@ -60,45 +68,52 @@ static float largest(const float *x, size_t n)
     return f;
 }
 
-static void round_to(const float *w, size_t n, float scale, int lowest, int highest, int8_t *q)
+/* 1.5 * 2^23: what is added to it is rounded to a whole number, to nearest even, which the sum's lowest bits then are. */
+static const float magic_number = 12582912.0f;
+enum { MAGIC_BITS = 0x4B400000 };
+
+FOR_EACH_ISA static void round_to(const float *w, size_t n, float scale, int lowest, int highest, int8_t *q)
 {
     const float inverse = fabsf(scale) >= QUANT_TINY ? 1 / scale : 0;
     for (size_t i = 0; i < n; i++) {
-        float v = w[i] * inverse;
-        v = v < (float)lowest ? (float)lowest : v > (float)highest ? (float)highest : v;
-        q[i] = (int8_t)((v + 12582912.0f) - 12582912.0f); /* 1.5 * 2^23: rounds to a whole number, to nearest even */
+        float v = w[i] * inverse + magic_number;
+        int32_t whole;
+        memcpy(&whole, &v, 4);
+        whole -= MAGIC_BITS;
+        whole = whole < lowest ? lowest : whole;
+        q[i] = (int8_t)(whole > highest ? highest : whole);
     }
 }
 
 /* --- 4 bits: the search --- */
-static vf load(const float *p)
+#define INLINE static inline __attribute__((always_inline)) /* into each clone */
+
+INLINE vf load(const float *p)
 {
     vf v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-static vf clamp4(vf v)
+INLINE vf at_most(vf v, float most)
 {
-    typedef int32_t vi __attribute__((vector_size(LANES * 4)));
-    const vf lo = (vf){} - 8.0f, hi = (vf){} + 7.0f;
-    vi below = v < lo, above = v > hi;
-    v = (vf)(((vi)lo & below) | ((vi)v & ~below));
+    const vf hi = (vf){} + most;
+    const vi above = v > hi;
     return (vf)(((vi)hi & above) | ((vi)v & ~above));
 }
 
-static float sum_vf(vf v)
+INLINE float sum_vf(vf v)
 {
     return (v[0] + v[2]) + (v[1] + v[3]);
 }
 
-/* Sums of w q and q q over n (a multiple of 4) with q rounded by `inverse`. */
-static void fit(const float *w, size_t n, float inverse, float *wq, float *qq)
+/* Sums of w q and q q over n (a multiple of 4) with q rounded by `inverse`, at which no w comes below -8. */
+INLINE void fit(const float *w, size_t n, float inverse, float *wq, float *qq)
 {
-    const vf magic = (vf){} + 12582912.0f;
+    const vf magic = (vf){} + magic_number;
     vf a = {}, b = {};
     for (size_t i = 0; i < n; i += LANES) {
-        vf x = load(w + i), q = clamp4(x * inverse) + magic - magic;
+        vf x = load(w + i), q = at_most(x * inverse, 7) + magic - magic;
         a += x * q;
         b += q * q;
     }
@@ -106,13 +121,13 @@ static void fit(const float *w, size_t n, float inverse, float *wq, float *qq)
     *qq = sum_vf(b);
 }
 
-static float squared_error(const float *w, size_t n, float scale)
+INLINE float squared_error(const float *w, size_t n, float scale)
 {
     const float inverse = fabsf(scale) >= QUANT_TINY ? 1 / scale : 0;
-    const vf magic = (vf){} + 12582912.0f;
+    const vf magic = (vf){} + magic_number;
     vf sum = {};
     for (size_t i = 0; i < n; i += LANES) {
-        vf x = load(w + i), d = x - (clamp4(x * inverse) + magic - magic) * scale;
+        vf x = load(w + i), q = -at_most(-at_most(x * inverse, 7), 8), d = x - (q + magic - magic) * scale;
         sum += d * d;
     }
     return sum_vf(sum);
@@ -122,7 +137,7 @@ static float squared_error(const float *w, size_t n, float scale)
  * more. For given q the best scale is sum(w q) / sum(q q), and what it leaves of the error falls with sum(w q)^2 / sum(q q). */
 static const float ends[] = {8.0f, 7.6f, 7.2f, 6.8f, 6.4f};
 
-static float search_scale(const struct quant_format *f, const float *w, size_t n, float most)
+FOR_EACH_ISA static float search_scale(const struct quant_format *f, const float *w, size_t n, float most)
 {
     float peak = most;
     if (most < QUANT_TINY) return 0;
