@@ -1,6 +1,6 @@
 /* bench_tile: one tile through a picture model's encoder, in this process: ms a tile, alone and in a batch.
  *
- *     bench_tile [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--threads N] [--tiles N] [--repeat N]
+ *     bench_tile [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--quant none|int8] [--threads N] [--tiles N] [--repeat N]
  *
  * One line of JSON a repetition: {"tiles": N, "ms_per_tile": ...}. Pixels are arbitrary; the time is that of the encoder and the
  * connector, from pixels on the host to rows on the device. */
@@ -28,10 +28,11 @@ static int repetition(struct model *m, uint8_t *pixels, size_t tile_bytes, uint3
 
 int main(int argc, char **argv)
 {
-    enum { MODEL = 1, RANDOM, COMPUTE, THREADS, TILES, REPEAT };
+    enum { MODEL = 1, RANDOM, COMPUTE, QUANT, THREADS, TILES, REPEAT };
     static const struct option options[] = {{"model", 1, NULL, MODEL},
                                             {"random-weights", 1, NULL, RANDOM},
                                             {"compute", 1, NULL, COMPUTE},
+                                            {"quant", 1, NULL, QUANT},
                                             {"threads", 1, NULL, THREADS},
                                             {"tiles", 1, NULL, TILES},
                                             {"repeat", 1, NULL, REPEAT},
@@ -47,6 +48,8 @@ int main(int argc, char **argv)
             spec = optarg;
         else if (c == COMPUTE)
             f32 = !strcmp(optarg, "f32");
+        else if (c == QUANT)
+            o.quant_vision = strcmp(optarg, "int8") ? MODEL_QUANT_NONE : MODEL_QUANT_INT8;
         else if (c == THREADS)
             o.threads = atoi(optarg);
         else if (c == TILES)

@@ -2,7 +2,7 @@
 """Speed and memory of the serving engine on this machine's CPU: `make bench-cpu`.
 
     bench/cpu.py [--only NAME,...] [--rounds N] [--threads N] [--clients 1,4,16,64] [--shapes 135m,1.7b] [--forms bf16,int8,int4] [--save]
-                 [--llama-bench PROGRAM] [--llama-server PROGRAM] [--llama-models FOLDER]
+                 [--llama-bench PROGRAM] [--llama-server PROGRAM] [--llama-models FOLDER] [--onnx-python PROGRAM]
 
 read       read bandwidth of the cores, the ceiling of every decode step (bench_read)
 model      prefill of 512 tokens and decode of 128, alone, random weights in real shapes; bytes read as a share of the ceiling (bench_model)
@@ -10,7 +10,8 @@ streams    streaming clients in a closed loop, prompts of about 123 tokens all d
 busy       decode beside one process that never waits: the share of the quiet speed that is left
 start      from exec to ready, and to the first token of a first request, files cached
 prefix     time to the first token of a prompt of 1,000 tokens, and of one that begins with the same 1,000
-tile       one 512 px tile through the encoder of a 256M picture model, and 17 in one go (bench_tile)
+tile       one 512 px tile through the encoder of a 256M picture model, and 17 in one go (bench_tile); beside ONNX Runtime where a Python that has it
+           is named (bench/onnx_tile.py)
 memory     anonymous memory after load beside weights and cache, and its growth over 10,000 requests
 scheduler  work of the scheduler a step (bench_scheduler)
 exact      what --decode exact costs against fast
@@ -416,19 +417,33 @@ def bench_prefix(args):
     return out
 
 
+def ours_tile(args, form, tiles):
+    how = ["--compute", form] if form != "int8" else ["--compute", "bf16", "--quant", "int8"]
+    return json_lines([BUILD / "bench/bench_tile", *how, "--tiles", tiles, "--repeat", 1, "--threads", args.threads])[-1]["ms_per_tile"]
+
+
+def onnx_tile(args, form):
+    how = ["--int8"] if form == "int8" else []
+    return json_lines([args.onnx_python, ROOT / "bench/onnx_tile.py", *how, "--repeat", 1, "--threads", args.threads])[-1]["ms_per_tile"]
+
+
 def bench_tile(args):
-    def tile(compute, tiles):
-        return json_lines([BUILD / "bench/bench_tile", "--compute", compute, "--tiles", tiles, "--repeat", 1, "--threads", args.threads])[-1]["ms_per_tile"]
-    cases = [(compute, tiles) for compute in ("f32", "bf16") for tiles in (1, 17)]
-    values = in_turns(args.rounds, {case: lambda case=case: tile(*case) for case in cases})
-    out = {f"{compute} {tiles}": spread(values[compute, tiles]) for compute, tiles in cases}
-    for compute, tiles in cases:
-        show(f"256M picture model {compute}, {tiles} tile{'s' if tiles > 1 else ''}, a tile", out[f"{compute} {tiles}"], "ms", 0)
-    for compute in ("f32", "bf16"):
-        out[f"{compute} batch"] = ratio(values[compute, 17], values[compute, 1])
-        show(f"    {compute}: 17 against 1, a tile", out[f"{compute} batch"], "")
-    if not choices("--quant-vision"):
-        out["int8"] = not_there("int8 encoder (--quant-vision)")
+    cases = [(form, tiles) for form in ("f32", "bf16", "int8") for tiles in (1, 17)]
+    measures = {case: lambda case=case: ours_tile(args, *case) for case in cases}
+    for form in ("f32", "int8") if args.onnx_python else ():
+        measures["onnx", form] = lambda form=form: onnx_tile(args, form)
+    values = in_turns(args.rounds, measures)
+    out = {" ".join(map(str, case)): spread(v) for case, v in values.items()}
+    for form, tiles in cases:
+        show(f"256M picture model {form}, {tiles} tile{'s' if tiles > 1 else ''}, a tile", out[f"{form} {tiles}"], "ms", 0)
+    for form in ("f32", "bf16", "int8"):
+        out[f"{form} batch"] = ratio(values[form, 17], values[form, 1])
+        show(f"    {form}: 17 against 1, a tile", out[f"{form} batch"], "")
+    for ours, theirs in (("f32", "f32"), ("bf16", "f32"), ("int8", "int8")) if args.onnx_python else ():
+        r = out[f"{ours} ratio"] = ratio(values["onnx", theirs], values[ours, 1])
+        show(f"    ONNX Runtime {theirs}, a tile", out[f"onnx {theirs}"], "ms", 0)
+        show(f"    ours {ours} against it, speed", r, "")
+        goal_line(r["median"], 1)
     return out
 
 
@@ -491,6 +506,7 @@ def parse():
     p.add_argument("--llama-bench")
     p.add_argument("--llama-server")
     p.add_argument("--llama-models")
+    p.add_argument("--onnx-python", help="a Python that has onnx and onnxruntime (bench/onnx_tile.py)")
     p.add_argument("--save", action="store_true")
     args = p.parse_args()
     args.only, args.shapes, args.forms = args.only.split(","), args.shapes.split(","), args.forms.split(",")
