@@ -112,11 +112,11 @@ static int send_prediction(struct worker *w)
     int64_t now_ms = clock_boot_ms();
     bool idle = !engine_busy(w->engine);
     bool due = idle ? !w->predicted_idle : now_ms - w->predicted_at_ms >= PREDICTION_EVERY_MS;
+    w->predicted_idle = idle; /* also after work too short to be told of meanwhile, what it came to is told */
     if (!due) return 0;
     struct frame_prediction p;
     engine_prediction(w->engine, &p);
     w->predicted_at_ms = now_ms;
-    w->predicted_idle = idle;
     return frame_put_prediction(frame_conn_out(w->conn), &p);
 }
 
@@ -166,12 +166,12 @@ static int say_hello(struct worker *w, struct err *e)
     return frame_conn_flush(w->conn, e) < 0 ? -(int)e->code : 0;
 }
 
-int worker_serve(int sock, struct model *model, uint64_t *progress)
+int worker_serve(int sock, struct model *model, const struct engine_options *o, uint64_t *progress)
 {
     struct worker w = {.progress = progress};
     struct err e = {0};
     int rc = frame_conn_new(&w.conn, sock, QUEUE_MAX_BYTES, &e);
-    if (!rc) rc = engine_new(&w.engine, model, &e);
+    if (!rc) rc = o ? engine_new_with(&w.engine, model, o, &e) : engine_new(&w.engine, model, &e);
     if (!rc) rc = say_hello(&w, &e);
     while (!rc && !w.closed && !(w.draining && !engine_busy(w.engine))) rc = turn(&w, &e);
     if (rc)

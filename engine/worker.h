@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+struct engine_options;
 struct model;
 
 enum worker_exit {
@@ -25,7 +26,8 @@ enum { WORKER_SOCKET_FD = 3, WORKER_PROGRESS_FD = 4 };
 void worker_prepare(void);
 /* Descriptor 4's counter, or one of our own; for model_set_progress. Never NULL. */
 uint64_t *worker_progress_map(void);
-/* Serves until drained or the socket closes; the model is borrowed. Returns the exit code. */
-int worker_serve(int sock, struct model *model, uint64_t *progress);
+/* Serves until drained or the socket closes; model and o (engine/engine.h; NULL: what engine_new takes) are borrowed. Returns the exit
+ * code. */
+int worker_serve(int sock, struct model *model, const struct engine_options *o, uint64_t *progress);
 
 #endif

@@ -14,18 +14,22 @@ enum { REPLY_MAX_BYTES = 4 << 20, BODY_MAX_BYTES = 64 << 10 };
 
 static void write_number(struct buf *b, const char *name, float v, bool known)
 {
+    if (b->len && b->data[b->len - 1] != '{') buf_putc(b, ',');
     if (known && isfinite(v))
-        buf_printf(b, ",\"%s\":%.6g", name, (double)v);
+        buf_printf(b, "\"%s\":%.6g", name, (double)v);
     else
-        buf_printf(b, ",\"%s\":null", name);
+        buf_printf(b, "\"%s\":null", name);
 }
 
+/* What is there, and what is to be expected of it (struct frame_prediction). */
 static void write_prediction(struct buf *b, const struct frame_prediction *p)
 {
-    buf_printf(b, ",\"load\":{\"running\":%" PRIu32 ",\"waiting\":%" PRIu32 ",\"free_blocks\":%" PRIu32, p->running, p->waiting,
+    bool known = p->prompt_token_ms > 0;
+    buf_printf(b, ",\"load\":{\"running\":%" PRIu32 ",\"waiting\":%" PRIu32 ",\"free_blocks\":%" PRIu32 "}", p->running, p->waiting,
                p->free_blocks);
-    write_number(b, "first_token_ms", p->first_token_ms, p->prompt_token_ms > 0);
-    write_number(b, "prompt_token_ms", p->prompt_token_ms, p->prompt_token_ms > 0);
+    buf_puts(b, ",\"prediction\":{");
+    write_number(b, "first_token_ms", p->first_token_ms, known);
+    write_number(b, "prompt_token_ms", p->prompt_token_ms, known);
     write_number(b, "tokens_per_s", p->tokens_per_s, p->tokens_per_s > 0);
     write_number(b, "error_p90", p->error_p90, p->error_p90 >= 0);
     buf_putc(b, '}');
@@ -71,7 +75,7 @@ static void write_state(struct buf *b, const struct gateway_model *m)
     if (m->worker)
         write_worker(b, m);
     else
-        buf_puts(b, ",\"worker\":null,\"memory\":null,\"load\":null");
+        buf_puts(b, ",\"worker\":null,\"memory\":null,\"load\":null,\"prediction\":null");
     buf_putc(b, '}');
 }
 

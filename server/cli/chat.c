@@ -9,7 +9,6 @@
 #include "base/str.h"
 #include "server/cli/chat_parts.h"
 #include "server/cli/command.h"
-#include "server/cli/env.h"
 
 static const char *style(const struct chat *c, enum terminal_style s)
 {
@@ -143,26 +142,10 @@ static int talk(struct chat *c, struct chat_input *in, struct chat_server *serve
 
 /* --- begin --- */
 
-static int read_key(const char *file, char out[CHAT_KEY_BYTES], struct err *e)
-{
-    bool there = env_take_api_key(out, CHAT_KEY_BYTES); /* out of the environment in any case */
-    if (!there) out[0] = '\0';
-    if (!file) return 0;
-    struct buf b;
-    buf_init(&b, CHAT_KEY_BYTES - 1);
-    int rc = buf_read_file(&b, file, e);
-    while (!rc && b.len && (b.data[b.len - 1] == '\n' || b.data[b.len - 1] == '\r')) b.data[--b.len] = '\0';
-    if (!rc && (!b.len || strlen(b.data) != b.len)) rc = err_set(e, ERR_INPUT, "%s: there is no key in it", file);
-    if (!rc) strcpy(out, b.data);
-    if (b.data) explicit_bzero(b.data, b.len);
-    buf_free(&b);
-    return rc;
-}
-
 static int connect_server(struct chat *c, struct chat_server *server, const char *target, struct err *e)
 {
     char key[CHAT_KEY_BYTES];
-    int rc = read_key(c->o->api_key_file, key, e);
+    int rc = chat_api_key(c->o->api_key_file, key, e);
     bool url = strstr(target, "://") != NULL;
     if (!rc && !url) rc = chat_server_start(server, target, c->o, e);
     if (!rc) rc = chat_api_open(&c->api, url ? target : server->url, url ? key : server->key, e);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "server/cli/chat_parts.h"
+#include "server/cli/env.h"
 #include "server/sse_read.h"
 
 enum {
@@ -24,6 +25,22 @@ static bool is_local(const char *host)
 {
     size_t n = strcspn(host, ":/");
     return str_starts_with(host, "127.") || str_starts_with(host, "[::1]") || (n == 9 && strncasecmp(host, "localhost", 9) == 0);
+}
+
+int chat_api_key(const char *file, char out[CHAT_KEY_BYTES], struct err *e)
+{
+    bool there = env_take_api_key(out, CHAT_KEY_BYTES); /* out of the environment in any case */
+    if (!there) out[0] = '\0';
+    if (!file) return 0;
+    struct buf b;
+    buf_init(&b, CHAT_KEY_BYTES - 1);
+    int rc = buf_read_file(&b, file, e);
+    while (!rc && b.len && (b.data[b.len - 1] == '\n' || b.data[b.len - 1] == '\r')) b.data[--b.len] = '\0';
+    if (!rc && (!b.len || strlen(b.data) != b.len)) rc = err_set(e, ERR_INPUT, "%s: there is no key in it", file);
+    if (!rc) strcpy(out, b.data);
+    if (b.data) explicit_bzero(b.data, b.len);
+    buf_free(&b);
+    return rc;
 }
 
 int chat_api_open(struct chat_api *a, const char *url, const char *key, struct err *e)
@@ -105,11 +122,13 @@ static size_t take_bytes(char *p, size_t size, size_t n, void *ctx)
     return 0;
 }
 
-static int transfer_open(struct transfer *t, struct chat_api *a, const char *path, struct err *e)
+/* n_base: how much of the server's address path follows. */
+static int transfer_open(struct transfer *t, struct chat_api *a, size_t n_base, const char *path, struct err *e)
 {
+    char url[CHAT_URL_BYTES + CHAT_PATH_BYTES];
+    if (strlen(path) >= CHAT_PATH_BYTES) return err_set(e, ERR_INPUT, "the name is too long");
     t->easy = curl_easy_init();
-    char url[CHAT_URL_BYTES + 64];
-    snprintf(url, sizeof url, "%s%s", a->base, path);
+    snprintf(url, sizeof url, "%.*s%s", (int)n_base, a->base, path);
     buf_init(&t->body, t->answer ? MAX_ERROR_BYTES : MAX_LIST_BYTES);
     sse_read_init(&t->sse, take_event, t);
     if (!t->easy) return err_set(e, ERR_MEMORY, "out of memory");
@@ -228,12 +247,39 @@ static int take_event(void *ctx, const char *name, const char *data, size_t n)
     return rc;
 }
 
+int chat_api_call(struct chat_api *a, const char *method, const char *path, const json_t *body, json_t **out, struct err *e)
+{
+    struct transfer t = {0};
+    struct buf text;
+    bool stopped = false;
+    size_t n_base = strlen(a->base);
+    buf_init(&text, MAX_REQUEST_BYTES);
+    if (str_ends_with(a->base, "/v1")) n_base -= 3;
+    *out = NULL;
+    int rc = body && json_write(&text, body) ? err_set(e, ERR_LIMIT, "the request is too long to be sent") : 0;
+    if (!rc) rc = transfer_open(&t, a, n_base, path, e);
+    if (!rc && body) {
+        curl_easy_setopt(t.easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)text.len);
+        curl_easy_setopt(t.easy, CURLOPT_POSTFIELDS, text.data);
+    }
+    if (!rc) {
+        curl_easy_setopt(t.easy, CURLOPT_CUSTOMREQUEST, method);
+        rc = transfer_run(&t, a, &stopped, e);
+    }
+    if (!rc && stopped) rc = err_set(e, ERR_GONE, "stopped");
+    if (!rc && (status_of(&t) < 200 || status_of(&t) > 299)) rc = status_error(&t, e);
+    if (!rc) rc = json_read(t.body.data ? t.body.data : "", t.body.len, &json_limits_request, "the server's answer", out, e);
+    transfer_close(&t);
+    buf_free(&text);
+    return rc;
+}
+
 int chat_api_first_model(struct chat_api *a, char model[CHAT_MODEL_BYTES], struct err *e)
 {
     struct transfer t = {0};
     json_t *v = NULL;
     bool stopped = false;
-    int rc = transfer_open(&t, a, "/models", e);
+    int rc = transfer_open(&t, a, strlen(a->base), "/models", e);
     if (!rc) rc = transfer_run(&t, a, &stopped, e);
     if (!rc && stopped) rc = err_set(e, ERR_GONE, "stopped");
     if (!rc && status_of(&t) != 200) rc = status_error(&t, e);
@@ -256,7 +302,7 @@ int chat_api_ask(struct chat_api *a, const json_t *request, void (*delta)(void *
     buf_init(&body, MAX_REQUEST_BYTES);
     int rc =
         json_write(&body, request) ? err_set(e, ERR_LIMIT, "the talk with its pictures is too long to be sent; /clear begins anew") : 0;
-    if (!rc) rc = transfer_open(&t, a, "/chat/completions", e);
+    if (!rc) rc = transfer_open(&t, a, strlen(a->base), "/chat/completions", e);
     if (!rc) {
         curl_easy_setopt(t.easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body.len);
         curl_easy_setopt(t.easy, CURLOPT_POSTFIELDS, body.data);

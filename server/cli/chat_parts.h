@@ -1,5 +1,6 @@
 /* What the files of `chat` share: chat.c (the dialogue), chat_talk.c (its commands and messages), chat_input.c (lines of a terminal or a pipe),
- * chat_api.c (requests to the server), chat_server.c (a private server for the time of the chat). Nobody else includes it. */
+ * chat_api.c (requests to the server), chat_server.c (a private server for the time of the chat). Beside them models.c
+ * includes it, for its requests. */
 #ifndef SPILLWAY_SERVER_CLI_CHAT_PARTS_H
 #define SPILLWAY_SERVER_CLI_CHAT_PARTS_H
 
@@ -16,6 +17,7 @@
 enum {
     CHAT_KEY_BYTES = 512,
     CHAT_URL_BYTES = 2048,
+    CHAT_PATH_BYTES = 1024, /* of one request */
     CHAT_MODEL_BYTES = 256,
     CHAT_MAX_TEXT_BYTES = 1 << 20,
     CHAT_MAX_IMAGES = OPTIONS_MAX_IMAGES
@@ -55,6 +57,10 @@ struct chat_answer {
 /* url: of the server, with or without /v1. key is copied; "" for none. */
 MUST_USE int chat_api_open(struct chat_api *a, const char *url, const char *key, struct err *e);
 void chat_api_close(struct chat_api *a); /* accepts a zeroed struct */
+/* From the file, else out of $SPILLWAY_API_KEY, else "". The environment has it no more afterwards. */
+MUST_USE int chat_api_key(const char *file, char out[CHAT_KEY_BYTES], struct err *e);
+/* One request that is no stream, to a path from the server's root; body may be NULL. *out: what a 2xx answer says, a new reference. */
+MUST_USE int chat_api_call(struct chat_api *a, const char *method, const char *path, const json_t *body, json_t **out, struct err *e);
 /* The first model of /v1/models. */
 MUST_USE int chat_api_first_model(struct chat_api *a, char model[CHAT_MODEL_BYTES], struct err *e);
 /* Streams one answer; delta gets its text as it comes. out->text holds all of it, also after an error; free it in any case. */

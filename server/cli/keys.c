@@ -14,6 +14,7 @@
 #include "server/accounts/accounts.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
+#include "server/cli/table.h"
 
 enum { MAX_YEARS = 100, WORD_BYTES = 64, HOUR_S = 3600, DAY_S = 24 * HOUR_S, YEAR_S = 365 * DAY_S };
 
@@ -102,55 +103,19 @@ static const char *show_expiry(int64_t expires_s, char out[WORD_BYTES])
     return out;
 }
 
-/* The list's rows are kept until the widths of its columns are known. */
 enum { COLUMNS = 8, CELL_BYTES = 256 };
 struct list {
-    char (*cells)[COLUMNS][CELL_BYTES];
-    size_t n, cap;
-    bool failed;
+    struct table table;
+    size_t n_json; /* keys in json */
     struct buf json;
 };
-
-static void list_add(struct list *l, const char *const cells[COLUMNS])
-{
-    if (l->n == l->cap) {
-        size_t cap = l->cap ? 2 * l->cap : 16;
-        void *more = reallocarray(l->cells, cap, sizeof *l->cells);
-        if (!more) {
-            l->failed = true;
-            return;
-        }
-        l->cells = more;
-        l->cap = cap;
-    }
-    for (int i = 0; i < COLUMNS; i++) snprintf(l->cells[l->n][i], CELL_BYTES, "%s", cells[i]);
-    l->n++;
-}
-
-static size_t n_characters(const char *s)
-{
-    size_t n = 0;
-    for (; *s; s++) n += ((unsigned char)*s & 0xC0) != 0x80;
-    return n;
-}
-
-static void list_print(const struct list *l)
-{
-    size_t width[COLUMNS] = {0};
-    for (size_t i = 0; i < l->n; i++)
-        for (int j = 0; j < COLUMNS; j++)
-            if (n_characters(l->cells[i][j]) > width[j]) width[j] = n_characters(l->cells[i][j]);
-    for (size_t i = 0; i < l->n; i++) {
-        for (int j = 0; j < COLUMNS - 1; j++) printf("%s%*s  ", l->cells[i][j], (int)(width[j] - n_characters(l->cells[i][j])), "");
-        printf("%s\n", l->cells[i][COLUMNS - 1]);
-    }
-}
 
 static const char *const state_words[] = {
     [ACCOUNTS_KEY_VALID] = "valid", [ACCOUNTS_KEY_EXPIRED] = "expired", [ACCOUNTS_KEY_REVOKED] = "revoked"};
 
 static void list_key(void *ctx, const struct accounts_key *k)
 {
+    struct list *l = ctx;
     char id[WORD_BYTES], ends[WORD_BYTES], made[WORD_BYTES], expires[WORD_BYTES], span[WORD_BYTES], state[CELL_BYTES];
     char weight[WORD_BYTES], priority[WORD_BYTES];
     snprintf(id, sizeof id, "%" PRId64, k->id);
@@ -162,8 +127,8 @@ static void list_key(void *ctx, const struct accounts_key *k)
     }
     snprintf(weight, sizeof weight, "%" PRIu32, k->share.weight);
     snprintf(priority, sizeof priority, "%" PRId32, k->share.priority);
-    list_add(ctx, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires), weight,
-                                               priority, state});
+    table_add(&l->table, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires),
+                                                      weight, priority, state});
 }
 
 static void json_time(struct buf *b, const char *name, int64_t at_s)
@@ -178,7 +143,7 @@ static void json_key(void *ctx, const struct accounts_key *k)
 {
     struct list *l = ctx;
     struct buf *b = &l->json;
-    buf_printf(b, "%s{\"id\":%" PRId64 ",\"name\":", l->n++ ? ",\n " : "", k->id);
+    buf_printf(b, "%s{\"id\":%" PRId64 ",\"name\":", l->n_json++ ? ",\n " : "", k->id);
     json_write_string(b, k->name, strlen(k->name));
     buf_puts(b, ",\"hint\":");
     json_write_string(b, k->hint, strlen(k->hint));
@@ -194,17 +159,16 @@ static void json_key(void *ctx, const struct accounts_key *k)
 
 static int keys_list(struct accounts *a, const struct options *o, struct err *e)
 {
-    struct list l = {0};
+    struct list l = {.table = {.n_columns = COLUMNS}};
     buf_init(&l.json, 256 << 20);
-    list_add(&l, (const char *const[COLUMNS]){"ID", "NAME", "KEY", "MADE", "EXPIRES", "WEIGHT", "PRIORITY", "STATE"});
-    if (o->json) l.n = 0;
+    table_add(&l.table, (const char *const[COLUMNS]){"ID", "NAME", "KEY", "MADE", "EXPIRES", "WEIGHT", "PRIORITY", "STATE"});
     int rc = accounts_key_list(a, o->json ? json_key : list_key, &l, e);
-    if (!rc && (l.failed || l.json.failed)) rc = err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc && (l.table.failed || l.json.failed)) rc = err_set(e, ERR_MEMORY, "out of memory");
     if (!rc && o->json)
         printf("[%.*s]\n", (int)l.json.len, l.json.data ? l.json.data : "");
     else if (!rc)
-        list_print(&l);
-    free(l.cells);
+        table_print(&l.table, stdout);
+    table_free(&l.table);
     buf_free(&l.json);
     return rc;
 }

@@ -12,7 +12,7 @@
 #include "server/ip.h"
 
 enum {
-    MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER),
+    MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
     LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA)
 };
 enum {
@@ -32,6 +32,7 @@ const struct command_row option_commands[COMMANDS] = {
                       false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
                       false},
+    [COMMAND_MODELS] = {"models", "list | load MODEL | unload NAME", "list, load and unload the models of a running server", false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_DOCTOR] = {"doctor", "[MODEL ...]", "look at this machine and at model folders, and say what to do", false},
     [COMMAND_CONFIG] = {"config", "check FILE", "check a configuration file", false},
@@ -67,7 +68,7 @@ const struct option_row option_rows[] = {
     {ON(KEYS), "--priority", "N", OPTION_INT, F(priority), -ACCOUNTS_MAX_PRIORITY, ACCOUNTS_MAX_PRIORITY, NULL,
      "add, set: requests of a higher one go first, whatever the shares (default: 0)"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
-    {ON(KEYS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
+    {ON(KEYS) | ON(MODELS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
     {ON(SERVE) | ENGINE | RELOADS, "--model-root", "DIR", OPTION_NAMES, F(model_roots), 0, 0, NULL,
      "a folder from below which an admin key may load models (POST /admin/models); may be given several times"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
@@ -80,9 +81,9 @@ const struct option_row option_rows[] = {
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
     {MODEL_COMMANDS | ENGINE, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS | ENGINE, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
-    {ON(SERVE) | ON(WORKER) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(kv_dtype), 0, 0,
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(kv_dtype), 0, 0,
      "auto", "numbers of the KV cache; auto: as --compute"},
-    {ON(SERVE) | ON(WORKER) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--pin-threads", NULL, OPTION_FLAG, F(pin_threads), 0, 0, NULL,
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--pin-threads", NULL, OPTION_FLAG, F(pin_threads), 0, 0, NULL,
      "each thread of the engine stays on one processor; for machines that do nothing else"},
     {MODEL_COMMANDS | ENGINE, "--quant", "none|int8|int4", OPTION_CHOICE, F(quant), 0, 0, "none",
      "quantise the text layers' weights when they are loaded"},
@@ -90,14 +91,20 @@ const struct option_row option_rows[] = {
      "the same for head and embedding; auto: int8 if --quant is given"},
     {MODEL_COMMANDS | ENGINE, "--quant-vision", "none|int8", OPTION_CHOICE, F(quant_vision), 0, 0, "none",
      "the same for the vision model"},
-    {ON(SERVE) | ON(WORKER) | ENGINE, "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0",
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ENGINE, "--kv-tokens", "N", OPTION_INT, F(kv_tokens), 0, 1 << 28, "0",
      "tokens the KV cache holds; 0: by the model"},
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ENGINE, "--cache-scope", "account|shared", OPTION_CHOICE, F(cache_scope), 0, 0, "account",
+     "who finds prompts and pictures that were computed before: each key its own, or all keys everyone's (docs/security.md)"},
     {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL,
      "no MODEL: random weights of a known shape"},
     {ON(CHAT), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "the model to ask a URL for (default: the first it lists)"},
     {ON(CHAT), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "a URL's API key is in this file (or in $SPILLWAY_API_KEY)"},
     {ON(DOCTOR), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL, "a key file to look at"},
+    {ON(MODELS), "--url", "URL", OPTION_TEXT, F(url), 0, 0, "http://127.0.0.1:8080", "the server"},
+    {ON(MODELS), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
+     "an admin key is in this file (or in $SPILLWAY_API_KEY)"},
+    {ON(MODELS), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "load: the model's id (default: the folder's name); options above that are not given are as the server has them"},
     {ON(CHAT), "--system", "TEXT", OPTION_TEXT, F(system), 0, 0, NULL, "what the model is told before the talk"},
     {ON(CHAT), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, NULL, "bound of an answer (default: the server's)"},
     {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
@@ -143,6 +150,16 @@ bool option_is_on(const struct option_row *r, enum command c)
 bool option_is_key(const struct option_row *r)
 {
     return option_is_on(r, COMMAND_SERVE) && !(r->commands & MARK_NO_KEY);
+}
+
+bool option_is_of_model(const struct option_row *r)
+{
+    return option_is_on(r, COMMAND_SERVE) && option_is_on(r, COMMAND_WORKER) && (r->commands & MARK_ENGINE);
+}
+
+const char *option_initial(const struct option_row *r, enum command c)
+{
+    return c == COMMAND_MODELS && option_is_of_model(r) ? NULL : r->initial; /* the server's own holds */
 }
 
 bool option_is_list(const struct option_row *r)

@@ -22,6 +22,7 @@ enum command {
     COMMAND_LOGITS,
     COMMAND_EVAL,
     COMMAND_KEYS,
+    COMMAND_MODELS,
     COMMAND_CHAT,
     COMMAND_DOCTOR,
     COMMAND_CONFIG,
@@ -61,7 +62,7 @@ struct options {
     bool print_config;
     int n_inherited; /* listening sockets that systemd handed down: descriptors from 3 on */
 
-    const char *name, *listen, *data, *api_key_file, *tls_cert, *tls_key;
+    const char *name, *url, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
     bool no_auth;
     const char *expires, *grace;
@@ -71,7 +72,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision;
+    const char *device, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope;
     int64_t threads, kv_tokens;
     bool pin_threads;
 

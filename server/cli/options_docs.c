@@ -67,7 +67,7 @@ static void man_command(FILE *f, enum command c)
     fprintf(f, ".\n");
     for (size_t i = 0; i < n_option_rows; i++)
         if (option_is_on(&option_rows[i], c))
-            man_row(f, option_rows[i].flag, option_rows[i].arg, option_rows[i].help, option_rows[i].initial);
+            man_row(f, option_rows[i].flag, option_rows[i].arg, option_rows[i].help, option_initial(&option_rows[i], c));
 }
 
 static void man_head(FILE *f)

@@ -28,6 +28,14 @@ const char *const *option_examples(enum command c)
     static const char *const tokenize[] = {"# count the tokens of a file", "spillway tokenize demo < text.txt", NULL};
     static const char *const keys[] = {"# a key for a month, and for scripts", "spillway keys add alice --expires 30d --json",
                                        "# a new secret for key 2; the old one holds for a day", "spillway keys rotate 2", NULL};
+    static const char *const models[] = {"# what is there, and how much memory it takes; the key is an admin's",
+                                         "SPILLWAY_API_KEY=$(cat admin.key) spillway models list",
+                                         "# one more model, quantised, from below a --model-root of the server",
+                                         "spillway models load SmolVLM-500M-Instruct --name small --quant int8 \\\n"
+                                         "    --api-key-file admin.key",
+                                         "# what it runs is finished, then its memory is free",
+                                         "spillway models unload small --api-key-file admin.key",
+                                         NULL};
     static const char *const chat[] = {"# talk with the built-in model; /help lists what can be said", "spillway chat",
                                        "# with a model of a server that runs",
                                        "spillway chat http://127.0.0.1:8080/v1 --api-key-file key.txt", NULL};
@@ -39,7 +47,7 @@ const char *const *option_examples(enum command c)
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
-        [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,     [COMMAND_EVAL] = eval};
+        [COMMAND_MODELS] = models, [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,     [COMMAND_EVAL] = eval};
     return rows[c];
 }
 
@@ -73,11 +81,11 @@ static void put_row(FILE *f, const char *left, const char *help, const char *ini
     put_wrapped(f, LEFT, text);
 }
 
-static void put_option(FILE *f, const struct option_row *r)
+static void put_option(FILE *f, enum command c, const struct option_row *r)
 {
     char left[128];
     snprintf(left, sizeof left, "%s%s%s", r->flag, r->arg ? " " : "", r->arg ? r->arg : "");
-    put_row(f, left, r->help, r->initial);
+    put_row(f, left, r->help, option_initial(r, c));
 }
 
 static void put_examples(FILE *f, enum command c)
@@ -102,7 +110,7 @@ static void put_group(FILE *f, enum command c, unsigned mark, const char *title)
         if (!option_is_on(r, c) || !here) continue;
         if (!begun) fprintf(f, "\n%s:\n", title);
         begun = true;
-        put_option(f, r);
+        put_option(f, c, r);
     }
 }
 

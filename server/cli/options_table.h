@@ -54,6 +54,8 @@ extern const size_t n_option_rows;
 
 bool option_is_on(const struct option_row *r, enum command c);
 bool option_is_key(const struct option_row *r); /* of `serve`, and has a key in the file */
+bool option_is_of_model(const struct option_row *r); /* of the engine: each model of a server can have its own */
+const char *option_initial(const struct option_row *r, enum command c); /* for people: the default of this command; NULL: none */
 bool option_is_list(const struct option_row *r);
 /* "--max-headers" -> "max_headers". Returns out. */
 char *option_key(const char *flag, char out[OPTIONS_KEY_BYTES]);

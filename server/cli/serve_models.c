@@ -20,18 +20,13 @@ struct worker_args {
     size_t n, n_numbers;
 };
 
-static bool is_workers(const struct option_row *r)
-{
-    return option_is_on(r, COMMAND_SERVE) && option_is_on(r, COMMAND_WORKER) && (r->commands & MARK_ENGINE);
-}
-
 static void args_make(struct worker_args *a, const struct options *o)
 {
     a->n = a->n_numbers = 0;
     for (size_t i = 0; i < n_option_rows; i++) {
         const struct option_row *r = &option_rows[i];
         const void *field = (const char *)o + r->field;
-        if (!is_workers(r)) continue;
+        if (!option_is_of_model(r)) continue;
         const char *value = NULL;
         CHECK(a->n + 2 <= WORKER_MAX_ARGS);
         if (r->kind == OPTION_INT) {
@@ -116,7 +111,7 @@ static const struct option_row *row_of_key(const char *key)
 {
     char name[OPTIONS_KEY_BYTES];
     for (size_t i = 0; i < n_option_rows; i++)
-        if (is_workers(&option_rows[i]) && strcmp(option_key(option_rows[i].flag, name), key) == 0) return &option_rows[i];
+        if (option_is_of_model(&option_rows[i]) && strcmp(option_key(option_rows[i].flag, name), key) == 0) return &option_rows[i];
     return NULL;
 }
 

@@ -98,6 +98,21 @@ def test_model_is_loaded_used_and_unloaded(server, admin):
     assert wait_until(lambda: len(server.children("worker")) == 1, 10) is not None
 
 
+def test_prediction_and_its_error_are_told(server, admin):
+    """What comes true is held against what was said: nothing is known before the first answer."""
+    assert admin.load(model="text", name="fresh", kv_tokens=4096, wait=True).status_code == 201
+    unknown = admin.call("GET", "/fresh").json()
+    assert unknown["load"]["running"] == unknown["load"]["waiting"] == 0
+    assert set(unknown["prediction"]) == {"first_token_ms", "prompt_token_ms", "tokens_per_s", "error_p90"} and set(unknown["prediction"].values()) == {None}
+    for i in range(3):
+        assert chat(server, "fresh", messages=[{"role": "user", "content": f"{i} " + "word " * 100}]).status_code == 200
+    assert wait_until(lambda: admin.call("GET", "/fresh").json()["prediction"]["error_p90"] is not None, 5) is not None
+    m = admin.call("GET", "/fresh").json()
+    assert m["prediction"]["prompt_token_ms"] > 0 and m["prediction"]["tokens_per_s"] > 0 and m["prediction"]["first_token_ms"] == 0
+    assert m["prediction"]["error_p90"] >= 0 and m["load"]["free_blocks"] == m["memory"]["kv_blocks"]
+    assert admin.call("DELETE", "/fresh").status_code == 200
+
+
 def test_wait_answers_when_it_is_ready(server, admin):
     made = admin.load(path="deep/pictures", wait=True)
     assert made.status_code == 201 and made.json()["state"] == "ready" and made.json()["id"] == "pictures"

@@ -47,7 +47,7 @@ _Noreturn static void child(int sock, int progress_fd)
         fprintf(stderr, "%s\n", e.msg);
         _exit(98);
     }
-    int code = worker_serve(sock, m, progress);
+    int code = worker_serve(sock, m, NULL, progress);
     model_close(m);
     _exit(code);
 }
