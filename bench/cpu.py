@@ -7,6 +7,7 @@
 read       read bandwidth of the cores, the ceiling of every decode step (bench_read)
 model      prefill of 512 tokens and decode of 128, alone, random weights in real shapes; bytes read as a share of the ceiling (bench_model)
 streams    streaming clients in a closed loop, prompts of about 123 tokens all different, 64 tokens of answer (stream_clients)
+guess      speculation against none: one client, answers that repeat themselves and answers that cannot be foreseen
 busy       decode beside one process that never waits: the share of the quiet speed that is left
 start      from exec to ready, and to the first token of a first request, files cached
 prefix     time to the first token of a prompt of 1,000 tokens, and of one that begins with the same 1,000
@@ -262,9 +263,10 @@ def serving(kind, args, model, *options):
 
 
 def sides(args, shape="135m", slots=1, context=512):
-    """{kind: (model, options)} of what a serving row compares, and the form of weights in words."""
+    """{kind: (model, options)} of what a serving row compares, and the form of weights in words. Without speculation: answers of random weights
+    go round in circles, which is guessed too well."""
     form = best_form()
-    both = {"spillway": (checkpoint(shape), form_options(form))}
+    both = {"spillway": (checkpoint(shape), [*form_options(form), "--speculation", "off"])}
     path = gguf(args, shape, form) if args.llama_server else None
     if path:
         both["llama.cpp"] = (path, ["-np", slots, "-c", slots * context])
@@ -376,6 +378,22 @@ def first_token(server):
             if choice.get("delta", {}).get("content"):
                 return 1000 * (time.perf_counter() - server.begun)
     sys.exit(f"{server.kind}: no first token (status {r.status})")
+
+
+def bench_guess(args):
+    """Both ends of what speculation may give: greedy answers of random weights, which repeat themselves, and sampled ones, of which no guess is right."""
+    out, model, form = {}, checkpoint("135m"), best_form()
+    for name, temperature in (("repeating", 0), ("unforeseeable", 1)):
+        def run(how, temperature=temperature):
+            with serving("spillway", args, model, *form_options(form), "--speculation", how) as s:
+                s.load(clients=1, requests=1, prompt_digits=PROMPT_DIGITS, max_tokens=8, seed=99)
+                return s.load(clients=1, requests=4, prompt_digits=PROMPT_DIGITS, max_tokens=256, temperature=temperature)["tokens_per_s"]
+        values = in_turns(args.rounds, {how: lambda how=how, run=run: run(how) for how in ("lookup", "off")})
+        row = out[name] = {"lookup": spread(values["lookup"]), "off": spread(values["off"]), "ratio": ratio(values["lookup"], values["off"])}
+        show(f"135m {form}, 1 client, {name} answers, guessed", row["lookup"], "tok/s", 1)
+        show("    without guesses", row["off"], "tok/s", 1)
+        show("    ratio, round by round", row["ratio"], "")
+    return out
 
 
 def bench_start(args):
@@ -491,7 +509,7 @@ def bench_exact(args):
     return out
 
 
-BENCHES = {"read": bench_read, "model": bench_model, "streams": bench_streams, "busy": bench_busy, "start": bench_start, "prefix": bench_prefix,
+BENCHES = {"read": bench_read, "model": bench_model, "streams": bench_streams, "guess": bench_guess, "busy": bench_busy, "start": bench_start, "prefix": bench_prefix,
            "tile": bench_tile, "memory": bench_memory, "scheduler": bench_scheduler, "exact": bench_exact}
 
 

@@ -2,9 +2,9 @@
  * hundreds of streams, and the same for every server that is measured.
  *
  *     stream_clients --port N [--host ADDRESS] [--key KEY] --model NAME --clients N --requests N [--prompt-digits N] [--prefix-digits N]
- *                    [--prefix-seed N] [--max-tokens N] [--seed N]
+ *                    [--prefix-seed N] [--max-tokens N] [--temperature 0|1] [--seed N]
  *
- * A closed loop: each client sends POST /v1/chat/completions with stream and greedy sampling over one kept connection, reads it to its end, and
+ * A closed loop: each client sends POST /v1/chat/completions with stream, greedy sampling unless --temperature says 1, over one kept connection, reads it to its end, and
  * sends the next until all requests are spent. A prompt is --prefix-digits digits that depend on --prefix-seed, then --prompt-digits that
  * depend on --seed and the request's number: a token a digit with the tokenizers of SmolLM, and no two requests alike. `ignore_eos` (llama.cpp
  * and Spillway know it) keeps answers at --max-tokens.
@@ -34,7 +34,7 @@ enum { HEAD_MAX_BYTES = 1 << 16, REQUEST_MAX_BYTES = 1 << 20, READ_BYTES = 1 << 
 
 struct settings {
     const char *host, *key, *model;
-    int port, clients, requests, prompt_digits, prefix_digits, max_tokens;
+    int port, clients, requests, prompt_digits, prefix_digits, max_tokens, temperature;
     uint64_t seed, prefix_seed;
 };
 
@@ -112,9 +112,9 @@ static void write_request(struct client *c, const struct settings *s, int number
     buf_init(&body, REQUEST_MAX_BYTES);
     buf_printf(
         &body,
-        "{\"model\": \"%s\", \"stream\": true, \"stream_options\": {\"include_usage\": true}, \"temperature\": 0, \"ignore_eos\": true, "
+        "{\"model\": \"%s\", \"stream\": true, \"stream_options\": {\"include_usage\": true}, \"temperature\": %d, \"ignore_eos\": true, "
         "\"max_tokens\": %d, \"messages\": [{\"role\": \"user\", \"content\": \"",
-        s->model, s->max_tokens);
+        s->model, s->temperature, s->max_tokens);
     put_digits(&body, s->prefix_digits, s->prefix_seed);
     put_digits(&body, s->prompt_digits, s->seed * 1000003u + (uint64_t)number);
     buf_puts(&body, "\"}]}");
@@ -397,7 +397,7 @@ static void print_samples(const char *name, struct samples *s)
 
 static void read_settings(struct settings *s, int argc, char **argv)
 {
-    enum { HOST = 1, PORT, KEY, MODEL, CLIENTS, REQUESTS, PROMPT, PREFIX, PREFIX_SEED, TOKENS, SEED };
+    enum { HOST = 1, PORT, KEY, MODEL, CLIENTS, REQUESTS, PROMPT, PREFIX, PREFIX_SEED, TOKENS, TEMPERATURE, SEED };
     static const struct option options[] = {{"host", 1, NULL, HOST},
                                             {"port", 1, NULL, PORT},
                                             {"key", 1, NULL, KEY},
@@ -408,6 +408,7 @@ static void read_settings(struct settings *s, int argc, char **argv)
                                             {"prefix-digits", 1, NULL, PREFIX},
                                             {"prefix-seed", 1, NULL, PREFIX_SEED},
                                             {"max-tokens", 1, NULL, TOKENS},
+                                            {"temperature", 1, NULL, TEMPERATURE},
                                             {"seed", 1, NULL, SEED},
                                             {NULL, 0, NULL, 0}};
     int *numbers[] = {[PORT] = &s->port,
@@ -415,14 +416,15 @@ static void read_settings(struct settings *s, int argc, char **argv)
                       [REQUESTS] = &s->requests,
                       [PROMPT] = &s->prompt_digits,
                       [PREFIX] = &s->prefix_digits,
-                      [TOKENS] = &s->max_tokens};
+                      [TOKENS] = &s->max_tokens,
+                      [TEMPERATURE] = &s->temperature};
     const char **texts[] = {[HOST] = &s->host, [KEY] = &s->key, [MODEL] = &s->model};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == HOST || c == KEY || c == MODEL)
             *texts[c] = optarg;
         else if (c == PREFIX_SEED || c == SEED)
             *(c == SEED ? &s->seed : &s->prefix_seed) = strtoull(optarg, NULL, 10);
-        else if (c >= HOST && c <= TOKENS)
+        else if (c >= HOST && c <= TEMPERATURE)
             *numbers[c] = atoi(optarg);
         else
             exit(2);

@@ -95,6 +95,8 @@ const struct option_row option_rows[] = {
      "tokens the KV cache holds; 0: by the model"},
     {ON(SERVE) | ON(WORKER) | ON(MODELS) | ENGINE, "--cache-scope", "account|shared", OPTION_CHOICE, F(cache_scope), 0, 0, "account",
      "who finds prompts and pictures that were computed before: each key its own, or all keys everyone's (docs/security.md)"},
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ENGINE, "--speculation", "lookup|off", OPTION_CHOICE, F(speculation), 0, 0, "lookup",
+     "lookup: guess tokens from the text so far and check several at once, where that is faster; answers stay the same"},
     {ON(GENERATE) | ON(LOGITS) | ON(WORKER), "--random-weights", "SHAPE:SEED", OPTION_TEXT, F(random_weights), 0, 0, NULL,
      "no MODEL: random weights of a known shape"},
     {ON(CHAT), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "the model to ask a URL for (default: the first it lists)"},

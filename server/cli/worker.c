@@ -50,7 +50,9 @@ int command_worker(const struct options *o)
     log_info("%s: weights %.1f MB (%s), KV cache %.1f MB (%u blocks of %u tokens: %u sequences of 1,024), context %u", l->device,
              (double)l->weight_bytes / 1e6, l->weights, (double)l->kv_bytes / 1e6, l->n_blocks, l->block_tokens,
              l->n_blocks / (1024 / l->block_tokens), l->max_context);
-    struct engine_options eo = {.shared_cache = strcmp(o->cache_scope, "shared") == 0, .picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES};
+    struct engine_options eo = {.shared_cache = strcmp(o->cache_scope, "shared") == 0,
+                                .no_guesses = strcmp(o->speculation, "off") == 0,
+                                .picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES};
     int code = worker_serve(WORKER_SOCKET_FD, model, &eo, progress);
     model_close(model);
     log_stop(LAST_LINES_MS);
