@@ -160,7 +160,7 @@ struct linear_job {
 void cpu_linear(const struct device *d, const struct linear_job *j, int part, int n_parts);
 /* The whole product, by all threads. */
 void cpu_linear_run(struct device *d, const struct linear_job *j);
-/* The product of many rows, blocked so that operands stay near (cpu_matmul.c): whether it is to be used, and one share of it. */
+/* The product of many rows or quantised weights, blocked so that operands stay near (cpu_matmul.c): whether it is to be used, and one share of it. */
 bool cpu_matmul_takes(const struct device *d, const struct linear_job *j);
 void cpu_matmul(const struct device *d, const struct linear_job *j, int part, int n_parts);
 /* Rows of a product of panels side by side, `columns` wide (for EPILOGUE_SILU of a panel of G and, PANEL floats on, one of U), to where they belong. */
@@ -172,8 +172,8 @@ static inline void cpu_share(size_t n, int thread, int n_threads, size_t *first,
     *first = n * (size_t)thread / (size_t)n_threads;
     *end = n * ((size_t)thread + 1) / (size_t)n_threads;
 }
-/* Where operand rows of w's product go, and how they are laid out. Row r of the returned activation is written with cpu_put_row. */
-struct activation cpu_operand(const struct device *d, const struct weight *w);
+/* Where the operand rows of w's product go, and how they are laid out. Row r of the returned activation is written with cpu_put_row. */
+struct activation cpu_operand(const struct device *d, const struct weight *w, size_t rows);
 void cpu_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
 float *cpu_thread_scratch(const struct device *d, int thread);
 void cpu_bump(struct device *d);

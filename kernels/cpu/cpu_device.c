@@ -113,8 +113,8 @@ static int scratch(void *out, size_t n, size_t size, struct err *e)
     return 0;
 }
 
-/* Floats by which a row of operands may be longer than its values: a quantised one of k values takes at most 1.25 k + 223 bytes. */
-enum { ROW_SLACK = 96 };
+/* Floats by which a row of operands may be longer than its values: a quantised one of k values takes at most 3.25 (k + 127) + 126 bytes. */
+enum { ROW_SLACK = 144 };
 
 static int device_reserve(struct device *d, const struct device_limits *l, struct err *e)
 {

@@ -1,5 +1,5 @@
-/* CPU: packing of weights, and the driver of matrix products: panels shared out among threads, rows in tiles, then the epilogue. Where the
- * weight is quantised, all of it goes to cpu_quant.c. */
+/* CPU: packing of weights, and the driver of matrix products: panels shared out among threads, rows in tiles, then the epilogue. Many
+ * rows and quantised weights go to cpu_matmul.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,9 +109,9 @@ size_t cpu_weight_bytes(const struct weight *w)
     return w->bytes;
 }
 
-struct activation cpu_operand(const struct device *d, const struct weight *w)
+struct activation cpu_operand(const struct device *d, const struct weight *w, size_t rows)
 {
-    if (w->quant.bits) return cpu_quant_operand(d, w);
+    if (w->quant.bits) return cpu_quant_operand(d, w, rows);
     bool half = d->compute == COMPUTE_BF16 && d->k->bf16_operands && w->dtype == DTYPE_BF16;
     return (struct activation){.data = d->act, .ld = w->kp, .is_bf16 = half};
 }
@@ -181,10 +181,6 @@ void cpu_linear(const struct device *d, const struct linear_job *j, int part, in
     const struct weight *w = j->w;
     const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1; /* a panel of G and its panel of U end as one */
     CHECK((w->kind == PACK_GATE_UP) == (group == 2));
-    if (w->quant.bits) {
-        cpu_quant_linear(d, j, part, n_parts);
-        return;
-    }
     if (cpu_matmul_takes(d, j)) {
         cpu_matmul(d, j, part, n_parts);
         return;

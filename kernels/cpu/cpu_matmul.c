@@ -3,6 +3,7 @@
  * High-Performance Matrix Multiplication" (ACM TOMS 2008). Cutting changes no sum: an output goes on from the float32 it had reached, its
  * inputs in rising order, so a row's bytes are those of cpu_linear's other path, whatever rows are beside it. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_parts.h"
 
 enum {
     FEW_ROWS = 24,     /* up to here widening the weights first costs more than it saves: cpu_linear.c */
@@ -12,7 +13,7 @@ enum {
 
 bool cpu_matmul_takes(const struct device *d, const struct linear_job *j)
 {
-    return j->rows > FEW_ROWS && d->k->matmul && !j->in.is_bf16;
+    return j->w->quant.bits || (j->rows > FEW_ROWS && d->k->matmul && !j->in.is_bf16);
 }
 
 /* Rows from `row`, panels from `panel` of the product, to `sums` (rows, panels * PANEL). */
@@ -48,7 +49,7 @@ void cpu_matmul(const struct device *d, const struct linear_job *j, int part, in
         rows = j->rows - row < ROWS ? j->rows - row : ROWS;
         for (size_t g = first, groups; g < end; g += groups) {
             groups = end - g < at_once ? end - g : at_once;
-            multiply(d, j, row, rows, g * group, groups * group, sums);
+            (w->quant.bits ? cpu_quant_multiply : multiply)(d, j, row, rows, g * group, groups * group, sums);
             const size_t at_a_time = group == 1 ? groups : 1, wide = at_a_time * PANEL; /* side by side but for U's panels between G's */
             for (size_t i = 0; i < groups; i += at_a_time) {
                 size_t column = (g + i) * PANEL, columns = w->n - column < wide ? w->n - column : wide;

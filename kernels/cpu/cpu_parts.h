@@ -13,9 +13,10 @@ size_t cpu_weight_bytes(const struct weight *w);
 void cpu_quant_shape(const struct device *d, struct weight *w, const struct quant_format *f); /* from n, k and panels */
 int cpu_quant_pack(struct device *d, struct weight *w, const struct weight_part *parts, size_t n_parts, struct err *e);
 void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t token, float *x);
-struct activation cpu_quant_operand(const struct device *d, const struct weight *w);
+struct activation cpu_quant_operand(const struct device *d, const struct weight *w, size_t rows);
 void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n);
-void cpu_quant_linear(const struct device *d, const struct linear_job *j, int part, int n_parts);
+/* Rows from `row`, panels from `panel` of the product, to `sums` (rows, panels * PANEL). */
+void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels, float *sums);
 
 /* Rows of one sequence and query heads of one KV head that are attended together; with parts, only splits first_split .. end_split-1. */
 struct attention_task {

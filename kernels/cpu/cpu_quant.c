@@ -1,7 +1,5 @@
-/* CPU: quantised matrices. Packing, rows of activations, and the driver of their products; the loops inside are kern_q_impl.h's.
- *
- * One thread has a run of panels. For each it takes rows in chunks whose sums stay in the caches, and in a chunk a few steps of the panel
- * at a time, which stay in the first-level cache while all rows of the chunk pass by. */
+/* CPU: quantised matrices. Packing, rows of activations, and blocks of their products; cpu_matmul.c cuts a product into such blocks, and the
+ * loops inside are kern_q_impl.h's. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +7,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
 
-enum { CHUNK_ROWS = 60 /* a multiple of every set's tile: 5, 6, 12 */, RESIDENT_BYTES = 16 << 10 };
+/* Of a panel at a time: few enough to stay in the first-level cache while rows pass by, and what of the rows they meet in the second-level one. */
+enum { RESIDENT_BYTES = 16 << 10 };
 
 static size_t scale_bytes(const struct quant_format *f)
 {
@@ -188,7 +187,7 @@ void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t 
 }
 
 /* --- activations --- */
-struct activation cpu_quant_operand(const struct device *d, const struct weight *w)
+struct activation cpu_quant_operand(const struct device *d, const struct weight *w, size_t rows)
 {
     const size_t steps = w->kp / w->step;
     struct activation a = {.data = d->act, .ld = w->kp, .step = w->step, .offset = w->quant.bits == 4 ? 8 : d->q->int8_offset};
@@ -196,6 +195,10 @@ struct activation cpu_quant_operand(const struct device *d, const struct weight 
     a.q.scale_at = w->kp;
     a.q.correction_at = a.q.scale_at + steps * sizeof(float);
     a.q.bytes = (a.q.correction_at + steps * sizeof(int32_t) + 63) & ~(size_t)63;
+    if (w->quant.bits == 8 && d->q->wide_rows && rows >= d->q->wide_rows) {
+        a.q.wide_at = a.q.bytes;
+        a.q.bytes = (a.q.wide_at + w->kp * sizeof(int16_t) + 63) & ~(size_t)63;
+    }
     return a;
 }
 
@@ -203,28 +206,32 @@ void cpu_quant_put_row(const struct device *d, const struct activation *a, size_
 {
     CHECK((row + 1) * a->q.bytes <= d->act_bytes && n <= a->ld && n + a->step > a->ld);
     unsigned char *to = d->act + row * a->q.bytes;
+    const int8_t *values = (int8_t *)to;
+    int16_t *wide = (int16_t *)(void *)(to + a->q.wide_at);
     d->q->quantize(x, n, a->step, a->offset, (int8_t *)to, (float *)(void *)(to + a->q.scale_at),
                    (int32_t *)(void *)(to + a->q.correction_at));
+    for (size_t i = 0; a->q.wide_at && i < a->ld; i++) wide[i] = values[i];
 }
 
 /* --- products --- */
-/* Sums of rows row .. row + rows - 1 and one panel into acc, ld floats apart. */
-static void panel_product(const struct device *d, const struct linear_job *j, size_t panel, size_t row, size_t rows, float *acc, size_t ld)
+void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels, float *sums)
 {
     const struct weight *w = j->w;
     const unsigned char *data = w->data + panel * w->panel_bytes;
-    const size_t steps = w->kp / w->step;
+    const size_t steps = w->kp / w->step, columns = panels * PANEL;
     const size_t most = RESIDENT_BYTES / w->block_bytes; /* whatever the rows: the plain set rounds between calls */
-    struct quant_job job = {.block_bytes = w->block_bytes,
+    struct quant_job job = {.n_panels = panels,
+                            .panel_bytes = w->panel_bytes,
+                            .block_bytes = w->block_bytes,
                             .scale_at = w->scale_at,
                             .scale = w->quant.scale,
                             .step = w->step,
                             .x = j->in.q,
                             .rows = rows,
-                            .acc = acc,
-                            .ld = ld};
+                            .acc = sums,
+                            .ld = columns};
     job.x.data += row * j->in.q.bytes;
-    for (size_t r = 0; r < rows; r++) memset(acc + r * ld, 0, PANEL * sizeof *acc);
+    memset(sums, 0, rows * columns * sizeof *sums);
     for (; job.first_step < steps; job.first_step += job.n_steps) {
         job.n_steps = steps - job.first_step < most ? steps - job.first_step : most;
         job.w = data + job.first_step * w->block_bytes;
@@ -236,25 +243,10 @@ static void panel_product(const struct device *d, const struct linear_job *j, si
             d->q->int8_channel(&job);
     }
     if (w->quant.group) return;
-    const float *scales = (const float *)(const void *)(data + w->scale_at);
     for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < PANEL; c++) acc[r * ld + c] *= scales[c];
-}
-
-void cpu_quant_linear(const struct device *d, const struct linear_job *j, int part, int n_parts)
-{
-    const struct weight *w = j->w;
-    const size_t group = j->epilogue == EPILOGUE_SILU ? 2 : 1, ld = group * PANEL;
-    CHECK((w->kind == PACK_GATE_UP) == (group == 2));
-    size_t first, end;
-    cpu_share(w->panels / group, part, n_parts, &first, &end);
-    _Alignas(64) float acc[CHUNK_ROWS * 2 * PANEL];
-    for (size_t g = first; g < end; g++) {
-        const size_t column = g * PANEL, columns = w->n - column < PANEL ? w->n - column : PANEL;
-        for (size_t row = 0, rows; row < j->rows; row += rows) {
-            rows = j->rows - row < CHUNK_ROWS ? j->rows - row : CHUNK_ROWS;
-            for (size_t p = 0; p < group; p++) panel_product(d, j, g * group + p, row, rows, acc + p * PANEL, ld);
-            cpu_finish_tile(d, j, acc, ld, row, rows, column, columns);
+        for (size_t p = 0; p < panels; p++) {
+            const float *scales = (const float *)(const void *)(data + p * w->panel_bytes + w->scale_at);
+            float *of = sums + r * columns + p * PANEL;
+            for (size_t c = 0; c < PANEL; c++) of[c] *= scales[c];
         }
-    }
 }

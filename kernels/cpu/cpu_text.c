@@ -140,7 +140,7 @@ int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e)
     (void)e;
     struct qkv_run run = {.d = d, .a = a};
     run.job = (struct linear_job){
-        .w = a->w, .in = cpu_operand(d, a->w), .rows = d->n_rows, .epilogue = EPILOGUE_STORE, .out = d->qkv, .ldo = a->w->n};
+        .w = a->w, .in = cpu_operand(d, a->w, d->n_rows), .rows = d->n_rows, .epilogue = EPILOGUE_STORE, .out = d->qkv, .ldo = a->w->n};
     CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
     cpu_rows(d, d->n_rows, qkv_norm_rows, &run);
     cpu_linear_run(d, &run.job);
@@ -331,7 +331,7 @@ static void operand_rows(void *arg, int thread, size_t first, size_t end)
 static void linear_run(struct device *d, struct linear_run *run)
 {
     run->d = d;
-    run->job.in = cpu_operand(d, run->job.w);
+    run->job.in = cpu_operand(d, run->job.w, run->job.rows);
     cpu_rows(d, run->job.rows, operand_rows, run);
     cpu_linear_run(d, &run->job);
     cpu_bump(d);

@@ -28,7 +28,7 @@ static void vision_linear(struct device *d, struct vision_run *run)
 {
     CHECK(run->job.w->k == run->dim);
     run->d = d;
-    run->job.in = cpu_operand(d, run->job.w);
+    run->job.in = cpu_operand(d, run->job.w, run->job.rows);
     cpu_rows(d, run->job.rows, norm_rows, run);
     cpu_linear_run(d, &run->job);
     cpu_bump(d);
@@ -112,7 +112,7 @@ int cpu_patch_embed(struct device *d, const struct patch_args *a, struct err *e)
     CHECK(a->w->n == a->dim && a->w->k == 3 * a->patch * a->patch && a->grid * a->patch <= a->tile_px);
     struct patch_run run = {.d = d, .a = a};
     run.job = (struct linear_job){.w = a->w,
-                                  .in = cpu_operand(d, a->w),
+                                  .in = cpu_operand(d, a->w, a->n_tiles * a->grid * a->grid),
                                   .rows = a->n_tiles * a->grid * a->grid,
                                   .epilogue = EPILOGUE_BIAS,
                                   .bias = a->bias,
@@ -248,7 +248,7 @@ int cpu_connect(struct device *d, const struct connect_args *a, struct err *e)
     size_t side = a->grid / a->scale;
     struct connect_run run = {.d = d, .a = a};
     run.job = (struct linear_job){.w = a->w,
-                                  .in = cpu_operand(d, a->w),
+                                  .in = cpu_operand(d, a->w, a->n_tiles * side * side),
                                   .rows = a->n_tiles * side * side,
                                   .epilogue = EPILOGUE_STORE,
                                   .out = a->out,

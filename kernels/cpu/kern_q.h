@@ -6,7 +6,8 @@
  * and after that, where scales are of groups, the block's scales: float32 [32], or bf16 [16][2] with outputs c and 16+c side by side, so that a
  * shift or a mask is all it takes to have them as float32. What a stored value has on top of q makes the dot too large by that offset times
  * the sum of the step's activations; the correction lies beside the activations.
- * A row of activations: int8 values of all steps, then [steps] float32 scales, then [steps] int32 corrections, -offset * sum. */
+ * A row of activations: int8 values of all steps, then [steps] float32 scales, then [steps] int32 corrections, -offset * sum; for many rows
+ * of a set that wants it so, then the values once more as int16. */
 #ifndef SPILLWAY_KERNELS_CPU_KERN_Q_H
 #define SPILLWAY_KERNELS_CPU_KERN_Q_H
 
@@ -23,23 +24,26 @@ struct quant_rows {
     const unsigned char *data;
     size_t bytes; /* of a row: multiple of 64 */
     size_t scale_at, correction_at;
+    size_t wide_at; /* 0: there are no int16 values */
 };
 
-/* acc[r][c] += the steps first_step .. first_step + n_steps - 1 of rows r and output c of one panel. */
+/* acc[r][p * 32 + c] += the steps first_step .. first_step + n_steps - 1 of row r and output c of panel p. */
 struct quant_job {
-    const unsigned char *w; /* block of first_step */
+    const unsigned char *w; /* first panel's block of first_step */
+    size_t n_panels, panel_bytes;
     size_t block_bytes, scale_at;
     enum dtype scale;
     size_t step, first_step, n_steps;
     struct quant_rows x; /* data: the first row */
     size_t rows;
-    float *acc; /* [rows], ld floats apart, 32 each */
+    float *acc; /* [rows], ld floats apart, n_panels * 32 each */
     size_t ld;
 };
 
 struct quant_kernels {
     const char *isa;
-    int int8_offset; /* 0 or 128; that of 4 bits is 8 */
+    int int8_offset;  /* 0 or 128; that of 4 bits is 8 */
+    size_t wide_rows; /* from so many rows on 8 bits want int16 activations; 0: never */
     void (*int8_channel)(const struct quant_job *j);
     void (*int8_group)(const struct quant_job *j);
     void (*int4_group)(const struct quant_job *j);

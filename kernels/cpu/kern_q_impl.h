@@ -47,83 +47,84 @@ INLINE int32_t load32(const unsigned char *p)
     return v;
 }
 
-INLINE float load_float(const unsigned char *p)
+#if HAS_DOT
+#define ADD_HALVES(acc) ((void)(acc))
+#else
+static const struct {
+    _Alignas(64) int16_t of[32];
+} ones_16 = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+#endif
+
+/* Panel p's block of the job's step s; the int8 activations of that step. */
+INLINE const unsigned char *block_at(const struct quant_job *j, size_t p, size_t s)
 {
-    float v;
-    memcpy(&v, p, 4);
-    return v;
+    return j->w + p * j->panel_bytes + s * j->block_bytes;
 }
 
-/* A step's sums to the float32 sums: see quant.h for the formula. */
-INLINE void flush(const struct quant_job *j, size_t row, size_t s, const unsigned char *block, const ivec *acc, const int rows,
-                  const int first, const int nv, const int offset, const bool grouped)
+INLINE const unsigned char *values_at(const struct quant_job *j, size_t row, size_t s)
 {
-    const unsigned char *x = j->x.data + row * j->x.bytes;
+    return j->x.data + row * j->x.bytes + (j->first_step + s) * j->step;
+}
+
+/* A step's sums to the float32 sums: see quant.h for the formula. pairs: they are still pairs of 16-bit sums. */
+INLINE void flush(const struct quant_job *j, size_t row, size_t p, size_t s, const ivec *acc, const int rows, const int first, const int nv,
+                  const int offset, const bool grouped, const bool pairs)
+{
+    const unsigned char *x = j->x.data + row * j->x.bytes, *block = block_at(j, p, s);
     const size_t at = (j->first_step + s) * 4;
     vf w[NV];
     if (grouped)
         EACH(v, nv) w[v] = load_scales(block + j->scale_at, j->scale, (size_t)(first + v) * VW);
     EACH(r, rows) {
-        const vf scale = (vf){} + load_float(x + (size_t)r * j->x.bytes + j->x.scale_at + at);
+        const vf scale = (vf)IV_SET1(load32(x + (size_t)r * j->x.bytes + j->x.scale_at + at));
         const ivec less = IV_SET1(load32(x + (size_t)r * j->x.bytes + j->x.correction_at + at));
-        float *out = j->acc + (row + (size_t)r) * j->ld + (size_t)first * VW;
+        float *out = j->acc + (row + (size_t)r) * j->ld + p * PANEL + (size_t)first * VW;
         EACH(v, nv) {
             vf sum;
             memcpy(&sum, out + v * VW, sizeof sum);
-            vf dot = IV_FLOAT(offset ? IV_ADD(acc[r * nv + v], less) : acc[r * nv + v]);
+            ivec whole = acc[r * nv + v];
+            if (pairs) ADD_HALVES(whole);
+            const vf dot = IV_FLOAT(offset ? IV_ADD(whole, less) : whole);
             sum = FMA(dot, grouped ? w[v] * scale : scale, sum);
             memcpy(out + v * VW, &sum, sizeof sum);
         }
     }
 }
 
-INLINE void ahead(const struct quant_job *j, const unsigned char *p)
+INLINE void ahead(const unsigned char *p)
 {
-    (void)j;
     __builtin_prefetch(p + PREFETCH_BYTES, 0, 3);
 }
 
 #if HAS_DOT
 enum { INT8_OFFSET = 128 };
-INLINE void int8_tile(const struct quant_job *j, size_t row, size_t s, const int rows, const int first, const int nv, const bool grouped)
-{
-    const unsigned char *block = j->w + s * j->block_bytes, *x = j->x.data + row * j->x.bytes + (j->first_step + s) * j->step;
-    ivec acc[TILE_MOST * NV];
-    EACH(i, rows * nv) acc[i] = IV_SET1(0);
-    for (size_t i = 0; i < j->step; i += 4) {
-        const unsigned char *w = block + i * PANEL + (size_t)first * VB;
-        ivec c[NV];
-        EACH(v, nv) c[v] = IV_LOAD(w + v * VB);
-        if (first == 0) ahead(j, w), ahead(j, w + 64);
-        EACH(r, rows) {
-            const ivec q = IV_SET1(load32(x + (size_t)r * j->x.bytes + i));
-            EACH(v, nv) DOT4(acc[r * nv + v], c[v], q);
-        }
-    }
-    flush(j, row, s, block, acc, rows, first, nv, INT8_OFFSET, grouped);
-}
+#define INT8_QUAD(acc, w, q, magnitude) DOT4(acc, w, q)
+#define INT8_MAGNITUDE(q) (q)
 #else
 /* Without VNNI: |x| is unsigned, and w takes the sign of x. |w| and |x| are at most 127, so two products fit 16 bits. */
 enum { INT8_OFFSET = 0 };
-INLINE void int8_tile(const struct quant_job *j, size_t row, size_t s, const int rows, const int first, const int nv, const bool grouped)
+#define INT8_QUAD(acc, w, q, magnitude) DOT4_SIGNED(acc, magnitude, IV_SIGN8(w, q), IV_SET1(0x00010001))
+#define INT8_MAGNITUDE(q) IV_ABS8(q)
+#endif
+INLINE void int8_tile(const struct quant_job *j, size_t row, size_t p, size_t s, const int rows, const int first, const int nv,
+                      const bool grouped)
 {
-    const unsigned char *block = j->w + s * j->block_bytes, *x = j->x.data + row * j->x.bytes + (j->first_step + s) * j->step;
+    const unsigned char *block = block_at(j, p, s), *x = values_at(j, row, s);
     ivec acc[TILE_MOST * NV];
     EACH(i, rows * nv) acc[i] = IV_SET1(0);
-    const ivec ones = IV_SET1(0x00010001);
     for (size_t i = 0; i < j->step; i += 4) {
         const unsigned char *w = block + i * PANEL + (size_t)first * VB;
         ivec c[NV];
         EACH(v, nv) c[v] = IV_LOAD(w + v * VB);
-        if (first == 0) ahead(j, w), ahead(j, w + 64);
+        if (first == 0) ahead(w), ahead(w + 64);
         EACH(r, rows) {
-            const ivec q = IV_SET1(load32(x + (size_t)r * j->x.bytes + i)), magnitude = IV_ABS8(q);
-            EACH(v, nv) DOT4_SIGNED(acc[r * nv + v], magnitude, IV_SIGN8(c[v], q), ones);
+            const ivec q = IV_SET1(load32(x + (size_t)r * j->x.bytes + i)), magnitude = INT8_MAGNITUDE(q);
+            (void)magnitude; /* as VNNI */
+            EACH(v, nv) INT8_QUAD(acc[r * nv + v], c[v], q, magnitude);
         }
     }
-    flush(j, row, s, block, acc, rows, first, nv, INT8_OFFSET, grouped);
+    flush(j, row, p, s, acc, rows, first, nv, INT8_OFFSET, grouped, false);
 }
-#endif
 
 /* 32 inputs of the tile. Without VNNI in 16-bit sums, widened at the end. */
 INLINE void int4_run(const struct quant_job *j, const unsigned char *block, const unsigned char *x, ivec *acc, const int rows,
@@ -138,7 +139,7 @@ INLINE void int4_run(const struct quant_job *j, const unsigned char *block, cons
 #endif
     for (size_t i = 0; i < 32; i += 8) {
         const unsigned char *w = block + i * PANEL / 2 + (size_t)first * VB;
-        if (first == 0) ahead(j, w), ahead(j, w + 64);
+        if (first == 0) ahead(w), ahead(w + 64);
         for (size_t half = 0; half < 2; half++) {
             ivec c[NV];
             EACH(v, nv) c[v] = IV_AND(half ? IV_SRL4(IV_LOAD(w + v * VB)) : IV_LOAD(w + v * VB), low);
@@ -157,33 +158,37 @@ INLINE void int4_run(const struct quant_job *j, const unsigned char *block, cons
 #endif
 }
 
-INLINE void int4_tile(const struct quant_job *j, size_t row, size_t s, const int rows, const int first, const int nv, const bool grouped)
+INLINE void int4_tile(const struct quant_job *j, size_t row, size_t p, size_t s, const int rows, const int first, const int nv,
+                      const bool grouped)
 {
-    const unsigned char *block = j->w + s * j->block_bytes, *x = j->x.data + row * j->x.bytes + (j->first_step + s) * j->step;
+    const unsigned char *block = block_at(j, p, s), *x = values_at(j, row, s);
     ivec acc[TILE_MOST * NV];
     EACH(i, rows * nv) acc[i] = IV_SET1(0);
     if (j->step == 32)
         int4_run(j, block, x, acc, rows, first, nv);
     else
         for (size_t i = 0; i < j->step; i += 32) int4_run(j, block + i * PANEL / 2, x + i, acc, rows, first, nv);
-    flush(j, row, s, block, acc, rows, first, nv, 8, grouped);
+    flush(j, row, p, s, acc, rows, first, nv, 8, grouped, false);
 }
 
-/* Tiles of all vectors for a few rows, of half of them for more: both have about as many sums as there are registers. */
+/* Tiles of all vectors for a few rows, of half of them for more: both have about as many sums as there are registers. Panels take turns, a
+ * block each: as many streams as memory likes to be read in. */
 #define TILE(fn, r, grouped)                                                                                                               \
     case r:                                                                                                                                \
-        for (size_t s = 0; s < j->n_steps; s++) {                                                                                          \
-            if ((r) <= NARROW_ROWS) {                                                                                                      \
-                fn(j, row, s, (r) <= NARROW_ROWS ? (r) : 1, 0, NV, grouped);                                                               \
-            } else {                                                                                                                       \
-                fn(j, row, s, r, 0, HALF_NV, grouped);                                                                                     \
-                fn(j, row, s, r, HALF_NV, HALF_NV, grouped);                                                                               \
+        for (size_t s = 0; s < j->n_steps; s++)                                                                                            \
+            for (size_t p = 0; p < j->n_panels; p++) {                                                                                     \
+                if ((r) <= NARROW_ROWS) {                                                                                                  \
+                    fn(j, row, p, s, (r) <= NARROW_ROWS ? (r) : 1, 0, NV, grouped);                                                        \
+                } else {                                                                                                                   \
+                    fn(j, row, p, s, r, 0, HALF_NV, grouped);                                                                              \
+                    fn(j, row, p, s, r, HALF_NV, HALF_NV, grouped);                                                                        \
+                }                                                                                                                          \
             }                                                                                                                              \
-        }                                                                                                                                  \
         break;
 #define PRODUCT(name, fn, grouped)                                                                                                         \
-    static void name(const struct quant_job *j)                                                                                            \
+    static void name##_few(const struct quant_job *job)                                                                                    \
     {                                                                                                                                      \
+        const struct quant_job own = *job, *const j = &own; /* which no store can change */                                                \
         for (size_t row = 0, rows; row < j->rows; row += rows) {                                                                           \
             rows = j->rows - row < TILE_MOST ? j->rows - row : TILE_MOST;                                                                  \
             switch (rows) {                                                                                                                \
@@ -197,6 +202,21 @@ INLINE void int4_tile(const struct quant_job *j, size_t row, size_t s, const int
 PRODUCT(int8_channel, int8_tile, false)
 PRODUCT(int8_group, int8_tile, true)
 PRODUCT(int4_group, int4_tile, true)
+
+#include "kernels/cpu/kern_q_many.h"
+
+#define CHOICE(name, many)                                                                                                                 \
+    static void name(const struct quant_job *j)                                                                                            \
+    {                                                                                                                                      \
+        if (many)                                                                                                                          \
+            name##_many(j);                                                                                                                \
+        else                                                                                                                               \
+            name##_few(j);                                                                                                                 \
+    }
+
+CHOICE(int8_channel, j->rows >= INT8_MANY && (HAS_DOT || j->x.wide_at))
+CHOICE(int8_group, j->rows >= INT8_MANY && (HAS_DOT || j->x.wide_at))
+CHOICE(int4_group, j->rows >= INT4_MANY)
 
 /* --- activations --- */
 INLINE float largest_of(vi bits)
@@ -249,6 +269,7 @@ static void quantize(const float *x, size_t n, size_t step, int offset, int8_t *
 #define QUANT_KERNELS(set)                                                                                                                 \
     const struct quant_kernels quant_kernels_##set = {.isa = #set,                                                                         \
                                                       .int8_offset = INT8_OFFSET,                                                         \
+                                                      .wide_rows = HAS_DOT ? 0 : INT8_MANY,                                                \
                                                       .int8_channel = int8_channel,                                                        \
                                                       .int8_group = int8_group,                                                            \
                                                       .int4_group = int4_group,                                                            \

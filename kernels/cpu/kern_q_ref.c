@@ -30,11 +30,12 @@ static float scale_of(const struct quant_job *j, const unsigned char *block, siz
 static void product(const struct quant_job *j, bool four, bool grouped)
 {
     for (size_t r = 0; r < j->rows; r++)
-        for (size_t c = 0; c < PANEL; c++) {
-            const unsigned char *row = j->x.data + r * j->x.bytes;
-            double sum = (double)j->acc[r * j->ld + c];
+        for (size_t o = 0; o < j->n_panels * PANEL; o++) {
+            const unsigned char *row = j->x.data + r * j->x.bytes, *panel = j->w + o / PANEL * j->panel_bytes;
+            const size_t c = o % PANEL;
+            double sum = (double)j->acc[r * j->ld + o];
             for (size_t s = 0; s < j->n_steps; s++) {
-                const unsigned char *block = j->w + s * j->block_bytes;
+                const unsigned char *block = panel + s * j->block_bytes;
                 size_t at = (j->first_step + s) * j->step;
                 int32_t dot = 0;
                 for (size_t i = 0; i < j->step; i++)
@@ -42,7 +43,7 @@ static void product(const struct quant_job *j, bool four, bool grouped)
                 float x = ((const float *)(const void *)(row + j->x.scale_at))[j->first_step + s];
                 sum += (double)dot * (double)x * (grouped ? (double)scale_of(j, block, c) : 1.0);
             }
-            j->acc[r * j->ld + c] = (float)sum;
+            j->acc[r * j->ld + o] = (float)sum;
         }
 }
 

@@ -14,6 +14,11 @@ static __attribute__((noinline)) ivec load_vector(const void *p)
     return v;
 }
 
+static __attribute__((noinline)) void store_vector(void *p, ivec v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
 static __attribute__((noinline)) ivec dot4(ivec acc, ivec u, ivec s)
 {
     for (int i = 0; i < 16; i++)
@@ -25,6 +30,7 @@ static __attribute__((noinline)) ivec dot4(ivec acc, ivec u, ivec s)
 #define HAS_DOT 1
 #define DOT4(acc, u, s) acc = dot4(acc, u, s)
 #define IV_LOAD(p) load_vector(p)
+#define IV_STORE(p, v) store_vector(p, v)
 #define IV_SET1(v) ((ivec){} + (v))
 #define IV_ADD(a, b) ((a) + (b))
 #define IV_AND(a, b) ((a) & (b))
@@ -43,6 +49,12 @@ static __attribute__((noinline)) ivec dot4(ivec acc, ivec u, ivec s)
     TILE(fn, 6, grouped)                                                                                                                   \
     TILE(fn, 7, grouped)                                                                                                                   \
     TILE(fn, 8, grouped) TILE(fn, 9, grouped) TILE(fn, 10, grouped) TILE(fn, 11, grouped) TILE(fn, 12, grouped)
+#define MANY_ROWS 12
+#define MANY_CASES \
+    MANY_TILE(1) MANY_TILE(2) MANY_TILE(3) MANY_TILE(4) MANY_TILE(5) MANY_TILE(6) MANY_TILE(7) MANY_TILE(8) \
+    MANY_TILE(9) MANY_TILE(10) MANY_TILE(11) MANY_TILE(12)
+#define INT8_MANY 8
+#define INT4_MANY 8
 
 typedef float lanes __attribute__((vector_size(64)));
 
