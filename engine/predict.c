@@ -30,8 +30,10 @@ float predict_p90(const struct predict_errors *p)
 
 /* --- costs --- */
 
-/* Units of about the same cost, so that what one step does not tell apart is shared out evenly. */
-enum { PROMPT_UNIT = 16, DECODE_UNIT = 8 };
+/* The unknowns: a step, a row, and what a decode costs besides being a row (no cost is below 0, so a decode is never taken to be cheaper than a
+ * prompt row: where the two come in fixed proportion only their sum is seen). In units of about the same cost, so that what one step does
+ * not tell apart is shared out evenly. */
+enum { ROW_UNIT = 16, DECODE_UNIT = 8 };
 
 /* Least squares for the unknowns in `use`; those that it finds below 0 are 0. */
 static void solve(const double a[3][3], const double b[3], double x[3])
@@ -56,17 +58,29 @@ static void solve(const double a[3][3], const double b[3], double x[3])
     }
 }
 
+static void keep(struct predict_sums *s, double share)
+{
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++) s->xx[i][j] *= share;
+        s->xt[i] *= share;
+    }
+}
+
 void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms)
 {
-    enum { PROMPTS_KEEP = 90, DECODES_KEEP = 95, PULL = 1 }; /* percent */
+    enum { PULL = 1 }; /* percent */
     if (ms <= 0) return;
-    const double x[3] = {1, n_prompt_rows / PROMPT_UNIT, n_decodes / DECODE_UNIT}, weight = 1 / (ms * ms);
+    const double x[3] = {1, (n_prompt_rows + n_decodes) / ROW_UNIT, n_decodes / DECODE_UNIT};
     const bool prompts = n_prompt_rows > 0;
+    double expected = predict_step_ms(c, n_prompt_rows, n_decodes); /* what the error is relative to: a step that is slow all at once counts in full */
+    expected = expected > 3 * ms ? 3 * ms : expected < ms / 3 ? ms / 3 : expected;
+    const double weight = 1 / (expected * expected);
+    keep(&c->sums[0], 0.9);
+    keep(&c->sums[1], prompts ? 0.9 : 0.98); /* between two prompts there may be hundreds of steps without */
     struct predict_sums *s = &c->sums[prompts];
-    const double keep = (prompts ? PROMPTS_KEEP : DECODES_KEEP) / 100.0;
     for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 3; j++) s->xx[i][j] = keep * s->xx[i][j] + weight * x[i] * x[j];
-        s->xt[i] = keep * s->xt[i] + weight * x[i] * ms;
+        for (int j = 0; j < 3; j++) s->xx[i][j] += weight * x[i] * x[j];
+        s->xt[i] += weight * x[i] * ms;
     }
     double a[3][3], b[3], pull = 0;
     for (int i = 0; i < 3; i++) pull += (c->sums[0].xx[i][i] + c->sums[1].xx[i][i]) * PULL / 100;
@@ -80,7 +94,7 @@ void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n
 
 double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decodes)
 {
-    return c->cost[0] + c->cost[1] * n_prompt_rows / PROMPT_UNIT + c->cost[2] * n_decodes / DECODE_UNIT;
+    return c->cost[0] + c->cost[1] * (n_prompt_rows + n_decodes) / ROW_UNIT + c->cost[2] * n_decodes / DECODE_UNIT;
 }
 
 /* --- queue --- */

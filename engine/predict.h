@@ -7,14 +7,14 @@
 
 enum { PREDICT_REMEMBERED = 256 };
 
-/* What a step costs in ms: so much itself, so much a prompt row, so much a sequence that decodes (with what it guesses). Fitted to the steps
- * that were measured, by their relative error. Steps with prompt rows and those without are forgotten each at their own pace, or the many that only decode
- * would make forgotten what a prompt costs. What the measured steps do not tell apart stays as it was. Zeroed is a good start. */
+/* What a step costs in ms: so much itself, so much a prompt row, so much a sequence that decodes (with what it guesses). Fitted to the last steps
+ * that were measured, by their relative error. Steps with prompt rows are remembered for longer while none comes; what the measured steps do not tell
+ * apart stays as it was. Zeroed is a good start. */
 struct predict_costs {
     struct predict_sums {
         double xx[3][3], xt[3];
     } sums[2];
-    double cost[3]; /* of units that are about as dear: see predict.c */
+    double cost[3]; /* see predict.c */
     bool known;
 };
 void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms);
