@@ -401,9 +401,10 @@ static uint32_t end_group(struct engine *en, const struct schedule_rows *g, size
     }
     add_keys(en, s, g->first_position + (g->prefill ? g->n_rows : t.n_sampled));
     scheduler_advanced(en->scheduler, g, t.n_sampled, t.finished);
-    if (t.finished)
+    if (t.finished) {
+        smooth(&en->answer_tokens, q->n_made);
         engine_sequence_free(en, q);
-    else if (g->sample)
+    } else if (g->sample)
         guess(en, s);
     return n_made;
 }
@@ -430,18 +431,19 @@ static int copy_blocks(struct engine *en, struct err *e)
 /* A step with decodes only tells what those cost; of another one this is taken off, and the rest is the prompts'. */
 static void measure(struct engine *en, double ms, uint32_t n_made)
 {
-    size_t n_decodes = 0, n_decode_rows = 0, n_prompt_rows = 0;
+    size_t n_decodes = 0, n_decode_rows = 0, n_prompt_rows = 0, n_first = 0;
     for (size_t i = 0; i < en->n_groups; i++) {
         const struct schedule_rows *g = &en->planned[i];
         if (g->prefill)
-            n_prompt_rows += g->n_rows;
+            n_prompt_rows += g->n_rows, n_first += g->sample;
         else
             n_decodes++, n_decode_rows += g->n_rows;
     }
     en->n_decodes = n_decodes;
+    predict_costs_learn(&en->step_costs, (double)n_prompt_rows, (double)n_decodes, ms);
+    if (n_decodes > 0 && n_made >= n_first) smooth(&en->step_tokens, (double)(n_made - n_first) / (double)n_decodes);
     if (n_prompt_rows == 0) {
         smooth(&en->decode_step_ms, ms);
-        smooth(&en->step_tokens, (double)n_made / (double)n_decodes);
         lookup_costs_learn(&en->costs, n_decode_rows, ms);
         en->costs_known = lookup_costs_table(&en->costs, en->row_ms, en->row_cost);
         return;
@@ -506,15 +508,21 @@ int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struc
     return lost;
 }
 
-/* It comes after the prompt rows and encodes that are there, and each step on its way decodes for those that decode. */
+/* Behind the prompts and encodes that are there. */
 double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t n_tiles)
 {
-    if (en->row_ms <= 0) return -1;
+    if (!en->step_costs.known) return -1;
     struct scheduler_backlog b = scheduler_backlog(en->scheduler);
-    double rows = (double)b.prompt_rows + n_rows;
-    uint32_t step_rows = 2 * b.decoding > BESIDE_ROWS ? 2 * b.decoding : BESIDE_ROWS; /* of prompts; used only where something decodes */
-    double decodes_ms = b.decoding ? (rows / step_rows + 1) * en->decode_step_ms : 0;
-    return rows * en->row_ms + decodes_ms + (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
+    struct scheduler_load l = scheduler_load(en->scheduler);
+    const uint32_t there = l.running + l.waiting;
+    struct predict_queue q = {.prompts = there > b.decoding ? there - b.decoding : 0,
+                              .rows = (double)b.prompt_rows,
+                              .decoding = b.decoding,
+                              .answer_steps = en->step_tokens > 0 ? en->answer_tokens / en->step_tokens : 0,
+                              .step_rows = en->limits.step_rows < STEP_ROWS_MAX ? en->limits.step_rows : STEP_ROWS_MAX,
+                              .beside_rows = BESIDE_ROWS};
+    double tiles_ms = (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
+    return predict_first_token_ms(&en->step_costs, &q, n_rows) + tiles_ms;
 }
 
 void engine_prediction(const struct engine *en, struct frame_prediction *out)

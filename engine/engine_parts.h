@@ -59,8 +59,10 @@ struct engine {
     struct frame_logprob row_logprobs[ENGINE_MAX_RUNNING * (1 + ENGINE_TOP)];
     uint64_t n_encoded, n_guessed, n_right;  /* tiles, tokens guessed and those of them that were right, since the start */
     struct predict_errors predictions;
+    struct predict_costs step_costs;
+    double answer_tokens;                    /* of a sequence that has ended, smoothed */
     double row_ms, decode_step_ms, layer_ms; /* of a prompt row, a step that decodes only, a layer of a tile; smoothed; 0: not known yet */
-    double step_tokens;                      /* that a sequence makes in a step that decodes only, likewise */
+    double step_tokens;                      /* that a sequence which decodes makes in a step, likewise */
     struct lookup_costs costs;
     float row_cost[LOOKUP_ROWS]; /* of the step's decodes, if costs_known */
     bool costs_known;

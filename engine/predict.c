@@ -27,3 +27,95 @@ float predict_p90(const struct predict_errors *p)
     qsort(sorted, p->n, sizeof *sorted, by_size);
     return sorted[(p->n * 9 + 9) / 10 - 1];
 }
+
+/* --- costs --- */
+
+/* The unknowns: a step, a row, and what a decode costs besides being a row (no cost is below 0, so a decode is never taken to be cheaper than a
+ * prompt row: where the two come in fixed proportion only their sum is seen). In units of about the same cost, so that what one step does
+ * not tell apart is shared out evenly. */
+enum { ROW_UNIT = 16, DECODE_UNIT = 8 };
+
+/* Least squares for the unknowns in `use`; those that it finds below 0 are 0. */
+static void solve(const double a[3][3], const double b[3], double x[3])
+{
+    bool use[3] = {true, true, true};
+    for (int again = 1; again;) {
+        double m[3][4] = {0};
+        for (int i = 0; i < 3; i++) {
+            for (int j = 0; j < 3; j++) m[i][j] = use[i] && use[j] ? a[i][j] : i == j;
+            m[i][3] = use[i] ? b[i] : 0;
+        }
+        for (int k = 0; k < 3; k++) /* positive definite: no pivots are needed */
+            for (int i = 0; i < 3; i++) {
+                double f = i == k ? 0 : m[i][k] / m[k][k];
+                for (int j = k; j < 4; j++) m[i][j] -= f * m[k][j];
+            }
+        again = 0;
+        for (int i = 0; i < 3; i++) {
+            x[i] = m[i][3] / m[i][i];
+            if (x[i] < 0 && use[i]) use[i] = false, again = 1;
+        }
+    }
+}
+
+static void keep(struct predict_sums *s, double share)
+{
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++) s->xx[i][j] *= share;
+        s->xt[i] *= share;
+    }
+}
+
+void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms)
+{
+    enum { PULL = 1 }; /* percent */
+    if (ms <= 0) return;
+    const double x[3] = {1, (n_prompt_rows + n_decodes) / ROW_UNIT, n_decodes / DECODE_UNIT};
+    const bool prompts = n_prompt_rows > 0;
+    double expected = predict_step_ms(c, n_prompt_rows, n_decodes); /* what the error is relative to: a step that is slow all at once counts in full */
+    expected = expected > 3 * ms ? 3 * ms : expected < ms / 3 ? ms / 3 : expected;
+    const double weight = 1 / (expected * expected);
+    keep(&c->sums[0], 0.9);
+    keep(&c->sums[1], prompts ? 0.9 : 0.98); /* between two prompts there may be hundreds of steps without */
+    struct predict_sums *s = &c->sums[prompts];
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++) s->xx[i][j] += weight * x[i] * x[j];
+        s->xt[i] += weight * x[i] * ms;
+    }
+    double a[3][3], b[3], pull = 0;
+    for (int i = 0; i < 3; i++) pull += (c->sums[0].xx[i][i] + c->sums[1].xx[i][i]) * PULL / 100;
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++) a[i][j] = c->sums[0].xx[i][j] + c->sums[1].xx[i][j] + (i == j ? pull : 0);
+        b[i] = c->sums[0].xt[i] + c->sums[1].xt[i] + pull * c->cost[i];
+    }
+    solve(a, b, c->cost);
+    c->known = c->known || prompts;
+}
+
+double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decodes)
+{
+    return c->cost[0] + c->cost[1] * (n_prompt_rows + n_decodes) / ROW_UNIT + c->cost[2] * n_decodes / DECODE_UNIT;
+}
+
+/* --- queue --- */
+
+static double rows_a_step(const struct predict_queue *q, double decoding)
+{
+    double rows = decoding < 0.5 ? q->step_rows : 2 * decoding > q->beside_rows ? 2 * decoding : q->beside_rows;
+    return rows < q->step_rows ? rows : q->step_rows;
+}
+
+double predict_first_token_ms(const struct predict_costs *costs, const struct predict_queue *q, double n_rows)
+{
+    double decoding = q->decoding, ms = 0;
+    if (q->rows + n_rows + decoding <= 0) return 0;
+    for (uint32_t i = 0; i < q->prompts; i++) {
+        double rows = q->rows / q->prompts, steps = rows / rows_a_step(q, decoding);
+        ms += steps * predict_step_ms(costs, rows_a_step(q, decoding), decoding);
+        double ended = q->answer_steps > 0 ? steps / q->answer_steps : 0;
+        decoding = decoding * (ended < 1 ? 1 - ended : 0) + 1;
+    }
+    double steps = ceil(n_rows / rows_a_step(q, decoding));
+    if (steps < 1) steps = 1;
+    return ms + steps * predict_step_ms(costs, n_rows / steps, decoding);
+}

@@ -2,9 +2,36 @@
 #ifndef SPILLWAY_ENGINE_PREDICT_H
 #define SPILLWAY_ENGINE_PREDICT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { PREDICT_REMEMBERED = 256 };
+
+/* What a step costs in ms: so much itself, so much a prompt row, so much a sequence that decodes (with what it guesses). Fitted to the last steps
+ * that were measured, by their relative error. Steps with prompt rows are remembered for longer while none comes; what the measured steps do not tell
+ * apart stays as it was. Zeroed is a good start. */
+struct predict_costs {
+    struct predict_sums {
+        double xx[3][3], xt[3];
+    } sums[2];
+    double cost[3]; /* see predict.c */
+    bool known;
+};
+void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms);
+double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decodes);
+
+/* What is before a prompt, and how the scheduler goes about it. */
+struct predict_queue {
+    uint32_t prompts;     /* without a first token */
+    double rows;          /* of theirs, still to be computed */
+    uint32_t decoding;    /* sequences */
+    double answer_steps;  /* that a sequence decodes for, on average; 0: not known, none is taken to end */
+    uint32_t step_rows;   /* of prompts in a step that decodes nothing, at most */
+    uint32_t beside_rows; /* in another, but two a decode if that is more */
+};
+/* Until the first token of a prompt of n_rows that comes now. Each prompt before it decodes once it is computed, and some of those that decode
+ * end meanwhile. costs must be known. */
+double predict_first_token_ms(const struct predict_costs *costs, const struct predict_queue *q, double n_rows);
 
 /* The last relative errors |predicted - actual| / actual. Zeroed is a good start. */
 struct predict_errors {
