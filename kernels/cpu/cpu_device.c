@@ -1,9 +1,14 @@
 /* CPU: the device, its scratch, the plan of a step, and the table of operations. */
 #include <math.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
@@ -14,17 +19,32 @@ struct kernel_set {
     const struct quant_kernels *q;
 };
 
+#if defined(__x86_64__)
+/* AMX-INT8 is there, and the system saves tiles (XCR0 bits 17 and 18) and lets this process have them (Linux, Documentation/arch/x86/xstate.rst). */
+static bool amx_usable(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE_BITS = 3 << 17 };
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 24) || !(d & 1u << 25)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & TILE_BITS) == TILE_BITS && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 /* The set of this name, or the best, of those this processor has. */
 static bool choose(const char *isa, struct kernel_set *out)
 {
-    struct kernel_set best[6];
+    struct kernel_set best[7];
     size_t n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
     bool vnni = avx512 && __builtin_cpu_supports("avx512vnni"), avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx512 && __builtin_cpu_supports("avx512bf16"))
+    const bool bf16_too = avx512 && __builtin_cpu_supports("avx512bf16");
+    if (vnni && amx_usable()) best[n++] = (struct kernel_set){"amx", bf16_too ? &cpu_kernels_avx512bf16 : &cpu_kernels_avx512, &quant_kernels_amx};
+    if (bf16_too)
         best[n++] = (struct kernel_set){"avx512bf16", &cpu_kernels_avx512bf16, vnni ? &quant_kernels_avx512vnni : &quant_kernels_avx512};
     if (vnni) best[n++] = (struct kernel_set){"avx512vnni", &cpu_kernels_avx512, &quant_kernels_avx512vnni};
     if (avx512) best[n++] = (struct kernel_set){"avx512", &cpu_kernels_avx512, &quant_kernels_avx512};

@@ -50,6 +50,6 @@ struct quant_kernels {
     /* One row, padded with zeros to whole steps. */
     void (*quantize)(const float *x, size_t n, size_t step, int offset, int8_t *values, float *scale, int32_t *correction);
 };
-extern const struct quant_kernels quant_kernels_ref, quant_kernels_avx2, quant_kernels_avxvnni, quant_kernels_avx512, quant_kernels_avx512vnni;
+extern const struct quant_kernels quant_kernels_ref, quant_kernels_avx2, quant_kernels_avxvnni, quant_kernels_avx512, quant_kernels_avx512vnni, quant_kernels_amx;
 
 #endif

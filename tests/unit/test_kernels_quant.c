@@ -21,9 +21,10 @@ static const struct quant_format formats[] = {{8, 0, DTYPE_F32},   {8, 32, DTYPE
                                               {8, 128, DTYPE_F32}, {4, 32, DTYPE_BF16}, {4, 32, DTYPE_F32}, {4, 64, DTYPE_BF16},
                                               {4, 64, DTYPE_F32},  {4, 128, DTYPE_BF16}};
 enum { N_FORMATS = sizeof formats / sizeof *formats, MOST_K = 640, MOST_STEPS = MOST_K / 32 };
-/* "emulated": the kernels' source with VNNI's instructions in plain C (kern_q_emulated.c), beside this machine's best float kernels. */
-static const char *const sets[] = {"ref", "emulated", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"};
-extern const struct quant_kernels quant_kernels_emulated;
+/* "emulated": the kernels' source with VNNI's instructions in plain C (kern_q_emulated.c), beside this machine's best float kernels; "amx emulated": likewise
+ * with tile registers (kern_q_amx_emulated.c). */
+static const char *const sets[] = {"ref", "emulated", "amx emulated", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"};
+extern const struct quant_kernels quant_kernels_emulated, quant_kernels_amx_emulated;
 enum { N_QUANT_SETS = sizeof sets / sizeof *sets };
 
 static const char *format_text(const struct quant_format *f)
@@ -85,14 +86,15 @@ static void products(const struct quant_matrix *m, const float *x, struct near *
     }
 }
 
-static bool emulated(const char *isa)
+static const struct quant_kernels *emulated(const char *isa)
 {
-    return isa && strcmp(isa, "emulated") == 0;
+    if (isa && strcmp(isa, "emulated") == 0) return &quant_kernels_emulated;
+    return isa && strcmp(isa, "amx emulated") == 0 ? &quant_kernels_amx_emulated : NULL;
 }
 
 static const struct quant_kernels *quant_kernels_of(const char *isa)
 {
-    return emulated(isa) ? &quant_kernels_emulated : cpu_quant_choose(isa);
+    return emulated(isa) ? emulated(isa) : cpu_quant_choose(isa);
 }
 
 static const struct cpu_kernels *float_kernels_of(const char *isa)
