@@ -7,7 +7,10 @@ Capacity is what --clients in a closed loop get (answers a second). Then request
 of those before: nobody waits for a free server, nobody tries again. Each answer is streamed; latency is from sending the request to the last byte of a whole
 answer. The bounds of T60: goodput (tokens of whole answers a second) at the highest load is at least 90 % of that at 1x; the 99th percentile of the latency
 of admitted requests is at most twice that at 1x; the rest is 429 or 503 with Retry-After. The client runs on the same machine: its share of the processor is
-printed, and is taken from the server.
+printed, and is taken from the server: with the built-in model, which answers a hundred requests a second on two processors, ten times the load is a thousand
+connections a second, and what they cost is what is measured. A slower model, such as that of bench/make_checkpoint.py, shows what the server does:
+
+    bench/overload.py --model build/bench-models/135m -- --quant int8
 """
 import argparse
 import asyncio
