@@ -4,7 +4,7 @@
 #include <math.h>
 #include <sodium.h>
 
-enum { TARGETS_THAT_WAIT = 4, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500 };
+enum { MOST_TARGETS = 2, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500 };
 
 int admission_retry_s(double wait_ms)
 {
@@ -70,11 +70,25 @@ double admission_wait_ms(const struct gateway *g)
 
 /* --- whether there is room --- */
 
+void admission_answer_ends(struct gateway_model *m, int64_t took_ms)
+{
+    double ms = took_ms > 1 ? (double)took_ms : 1;
+    m->queue.answer_ms = m->queue.answer_ms > 0 ? 0.95 * m->queue.answer_ms + 0.05 * ms : ms;
+}
+
+/* How long a prompt may wait. */
+static double bound_ms(const struct gateway_model *m)
+{
+    double least = (double)m->gateway->limits.first_token_ms, most = least * MOST_TARGETS;
+    if (m->queue.answer_ms <= 0 || m->queue.answer_ms > most) return most;
+    return m->queue.answer_ms < least ? least : m->queue.answer_ms;
+}
+
 static bool has_room(const struct gateway_model *m, size_t prompts, double tokens)
 {
     double ms = token_ms(m);
     return m->queue.prompts + prompts <= PROMPTS_THAT_WAIT || ms <= 0 ||
-           ((double)m->queue.tokens + tokens) * ms <= TARGETS_THAT_WAIT * (double)m->gateway->limits.first_token_ms;
+           ((double)m->queue.tokens + tokens) * ms <= bound_ms(m);
 }
 
 int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e)

@@ -1,10 +1,12 @@
 /* Admission: whether a model can take one more prompt now, and when to come again.
  *
- * What waits is bounded by time, not by a number that fits one machine: of a model's prompts without a first token as many tokens are taken as it
- * reads in 4 x --first-token-target, and four prompts whatever their length. How fast it reads is the slower of what its worker says
- * (frame_prediction) and of what was seen here: how long waiting prompts have taken, which counts everything that the engine does besides. Until one
- * of them is known only the plain limits hold. A request whose first token is predicted to come after its deadline is refused at once rather
- * than dropped later.
+ * What waits is bounded by time, not by a number that fits one machine: a prompt is taken if, as fast as the model reads, it is predicted to wait no
+ * longer than the model's answers lately took from their first token to their last. So waiting at most doubles what a request would take anyway,
+ * however many more are refused, and there is always enough waiting to take the place of what ends. The bound is --first-token-target at least,
+ * as a burst of short answers must find room, and twice that at most and before an answer has ended; and four prompts may wait whatever their
+ * length. How fast the model reads is the slower of what its worker says (frame_prediction) and of what was seen here: how long waiting prompts have
+ * taken, which counts everything that the engine does besides. Until one of them is known only the plain limits hold. A request whose first token is
+ * predicted to come after its deadline is refused at once rather than dropped later.
  *
  * Refusing must cost little, or who is refused takes the processor from who is served: where no model has room, a request is refused before its
  * body is looked at. Loop's thread. */
@@ -20,6 +22,8 @@ MUST_USE int admission_check_prompt(const struct gateway_model *m, int64_t n, in
 /* A prompt of n tokens waits for its first token from now on; it waits no longer: because it is there (served), or because it was given up. */
 void admission_prompt_waits(struct gateway_model *m, int64_t n);
 void admission_prompt_ends(struct gateway_model *m, int64_t n, bool served);
+/* An answer has come to its end, so long after its first token. */
+void admission_answer_ends(struct gateway_model *m, int64_t took_ms);
 /* The longest predicted wait of all models. */
 double admission_wait_ms(const struct gateway *g);
 /* For Retry-After: the wait rounded up and lengthened by up to a half at random, so that those who were refused together do not come again

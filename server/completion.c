@@ -70,6 +70,7 @@ static void stop_waiting(struct completion *c, bool served)
 void completion_first_token(struct completion *c)
 {
     stop_waiting(c, true);
+    if (!c->first_token_ms) c->first_token_ms = loop_now_ms(c->gateway->loop);
 }
 
 static void stop_reading(struct completion *c)
@@ -546,6 +547,7 @@ void completion_event(struct completion *c, const struct event *ev)
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
+    if (c->first_token_ms) admission_answer_ends(c->model, c->event_ms - c->first_token_ms);
     c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
     completion_done(c);
 }

@@ -51,6 +51,7 @@ struct completion {
     bool is_counted;
     int64_t counted_tokens;    /* in the gateway's n_prompt_tokens */
     int64_t waiting_tokens;    /* in the model's queue, until the first token is there */
+    int64_t first_token_ms;    /* when it came; 0: it has not */
     struct loop_timer comment; /* while a stream runs */
     struct loop_timer deadline;
     int64_t deadline_ms;          /* boot clock */

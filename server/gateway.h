@@ -50,7 +50,7 @@ struct gateway_model {
     struct {
         size_t prompts;                             /* of completions without a first token */
         int64_t tokens;                             /* of these */
-        double mean_tokens, token_ms;               /* smoothed; token_ms: how long a waiting token takes. 0: not known */
+        double mean_tokens, token_ms, answer_ms;    /* smoothed; how long a waiting token takes, an answer once begun. 0: not known */
         int64_t counted_ms, busy_ms, served_tokens; /* of the window that is measured now */
     } queue;                                        /* admission.c's */
     uint32_t max_context;                           /* the smaller of the model's and the worker's */

@@ -48,8 +48,8 @@ const struct limit_row limit_rows[] = {
     {"--max-queue-tokens", F(queue_tokens), LIMIT_COUNT, "1000000", 1, (int64_t)1 << 40, "T60", "prompt tokens of these"},
     {"--max-queue-bytes", F(queue_bytes), LIMIT_BYTES, "256MiB", MIB, 65536 * MIB, "T60", "bodies of these"},
     {"--first-token-target", F(first_token_ms), LIMIT_MS, "2s", SECOND / 100, HOUR, "T60",
-     "until a first token: of a model's prompts that wait, as many tokens are taken as it reads in four times this, and four prompts at "
-     "least"},
+     "until a first token: of a model's prompts that wait, as many tokens are taken as it reads in the time that its answers take once begun, but "
+     "at least in this and at most in twice this; and four prompts at least"},
     {"--request-timeout", F(request_ms), LIMIT_MS, "10m", SECOND / 10, 24 * HOUR, "T62",
      "for a whole answer; a request can lower it (X-Request-Timeout-Ms)"},
     {"--decode-cpu-timeout", F(decode_cpu_ms), LIMIT_MS, "2s", SECOND / 10, 60 * SECOND, "T32", "processor time for one picture"},

@@ -40,21 +40,53 @@ def learn(server, **script):
     return server.recorded("submit")[-1]["n_ids"]
 
 
-def test_t60_prompts_wait_only_as_long_as_four_targets(serve):
-    """At 10 ms a token and a target of 1 s, 400 tokens may wait."""
-    s = serve("--first-token-target", "1s", "--max-queue-requests", "1000")
+def n_submits(server):
+    """While it is being written the last line may be half there."""
+    return server.record.read_text().count('"submit"')
+
+
+def fill(server, pool, timeout_ms):
+    """Asks until a prompt is refused; (those that wait, the refusal)."""
+    before, waiting = n_submits(server), []
+    while True:
+        f = pool.submit(ask, server, timeout_ms=timeout_ms)
+        assert wait_until(lambda: f.done() or n_submits(server) == before + len(waiting) + 1, 10) is not None
+        if f.done():
+            return waiting, f.result()
+        waiting.append(f)
+
+
+def test_t60_prompts_wait_only_as_long_as_the_target_allows_where_answers_are_short(serve):
+    """At 10 ms a token and a target of 4 s, 400 tokens may wait."""
+    s = serve("--first-token-target", "4s", "--max-queue-requests", "1000")
     n_ids = learn(s, submit="answer", prediction={"prompt_token_ms": 10})
     s.script(submit="queue", prediction={"prompt_token_ms": 10})
-    fit = 400 // n_ids
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
-        waiting = [pool.submit(ask, s, timeout_ms=6000) for _ in range(fit)]
-        assert wait_until(lambda: len(s.recorded("submit")) == 1 + fit, 10) is not None
+        waiting, refused = fill(s, pool, 6000)
+        assert len(waiting) == 400 // n_ids
+        assert_full(refused, 3, 8)
         for _ in range(5):
             assert_full(ask(s, timeout_ms=6000), 3, 8)
-        assert len(s.recorded("submit")) == 1 + fit
+        assert len(s.recorded("submit")) == 1 + len(waiting)
         assert all(f.result().status_code == 504 for f in waiting)
     s.script(prediction={"prompt_token_ms": 10})
     assert ask(s).status_code == 200  # room again
+
+
+@pytest.mark.parametrize("answer_s,least,most", [(3, 1200, 2000), (5, 2000, 2000)], ids=["as long as an answer takes", "twice the target at most"])
+def test_t60_prompts_wait_as_long_as_answers_take(serve, answer_s, least, most):
+    """At 2 ms a token and a target of 2 s the bounds are 1,000 and 2,000 tokens; between them it is the time of answers, which a busy machine stretches."""
+    s = serve("--drain-timeout", "1s", "--first-token-target", "2s", "--max-queue-requests", "1000")
+    prediction = {"prompt_token_ms": 2}
+    s.script(submit="answer", prediction=prediction, tokens_per_s=10)
+    assert ask(s, max_tokens=1 + 10 * answer_s).status_code == 200
+    n_ids = s.recorded("submit")[-1]["n_ids"]
+    s.script(submit="queue", prediction=prediction)
+    with concurrent.futures.ThreadPoolExecutor(300) as pool:
+        waiting, refused = fill(s, pool, 30000)
+        assert least // n_ids <= len(waiting) <= most // n_ids
+        assert_full(refused, 1, 8)
+        s.process.terminate()
 
 
 def test_t60_a_prompt_that_has_its_first_token_waits_no_longer(serve):

@@ -181,6 +181,26 @@ static void test_deadline_ends_waiting_and_running_sequences(void **state)
     scheduler_free(s);
 }
 
+static void test_t62_deadline_ends_a_sequence_in_the_middle_of_its_prompt(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct err e;
+    struct scheduler_request r = {.id = 1, .n_prompt = 40, .max_tokens = 8, .deadline_ms = 100};
+    assert_int_equal(scheduler_submit(s, &r, &e), 0);
+    scheduler_plan(s, 99, &p);
+    run_plan(s, &p);
+    struct scheduler_backlog b = scheduler_backlog(s);
+    assert_true(b.prompt_rows > 0 && b.prompt_rows < 40); /* some of it is computed */
+    scheduler_plan(s, 100, &p);
+    assert_int_equal(p.n_ended, 1);
+    assert_int_equal(p.n_groups, 0); /* nothing more is computed for it */
+    assert_true(p.ended[0].late);
+    assert_int_equal(scheduler_load(s).free_blocks, 16);
+    scheduler_free(s);
+}
+
 static void test_decode_rows_go_round_when_they_are_short(void **state)
 {
     (void)state;
@@ -741,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_second_large_sequence_waits_for_blocks),
         cmocka_unit_test(test_cancelled_sequence_is_in_no_later_plan),
         cmocka_unit_test(test_deadline_ends_waiting_and_running_sequences),
+        cmocka_unit_test(test_t62_deadline_ends_a_sequence_in_the_middle_of_its_prompt),
         cmocka_unit_test(test_decode_rows_go_round_when_they_are_short),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
