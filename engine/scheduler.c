@@ -580,13 +580,14 @@ static bool grow_unpromised(struct scheduler *s, struct sequence *q)
     return true;
 }
 
-/* With the rows that decodes left. */
+/* With the rows that decodes left; rows of prompts are sure to be of use and go before. */
 static void plan_guesses(struct scheduler *s, struct schedule *out)
 {
+    const bool any_prompt = out->n_groups < s->n_live;
     for (size_t i = 0; i < out->n_groups; i++) {
         struct schedule_rows *g = &s->groups[i];
         struct sequence *q = g->sequence;
-        uint32_t n = min_u32(q->n_guessed, s->limits.step_decode_rows - (uint32_t)out->n_rows);
+        uint32_t n = any_prompt ? 0 : min_u32(q->n_guessed, s->limits.step_decode_rows - (uint32_t)out->n_rows);
         q->n_guessed = 0;
         if (!q->running || n == 0) continue;
         n = min_u32(n, q->max_tokens - q->n_made - 1); /* the token made last is not computed */

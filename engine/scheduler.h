@@ -20,8 +20,9 @@
  * prompt's partly filled last block it gets a copy. So n choices of one request, sent as n sequences, compute their prompt once. The last
  * row of a prompt is always computed: its logits are needed.
  *
- * Guesses: a decode row may be followed by rows of tokens that the caller guesses (scheduler_guess), with the rows that the step's decodes
- * leave and blocks that nobody was promised; nothing is preempted for them. Rows behind a wrong guess count as never computed.
+ * Guesses: a decode row may be followed by rows of tokens that the caller guesses (scheduler_guess), where no prompt is left to be computed or
+ * admitted, with the rows that the step's decodes leave and blocks that nobody was promised; nothing is preempted for them. Rows behind a
+ * wrong guess count as never computed.
  *
  * Cancel and deadline take effect at the next plan: a cancelled sequence costs at most the step that is running. */
 #ifndef SPILLWAY_ENGINE_SCHEDULER_H

@@ -512,12 +512,24 @@ static void test_guesses_take_the_rows_that_decodes_leave(void **state)
     assert_int_equal(submit(s, 2, 1, 12), 0);
     scheduler_plan(s, 0, &p);
     run_plan(s, &p);
-    assert_int_equal(submit(s, 3, 20, 2), 0);
     scheduler_guess(s, q, 8);
-    scheduler_plan(s, 0, &p); /* of 8 rows at most 6 are decodes'; the prompt has the other two */
-    assert_int_equal(p.n_groups, 3);
-    assert_int_equal(p.groups[0].n_rows + p.groups[1].n_rows, 6);
-    assert_int_equal(p.groups[2].n_rows, 2);
+    scheduler_plan(s, 0, &p); /* of 8 rows at most 6 are decodes' */
+    assert_int_equal(p.n_groups, 2);
+    assert_int_equal(p.n_rows, 6);
+    scheduler_free(s);
+}
+
+static void test_guesses_wait_for_prompts(void **state)
+{
+    (void)state;
+    struct scheduler *s = make(small);
+    struct schedule p;
+    struct sequence *q = make_decoding(s, 3, 12);
+    assert_int_equal(submit(s, 2, 6, 2), 0);
+    scheduler_guess(s, q, 8);
+    scheduler_plan(s, 0, &p);
+    assert_int_equal(p.groups[0].n_rows, 1);
+    assert_int_equal(p.groups[1].n_rows, 6);
     scheduler_free(s);
 }
 
@@ -538,19 +550,24 @@ static void test_guesses_end_with_what_may_be_made(void **state)
 static void test_guesses_take_no_block_that_was_promised(void **state)
 {
     (void)state;
-    struct scheduler_limits l = small;
-    l.n_blocks = 4;
-    l.promised_tokens = 1;
-    struct scheduler *s = make(l);
-    struct schedule p;
-    struct sequence *q = make_decoding(s, 3, 12); /* one block, with its next token's */
-    assert_int_equal(submit(s, 2, 10, 1), 0);      /* the other three */
-    scheduler_guess(s, q, 5);
-    scheduler_plan(s, 0, &p);
-    assert_int_equal(p.n_preempted, 0);
-    assert_int_equal(p.groups[0].n_rows, 1);
-    assert_int_equal(p.groups[1].n_rows, 7);
-    scheduler_free(s);
+    for (uint32_t n_blocks = 4; n_blocks <= 5; n_blocks++) {
+        struct scheduler_limits l = small;
+        l.n_blocks = n_blocks;
+        l.promised_tokens = 4;
+        struct scheduler *s = make(l);
+        struct schedule p;
+        struct sequence *q = make_decoding(s, 3, 12); /* a block, and one more promised */
+        assert_int_equal(submit(s, 2, 4, 9), 0);       /* likewise */
+        scheduler_plan(s, 0, &p);
+        run_plan(s, &p);
+        scheduler_guess(s, q, 6);
+        scheduler_plan(s, 0, &p); /* at position 4 its second block begins: three guesses fit, and no more where all else is promised */
+        assert_int_equal(p.n_preempted, 0);
+        assert_int_equal(p.n_groups, 2);
+        assert_int_equal(q->n_computed, 4);
+        assert_int_equal(p.n_rows, 1 + 1 + (n_blocks == 4 ? 3 : 4));
+        scheduler_free(s);
+    }
 }
 
 /* ---- preemption, priority, fairness ---- */
@@ -752,6 +769,7 @@ int main(void)
         cmocka_unit_test(test_idleness_saves_up_nothing),
         cmocka_unit_test(test_guesses_are_rows_of_the_next_decode_only),
         cmocka_unit_test(test_guesses_take_the_rows_that_decodes_leave),
+        cmocka_unit_test(test_guesses_wait_for_prompts),
         cmocka_unit_test(test_guesses_end_with_what_may_be_made),
         cmocka_unit_test(test_guesses_take_no_block_that_was_promised),
         cmocka_unit_test(test_waiting_prompts_are_bounded_in_tokens_and_bytes),
