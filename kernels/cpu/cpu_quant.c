@@ -214,39 +214,41 @@ void cpu_quant_put_row(const struct device *d, const struct activation *a, size_
 }
 
 /* --- products --- */
+/* Of a few rows, two panels take turns: plain reads are faster as several streams than as one, too. Of more, each stays near for all rows. */
+enum { STREAM_ROWS = 5, STREAM_PANELS = 2 };
+
+static void scale_outputs(const struct weight *w, const unsigned char *panel, float *sums, size_t rows, size_t ld)
+{
+    const float *scales = (const float *)(const void *)(panel + w->scale_at);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < PANEL; c++) sums[r * ld + c] *= scales[c];
+}
+
 void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels, float *sums)
 {
     const struct weight *w = j->w;
     const unsigned char *data = w->data + panel * w->panel_bytes;
-    const size_t steps = w->kp / w->step, columns = panels * PANEL;
+    void (*const product)(const struct quant_job *) = w->quant.bits == 4 ? d->q->int4_group : w->quant.group ? d->q->int8_group : d->q->int8_channel;
+    const size_t steps = w->kp / w->step, columns = panels * PANEL, side_by_side = rows <= STREAM_ROWS ? STREAM_PANELS : 1;
     const size_t most = RESIDENT_BYTES / w->block_bytes; /* whatever the rows: the plain set rounds between calls */
-    struct quant_job job = {.n_panels = panels,
-                            .panel_bytes = w->panel_bytes,
+    struct quant_job job = {.panel_bytes = w->panel_bytes,
                             .block_bytes = w->block_bytes,
                             .scale_at = w->scale_at,
                             .scale = w->quant.scale,
                             .step = w->step,
                             .x = j->in.q,
                             .rows = rows,
-                            .acc = sums,
                             .ld = columns};
     job.x.data += row * j->in.q.bytes;
     memset(sums, 0, rows * columns * sizeof *sums);
     for (; job.first_step < steps; job.first_step += job.n_steps) {
         job.n_steps = steps - job.first_step < most ? steps - job.first_step : most;
-        job.w = data + job.first_step * w->block_bytes;
-        if (w->quant.bits == 4)
-            d->q->int4_group(&job);
-        else if (w->quant.group)
-            d->q->int8_group(&job);
-        else
-            d->q->int8_channel(&job);
-    }
-    if (w->quant.group) return;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t p = 0; p < panels; p++) {
-            const float *scales = (const float *)(const void *)(data + p * w->panel_bytes + w->scale_at);
-            float *of = sums + r * columns + p * PANEL;
-            for (size_t c = 0; c < PANEL; c++) of[c] *= scales[c];
+        for (size_t p = 0; p < panels; p += job.n_panels) {
+            job.n_panels = panels - p < side_by_side ? panels - p : side_by_side;
+            job.w = data + p * w->panel_bytes + job.first_step * w->block_bytes;
+            job.acc = sums + p * PANEL;
+            product(&job);
         }
+    }
+    for (size_t p = 0; !w->quant.group && p < panels; p++) scale_outputs(w, data + p * w->panel_bytes, sums + p * PANEL, rows, columns);
 }

@@ -5,6 +5,10 @@
 typedef __m256i ivec;
 #define IV_LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define IV_STORE(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
+/* 32 lanes that fit as bytes (gcc 12 makes vectors of bytes one by one) */
+#define IV_STORE_BYTES(p, q)                                                                                                               \
+    IV_STORE(p, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32((ivec)(q)[0], (ivec)(q)[1]), _mm256_packs_epi32((ivec)(q)[2], (ivec)(q)[3])), \
+                                            _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)))
 #define IV_SET1(v) _mm256_set1_epi32(v)
 #define IV_ADD(a, b) _mm256_add_epi32(a, b)
 #define IV_AND(a, b) _mm256_and_si256(a, b)

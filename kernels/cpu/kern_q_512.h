@@ -5,6 +5,12 @@
 typedef __m512i ivec;
 #define IV_LOAD(p) _mm512_loadu_si512(p)
 #define IV_STORE(p, v) _mm512_storeu_si512(p, v)
+/* 32 lanes that fit as bytes */
+#define IV_STORE_BYTES(p, q)                                                                                                               \
+    do {                                                                                                                                   \
+        _mm_storeu_si128((__m128i *)(void *)(p), _mm512_cvtepi32_epi8((ivec)(q)[0]));                                                      \
+        _mm_storeu_si128((__m128i *)(void *)((p) + 16), _mm512_cvtepi32_epi8((ivec)(q)[1]));                                               \
+    } while (0)
 #define IV_SET1(v) _mm512_set1_epi32(v)
 #define IV_ADD(a, b) _mm512_add_epi32(a, b)
 #define IV_AND(a, b) _mm512_and_si512(a, b)

@@ -7,8 +7,8 @@
 #define WIDE_ROWS 5
 #define TILE_ROWS_CASES(fn, grouped)                                                                                                       \
     TILE(fn, 1, grouped) TILE(fn, 2, grouped) TILE(fn, 3, grouped) TILE(fn, 4, grouped) TILE(fn, 5, grouped)
-#define INT8_MANY 8
-#define INT4_MANY 8
+#define INT8_MANY 20
+#define INT4_MANY 9
 #include "kernels/cpu/kern_q_impl.h"
 
 QUANT_KERNELS(avx2);

@@ -3,7 +3,7 @@
  *   HAS_DOT                  1: DOT4(acc, u, s) adds four products of uint8 and int8 to each 32-bit lane (VNNI)
  *                            0: DOT4_SIGNED(acc, a, s) the same by widening pairs twice, MADD_ADD pairs of int16 products, MADDUBS_ADD(acc, u, s) to 16-bit lanes
  *   NARROW_ROWS, WIDE_ROWS   most rows of a tile of all the panel's vectors, and of half of them
- *   and the wrappers IV_LOAD, IV_SET1, IV_ADD, IV_AND, IV_SRL4, IV_ABS8, IV_SIGN8, IV_FLOAT, IV_ROUND, FMA.
+ *   and the wrappers IV_LOAD, IV_STORE, IV_STORE_BYTES, IV_SET1, IV_ADD, IV_AND, IV_SRL4, IV_ABS8, IV_SIGN8, IV_FLOAT, IV_ROUND, FMA.
  *
  * The multiplications are instructions of our own writing: from intrinsics gcc 12 copies or spills the sums around each of them, as many moves
  * as products, in loops where all sums have a register.
@@ -24,7 +24,6 @@ enum { VB = VW * 4, PREFETCH_BYTES = 4096 };
 typedef float vf __attribute__((vector_size(VB)));
 typedef int32_t vi __attribute__((vector_size(VB)));
 typedef uint32_t vu __attribute__((vector_size(VB)));
-typedef int8_t vb __attribute__((vector_size(VB / 4)));
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
 
@@ -243,13 +242,15 @@ INLINE void quantize_step(const float *x, size_t step, int offset, int8_t *value
     const bool finite = amax <= 3.402823466e38f, some = finite && amax >= QUANT_TINY;
     const float inverse = some ? 127 / amax : 0;
     *scale = some ? amax / 127 : finite ? 0 : NAN;
-    for (size_t i = 0; i < step; i += VW) {
-        vf v;
-        memcpy(&v, x + i, sizeof v);
-        vi q = some ? IV_ROUND(v * inverse) : (vi){};
-        total += q;
-        vb b = __builtin_convertvector(q, vb);
-        memcpy(values + i, &b, sizeof b);
+    for (size_t i = 0; i < step; i += 32) {
+        vi q[32 / VW];
+        EACH(k, 32 / VW) {
+            vf v;
+            memcpy(&v, x + i + k * VW, sizeof v);
+            q[k] = some ? IV_ROUND(v * inverse) : (vi){};
+            total += q[k];
+        }
+        IV_STORE_BYTES(values + i, q);
     }
     int32_t sum = 0;
     for (int i = 0; i < VW; i++) sum += total[i];

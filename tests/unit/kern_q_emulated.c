@@ -31,6 +31,8 @@ static __attribute__((noinline)) ivec dot4(ivec acc, ivec u, ivec s)
 #define DOT4(acc, u, s) acc = dot4(acc, u, s)
 #define IV_LOAD(p) load_vector(p)
 #define IV_STORE(p, v) store_vector(p, v)
+#define IV_STORE_BYTES(p, q)                                                                                                               \
+    for (int i_byte = 0; i_byte < 32; i_byte++) (p)[i_byte] = (int8_t)(q)[i_byte / 16][i_byte % 16]
 #define IV_SET1(v) ((ivec){} + (v))
 #define IV_ADD(a, b) ((a) + (b))
 #define IV_AND(a, b) ((a) & (b))

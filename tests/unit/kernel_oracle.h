@@ -127,6 +127,7 @@ static inline struct weight *pack(struct device *d, enum pack_kind kind, const s
 /* --- instruction sets --- */
 static const char *const kernel_sets[] = {"ref", "avx2", "avx512", "avx512bf16"};
 enum { N_SETS = sizeof kernel_sets / sizeof *kernel_sets };
+static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
 
 static inline int tell_missing_sets(void **unused)
 {
