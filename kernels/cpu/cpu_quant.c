@@ -7,7 +7,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
 
-/* Of a panel at a time: few enough to stay in the first-level cache while rows pass by, and what of the rows they meet in the second-level one. */
+/* Of a panel at a time: few enough to stay in the first-level cache while rows pass by. */
 enum { RESIDENT_BYTES = 16 << 10 };
 
 static size_t scale_bytes(const struct quant_format *f)
@@ -224,11 +224,13 @@ static void scale_outputs(const struct weight *w, const unsigned char *panel, fl
         for (size_t c = 0; c < PANEL; c++) sums[r * ld + c] *= scales[c];
 }
 
-void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels, float *sums)
+void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels,
+                        float *sums)
 {
     const struct weight *w = j->w;
     const unsigned char *data = w->data + panel * w->panel_bytes;
-    void (*const product)(const struct quant_job *) = w->quant.bits == 4 ? d->q->int4_group : w->quant.group ? d->q->int8_group : d->q->int8_channel;
+    const struct quant_kernels *q = d->q;
+    void (*const product)(const struct quant_job *) = w->quant.bits == 4 ? q->int4_group : w->quant.group ? q->int8_group : q->int8_channel;
     const size_t steps = w->kp / w->step, columns = panels * PANEL, side_by_side = rows <= STREAM_ROWS ? STREAM_PANELS : 1;
     const size_t most = RESIDENT_BYTES / w->block_bytes; /* whatever the rows: the plain set rounds between calls */
     struct quant_job job = {.panel_bytes = w->panel_bytes,

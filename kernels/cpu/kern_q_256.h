@@ -7,8 +7,11 @@ typedef __m256i ivec;
 #define IV_STORE(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
 /* 32 lanes that fit as bytes (gcc 12 makes vectors of bytes one by one) */
 #define IV_STORE_BYTES(p, q)                                                                                                               \
-    IV_STORE(p, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32((ivec)(q)[0], (ivec)(q)[1]), _mm256_packs_epi32((ivec)(q)[2], (ivec)(q)[3])), \
-                                            _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)))
+    do {                                                                                                                                   \
+        const ivec front = _mm256_packs_epi32((ivec)(q)[0], (ivec)(q)[1]), back = _mm256_packs_epi32((ivec)(q)[2], (ivec)(q)[3]);          \
+        const ivec bytes = _mm256_packs_epi16(front, back); /* four of each vector in turn, half by half */                                \
+        IV_STORE(p, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));                                        \
+    } while (0)
 #define IV_SET1(v) _mm256_set1_epi32(v)
 #define IV_ADD(a, b) _mm256_add_epi32(a, b)
 #define IV_AND(a, b) _mm256_and_si256(a, b)
@@ -18,7 +21,9 @@ typedef __m256i ivec;
 /* The first, or the last, two bytes of each lane as int16 */
 #define IV_LOW_PAIR(a) _mm256_srai_epi16(_mm256_shuffle_epi8(a, PAIR_BYTES(0x01800080)), 8)
 #define IV_HIGH_PAIR(a) _mm256_srai_epi16(_mm256_shuffle_epi8(a, PAIR_BYTES(0x03800280)), 8)
-#define PAIR_BYTES(first) _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 0x04000400, 0x08000800, 0x0C000C00, 0, 0x04000400, 0x08000800, 0x0C000C00))
+#define PAIR_BYTES(first)                                                                                                                  \
+    _mm256_add_epi32(_mm256_set1_epi32(first),                                                                                             \
+                     _mm256_setr_epi32(0, 0x04000400, 0x08000800, 0x0C000C00, 0, 0x04000400, 0x08000800, 0x0C000C00))
 #define IV_FLOAT(a) (vf)_mm256_cvtepi32_ps(a)
 #define IV_ROUND(a) (vi)_mm256_cvtps_epi32((__m256)(a)) /* to nearest even, as the rounding mode is at all times */
 #define FMA(a, b, c) (vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))

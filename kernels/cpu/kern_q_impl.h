@@ -2,6 +2,7 @@
  *   VW                       32-bit lanes of a vector; `ivec` is the integer vector type
  *   HAS_DOT                  1: DOT4(acc, u, s) adds four products of uint8 and int8 to each 32-bit lane (VNNI)
  *                            0: DOT4_SIGNED(acc, a, s) the same by widening pairs twice, MADD_ADD pairs of int16 products, MADDUBS_ADD(acc, u, s) to 16-bit lanes
+ *   MANY_ROWS, INT8_MANY, INT4_MANY   rows of a tile of kern_q_many.h, and from how many rows on 8 and 4 bits go there
  *   NARROW_ROWS, WIDE_ROWS   most rows of a tile of all the panel's vectors, and of half of them
  *   and the wrappers IV_LOAD, IV_STORE, IV_STORE_BYTES, IV_SET1, IV_ADD, IV_AND, IV_SRL4, IV_ABS8, IV_SIGN8, IV_FLOAT, IV_ROUND, FMA.
  *

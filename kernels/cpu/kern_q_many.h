@@ -1,9 +1,9 @@
 /* Quantised products of many rows: part of kern_q_impl.h, which includes it.
  *
- * What unpacking costs is paid once for all rows: some steps of a panel are spread into a buffer that stays in the first-level cache, in the
- * form that multiplies with the fewest instructions, and all rows pass by in tiles of MANY_ROWS rows and MANY_NV vectors.
- *   8 bits without VNNI   int16, inputs in pairs: [step/4][2][32][2]; activations are int16, too, so that a multiplication and an addition
- *                         make 16 products where bytes take three instructions on the same ports and one more
+ * What unpacking costs is paid once for all rows: some steps of a panel are spread into a buffer that stays in the first-level cache, and
+ * all rows pass by in tiles of MANY_ROWS rows and MANY_NV vectors.
+ *   8 bits without VNNI   int16, inputs in pairs: [step/4][2][32][2], and activations are int16, too: as many instructions as for bytes, but
+ *                         no signs and magnitudes on the way, and two of four instead of three of four on the ports that multiply
  *   8 bits with VNNI      as packed: nothing is spread
  *   4 bits                q+8 as bytes, [step/4][32][4], as 8 bits are packed
  * The sums are those of few rows, byte for byte: dots are whole numbers, and flush() is the same. */
@@ -77,7 +77,8 @@ INLINE void many_int8(const struct quant_job *j, size_t row, size_t s, const uns
 }
 
 /* 32 inputs in 16-bit sums (kern_q_impl.h). */
-INLINE void many_int4_run(const struct quant_job *j, const unsigned char *x, const unsigned char *w, ivec *part, const int rows, const int nv)
+INLINE void many_int4_run(const struct quant_job *j, const unsigned char *x, const unsigned char *w, ivec *part, const int rows,
+                          const int nv)
 {
     EACH(i, 8) {
         ivec c[MANY_NV];
@@ -139,7 +140,8 @@ INLINE void many_rows(const struct quant_job *job, const bool four, const bool g
         for (size_t from = 0, n; from < j->n_steps; from += n) {
             n = j->n_steps - from < at_once ? j->n_steps - from : at_once;
             const unsigned char *w = spread ? near : block_at(j, p, from);
-            for (size_t s = 0; spread && s < n; s++) (four ? spread_int4 : spread_int8)(block_at(j, p, from + s), step, near + s * near_bytes);
+            for (size_t s = 0; spread && s < n; s++)
+                (four ? spread_int4 : spread_int8)(block_at(j, p, from + s), step, near + s * near_bytes);
             for (size_t row = 0, rows; row < j->rows; row += rows) {
                 rows = j->rows - row < MANY_ROWS ? j->rows - row : MANY_ROWS;
                 switch (rows) {
