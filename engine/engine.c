@@ -360,7 +360,7 @@ static void guess(struct engine *en, struct sequence *s)
     size_t room = s->max_tokens - q->n_made - 1, n = 0; /* the last token that may be made needs no guess */
     if (en->options.always_guess)
         n = LOOKUP_MAX;
-    else if (!en->options.no_guesses && en->costs_known)
+    else if (!en->options.no_guesses && en->step_costs.known)
         n = lookup_length(&q->guessing, en->n_decodes > 0 ? en->n_decodes : 1, en->row_cost, LOOKUP_ROWS);
     int32_t *tokens = q->tokens;
     const size_t n_tokens = q->n_prompt + q->n_made;
@@ -440,12 +440,11 @@ static void measure(struct engine *en, double ms, uint32_t n_made)
             n_decodes++, n_decode_rows += g->n_rows;
     }
     en->n_decodes = n_decodes;
-    predict_costs_learn(&en->step_costs, (double)n_prompt_rows, (double)n_decodes, ms);
+    predict_costs_learn(&en->step_costs, (double)n_prompt_rows, (double)n_decode_rows, ms);
+    for (size_t i = 0; i < LOOKUP_ROWS; i++) en->row_cost[i] = (float)predict_step_ms(&en->step_costs, 0, (double)(i + 1));
     if (n_decodes > 0 && n_made >= n_first) smooth(&en->step_tokens, (double)(n_made - n_first) / (double)n_decodes);
     if (n_prompt_rows == 0) {
         smooth(&en->decode_step_ms, ms);
-        lookup_costs_learn(&en->costs, n_decode_rows, ms);
-        en->costs_known = lookup_costs_table(&en->costs, en->row_ms, en->row_cost);
         return;
     }
     double decodes_ms = n_decodes ? en->decode_step_ms : 0;

@@ -52,24 +52,3 @@ size_t lookup_length(struct lookup_record *r, size_t rows, const float *row_cost
     r->n_idle = 0;
     return rows + 1 <= n_costs;
 }
-
-void lookup_costs_learn(struct lookup_costs *c, size_t rows, double ms)
-{
-    const double keep = 0.98, r = (double)rows;
-    *c = (struct lookup_costs){.n = keep * c->n + 1,
-                               .rows = keep * c->rows + r,
-                               .ms = keep * c->ms + ms,
-                               .rows_rows = keep * c->rows_rows + r * r,
-                               .rows_ms = keep * c->rows_ms + r * ms};
-}
-
-bool lookup_costs_table(const struct lookup_costs *c, double row_ms, float row_cost[LOOKUP_ROWS])
-{
-    if (c->n <= 0) return false;
-    const double mean_rows = c->rows / c->n, mean_ms = c->ms / c->n, spread = c->rows_rows / c->n - mean_rows * mean_rows;
-    double slope = spread > 0.05 ? (c->rows_ms / c->n - mean_rows * mean_ms) / spread : row_ms;
-    if (slope < 0) slope = 0;
-    if (slope > mean_ms / mean_rows) slope = mean_ms / mean_rows; /* a step without rows costs something */
-    for (size_t i = 0; i < LOOKUP_ROWS; i++) row_cost[i] = (float)(mean_ms + slope * ((double)(i + 1) - mean_rows));
-    return true;
-}

@@ -6,7 +6,6 @@
 #ifndef SPILLWAY_ENGINE_LOOKUP_H
 #define SPILLWAY_ENGINE_LOOKUP_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,13 +24,5 @@ void lookup_learn(struct lookup_record *r, size_t n_guessed, size_t n_right);
 /* How many tokens to guess when the decode steps hold `rows` rows without this sequence's guesses. row_cost[i] is the time of a step of i + 1 rows,
  * in any unit (n_costs of them, rising); more rows than that are too many. */
 size_t lookup_length(struct lookup_record *r, size_t rows, const float *row_cost, size_t n_costs);
-
-/* What decode steps cost by their rows: a line through those seen lately. Zeroed is a good start. */
-struct lookup_costs {
-    double n, rows, ms, rows_rows, rows_ms; /* sums, each step's share fading */
-};
-void lookup_costs_learn(struct lookup_costs *c, size_t rows, double ms);
-/* row_cost for lookup_length. row_ms: what a further row costs as long as the steps seen had all about as many. False: nothing is known. */
-bool lookup_costs_table(const struct lookup_costs *c, double row_ms, float row_cost[LOOKUP_ROWS]);
 
 #endif

@@ -7,7 +7,7 @@
 
 enum { PREDICT_REMEMBERED = 256 };
 
-/* What a step costs in ms: so much itself, so much a prompt row, so much a sequence that decodes (with what it guesses). Fitted to the last steps
+/* What a step costs in ms: so much itself, so much a prompt row, so much a decode row. Fitted to the last steps
  * that were measured, by their relative error. Steps with prompt rows are remembered for longer while none comes; what the measured steps do not tell
  * apart stays as it was. Zeroed is a good start. */
 struct predict_costs {
@@ -17,8 +17,8 @@ struct predict_costs {
     double cost[3]; /* see predict.c */
     bool known;
 };
-void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms);
-double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decodes);
+void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decode_rows, double ms);
+double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decode_rows);
 
 /* What is before a prompt, and how the scheduler goes about it. */
 struct predict_queue {

@@ -70,31 +70,12 @@ static void test_bad_guesser_is_tried_again(void **unused)
     assert_int_equal(tried, 10);
 }
 
-static void test_costs_are_a_line_through_what_was_seen(void **unused)
-{
-    (void)unused;
-    struct lookup_costs c = {0};
-    float cost[LOOKUP_ROWS];
-    assert_false(lookup_costs_table(&c, 1, cost));
-    for (int i = 0; i < 10; i++) lookup_costs_learn(&c, 2, 10);
-    assert_true(lookup_costs_table(&c, 3, cost)); /* only steps of two rows: a further one costs what a prompt's does */
-    assert_float_equal(cost[1], 10, 1e-4);
-    assert_float_equal(cost[3], 16, 1e-4);
-    assert_true(lookup_costs_table(&c, 50, cost)); /* but never more than its share of the step */
-    assert_float_equal(cost[3], 20, 1e-4);
-    for (int i = 0; i < 40; i++) lookup_costs_learn(&c, 1 + (size_t)i % 8, 8 + (i % 8));
-    assert_true(lookup_costs_table(&c, 50, cost));
-    for (size_t i = 0; i < 8; i++) assert_float_equal(cost[i], 8 + (double)i, 0.7);
-    for (size_t i = 1; i < LOOKUP_ROWS; i++) assert_true(cost[i] > cost[i - 1]);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_guess_is_what_followed_the_last_three), cmocka_unit_test(test_guess_falls_back_to_two),
         cmocka_unit_test(test_guess_repeats_a_run),                   cmocka_unit_test(test_nothing_to_guess),
         cmocka_unit_test(test_length_follows_what_was_right),         cmocka_unit_test(test_bad_guesser_is_tried_again),
-        cmocka_unit_test(test_costs_are_a_line_through_what_was_seen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
