@@ -4,6 +4,7 @@
 #include "tests/unit/engine_harness.h"
 
 #include "base/json.h"
+#include "weights/safetensors.h"
 
 static json_t *read_cases(const char *name)
 {
@@ -35,34 +36,91 @@ static void assert_greedy_equal(const char *name, const json_t *c, const struct 
     assert_true(compared > 0);
 }
 
-static void test_greedy_answers_of_all_cases_together_equal_the_reference(void **state)
+enum { MAX_CASES = 16, MAX_IDS = 1024, MAX_TILES = 64 };
+
+/* A golden case as a request: its prompt and, of picture models, its tiles in a sealed memfd. */
+struct golden_case {
+    int32_t ids[MAX_IDS];
+    struct frame_tile tiles[MAX_TILES];
+    int fd; /* -1: no pictures */
+    struct frame_submit request;
+};
+
+static void read_tiles(struct golden_case *c, const char *model, const char *name, const struct model_limits *l, uint8_t number)
 {
-    (void)state;
-    static const char *const models[] = {"smollm2-f32", "smollm3-f32"};
-    for (size_t i = 0; i < 2; i++) {
-        struct engine *en;
-        struct err e;
-        struct model *m = open_model(models[i], 4096);
-        json_t *file = read_cases(models[i]), *cases = json_object_get(file, "cases"), *c;
-        const char *name;
-        struct answer answers[16] = {0};
-        int32_t ids[1024];
-        uint64_t n = 0;
-        assert_int_equal(engine_new(&en, m, &e), 0);
-        json_object_foreach(cases, name, c) {
-            struct frame_submit f = greedy(n++, ids, read_ids(json_object_get(c, "input_ids"), ids, 1024), 32);
-            submit(en, &f);
-        }
-        run_all(en, answers);
-        n = 0;
-        json_object_foreach(cases, name, c) {
+    char dir[512], file[128];
+    struct safetensors golden;
+    struct err e;
+    snprintf(dir, sizeof dir, "%s/golden/%s", SPILLWAY_GOLDEN_DIR, model);
+    snprintf(file, sizeof file, "%s.safetensors", name);
+    if (safetensors_open_file(&golden, dir, file, &e)) fail_msg("%s", e.msg);
+    const struct tensor *t = safetensors_find(&golden, "tiles_u8");
+    c->fd = -1;
+    if (t) {
+        const uint32_t n = (uint32_t)t->shape[0];
+        const size_t bytes = (size_t)n * 3 * l->tile_px * l->tile_px;
+        assert_true(n <= MAX_TILES);
+        c->fd = memfd_create("tiles", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_int_equal(write(c->fd, t->data, bytes), bytes);
+        assert_int_equal(fcntl(c->fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+        for (uint32_t i = 0; i < n; i++) c->tiles[i] = (struct frame_tile){.tile_index = i, .hash = {number, (uint8_t)i, 1}};
+        c->request.tiles = c->tiles;
+        c->request.n_tiles = n;
+        c->request.fds = &c->fd;
+        c->request.n_fds = 1;
+    }
+    safetensors_close(&golden);
+}
+
+/* All cases together, and once more: then most of their prompts and pictures are found. */
+static void check_golden_cases(const char *model, struct model *m, const json_t *cases, uint32_t prompt_rows)
+{
+    static struct golden_case golden[MAX_CASES];
+    static struct answer answers[2 * MAX_CASES];
+    struct engine *en;
+    struct err e;
+    struct engine_options o = {.prompt_rows = prompt_rows, .picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES};
+    const char *name;
+    json_t *c;
+    uint64_t n = 0;
+    assert_int_equal(engine_new_with(&en, m, &o, &e), 0);
+    memset(answers, 0, sizeof answers);
+    json_object_foreach((json_t *)cases, name, c) {
+        struct golden_case *g = &golden[n];
+        assert_true(n < MAX_CASES);
+        g->request = greedy(n, g->ids, read_ids(json_object_get(c, "input_ids"), g->ids, MAX_IDS), 32);
+        read_tiles(g, model, name, model_limits(m), (uint8_t)n++);
+    }
+    for (uint64_t i = 0; i < 2 * n; i++) {
+        golden[i % n].request.sequence = i;
+        submit(en, &golden[i % n].request);
+        if (i % n == n - 1) run_all(en, answers);
+    }
+    for (uint64_t i = n = 0; i < 2; i++) {
+        json_object_foreach((json_t *)cases, name, c) {
             assert_int_equal(answers[n].finish, FINISH_LENGTH);
             assert_int_equal(answers[n].n, 32);
-            assert_greedy_equal(name, c, &answers[n++]);
+            assert_greedy_equal(name, c, &answers[n]);
+            if (i) assert_int_equal(answers[n].cached, (json_array_size(json_object_get(c, "input_ids")) - 1) / 16 * 16);
+            n++;
         }
-        engine_free(en);
-        model_close(m);
+    }
+    for (uint64_t i = 0; i < n / 2; i++)
+        if (golden[i].fd >= 0) close(golden[i].fd);
+    engine_free(en);
+}
+
+static void test_greedy_answers_equal_the_reference_batched_cut_and_found(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"smollm2-f32", "smollm3-f32", "idefics3-f32", "smolvlm2-f32"};
+    static const uint32_t prompt_rows[] = {0, 1, 7, 64};
+    for (size_t i = 0; i < 4; i++) {
+        struct model *m = open_model(models[i], 8192);
+        json_t *file = read_cases(models[i]);
+        for (size_t k = 0; k < 4; k++) check_golden_cases(models[i], m, json_object_get(file, "cases"), prompt_rows[k]);
         json_decref(file);
+        model_close(m);
     }
 }
 
@@ -620,7 +678,7 @@ static void test_sequences_still_running_are_freed_with_the_engine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy_answers_of_all_cases_together_equal_the_reference),
+        cmocka_unit_test(test_greedy_answers_equal_the_reference_batched_cut_and_found),
         cmocka_unit_test(test_seeded_answer_is_the_same_alone_and_in_company),
         cmocka_unit_test(test_end_of_sequence_stops_and_is_not_among_the_tokens),
         cmocka_unit_test(test_cancel_costs_at_most_two_more_steps),
