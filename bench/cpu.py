@@ -266,7 +266,8 @@ def sides(args, shape="135m", slots=1, context=512):
     """{kind: (model, options)} of what a serving row compares, and the form of weights in words. Without speculation: answers of random weights
     go round in circles, which is guessed too well."""
     form = best_form()
-    both = {"spillway": (checkpoint(shape), [*form_options(form), "--speculation", "off"])}
+    patient = ["--first-token-target", "300s"]  # all clients come at once and are to be served, as theirs are; by default some would be sent away
+    both = {"spillway": (checkpoint(shape), [*form_options(form), "--speculation", "off", *patient])}
     path = gguf(args, shape, form) if args.llama_server else None
     if path:
         both["llama.cpp"] = (path, ["-np", slots, "-c", slots * context])
@@ -542,13 +543,14 @@ def main():
     args = parse()
     results = {"machine": machine(BUILD), "threads": args.threads, "rounds": args.rounds}
     say(machine_line(results["machine"]))
+    m = results["machine"]
+    path = ROOT / f"bench/results/cpu-{m['date']}-{m['commit']}.json"
     for name in args.only:
         results[name] = BENCHES[name](args)
+        if args.save:  # after each row: what was measured is kept if a later one fails
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     if args.save:
-        m = results["machine"]
-        path = ROOT / f"bench/results/cpu-{m['date']}-{m['commit']}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
         say(f"saved {path.relative_to(ROOT)}")
 
 
