@@ -448,7 +448,7 @@ int main(int argc, char **argv)
     run(&l);
     double seconds = (double)(clock_boot_ns() - begin_ns) / 1e9;
     printf(
-        "{\"clients\": %d, \"requests\": %d, \"seconds\": %.3f, \"output_tokens\": %zu, \"tokens_per_s\": %.3f, \"prompt_tokens\": %.2f, "
+        "{\"clients\": %d, \"requests\": %d, \"seconds\": %.6f, \"output_tokens\": %zu, \"tokens_per_s\": %.3f, \"prompt_tokens\": %.2f, "
         "\"cached_tokens\": %.2f",
         l.s.clients, l.s.requests, seconds, l.output_tokens, (double)l.output_tokens / seconds, (double)l.prompt_tokens / l.s.requests,
         (double)l.cached_tokens / l.s.requests);

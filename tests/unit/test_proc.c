@@ -117,7 +117,7 @@ static void on_down(void *ctx, const struct err *why)
 {
     (void)ctx;
     t.n_down++;
-    t.down_ms = clock_boot_ms();
+    t.down_ms = loop_now_ms(t.loop); /* the clock that the wait is counted from: the real one may be past the next millisecond */
     snprintf(t.why, sizeof t.why, "%s", why->msg);
 }
 
