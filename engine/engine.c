@@ -9,12 +9,18 @@
 
 enum {
     STEP_ROWS_MAX = 256,      /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
-    BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well: a stream's next token waits for them */
+    BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well: a stream's next token waits for them ... */
+    SPREAD_STEPS = 12,        /* ... and this part of those that came together: see docs/performance.md, "Steps that mix" */
     LAYER_ROWS_AT_FIRST = 64, /* what a layer of a tile costs, until both have been measured */
     PROMISED_TOKENS = 256,
     MAX_WAITING_TOKENS = 1 << 20,
     MAX_WAITING_BYTES = 256 << 20
 };
+
+static uint32_t mixed_rows(uint32_t step_rows)
+{
+    return step_rows - (step_rows + 3) / 4;
+}
 
 static int scheduler_make(struct engine *en, struct err *e)
 {
@@ -29,9 +35,10 @@ static int scheduler_make(struct engine *en, struct err *e)
                                  .max_context = m->max_context,
                                  .promised_tokens = en->options.promised_tokens ? en->options.promised_tokens : PROMISED_TOKENS,
                                  .step_rows = step_rows,
-                                 .step_decode_rows = step_rows - (step_rows + 3) / 4,
+                                 .step_decode_rows = mixed_rows(step_rows),
                                  .prompt_rows = en->options.prompt_rows,
                                  .beside_rows = BESIDE_ROWS,
+                                 .spread_steps = SPREAD_STEPS,
                                  .tile_units = layers,
                                  .unit_rows = LAYER_ROWS_AT_FIRST,
                                  .step_units = layers}; /* not more than a tile between two looks at what else has come */
@@ -217,7 +224,8 @@ static void encode_tiles(struct engine *en)
         q->failed = rc != 0;
         if (!rc) let_pixels_go(c->sequence);
     }
-    if (en->layer_ms > 0 && en->row_ms > 0) scheduler_set_unit_rows(en->scheduler, 1 + (uint32_t)(en->layer_ms / en->row_ms));
+    const double row_ms = predict_prompt_row_ms(&en->step_costs);
+    if (en->layer_ms > 0 && en->layer_ms < 10000 * row_ms) scheduler_set_unit_rows(en->scheduler, 1 + (uint32_t)(en->layer_ms / row_ms));
 }
 
 /* ---- rows ---- */
@@ -428,7 +436,6 @@ static int copy_blocks(struct engine *en, struct err *e)
     return rc;
 }
 
-/* A step with decodes only tells what those cost; of another one this is taken off, and the rest is the prompts'. */
 static void measure(struct engine *en, double ms, uint32_t n_made)
 {
     size_t n_decodes = 0, n_decode_rows = 0, n_prompt_rows = 0, n_first = 0;
@@ -442,15 +449,9 @@ static void measure(struct engine *en, double ms, uint32_t n_made)
     en->n_decodes = n_decodes;
     predict_costs_learn(&en->step_costs, (double)n_prompt_rows, (double)n_decode_rows, ms);
     for (size_t i = 0; i < LOOKUP_ROWS; i++) en->row_cost[i] = (float)predict_step_ms(&en->step_costs, 0, (double)(i + 1));
-    if (n_decodes > 0 && n_made >= n_first) smooth(&en->step_tokens, (double)(n_made - n_first) / (double)n_decodes);
-    if (n_prompt_rows == 0) {
-        smooth(&en->decode_step_ms, ms);
-        return;
-    }
-    double decodes_ms = n_decodes ? en->decode_step_ms : 0;
-    if (decodes_ms > ms / 2) decodes_ms = ms / 2;
-    if (n_prompt_rows >= 16 || en->row_ms <= 0)
-        smooth(&en->row_ms, (ms - decodes_ms) / (double)n_prompt_rows); /* few rows cost a step each */
+    if (n_decodes == 0) return;
+    smooth(&en->decode_step_ms, ms);
+    if (n_made >= n_first) smooth(&en->step_tokens, (double)(n_made - n_first) / (double)n_decodes);
 }
 
 /* Those whose encode failed end here, and have no part in the rest of the step. */
@@ -514,12 +515,15 @@ double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t 
     struct scheduler_backlog b = scheduler_backlog(en->scheduler);
     struct scheduler_load l = scheduler_load(en->scheduler);
     const uint32_t there = l.running + l.waiting;
+    const uint32_t step_rows = en->limits.step_rows < STEP_ROWS_MAX ? en->limits.step_rows : STEP_ROWS_MAX;
     struct predict_queue q = {.prompts = there > b.decoding ? there - b.decoding : 0,
                               .rows = (double)b.prompt_rows,
                               .decoding = b.decoding,
                               .answer_steps = en->step_tokens > 0 ? en->answer_tokens / en->step_tokens : 0,
-                              .step_rows = en->limits.step_rows < STEP_ROWS_MAX ? en->limits.step_rows : STEP_ROWS_MAX,
-                              .beside_rows = BESIDE_ROWS};
+                              .step_rows = step_rows,
+                              .mixed_rows = mixed_rows(step_rows),
+                              .beside_rows = BESIDE_ROWS,
+                              .spread_steps = SPREAD_STEPS};
     double tiles_ms = (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
     return predict_first_token_ms(&en->step_costs, &q, n_rows) + tiles_ms;
 }
@@ -533,6 +537,7 @@ void engine_prediction(const struct engine *en, struct frame_prediction *out)
                                      .waiting = l.waiting,
                                      .free_blocks = l.free_blocks,
                                      .n_blocks = en->limits.n_blocks,
+                                     .side_by_side = en->step_costs.known ? predict_side_by_side(&en->step_costs, ENGINE_MAX_RUNNING) : 0,
                                      .first_token_ms = none_ms > 0 ? (float)none_ms : 0,
                                      .prompt_token_ms = (float)((many_ms - none_ms) / PROMPT_TOKENS),
                                      .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 * en->step_tokens / en->decode_step_ms) : 0,

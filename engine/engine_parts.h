@@ -61,7 +61,7 @@ struct engine {
     struct predict_errors predictions;
     struct predict_costs step_costs;
     double answer_tokens;                    /* of a sequence that has ended, smoothed */
-    double row_ms, decode_step_ms, layer_ms; /* of a prompt row, a step that decodes only, a layer of a tile; smoothed; 0: not known yet */
+    double decode_step_ms, layer_ms;         /* of a step that decodes, among other things; of a layer of a tile; smoothed; 0: not known yet */
     double step_tokens;                      /* that a sequence which decodes makes in a step, likewise */
     float row_cost[LOOKUP_ROWS]; /* of a step that decodes only, by its rows, if step_costs are known */
     size_t n_decodes;            /* sequences that decode in this step */

@@ -205,6 +205,7 @@ int frame_put_prediction(struct buf *out, const struct frame_prediction *f)
     put_u32(out, f->waiting);
     put_u32(out, f->free_blocks);
     put_u32(out, f->n_blocks);
+    put_u32(out, f->side_by_side);
     put_f32(out, f->first_token_ms);
     put_f32(out, f->prompt_token_ms);
     put_f32(out, f->tokens_per_s);
@@ -492,6 +493,7 @@ static void read_prediction(struct reader *r, struct frame_prediction *f)
     f->waiting = get_u32(r);
     f->free_blocks = get_u32(r);
     f->n_blocks = get_u32(r);
+    f->side_by_side = get_u32(r);
     if (f->free_blocks > f->n_blocks) reader_fail(r, "more blocks are free than there are");
     f->first_token_ms = get_f32(r, 0, 1e12f, "first_token_ms is out of range");
     f->prompt_token_ms = get_f32(r, 0, 1e12f, "prompt_token_ms is out of range");

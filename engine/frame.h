@@ -18,7 +18,7 @@
 #include "base/err.h"
 
 enum {
-    FRAME_VERSION = 2,
+    FRAME_VERSION = 3,
     FRAME_MAX_BYTES = 1 << 20, /* of a body */
     FRAME_MAX_FDS = 32,        /* of a frame */
     FRAME_MAX_ROWS = 4096,     /* of a step; max_sequences stays below */
@@ -137,6 +137,7 @@ struct frame_step {
 struct frame_prediction {
     uint32_t running, waiting;      /* sequences */
     uint32_t free_blocks, n_blocks; /* free: also what an eviction would free */
+    uint32_t side_by_side;          /* sequences that make nine tenths of the most tokens a second: more only make each slower; 0: not known */
     float first_token_ms;           /* of an empty prompt: what is before it in the queue */
     float prompt_token_ms;          /* and for each of its own tokens */
     float tokens_per_s;             /* of one sequence, once it is running */

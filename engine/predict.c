@@ -58,14 +58,17 @@ static void solve(const double a[3][3], const double b[3], double x[3])
     }
 }
 
-static void keep(struct predict_sums *s, double share)
+/* What is remembered counts for this share of what it did, and took so many times as long. */
+static void keep(struct predict_sums *s, double share, double times)
 {
     for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 3; j++) s->xx[i][j] *= share;
-        s->xt[i] *= share;
+        for (int j = 0; j < 3; j++) s->xx[i][j] *= share / (times * times); /* errors are relative */
+        s->xt[i] *= share / times;
     }
 }
 
+/* Steps with prompts and steps without are remembered apart: there may be hundreds of the one kind between two of the other, which alone tell what a
+ * step costs without its rows. What slows the one kind down is taken to slow down the other, too. */
 void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decodes, double ms)
 {
     enum { PULL = 1 }; /* percent */
@@ -75,18 +78,18 @@ void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n
     double expected = predict_step_ms(c, n_prompt_rows, n_decodes); /* what the error is relative to: a step that is slow all at once counts in full */
     expected = expected > 3 * ms ? 3 * ms : expected < ms / 3 ? ms / 3 : expected;
     const double weight = 1 / (expected * expected);
-    keep(&c->sums[0], 0.9);
-    keep(&c->sums[1], prompts ? 0.9 : 0.98); /* between two prompts there may be hundreds of steps without */
-    struct predict_sums *s = &c->sums[prompts];
+    struct predict_sums *s = &c->sums[prompts], *other = &c->sums[!prompts];
+    keep(s, 0.9, 1);
+    keep(other, prompts ? 0.995 : 0.98, c->known ? 0.9 + 0.1 * ms / expected : 1);
     for (int i = 0; i < 3; i++) {
         for (int j = 0; j < 3; j++) s->xx[i][j] += weight * x[i] * x[j];
         s->xt[i] += weight * x[i] * ms;
     }
     double a[3][3], b[3], pull = 0;
-    for (int i = 0; i < 3; i++) pull += (c->sums[0].xx[i][i] + c->sums[1].xx[i][i]) * PULL / 100;
+    for (int i = 0; i < 3; i++) pull += (s->xx[i][i] + other->xx[i][i]) * PULL / 100;
     for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 3; j++) a[i][j] = c->sums[0].xx[i][j] + c->sums[1].xx[i][j] + (i == j ? pull : 0);
-        b[i] = c->sums[0].xt[i] + c->sums[1].xt[i] + pull * c->cost[i];
+        for (int j = 0; j < 3; j++) a[i][j] = s->xx[i][j] + other->xx[i][j] + (i == j ? pull : 0);
+        b[i] = s->xt[i] + other->xt[i] + pull * c->cost[i];
     }
     solve(a, b, c->cost);
     c->known = c->known || prompts;
@@ -97,12 +100,26 @@ double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, doub
     return c->cost[0] + c->cost[1] * (n_prompt_rows + n_decodes) / ROW_UNIT + c->cost[2] * n_decodes / DECODE_UNIT;
 }
 
+double predict_prompt_row_ms(const struct predict_costs *c)
+{
+    return c->cost[1] / ROW_UNIT;
+}
+
+/* n make n / (a + b n), that is 1 / b at most, and nine tenths of it with n = 9 a / b. */
+uint32_t predict_side_by_side(const struct predict_costs *c, uint32_t most)
+{
+    double row_ms = predict_step_ms(c, 0, 1) - c->cost[0], n = 9 * c->cost[0];
+    return n >= most * row_ms ? most : (uint32_t)ceil(n / row_ms);
+}
+
 /* --- queue --- */
 
-static double rows_a_step(const struct predict_queue *q, double decoding)
+static double rows_a_step(const struct predict_queue *q, double decoding, double left)
 {
-    double rows = decoding < 0.5 ? q->step_rows : 2 * decoding > q->beside_rows ? 2 * decoding : q->beside_rows;
-    return rows < q->step_rows ? rows : q->step_rows;
+    double part = left / q->spread_steps;
+    if (decoding < 0.5) return q->step_rows;
+    if (part > q->mixed_rows - decoding) part = q->mixed_rows - decoding;
+    return part > q->beside_rows ? part : q->beside_rows;
 }
 
 double predict_first_token_ms(const struct predict_costs *costs, const struct predict_queue *q, double n_rows)
@@ -110,12 +127,12 @@ double predict_first_token_ms(const struct predict_costs *costs, const struct pr
     double decoding = q->decoding, ms = 0;
     if (q->rows + n_rows + decoding <= 0) return 0;
     for (uint32_t i = 0; i < q->prompts; i++) {
-        double rows = q->rows / q->prompts, steps = rows / rows_a_step(q, decoding);
-        ms += steps * predict_step_ms(costs, rows_a_step(q, decoding), decoding);
+        double each = q->rows / q->prompts, rows = rows_a_step(q, decoding, each * (q->prompts - i) + n_rows), steps = each / rows;
+        ms += steps * predict_step_ms(costs, rows, decoding);
         double ended = q->answer_steps > 0 ? steps / q->answer_steps : 0;
         decoding = decoding * (ended < 1 ? 1 - ended : 0) + 1;
     }
-    double steps = ceil(n_rows / rows_a_step(q, decoding));
+    double steps = ceil(n_rows / rows_a_step(q, decoding, n_rows));
     if (steps < 1) steps = 1;
     return ms + steps * predict_step_ms(costs, n_rows / steps, decoding);
 }

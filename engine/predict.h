@@ -8,8 +8,7 @@
 enum { PREDICT_REMEMBERED = 256 };
 
 /* What a step costs in ms: so much itself, so much a prompt row, so much a decode row. Fitted to the last steps
- * that were measured, by their relative error. Steps with prompt rows are remembered for longer while none comes; what the measured steps do not tell
- * apart stays as it was. Zeroed is a good start. */
+ * that were measured, by their relative error; what these do not tell apart stays as it was. Zeroed is a good start. */
 struct predict_costs {
     struct predict_sums {
         double xx[3][3], xt[3];
@@ -19,6 +18,9 @@ struct predict_costs {
 };
 void predict_costs_learn(struct predict_costs *c, double n_prompt_rows, double n_decode_rows, double ms);
 double predict_step_ms(const struct predict_costs *c, double n_prompt_rows, double n_decode_rows);
+double predict_prompt_row_ms(const struct predict_costs *c); /* one more in a step; 0: not known, or nothing */
+/* Sequences decoding side by side that make nine tenths of the tokens a second of any number of them; at most `most`. costs must be known. */
+uint32_t predict_side_by_side(const struct predict_costs *c, uint32_t most);
 
 /* What is before a prompt, and how the scheduler goes about it. */
 struct predict_queue {
@@ -27,7 +29,8 @@ struct predict_queue {
     uint32_t decoding;    /* sequences */
     double answer_steps;  /* that a sequence decodes for, on average; 0: not known, none is taken to end */
     uint32_t step_rows;   /* of prompts in a step that decodes nothing, at most */
-    uint32_t beside_rows; /* in another, but two a decode if that is more */
+    uint32_t beside_rows; /* in another, or this part of what is left if that is more: see engine/scheduler.h */
+    uint32_t spread_steps, mixed_rows; /* the latter: at most so many, decodes too */
 };
 /* Until the first token of a prompt of n_rows that comes now. Each prompt before it decodes once it is computed, and some of those that decode
  * end meanwhile. costs must be known. */

@@ -81,6 +81,7 @@ int scheduler_new(struct scheduler **out, const struct scheduler_limits *limits,
     CHECK(l->max_running > 0 && l->max_running < 1 << 20 && l->max_waiting < 1 << 20);
     CHECK(l->block_tokens > 0 && l->n_blocks > 0 && l->max_context > 1);
     CHECK(l->step_rows >= 2 && l->step_rows < 1 << 20 && l->step_decode_rows > 0 && l->step_decode_rows < l->step_rows);
+    CHECK(l->beside_rows == 0 || l->spread_steps > 0);
     CHECK(l->tile_units > 0 && l->unit_rows > 0 && l->step_units > 0 && l->step_units < 1 << 20);
     struct scheduler *s = calloc(1, sizeof *s);
     if (!s) return err_set(e, ERR_MEMORY, "out of memory");
@@ -657,11 +658,22 @@ static void plan_prompt(struct scheduler *s, struct sequence *q, struct budget *
     if (n > 0 || out->n_encodes > n_encodes) announce(s, q, n); /* who does nothing in this step is not waited for */
 }
 
+static uint32_t beside_rows(const struct scheduler *s, uint32_t n_decodes)
+{
+    const uint32_t most = s->limits.step_decode_rows > n_decodes ? s->limits.step_decode_rows - n_decodes : 0;
+    uint64_t left = 0;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (!is_decoding(s->live[i])) left += s->live[i]->n_fill - s->live[i]->n_computed;
+    uint64_t part = (left + s->limits.spread_steps - 1) / s->limits.spread_steps;
+    if (part > most) part = most;
+    return part < s->limits.beside_rows ? s->limits.beside_rows : (uint32_t)part;
+}
+
 static void plan_prompts(struct scheduler *s, struct schedule *out)
 {
-    const uint32_t n_decodes = (uint32_t)out->n_groups, beside = 2 * n_decodes > s->limits.beside_rows ? 2 * n_decodes : s->limits.beside_rows;
+    const uint32_t n_decodes = (uint32_t)out->n_groups;
     struct budget b = {.rows = s->limits.step_rows - (uint32_t)out->n_rows, .units = s->limits.step_units, .alone = n_decodes == 0};
-    if (n_decodes > 0 && s->limits.beside_rows > 0) b.rows = min_u32(b.rows, beside);
+    if (n_decodes > 0 && s->limits.beside_rows > 0) b.rows = min_u32(b.rows, beside_rows(s, n_decodes));
     if (s->limits.prompt_rows > 0) b.rows = min_u32(b.rows, s->limits.prompt_rows);
     struct heap h = collect(s, false, prompt_before);
     for (heap_make(&h); h.n > 0 && b.rows > 0;) {

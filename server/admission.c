@@ -4,7 +4,7 @@
 #include <math.h>
 #include <sodium.h>
 
-enum { MOST_TARGETS = 2, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500 };
+enum { MOST_TARGETS = 2, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500, SIDE_BY_SIDE_LEAST = 8 };
 
 int admission_retry_s(double wait_ms)
 {
@@ -70,10 +70,27 @@ double admission_wait_ms(const struct gateway *g)
 
 /* --- whether there is room --- */
 
-void admission_answer_ends(struct gateway_model *m, int64_t took_ms)
+void admission_enter(struct gateway_model *m, int64_t n)
 {
-    double ms = took_ms > 1 ? (double)took_ms : 1;
-    m->queue.answer_ms = m->queue.answer_ms > 0 ? 0.95 * m->queue.answer_ms + 0.05 * ms : ms;
+    m->queue.sequences += n;
+}
+
+void admission_leave(struct gateway_model *m, int64_t n)
+{
+    CHECK(m->queue.sequences >= n);
+    m->queue.sequences -= n;
+}
+
+static void smooth(double *average, double ms)
+{
+    if (ms < 1) ms = 1;
+    *average = *average > 0 ? 0.95 * *average + 0.05 * ms : ms;
+}
+
+void admission_answer_ends(struct gateway_model *m, int64_t took_ms, int64_t in_all_ms)
+{
+    smooth(&m->queue.answer_ms, (double)took_ms);
+    smooth(&m->queue.share_ms, (double)in_all_ms / (double)m->queue.sequences); /* it is one of them still */
 }
 
 /* How long a prompt may wait. */
@@ -84,11 +101,18 @@ static double bound_ms(const struct gateway_model *m)
     return m->queue.answer_ms < least ? least : m->queue.answer_ms;
 }
 
-static bool has_room(const struct gateway_model *m, size_t prompts, double tokens)
+static bool is_read_in_time(const struct gateway_model *m, size_t prompts, double tokens)
 {
     double ms = token_ms(m);
     return m->queue.prompts + prompts <= PROMPTS_THAT_WAIT || ms <= 0 ||
            ((double)m->queue.tokens + tokens) * ms <= bound_ms(m);
+}
+
+static bool is_answered_in_time(const struct gateway_model *m, int64_t sequences)
+{
+    const int64_t n = m->queue.sequences + sequences, side_by_side = worker_prediction(m->worker)->side_by_side;
+    const int64_t least = side_by_side > SIDE_BY_SIDE_LEAST ? side_by_side : SIDE_BY_SIDE_LEAST;
+    return side_by_side == 0 || n <= least + least / 2 || (double)n * m->queue.share_ms <= bound_ms(m);
 }
 
 int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e)
@@ -98,18 +122,20 @@ int admission_check_any(const struct gateway *g, int *retry_after_s, struct err 
         const struct gateway_model *m = g->models[i];
         if (m->state != MODEL_READY) continue;
         n_ready++;
-        if (has_room(m, coming, (double)coming * m->queue.mean_tokens)) return 0;
+        if (is_read_in_time(m, coming, (double)coming * m->queue.mean_tokens) && is_answered_in_time(m, (int64_t)coming)) return 0;
     }
     if (!n_ready) return 0; /* it will be told what is wrong with its model */
     *retry_after_s = admission_retry_s(admission_wait_ms(g));
-    return err_set(e, ERR_BUSY, "The server has as many prompts waiting as it reads in time: try again.");
+    return err_set(e, ERR_BUSY, "The server has as many requests as it answers in time: try again.");
 }
 
-int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t left_ms, int *retry_after_s, struct err *e)
+int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t n_sequences, int64_t left_ms, int *retry_after_s, struct err *e)
 {
     double wait_ms = predicted_ms(m, 0);
     *retry_after_s = admission_retry_s(wait_ms);
-    if (!has_room(m, 1, (double)n))
+    if (!is_answered_in_time(m, n_sequences))
+        return err_set(e, ERR_BUSY, "The model has as many answers under way as it gives in time: try again.");
+    if (!is_read_in_time(m, 1, (double)n))
         return err_set(e, ERR_BUSY, "The model has as many prompt tokens waiting as it reads in time: try again.");
     if (wait_ms > 0 && predicted_ms(m, n) > (double)left_ms)
         return err_set(e, ERR_BUSY, "The model would not begin to answer before the request's time is up: try again later.");

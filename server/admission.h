@@ -5,7 +5,8 @@
  * however many more are refused, and there is always enough waiting to take the place of what ends. The bound is --first-token-target at least,
  * as a burst of short answers must find room, and twice that at most and before an answer has ended; and four prompts may wait whatever their
  * length. How fast the model reads is the slower of what its worker says (frame_prediction) and of what was seen here: how long waiting prompts have
- * taken, which counts everything that the engine does besides. Until one of them is known only the plain limits hold. A request whose first token is
+ * taken, which counts everything that the engine does besides. And no more answers are under way than half as many again as make nine tenths of the most
+ * tokens a second (frame_prediction's side_by_side), unless all of them are predicted to end within that bound: more would only make each of them slower. Until one of them is known only the plain limits hold. A request whose first token is
  * predicted to come after its deadline is refused at once rather than dropped later.
  *
  * Refusing must cost little, or who is refused takes the processor from who is served: where no model has room, a request is refused before its
@@ -17,13 +18,16 @@
 
 /* Before anything is known of a request. -ERR_BUSY: whatever its model, there is no room; with *retry_after_s. */
 MUST_USE int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e);
-/* n: the prompt's tokens; left_ms: until its deadline. -ERR_BUSY, with *retry_after_s. */
-MUST_USE int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t left_ms, int *retry_after_s, struct err *e);
+/* n: the prompt's tokens, times its sequences; left_ms: until its deadline. -ERR_BUSY, with *retry_after_s. */
+MUST_USE int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t n_sequences, int64_t left_ms, int *retry_after_s, struct err *e);
+/* n sequences are under way from now on; no longer, whatever became of them. */
+void admission_enter(struct gateway_model *m, int64_t n);
+void admission_leave(struct gateway_model *m, int64_t n);
 /* A prompt of n tokens waits for its first token from now on; it waits no longer: because it is there (served), or because it was given up. */
 void admission_prompt_waits(struct gateway_model *m, int64_t n);
 void admission_prompt_ends(struct gateway_model *m, int64_t n, bool served);
-/* An answer has come to its end, so long after its first token. */
-void admission_answer_ends(struct gateway_model *m, int64_t took_ms);
+/* An answer has come to its end, so long after its first token and after it was admitted. */
+void admission_answer_ends(struct gateway_model *m, int64_t took_ms, int64_t in_all_ms);
 /* The longest predicted wait of all models. */
 double admission_wait_ms(const struct gateway *g);
 /* For Retry-After: the wait rounded up and lengthened by up to a half at random, so that those who were refused together do not come again

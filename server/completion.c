@@ -30,7 +30,7 @@ void completion_close_tiles(struct completion *c)
 
 /* --- admission: how much may be under way at once --- */
 
-static int admission_enter(struct completion *c, int64_t owner, struct err *e)
+static int enter(struct completion *c, int64_t owner, struct err *e)
 {
     struct gateway *g = c->gateway;
     if ((int64_t)g->n_completions >= g->limits.queue_requests)
@@ -47,16 +47,18 @@ static int admission_enter(struct completion *c, int64_t owner, struct err *e)
 }
 
 /* Once the prompt is known: within what all models may have, and what this one reads in time. */
-static int admission_take_tokens(struct completion *c, struct err *e)
+static int take_tokens(struct completion *c, struct err *e)
 {
     struct gateway *g = c->gateway;
     int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
     if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
         return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
-    int rc = admission_check_prompt(c->model, n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
+    int rc = admission_check_prompt(c->model, n, c->params.n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
     if (rc) return rc;
     g->n_prompt_tokens += n;
+    admission_enter(c->model, c->params.n);
     admission_prompt_waits(c->model, n);
+    c->admitted_ms = loop_now_ms(g->loop);
     c->counted_tokens = c->waiting_tokens = n;
     return 0;
 }
@@ -79,7 +81,7 @@ static void stop_reading(struct completion *c)
     c->reading = false;
 }
 
-static void admission_leave(struct completion *c)
+static void leave(struct completion *c)
 {
     struct gateway *g = c->gateway;
     if (c->is_counted) counts_leave(g->per_key, &c->owner);
@@ -100,12 +102,13 @@ static void completion_free(struct loop_call *call)
         close_fd(&c->pictures[i].tiles_fd);
     }
     stop_waiting(c, false);
+    if (c->admitted_ms) admission_leave(c->model, c->params.n);
     gateway_model_release(c->model);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
     buf_free(&c->body);
     arena_free(&c->arena);
-    admission_leave(c);
+    leave(c);
     free(c);
 }
 
@@ -327,7 +330,7 @@ static void completion_run(struct completion *c)
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
     stop_reading(c);
-    int rc = admission_take_tokens(c, &e);
+    int rc = take_tokens(c, &e);
     if (!rc) {
         rc = c->sink->open(c, &e);
         c->opened = rc == 0;
@@ -510,7 +513,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
     if (!rc) rc = admission_check_any(g, &retry_after_s, &e);
     if (!rc) {
-        rc = admission_enter(c, c->account, &e);
+        rc = enter(c, c->account, &e);
         if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));
     }
     if (rc) {
@@ -547,7 +550,7 @@ void completion_event(struct completion *c, const struct event *ev)
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
-    if (c->first_token_ms) admission_answer_ends(c->model, c->event_ms - c->first_token_ms);
+    if (c->first_token_ms) admission_answer_ends(c->model, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
     completion_done(c);
 }

@@ -52,6 +52,7 @@ struct completion {
     int64_t counted_tokens;    /* in the gateway's n_prompt_tokens */
     int64_t waiting_tokens;    /* in the model's queue, until the first token is there */
     int64_t first_token_ms;    /* when it came; 0: it has not */
+    int64_t admitted_ms;       /* when it was counted among the model's sequences; 0: it is not */
     struct loop_timer comment; /* while a stream runs */
     struct loop_timer deadline;
     int64_t deadline_ms;          /* boot clock */

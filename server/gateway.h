@@ -50,7 +50,9 @@ struct gateway_model {
     struct {
         size_t prompts;                             /* of completions without a first token */
         int64_t tokens;                             /* of these */
+        int64_t sequences;                          /* under way, those that wait too */
         double mean_tokens, token_ms, answer_ms;    /* smoothed; how long a waiting token takes, an answer once begun. 0: not known */
+        double share_ms;                            /* of a request's whole time for each sequence that was under way when it ended, smoothed */
         int64_t counted_ms, busy_ms, served_tokens; /* of the window that is measured now */
     } queue;                                        /* admission.c's */
     uint32_t max_context;                           /* the smaller of the model's and the worker's */

@@ -31,6 +31,7 @@ static void write_prediction(struct buf *b, const struct frame_prediction *p)
     write_number(b, "first_token_ms", p->first_token_ms, known);
     write_number(b, "prompt_token_ms", p->prompt_token_ms, known);
     write_number(b, "tokens_per_s", p->tokens_per_s, p->tokens_per_s > 0);
+    write_number(b, "side_by_side", p->side_by_side, p->side_by_side > 0);
     write_number(b, "error_p90", p->error_p90, p->error_p90 >= 0);
     buf_putc(b, '}');
 }

@@ -104,7 +104,7 @@ def test_t60_a_prompt_that_has_its_first_token_waits_no_longer(serve):
 
 
 def test_t60_four_prompts_are_always_taken(serve):
-    s = serve("--first-token-target", "100ms")
+    s = serve("--drain-timeout", "1s", "--first-token-target", "100ms")
     learn(s, prediction={"prompt_token_ms": 1000})
     s.script(submit="queue", prediction={"prompt_token_ms": 1000})
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -116,7 +116,7 @@ def test_t60_four_prompts_are_always_taken(serve):
 
 
 def test_t60_retry_after_is_the_predicted_wait_and_at_most_a_minute(serve):
-    s = serve("--max-queue-requests", "1")
+    s = serve("--drain-timeout", "1s", "--max-queue-requests", "1")
     learn(s, prediction={"first_token_ms": 20000, "prompt_token_ms": 0.001})
     s.script(submit="queue", prediction={"first_token_ms": 20000, "prompt_token_ms": 0.001})
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -136,3 +136,22 @@ def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once(serve)
     assert_full(ask(s, timeout_ms=5000), 60, 60)
     assert len(s.recorded("submit")) == before
     assert ask(s, timeout_ms=500000).status_code == 200
+
+
+@pytest.mark.parametrize("target,taken", [("2s", 18), ("600s", 40)], ids=["none slower than it must", "all that end in time"])
+def test_t60_no_more_are_answered_side_by_side_than_half_as_many_again_as_make_nine_tenths(serve, target, taken):
+    """Twelve make nine tenths of the most, so the 19th would only make each of them slower; where the target gives it time it is taken."""
+    s = serve("--drain-timeout", "1s", "--first-token-target", target, "--max-queue-requests", "1000")
+    prediction = {"prompt_token_ms": 0.001, "side_by_side": 12}
+    s.script(submit="answer", prediction=prediction, tokens_per_s=20)
+    assert ask(s, max_tokens=100).status_code == 200  # five seconds
+    s.script(submit="queue", prediction=prediction)
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        before = n_submits(s)
+        answers = [pool.submit(ask, s, timeout_ms=30000) for _ in range(40)]
+        assert wait_until(lambda: n_submits(s) - before + sum(f.done() for f in answers) == 40, 20) is not None
+        refused = [f.result() for f in answers if f.done()]
+        assert len(refused) == 40 - taken
+        for answer in refused:
+            assert_full(answer, 1, 8)
+        s.process.terminate()

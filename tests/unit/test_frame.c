@@ -96,6 +96,7 @@ static const struct frame_prediction sample_prediction = {.running = 1,
                                                           .waiting = 2,
                                                           .free_blocks = 3,
                                                           .n_blocks = 4,
+                                                          .side_by_side = 5,
                                                           .first_token_ms = 4.5f,
                                                           .prompt_token_ms = 0.25f,
                                                           .tokens_per_s = 6.5f,
@@ -107,6 +108,7 @@ static void assert_prediction_equal(const struct frame_prediction *p)
 {
     const struct frame_prediction *q = &sample_prediction;
     assert_true(p->running == q->running && p->waiting == q->waiting && p->free_blocks == q->free_blocks && p->n_blocks == q->n_blocks);
+    assert_int_equal(p->side_by_side, q->side_by_side);
     assert_true(p->first_token_ms == q->first_token_ms && p->prompt_token_ms == q->prompt_token_ms);
     assert_true(p->tokens_per_s == q->tokens_per_s && p->error_p90 == q->error_p90);
 }

@@ -93,7 +93,7 @@ static void test_first_token_of_an_idle_engine_is_its_own_prompt(void **unused)
 {
     (void)unused;
     struct predict_costs c = known();
-    struct predict_queue q = {.step_rows = 256, .beside_rows = 32};
+    struct predict_queue q = {.step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 12};
     assert_true(predict_first_token_ms(&c, &q, 0) == 0);
     assert_within(predict_first_token_ms(&c, &q, 100), true_ms(100, 0), 0.02);
     assert_within(predict_first_token_ms(&c, &q, 512), 2 * true_ms(256, 0), 0.02);
@@ -103,10 +103,12 @@ static void test_first_token_beside_decodes_takes_a_step_for_each_piece(void **u
 {
     (void)unused;
     struct predict_costs c = known();
-    struct predict_queue q = {.decoding = 10, .step_rows = 256, .beside_rows = 32};
+    struct predict_queue q = {.decoding = 10, .step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 12};
     assert_within(predict_first_token_ms(&c, &q, 123), 4 * 5 + 123 * 0.5 + 4 * 20, 0.03); /* 32 rows a step: four steps */
     q.decoding = 40;
-    assert_within(predict_first_token_ms(&c, &q, 123), 2 * 5 + 123 * 0.5 + 2 * 80, 0.03); /* 80 rows: two */
+    assert_within(predict_first_token_ms(&c, &q, 123), 4 * 5 + 123 * 0.5 + 4 * 80, 0.03);
+    q.spread_steps = 2;
+    assert_within(predict_first_token_ms(&c, &q, 123), 2 * 5 + 123 * 0.5 + 2 * 80, 0.03); /* half of it a step: two */
 }
 
 /* Two prompts of 64 before it: the first goes alone, the second beside it, ours beside both. */
@@ -114,7 +116,7 @@ static void test_prompts_before_it_decode_meanwhile(void **unused)
 {
     (void)unused;
     struct predict_costs c = known();
-    struct predict_queue q = {.prompts = 2, .rows = 128, .step_rows = 256, .beside_rows = 32};
+    struct predict_queue q = {.prompts = 2, .rows = 128, .step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 12};
     double first = 64.0 / 256 * true_ms(256, 0), second = 2 * true_ms(32, 1), own = 2 * true_ms(32, 2);
     assert_within(predict_first_token_ms(&c, &q, 64), first + second + own, 0.03);
 }
@@ -124,10 +126,25 @@ static void test_decodes_end_while_it_waits(void **unused)
 {
     (void)unused;
     struct predict_costs c = known();
-    struct predict_queue q = {.prompts = 400, .rows = 400 * 64, .decoding = 10, .answer_steps = 20, .step_rows = 256, .beside_rows = 32};
+    struct predict_queue q = {.prompts = 400, .rows = 400 * 64, .decoding = 10, .answer_steps = 20, .step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 1000};
     assert_within(predict_first_token_ms(&c, &q, 64), 401 * 2 * true_ms(32, 10), 0.05);
     q.answer_steps = 0; /* none is taken to end: each step costs more */
     assert_true(predict_first_token_ms(&c, &q, 64) > 1.1 * 401 * 2 * true_ms(32, 10));
+}
+
+/* A step costs 5 and a decode 2: 45 / 2. */
+static void test_side_by_side_make_nine_tenths_of_the_most(void **unused)
+{
+    (void)unused;
+    struct predict_costs c = known();
+    uint32_t n = predict_side_by_side(&c, 1000);
+    assert_in_range(n, 22, 24);
+    assert_within(n / true_ms(0, n), 0.9 * 1000 / true_ms(0, 1000), 0.02);
+    assert_int_equal(predict_side_by_side(&c, 8), 8);
+    c.cost[0] = 0; /* steps cost nothing: one after the other */
+    assert_int_equal(predict_side_by_side(&c, 1000), 0);
+    c = (struct predict_costs){.cost = {5, 0, 0}, .known = true}; /* rows cost nothing: any number */
+    assert_int_equal(predict_side_by_side(&c, 1000), 1000);
 }
 
 static void test_nine_in_ten_errors_are_at_most_p90(void **unused)
@@ -154,6 +171,7 @@ int main(void)
         cmocka_unit_test(test_first_token_beside_decodes_takes_a_step_for_each_piece),
         cmocka_unit_test(test_prompts_before_it_decode_meanwhile),
         cmocka_unit_test(test_decodes_end_while_it_waits),
+        cmocka_unit_test(test_side_by_side_make_nine_tenths_of_the_most),
         cmocka_unit_test(test_nine_in_ten_errors_are_at_most_p90),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

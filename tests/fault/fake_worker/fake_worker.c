@@ -6,7 +6,7 @@
  *   tokens_per_s   1 .. 50,000 (default 1,000), of each sequence
  *   tokens         the ids that are made, over and over (default: a few words of the demo's tokenizer)
  *   start          how the process starts: a word of start_words below (default "ok")
- *   prediction     {"first_token_ms", "prompt_token_ms"}: sent after each submit
+ *   prediction     {"first_token_ms", "prompt_token_ms", "side_by_side"}: sent after each submit
  *   cached         prompt tokens said to be cached, of choice 0, 1, ... of each request
  *   deadlines      true: sequences are dropped at their deadline, as the real engine does; else only the gateway looks at it
  *   submit         what is done with every submit: a word of submit_words below (default "answer")
@@ -161,6 +161,7 @@ static void script_read(void)
     w.submit = (enum submit)word_index(json_object_get(script, "submit"), submit_words, SUBMITS, ANSWER);
     const json_t *prediction = json_object_get(script, "prediction"), *cached = json_object_get(script, "cached");
     w.prediction.first_token_ms = (float)json_number_value(json_object_get(prediction, "first_token_ms"));
+    w.prediction.side_by_side = (uint32_t)json_integer_value(json_object_get(prediction, "side_by_side"));
     w.prediction.prompt_token_ms = (float)json_number_value(json_object_get(prediction, "prompt_token_ms"));
     for (size_t i = 0; i < MAX_CHOICES; i++) w.cached[i] = (uint32_t)json_integer_value(json_array_get(cached, i));
     w.deadlines = json_is_true(json_object_get(script, "deadlines"));

@@ -357,6 +357,7 @@ static struct scheduler_limits random_limits(struct world *w)
                                  .prefill_blocks_only = pick(w, 4) == 0};
     l.step_decode_rows = 1 + pick(w, l.step_rows - 1);
     l.beside_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
+    l.spread_steps = 1 + pick(w, 16);
     l.prompt_rows = pick(w, 3) ? 0 : 1 + pick(w, l.step_rows);
     return l;
 }
