@@ -10,7 +10,7 @@
 enum {
     STEP_ROWS_MAX = 256,      /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
     BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well: a stream's next token waits for them ... */
-    SPREAD_STEPS = 12,        /* ... and this part of those that came together: see docs/performance.md, "Steps that mix" */
+    SPREAD_STEPS = 20,        /* ... and this part of those that came together: see docs/performance.md, "Steps that mix" */
     LAYER_ROWS_AT_FIRST = 64, /* what a layer of a tile costs, until both have been measured */
     PROMISED_TOKENS = 256,
     MAX_WAITING_TOKENS = 1 << 20,

@@ -144,7 +144,7 @@ static int vision_layer(struct model *m, size_t i, size_t positions, struct err 
                                         .dim = c->dim};
     const struct vision_attention_args attention = {
         .out = v->attended, .n_tiles = 1, .positions = positions, .heads = c->heads, .head_dim = c->dim / c->heads};
-    const struct project_args o = {.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim};
+    const struct project_args o = {.x = v->x, .in = v->attended, .w = l->o, .bias = l->o_bias, .rows = positions, .n = c->dim, .k = c->dim, .tiles = true};
     const struct vision_up_args up = {.x = v->x,
                                       .norm_weight = l->ln2,
                                       .norm_bias = l->ln2_bias,
@@ -156,7 +156,7 @@ static int vision_layer(struct model *m, size_t i, size_t positions, struct err 
                                       .dim = c->dim,
                                       .inter = c->inter};
     const struct project_args fc2 = {
-        .x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter};
+        .x = v->x, .in = v->wide, .w = l->fc2, .bias = l->fc2_bias, .rows = positions, .n = c->dim, .k = c->inter, .tiles = true};
     int rc = m->ops->vision_qkv(d, &qkv, e);
     if (!rc) rc = m->ops->vision_attention(d, &attention, e);
     if (!rc) rc = m->ops->project(d, &o, e);

@@ -262,7 +262,8 @@ static int plan_step(struct model *m, struct err *e)
     if (positions) {
         m->sizes.vision_rows = positions, m->sizes.vision_dim = v->dim, m->sizes.vision_inter = v->inter,
         m->sizes.vision_head_dim = v->dim / v->heads;
-        m->sizes.connector_in = (size_t)v->dim * v->scale * v->scale, m->sizes.patch_in = 3ull * v->patch * v->patch;
+        m->sizes.connector_in = (size_t)v->dim * v->scale * v->scale, m->sizes.patch_in = 3ull * v->patch * v->patch,
+        m->sizes.tile_bytes = 3ull * v->image_px * v->image_px;
     }
     int rc = m->ops->reserve(m->device, &m->sizes, e);
     if (!rc) rc = device_rows(m, &m->x, rows, t->hidden, e);

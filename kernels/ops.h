@@ -100,6 +100,7 @@ struct project_args {
     const struct weight *w; /* (n, k) */
     const float *bias;      /* (n) or NULL */
     size_t rows, n, k;
+    bool tiles; /* the rows are those of tiles, not those of the step's plan */
 };
 
 /* out = silu(G h) * (U h), h = rmsnorm(x); w holds G's rows and U's rows, as weight_pack was told. */
@@ -214,7 +215,7 @@ struct device_limits {
     size_t max_rows; /* text rows a step */
     size_t max_sequences, max_blocks_per_sequence;
     size_t hidden, heads, kv_heads, head_dim, inter, vocab;                                /* the largest of the text model */
-    size_t vision_rows, vision_dim, vision_inter, vision_head_dim, connector_in, patch_in; /* 0: no vision */
+    size_t vision_rows, vision_dim, vision_inter, vision_head_dim, connector_in, patch_in, tile_bytes; /* 0: no vision */
 };
 
 struct ops {

@@ -1,0 +1,169 @@
+/* CUDA backend, inner part: the device, a packed weight, and what its files call of each other. CUDA types stay below this folder.
+ *
+ * Rows of a step are kept in slots: decode rows first, then prefill rows, each in the order of the step. Every array of a step but the host's
+ * is in slots, so that an operation is one call of a decode kernel over the first n_decode rows and one of a prefill kernel over the rest:
+ * which of the two computes a row follows from its role, never from how many there are. Within a kernel an output is one sum whose order
+ * depends on K alone. x (the residual) is float32; operands of products are bf16; `attended` and `wide` are operands. */
+#ifndef SPILLWAY_KERNELS_CUDA_CUDA_CUH
+#define SPILLWAY_KERNELS_CUDA_CUDA_CUH
+
+#include "kernels/cuda/ptx.cuh"
+
+extern "C" {
+#include "base/err.h"
+#include "kernels/ops.h"
+#include "kernels/quant.h"
+}
+
+enum {
+    CUDA_KV_BLOCK = 64,  /* positions of a KV block */
+    CUDA_KV_SPLIT = 256, /* positions that one block of a decode kernel sums; its sums are joined in rising order */
+    CUDA_K_PAD = 64,     /* operand rows and weight rows are padded with zeros to a multiple */
+    CUDA_N_PAD = 16,     /* outputs of a weight likewise; outputs of gate and up alternate by half of it */
+    CUDA_MAX_HEAD_DIM = 128
+};
+
+/* Row-major (n_padded, k_padded) bf16. With PACK_GATE_UP eight rows of the gate and eight of the up matrix alternate. */
+struct weight {
+    enum pack_kind kind;
+    size_t n, k, k_padded; /* n: outputs as packed: of gate and up together */
+    bf16 *data;
+    size_t bytes;
+};
+
+struct cuda_sampler;
+struct cuda_region; /* cuda_device.cu: a chunk of device memory that weights share */
+
+/* What of a step is where, in slots; all [device] but the counts. */
+struct cuda_step {
+    size_t n_rows, n_decode;
+    int32_t *position;  /* (rows) */
+    uint32_t *sequence; /* (rows) */
+    uint32_t *blocks;   /* (sequences, max_blocks_per_sequence) */
+    int32_t *token;     /* (rows); below 0: row -1 - token of picture */
+    const float **picture;
+    uint32_t *head_row; /* (rows) slots whose logits are wanted, decode rows first */
+    uint32_t *logits_row; /* (rows) which logits each is */
+    uint32_t *tile;     /* prefill attention: first slot of a tile, its rows (see attention_prefill.cu), (rows, 2) */
+    size_t n_tiles;
+    size_t longest_decode; /* positions */
+};
+
+struct device {
+    struct device_limits limits;
+    volatile uint64_t *progress;
+    cudaStream_t stream;
+    int n_sm;
+    char name[96];
+    struct cuda_region *regions;
+    struct cuda_step step;
+    unsigned char *staging, *staged; /* [host, pinned], [device]: the step's arrays go over in one copy */
+    size_t staging_bytes;
+    uint32_t *slot;             /* [host] (rows) slot of a row */
+    bf16 *operand;              /* rows of the product that is computed, k_padded apart */
+    float *qkv;                 /* (rows, heads + 2 kv_heads, head_dim): q is read by attention */
+    bf16 *vision_qkv;           /* (vision_rows, 3 dim) */
+    float *parts;               /* decode attention: (rows, heads, splits, head_dim + 2) */
+    size_t max_splits;
+    const float *rope_made;     /* whose table is made */
+    float2 *rope;               /* (positions, head_dim / 2): cos, sin */
+    unsigned char *pixels_host, *pixels; /* a tile's, [host, pinned] and [device] */
+    bool queued;                /* a copy out of pinned memory is under way */
+    struct cuda_sampler *sampler; /* sample.cu's */
+};
+
+/* Of the last launch; queued work shows its errors at the next wait. */
+int cuda_check(struct device *d, const char *what, cudaError_t rc, struct err *e);
+int cuda_wait(struct device *d, struct err *e); /* for all that is queued */
+static inline int cuda_launched(struct device *d, const char *what, struct err *e)
+{
+    if (d->progress) ++*d->progress;
+    return cuda_check(d, what, cudaGetLastError(), e);
+}
+
+static inline size_t cuda_round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* --- linear.cu: products --- */
+enum cuda_epilogue {
+    CUDA_STORE,      /* out float32 */
+    CUDA_STORE_BF16, /* out bf16, + bias */
+    CUDA_ADD,        /* out float32 += sum (+ bias) */
+    CUDA_SILU,       /* out bf16 = silu(gate) * up of PACK_GATE_UP; ldo counts its own columns */
+    CUDA_GELU        /* out bf16 = gelu_tanh(sum + bias) */
+};
+struct cuda_linear {
+    const bf16 *in; /* (rows, ldi), zeros from k to k_padded */
+    const struct weight *w;
+    size_t rows, ldi, ldo;
+    const float *bias; /* (n) or NULL */
+    void *out;
+    enum cuda_epilogue epilogue;
+    const float *position; /* patch_embed: added to the sums, (rows, n); else NULL */
+    const uint32_t *to;    /* [device] (rows) rows of out; NULL: the same */
+};
+/* The first n_decode rows by the decode kernel, the others by the prefill kernel. */
+int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e);
+
+/* --- norm.cu: operands --- */
+int cuda_rmsnorm(struct device *d, const float *x, const uint32_t *pick, size_t rows, size_t n, const float *w, float eps, bf16 *out, size_t ldo,
+                 struct err *e);
+int cuda_layernorm(struct device *d, const float *x, size_t rows, size_t n, const float *w, const float *b, float eps, bf16 *out, size_t ldo,
+                   struct err *e);
+/* Rows of grids (grid * grid, n): scale x scale neighbours, each normalised, are one row of out, the offset of rows slow. */
+int cuda_layernorm_shuffled(struct device *d, const float *x, size_t grids, size_t grid, size_t scale, size_t n, const float *w, const float *b, float eps,
+                            bf16 *out, size_t ldo, struct err *e);
+
+/* --- the table's operations, by file --- */
+int cuda_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,
+                     const struct quant_format *quant, struct weight **out, struct err *e);
+void cuda_weight_free(struct device *d, struct weight *w);
+size_t cuda_weight_bytes(const struct weight *w);
+int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e); /* until the device is closed */
+size_t cuda_kv_block_bytes(const struct kv_layout *l);
+
+/* plan.cu: what else of a step comes from the host. n_decode: rows wanted that decode. */
+int cuda_stage_tokens(struct device *d, const int32_t *token, const void *const *picture, struct err *e);
+int cuda_stage_head(struct device *d, const uint32_t *row, size_t n, size_t *n_decode, struct err *e);
+int cuda_plan_reserve(struct device *d, struct err *e);
+int cuda_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e);
+int cuda_embed(struct device *d, const struct embed_args *a, struct err *e);
+int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e);
+int cuda_attention(struct device *d, const struct attention_args *a, struct err *e);
+int cuda_attention_decode(struct device *d, const struct attention_args *a, struct err *e);
+int cuda_attention_prefill(struct device *d, const struct attention_args *a, struct err *e);
+int cuda_project(struct device *d, const struct project_args *a, struct err *e);
+int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e);
+int cuda_head(struct device *d, const struct head_args *a, struct err *e);
+int cuda_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);
+int cuda_sample_reserve(struct device *d, struct err *e);
+void cuda_sample_close(struct device *d);
+int cuda_patch_embed(struct device *d, const struct patch_args *a, struct err *e);
+int cuda_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct err *e);
+int cuda_vision_attention(struct device *d, const struct vision_attention_args *a, struct err *e);
+int cuda_vision_up(struct device *d, const struct vision_up_args *a, struct err *e);
+int cuda_connect(struct device *d, const struct connect_args *a, struct err *e);
+
+/* --- KV blocks: layer after layer, keys (kv_heads, 64, head_dim), then values likewise; int8: each followed by its scales (kv_heads, 64) --- */
+struct cuda_kv {
+    unsigned char *base;
+    size_t block_bytes, layer_bytes; /* of a layer in a block: keys and values */
+    uint32_t kv_heads, head_dim, layer, is_int8;
+};
+struct cuda_kv cuda_kv_of(const void *slab, const struct kv_layout *l, size_t layer);
+
+/* Head `head` of the keys or values of a block: (64, head_dim) numbers, and with int8 their scales behind all heads. */
+__device__ __forceinline__ unsigned char *kv_at(const cuda_kv &kv, uint32_t block, bool value, uint32_t head)
+{
+    const size_t each = size_t(CUDA_KV_BLOCK) * kv.head_dim * (kv.is_int8 ? 1 : 2);
+    return kv.base + block * kv.block_bytes + kv.layer * kv.layer_bytes + (value ? kv.layer_bytes / 2 : 0) + head * each;
+}
+__device__ __forceinline__ float *kv_scales(const cuda_kv &kv, uint32_t block, bool value, uint32_t head)
+{
+    unsigned char *first = kv_at(kv, block, value, kv.kv_heads);
+    return reinterpret_cast<float *>(first) + head * CUDA_KV_BLOCK;
+}
+
+#endif

@@ -1,0 +1,268 @@
+/* CUDA: the device, its memory, its weights as they are packed, and the table. One stream; everything of a step is queued on it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda.cuh"
+
+/* Weights and scratch lie in regions, as a device allocation of its own would waste up to 2 MiB. */
+struct cuda_region {
+    struct cuda_region *next;
+    unsigned char *base;
+    size_t used, bytes;
+};
+
+namespace {
+
+constexpr size_t REGION = size_t(64) << 20, ALIGN = 256;
+
+/* What is no mistake of ours: the device is lost, and its process with it. */
+bool is_lost(cudaError_t rc)
+{
+    return rc != cudaErrorMemoryAllocation && rc != cudaErrorInvalidValue && rc != cudaErrorInvalidConfiguration;
+}
+
+int take_bytes(struct device *d, const char *what, size_t bytes, void **out, struct err *e)
+{
+    size_t free_bytes = 0, all = 0;
+    cudaError_t rc = cudaMalloc(out, bytes);
+    if (rc == cudaSuccess) return 0;
+    *out = nullptr;
+    if (rc != cudaErrorMemoryAllocation) return cuda_check(d, what, rc, e);
+    cudaGetLastError(); /* it is told here */
+    if (cudaMemGetInfo(&free_bytes, &all) != cudaSuccess) free_bytes = all = 0;
+    return err_set(e, ERR_MEMORY, "cuda: %s need %zu MiB of device memory, %zu of %zu MiB are free", what, (bytes >> 20) + 1, free_bytes >> 20, all >> 20);
+}
+
+void close(struct device *d)
+{
+    if (!d) return;
+    if (d->stream) cudaStreamSynchronize(d->stream);
+    cuda_sample_close(d);
+    while (d->regions) {
+        struct cuda_region *r = d->regions;
+        d->regions = r->next;
+        cudaFree(r->base);
+        free(r);
+    }
+    if (d->staging) cudaFreeHost(d->staging);
+    if (d->pixels_host) cudaFreeHost(d->pixels_host);
+    if (d->stream) cudaStreamDestroy(d->stream);
+    free(d->slot);
+    free(d);
+}
+
+int open_device(struct device *d, const struct device_options *o, struct err *e)
+{
+    int n = 0;
+    cudaDeviceProp p;
+    cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc != cudaSuccess || n == 0) return err_set(e, ERR_UNSUPPORTED, "cuda: no device: %s", rc == cudaSuccess ? "none is there" : cudaGetErrorString(rc));
+    if (o->compute != COMPUTE_BF16) return err_set(e, ERR_UNSUPPORTED, "cuda: computes in bf16 only; use --device cpu for float32");
+    if ((rc = cudaGetDeviceProperties(&p, 0)) != cudaSuccess) return cuda_check(d, "device", rc, e);
+    if (p.major < 8) return err_set(e, ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d; 8.0 is the least", p.name, p.major, p.minor);
+    d->n_sm = p.multiProcessorCount;
+    snprintf(d->name, sizeof d->name, "%s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
+    return cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
+}
+
+int open(struct device **out, const struct device_options *o, struct err *e)
+{
+    *out = nullptr;
+    struct device *d = static_cast<struct device *>(calloc(1, sizeof *d));
+    if (!d) return err_set(e, ERR_MEMORY, "cuda: out of memory");
+    d->progress = o->progress;
+    int rc = open_device(d, o, e);
+    if (rc)
+        close(d);
+    else
+        *out = d;
+    return rc;
+}
+
+void describe(const struct device *d, char *out, size_t n)
+{
+    snprintf(out, n, "cuda (%s)", d->name);
+}
+
+size_t kv_block_tokens(const struct device *)
+{
+    return CUDA_KV_BLOCK;
+}
+
+size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+int reserve(struct device *d, const struct device_limits *l, struct err *e)
+{
+    d->limits = *l;
+    d->max_splits = (l->max_blocks_per_sequence * CUDA_KV_BLOCK + CUDA_KV_SPLIT - 1) / CUDA_KV_SPLIT;
+    const size_t text_k = cuda_round_up(l->hidden, CUDA_K_PAD), vision_k = cuda_round_up(larger(l->vision_dim, l->patch_in), CUDA_K_PAD);
+    const size_t positions = l->vision_rows, connector = cuda_round_up(l->connector_in, CUDA_K_PAD);
+    const size_t connector_rows = l->connector_in ? positions * l->vision_dim / l->connector_in : 0;
+    const size_t operand = larger(larger(l->max_rows * text_k, positions * vision_k), connector_rows * connector);
+    const size_t qkv = l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim;
+    const size_t parts = l->max_rows * l->heads * d->max_splits * (l->head_dim + 2);
+    int rc = cuda_region_take(d, operand * sizeof(bf16), reinterpret_cast<void **>(&d->operand), e);
+    if (!rc) rc = cuda_region_take(d, qkv * sizeof(float), reinterpret_cast<void **>(&d->qkv), e);
+    if (!rc) rc = cuda_region_take(d, parts * sizeof(float), reinterpret_cast<void **>(&d->parts), e);
+    if (!rc && positions) rc = cuda_region_take(d, positions * 3 * l->vision_dim * sizeof(bf16), reinterpret_cast<void **>(&d->vision_qkv), e);
+    if (!rc && positions) rc = cuda_region_take(d, l->tile_bytes, reinterpret_cast<void **>(&d->pixels), e);
+    if (!rc && positions) rc = cuda_check(d, "memory of tiles", cudaMallocHost(reinterpret_cast<void **>(&d->pixels_host), l->tile_bytes), e);
+    if (!rc) rc = cuda_plan_reserve(d, e);
+    return rc ? rc : cuda_sample_reserve(d, e);
+}
+
+int alloc(struct device *d, size_t bytes, void **out, struct err *e)
+{
+    int rc = take_bytes(d, "cache and rows", bytes ? bytes : 1, out, e);
+    return rc ? rc : cuda_check(d, "memory", cudaMemsetAsync(*out, 0, bytes, d->stream), e);
+}
+
+void release(struct device *, void *p)
+{
+    cudaFree(p);
+}
+
+/* The source may be written again when it returns. */
+int upload(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    int rc = cuda_check(d, "upload", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, d->stream), e);
+    return rc ? rc : cuda_wait(d, e);
+}
+
+int read_back(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    int rc = cuda_check(d, "reading back", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, d->stream), e);
+    return rc ? rc : cuda_wait(d, e);
+}
+
+int copy(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    return cuda_check(d, "copy", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, d->stream), e);
+}
+
+int sync(struct device *d, struct err *e)
+{
+    return cuda_wait(d, e);
+}
+
+/* --- weights --- */
+
+bf16 element(const struct weight_part *p, size_t i)
+{
+    const unsigned char *at = static_cast<const unsigned char *>(p->data);
+    bf16 b;
+    __half h;
+    float f;
+    switch (p->dtype) {
+    case DTYPE_BF16: memcpy(&b, at + i * 2, 2); return b;
+    case DTYPE_F16: memcpy(&h, at + i * 2, 2); return __float2bfloat16_rn(__half2float(h));
+    default: memcpy(&f, at + i * 4, 4); return __float2bfloat16_rn(f);
+    }
+}
+
+/* Where row r of part `part` goes. */
+size_t packed_row(enum pack_kind kind, size_t before, size_t part, size_t r)
+{
+    return kind == PACK_GATE_UP ? r / 8 * 16 + part * 8 + r % 8 : before + r;
+}
+
+} // namespace
+
+int cuda_check(struct device *, const char *what, cudaError_t rc, struct err *e)
+{
+    if (rc == cudaSuccess) return 0;
+    return err_set(e, is_lost(rc) ? ERR_GONE : ERR_INTERNAL, "cuda: %s: %s", what, cudaGetErrorString(rc));
+}
+
+int cuda_wait(struct device *d, struct err *e)
+{
+    d->queued = false;
+    return cuda_check(d, "step", cudaStreamSynchronize(d->stream), e);
+}
+
+int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
+{
+    bytes = cuda_round_up(bytes ? bytes : 1, ALIGN);
+    struct cuda_region *r = d->regions;
+    if (!r || r->bytes - r->used < bytes) {
+        void *base;
+        int rc = take_bytes(d, "weights and scratch", bytes > REGION ? bytes : REGION, &base, e);
+        if (rc) return rc;
+        r = static_cast<struct cuda_region *>(calloc(1, sizeof *r));
+        if (!r) {
+            cudaFree(base);
+            return err_set(e, ERR_MEMORY, "cuda: out of memory");
+        }
+        *r = {d->regions, static_cast<unsigned char *>(base), 0, bytes > REGION ? bytes : REGION};
+        d->regions = r;
+        rc = cuda_check(d, "memory", cudaMemsetAsync(base, 0, r->bytes, d->stream), e);
+        if (rc) return rc;
+    }
+    *out = r->base + r->used;
+    r->used += bytes;
+    return 0;
+}
+
+int cuda_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, const struct quant_format *quant,
+                     struct weight **out, struct err *e)
+{
+    *out = nullptr;
+    if (quant) return err_set(e, ERR_UNSUPPORTED, "cuda: quantised weights are not there yet; leave --quant out");
+    struct weight *w = static_cast<struct weight *>(calloc(1, sizeof *w));
+    if (!w) return err_set(e, ERR_MEMORY, "cuda: out of memory");
+    w->kind = kind, w->k = cols, w->k_padded = cuda_round_up(cols, CUDA_K_PAD);
+    for (size_t i = 0; i < n_parts; i++) w->n += parts[i].rows;
+    if (kind == PACK_GATE_UP) w->n = 2 * cuda_round_up(parts[0].rows, 8);
+    w->bytes = cuda_round_up(w->n, CUDA_N_PAD) * w->k_padded * sizeof(bf16);
+    bf16 *host = static_cast<bf16 *>(calloc(1, w->bytes));
+    int rc = host ? cuda_region_take(d, w->bytes, reinterpret_cast<void **>(&w->data), e) : err_set(e, ERR_MEMORY, "cuda: out of memory");
+    for (size_t i = 0, before = 0; i < n_parts && !rc; before += parts[i++].rows)
+        for (size_t r = 0; r < parts[i].rows; r++) {
+            bf16 *row = host + packed_row(kind, before, i, r) * w->k_padded;
+            for (size_t c = 0; c < cols; c++) row[c] = element(&parts[i], r * cols + c);
+        }
+    if (!rc) rc = upload(d, w->data, host, w->bytes, e);
+    if (d->progress) ++*d->progress;
+    free(host);
+    if (rc)
+        free(w);
+    else
+        *out = w;
+    return rc;
+}
+
+/* Its memory goes back with the device's. */
+void cuda_weight_free(struct device *, struct weight *w)
+{
+    free(w);
+}
+
+size_t cuda_weight_bytes(const struct weight *w)
+{
+    return w->bytes;
+}
+
+static const struct ops *table(void)
+{
+    static struct ops t;
+    t.name = "cuda";
+    t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.reserve = reserve;
+    t.alloc = alloc, t.free = release, t.upload = upload, t.read_back = read_back, t.copy = copy, t.sync = sync;
+    t.weight_pack = cuda_weight_pack, t.weight_free = cuda_weight_free, t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
+    t.plan = cuda_plan, t.embed = cuda_embed, t.qkv = cuda_qkv, t.attention = cuda_attention, t.project = cuda_project, t.gate_up = cuda_gate_up;
+    t.head = cuda_head, t.sample = cuda_sample;
+    t.patch_embed = cuda_patch_embed, t.vision_qkv = cuda_vision_qkv, t.vision_attention = cuda_vision_attention, t.vision_up = cuda_vision_up;
+    t.connect = cuda_connect;
+    return &t;
+}
+
+/* What the program looks up in the library. */
+extern "C" const struct ops *spillway_cuda_ops(void);
+const struct ops *spillway_cuda_ops(void)
+{
+    return table();
+}

@@ -1,0 +1,185 @@
+/* The operations of a text layer but attention: embedding, queries, keys and values with their rotation and place in the cache, projections, head. */
+#include "kernels/cuda/cuda.cuh"
+
+namespace {
+
+constexpr int THREADS = 128;
+
+/* --- embedding: a row of the table, or of a picture, as float32. A block a row --- */
+
+struct gather_args {
+    const bf16 *table;
+    size_t pitch;
+    const int32_t *token;
+    const float *const *picture;
+    float *x;
+    int hidden;
+};
+
+__global__ void __launch_bounds__(THREADS) embed_kernel(const __grid_constant__ gather_args a)
+{
+    const int token = a.token[blockIdx.x];
+    float *x = a.x + size_t(blockIdx.x) * a.hidden;
+    const float *picture = token < 0 ? a.picture[blockIdx.x] + size_t(-1 - token) * a.hidden : nullptr;
+    const bf16 *row = a.table + size_t(max(token, 0)) * a.pitch;
+    for (int i = threadIdx.x; i < a.hidden; i += THREADS) x[i] = picture ? picture[i] : __bfloat162float(row[i]);
+}
+
+/* --- rotation and cache: q stays in its place, scaled for attention; k and v go to the row's block. A warp a head --- */
+
+struct append_args {
+    float *qkv;
+    const int32_t *position;
+    const uint32_t *sequence, *blocks;
+    size_t max_blocks;
+    const float2 *rope; /* (positions, head_dim / 2), or NULL */
+    cuda_kv kv;
+    int heads;
+};
+
+/* Numbers i, i + 32, ... of a head: its rotated values, of queries and keys. */
+template <int HEAD_DIM> __device__ __forceinline__ void rotate(float (&v)[HEAD_DIM / 32], const float *head, const float2 *rope, int lane)
+{
+    constexpr int HALF = HEAD_DIM / 2;
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) {
+        const int c = i * 32 + lane;
+        const float2 turn = rope ? rope[c % HALF] : make_float2(1, 0);
+        const float other = head[c < HALF ? c + HALF : c - HALF];
+        v[i] = rope ? (c < HALF ? head[c] * turn.x - other * turn.y : head[c] * turn.x + other * turn.y) : head[c];
+    }
+}
+
+template <int HEAD_DIM> __device__ __forceinline__ void put_bf16(bf16 *to, const float (&v)[HEAD_DIM / 32], int lane)
+{
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) to[i * 32 + lane] = __float2bfloat16_rn(v[i]);
+}
+
+/* To the nearest of 255 steps; the scale is the largest size over 127, and none where a number is none. */
+template <int HEAD_DIM> __device__ __forceinline__ void put_int8(int8_t *to, float *scale, const float (&v)[HEAD_DIM / 32], int lane)
+{
+    float most = 0;
+    bool finite = true;
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) most = fmaxf(most, fabsf(v[i])), finite = finite && fabsf(v[i]) < INFINITY;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    finite = __all_sync(0xffffffffu, finite);
+    const float inverse = most > 127 * 1.17549435e-38f ? 127 / most : 0; /* below, the scale would be subnormal: all zero */
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) to[i * 32 + lane] = finite ? int8_t(rintf(v[i] * inverse)) : 0;
+    if (lane == 0) *scale = finite ? most / 127 : NAN;
+}
+
+/* Grid (rows, heads + 2 kv_heads over 4). */
+template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) append_kernel(const __grid_constant__ append_args a)
+{
+    const int row = blockIdx.x, head = blockIdx.y * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32, kv_heads = a.kv.kv_heads;
+    if (head >= a.heads + 2 * kv_heads) return;
+    const int position = a.position[row], at = position % CUDA_KV_BLOCK;
+    float *from = a.qkv + (size_t(row) * (a.heads + 2 * kv_heads) + head) * HEAD_DIM, v[HEAD_DIM / 32];
+    const bool value = head >= a.heads + kv_heads;
+    rotate<HEAD_DIM>(v, from, value || !a.rope ? nullptr : a.rope + size_t(position) * (HEAD_DIM / 2), lane);
+    if (head < a.heads) {
+        __syncwarp(); /* all have read what is written now */
+        const float scale = 1 / sqrtf(float(HEAD_DIM));
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 32; i++) from[i * 32 + lane] = v[i] * scale;
+        return;
+    }
+    const uint32_t block = a.blocks[a.sequence[row] * a.max_blocks + position / CUDA_KV_BLOCK], kv_head = (head - a.heads) % kv_heads;
+    unsigned char *to = kv_at(a.kv, block, value, kv_head);
+    if (a.kv.is_int8)
+        put_int8<HEAD_DIM>(reinterpret_cast<int8_t *>(to) + at * HEAD_DIM, kv_scales(a.kv, block, value, kv_head) + at, v, lane);
+    else
+        put_bf16<HEAD_DIM>(reinterpret_cast<bf16 *>(to) + at * HEAD_DIM, v, lane);
+}
+
+int append(struct device *d, const struct qkv_args *a, struct err *e)
+{
+    const size_t hd = a->layout->head_dim, all = a->heads + 2 * a->layout->kv_heads;
+    const struct cuda_step *s = &d->step;
+    CHECK(!a->rope.inv_freq || a->rope.inv_freq == d->rope_made);
+    const append_args args = {d->qkv, s->position, s->sequence, s->blocks, d->limits.max_blocks_per_sequence, a->rope.inv_freq ? d->rope : nullptr,
+                              cuda_kv_of(a->kv, a->layout, a->layer), int(a->heads)};
+    const dim3 grid(unsigned(s->n_rows), unsigned((all + THREADS / 32 - 1) / (THREADS / 32)));
+    switch (hd) {
+    case 32: LAUNCH(append_kernel<32>, grid, dim3(THREADS), 0, d->stream, args); break;
+    case 64: LAUNCH(append_kernel<64>, grid, dim3(THREADS), 0, d->stream, args); break;
+    case 128: LAUNCH(append_kernel<128>, grid, dim3(THREADS), 0, d->stream, args); break;
+    default: return cuda_check(d, "head_dim", cudaErrorInvalidValue, e);
+    }
+    return cuda_launched(d, "keys and values", e);
+}
+
+} // namespace
+
+size_t cuda_kv_block_bytes(const struct kv_layout *l)
+{
+    const size_t each = CUDA_KV_BLOCK * (l->dtype == DTYPE_I8 ? l->head_dim + sizeof(float) : l->head_dim * sizeof(bf16));
+    return l->layers * 2 * l->kv_heads * each;
+}
+
+struct cuda_kv cuda_kv_of(const void *slab, const struct kv_layout *l, size_t layer)
+{
+    const size_t bytes = cuda_kv_block_bytes(l);
+    return {static_cast<unsigned char *>(const_cast<void *>(slab)), bytes, bytes / l->layers, uint32_t(l->kv_heads), uint32_t(l->head_dim), uint32_t(layer),
+            l->dtype == DTYPE_I8};
+}
+
+int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
+{
+    const struct cuda_step *s = &d->step;
+    CHECK(a->table->k == a->hidden);
+    int rc = cuda_stage_tokens(d, a->token, a->pictures, e);
+    if (rc) return rc;
+    const gather_args args = {a->table->data, a->table->k_padded, s->token, s->picture, static_cast<float *>(a->x), int(a->hidden)};
+    LAUNCH(embed_kernel, dim3(unsigned(s->n_rows)), dim3(THREADS), 0, d->stream, args);
+    return cuda_launched(d, "embedding", e);
+}
+
+int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e)
+{
+    const size_t rows = d->step.n_rows, pitch = a->w->k_padded;
+    CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
+    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->hidden, a->norm, a->eps, d->operand, pitch, e);
+    const struct cuda_linear l = {d->operand, a->w, rows, pitch, a->w->n, nullptr, d->qkv, CUDA_STORE, nullptr, nullptr};
+    if (!rc) rc = cuda_linear_run(d, &l, d->step.n_decode, "queries, keys, values", e);
+    return rc ? rc : append(d, a, e);
+}
+
+int cuda_attention(struct device *d, const struct attention_args *a, struct err *e)
+{
+    int rc = d->step.n_decode ? cuda_attention_decode(d, a, e) : 0;
+    return rc || d->step.n_tiles == 0 ? rc : cuda_attention_prefill(d, a, e);
+}
+
+int cuda_project(struct device *d, const struct project_args *a, struct err *e)
+{
+    CHECK(a->w->n == a->n && a->w->k == a->k);
+    const struct cuda_linear l = {static_cast<const bf16 *>(a->in), a->w, a->rows, a->w->k_padded, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr};
+    return cuda_linear_run(d, &l, a->tiles ? 0 : d->step.n_decode, "projection", e);
+}
+
+int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e)
+{
+    const size_t rows = d->step.n_rows, pitch = a->w->k_padded;
+    CHECK(a->w->n == cuda_round_up(a->inter, 8) * 2 && a->w->k == a->hidden);
+    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->hidden, a->norm, a->eps, d->operand, pitch, e);
+    const struct cuda_linear l = {d->operand, a->w, rows, pitch, cuda_round_up(a->inter, CUDA_K_PAD), nullptr, a->out, CUDA_SILU, nullptr, nullptr};
+    return rc ? rc : cuda_linear_run(d, &l, d->step.n_decode, "gate and up", e);
+}
+
+/* The rows whose logits are wanted have the decode kernel's path if they decode. Those of prompts come after them: slots rise with them. */
+int cuda_head(struct device *d, const struct head_args *a, struct err *e)
+{
+    const size_t pitch = a->w->k_padded;
+    size_t n_decode;
+    CHECK(a->n <= d->limits.max_rows && a->w->n == a->vocab && a->w->k == a->hidden);
+    int rc = cuda_stage_head(d, a->row, a->n, &n_decode, e);
+    if (!rc) rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), d->step.head_row, a->n, a->hidden, a->norm, a->eps, d->operand, pitch, e);
+    const struct cuda_linear l = {d->operand, a->w, a->n, pitch, a->vocab, nullptr, a->logits, CUDA_STORE, nullptr, d->step.logits_row};
+    if (!rc) rc = cuda_linear_run(d, &l, n_decode, "head", e);
+    return rc;
+}
