@@ -389,9 +389,9 @@ static void bench_vision_tiles(const struct bench *b, size_t tiles)
                   *wup = weight_new(v.d, PACK_LINEAR, VISION_INTER, DIM), *wdown = weight_new(v.d, PACK_LINEAR, DIM, VISION_INTER);
     v.qkv = (struct vision_qkv_args){x, norm, norm, 1e-6f, wqkv, bias, rows, DIM};
     v.attention = (struct vision_attention_args){mid, tiles, POSITIONS, 12, 64};
-    v.project = (struct project_args){x, mid, wo, bias, rows, DIM, DIM};
+    v.project = (struct project_args){x, mid, wo, bias, rows, DIM, DIM, true};
     v.up = (struct vision_up_args){x, norm, norm, 1e-6f, wup, bias, mid, rows, DIM, VISION_INTER};
-    v.down = (struct project_args){x, mid, wdown, bias, rows, DIM, VISION_INTER};
+    v.down = (struct project_args){x, mid, wdown, bias, rows, DIM, VISION_INTER, true};
     const struct {
         const char *name;
         void (*fn)(void *);

@@ -20,6 +20,7 @@ enum model_quant { MODEL_QUANT_NONE, MODEL_QUANT_INT8, MODEL_QUANT_INT4 };
 
 struct model_options {
     const char *device; /* "auto", "cpu", "cuda" */
+    const char *cuda_library;    /* see backend_find */
     enum compute compute;
     enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int threads;                 /* 0: all */

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "engine/model_parts.h"
+#include "kernels/backend.h"
 #include "kernels/bf16.h"
 #include "kernels/quant.h"
 
@@ -193,17 +194,6 @@ static void load_vision(struct loader *l)
 }
 
 /* --- memory --- */
-static uint64_t available_bytes(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long kib = 0;
-    char line[128];
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return kib ? kib * 1024 : UINT64_MAX;
-}
-
 /* How many positions the cache holds, and what a sequence may have of them. */
 static int plan_cache(struct model *m, const struct model_options *o, struct err *e)
 {
@@ -225,7 +215,7 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
     uint64_t capacity = blocks * l->block_tokens;
     l->max_context = capacity < t->max_positions ? (uint32_t)capacity : t->max_positions;
     m->max_blocks = l->n_blocks; /* the scheduler keeps to max_context; comparisons (`logits`) may go past it */
-    uint64_t have = available_bytes();
+    uint64_t have = m->ops->available(m->device);
     if (l->kv_bytes > have)
         return err_set(e, ERR_MEMORY,
                        "the KV cache of %u blocks of %u tokens needs %llu MiB, %llu MiB of memory are available; lower --kv-tokens",
@@ -283,13 +273,6 @@ static int plan_step(struct model *m, struct err *e)
     return rc;
 }
 
-static const struct ops *choose_ops(const char *device, struct err *e)
-{
-    if (strcmp(device, "cpu") == 0 || strcmp(device, "auto") == 0) return &ops_cpu;
-    err_set(e, ERR_UNSUPPORTED, "device '%.32s': this build has the CPU backend only", device);
-    return NULL;
-}
-
 static void describe_weights(const struct model_options *o, char *out, size_t n)
 {
     static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4"};
@@ -301,7 +284,7 @@ static void describe_weights(const struct model_options *o, char *out, size_t n)
 int model_build(struct model *m, const struct model_options *o, const struct tensor_source *src, struct err *e)
 {
     const struct model_config *c = &m->config;
-    m->ops = choose_ops(o->device ? o->device : "auto", e);
+    m->ops = backend_find(o->device ? o->device : "auto", o->cuda_library, e);
     if (!m->ops) return -(int)(e ? e->code : ERR_UNSUPPORTED);
     int rc = m->ops->open(
         &m->device,

@@ -18,6 +18,8 @@
 
 #include "base/err.h"
 
+enum { OPS_VERSION = 1 }; /* of this table; a library of another is refused */
+
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
 
@@ -224,6 +226,7 @@ struct ops {
     void (*close)(struct device *d);                               /* accepts NULL */
     void (*describe)(const struct device *d, char *out, size_t n); /* "cpu (2 threads, avx512bf16)" */
     size_t (*kv_block_tokens)(const struct device *d);             /* 16 CPU, 64 GPU */
+    uint64_t (*available)(const struct device *d);                 /* bytes of its memory that are free; UINT64_MAX: not known */
     MUST_USE int (*reserve)(struct device *d, const struct device_limits *l, struct err *e);
 
     /* Memory, taken at start only. alloc zeroes. */

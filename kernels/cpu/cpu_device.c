@@ -215,6 +215,18 @@ static int device_copy(struct device *d, void *dst, const void *src, size_t byte
     return 0;
 }
 
+static uint64_t available(const struct device *d)
+{
+    (void)d;
+    FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long kib = 0;
+    char line[128];
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib ? kib * 1024 : UINT64_MAX;
+}
+
 static int device_sync(struct device *d, struct err *e)
 {
     (void)d;
@@ -246,6 +258,7 @@ const struct ops ops_cpu = {
     .close = device_close,
     .describe = device_describe,
     .kv_block_tokens = kv_block_tokens,
+    .available = available,
     .reserve = device_reserve,
     .alloc = device_alloc,
     .free = device_free,

@@ -90,6 +90,12 @@ size_t kv_block_tokens(const struct device *)
     return CUDA_KV_BLOCK;
 }
 
+uint64_t available(const struct device *)
+{
+    size_t free_bytes, all;
+    return cudaMemGetInfo(&free_bytes, &all) == cudaSuccess ? free_bytes : UINT64_MAX;
+}
+
 size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -250,7 +256,8 @@ static const struct ops *table(void)
 {
     static struct ops t;
     t.name = "cuda";
-    t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.reserve = reserve;
+    t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available;
+    t.reserve = reserve;
     t.alloc = alloc, t.free = release, t.upload = upload, t.read_back = read_back, t.copy = copy, t.sync = sync;
     t.weight_pack = cuda_weight_pack, t.weight_free = cuda_weight_free, t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
     t.plan = cuda_plan, t.embed = cuda_embed, t.qkv = cuda_qkv, t.attention = cuda_attention, t.project = cuda_project, t.gate_up = cuda_gate_up;
@@ -261,8 +268,8 @@ static const struct ops *table(void)
 }
 
 /* What the program looks up in the library. */
-extern "C" const struct ops *spillway_cuda_ops(void);
-const struct ops *spillway_cuda_ops(void)
+extern "C" const struct ops *spillway_cuda_ops(unsigned version);
+const struct ops *spillway_cuda_ops(unsigned version)
 {
-    return table();
+    return version == OPS_VERSION ? table() : nullptr;
 }

@@ -31,6 +31,7 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
     if (o->kv_dtype && !strcmp(o->kv_dtype, "bf16")) kv_dtype = DTYPE_BF16;
     if (o->kv_dtype && !strcmp(o->kv_dtype, "int8")) kv_dtype = DTYPE_I8;
     struct model_options mo = {.device = o->device,
+                               .cuda_library = o->cuda_library,
                                .compute = compute,
                                .kv_dtype = kv_dtype,
                                .threads = (int)o->threads,

@@ -79,6 +79,8 @@ const struct option_row option_rows[] = {
     {LOG_COMMANDS | LOG, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text",
      "lines of text, or one JSON object a line"},
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
+    {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--cuda-library", "FILE", OPTION_TEXT, F(cuda_library), 0, 0, NULL,
+     "the CUDA backend; default: libspillway_cuda.so beside the program"},
     {MODEL_COMMANDS | ENGINE, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
     {MODEL_COMMANDS | ENGINE, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
     {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8", OPTION_CHOICE, F(kv_dtype), 0, 0,

@@ -72,7 +72,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
+    const char *device, *cuda_library, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
     int64_t threads, kv_tokens;
     bool pin_threads;
 
