@@ -23,12 +23,22 @@ enum {
     CUDA_MAX_HEAD_DIM = 128
 };
 
-/* Row-major (n_padded, k_padded) bf16. With PACK_GATE_UP eight rows of the gate and eight of the up matrix alternate. */
+/* bf16: row-major (n_padded, k_padded). Quantised: in fragments, see linear_quant.cu, and scales (steps, n_padded), or (n_padded) per channel.
+ * With PACK_GATE_UP eight rows of the gate and eight of the up matrix alternate. */
 struct weight {
     enum pack_kind kind;
-    size_t n, k, k_padded; /* n: outputs as packed: of gate and up together */
-    bf16 *data;
+    struct quant_format quant; /* bits 0: bf16 */
+    size_t n, k, k_padded;     /* n: outputs as packed: of gate and up together */
+    void *data, *scale;
     size_t bytes;
+};
+
+/* Rows that a product reads: bf16, or int8 with a scale for each step of k. */
+struct cuda_rows {
+    const void *data;
+    size_t ld;
+    const float *scale; /* (steps, scale_ld) */
+    size_t scale_ld;
 };
 
 struct cuda_sampler;
@@ -61,6 +71,9 @@ struct device {
     size_t staging_bytes;
     uint32_t *slot;             /* [host] (rows) slot of a row */
     bf16 *operand;              /* rows of the product that is computed, k_padded apart */
+    int8_t *q_operand;          /* likewise, for quantised weights */
+    float *q_scale;             /* (steps, q_pitch) */
+    size_t q_pitch;
     float *qkv;                 /* (rows, heads + 2 kv_heads, head_dim): q is read by attention */
     bf16 *vision_qkv;           /* (vision_rows, 3 dim) */
     float *parts;               /* decode attention: (rows, heads, splits, head_dim + 2) */
@@ -75,6 +88,7 @@ struct device {
 /* Of the last launch; queued work shows its errors at the next wait. */
 int cuda_check(struct device *d, const char *what, cudaError_t rc, struct err *e);
 int cuda_wait(struct device *d, struct err *e); /* for all that is queued */
+int cuda_upload(struct device *d, void *dst, const void *src, size_t bytes, struct err *e);
 static inline int cuda_launched(struct device *d, const char *what, struct err *e)
 {
     if (d->progress) ++*d->progress;
@@ -95,9 +109,9 @@ enum cuda_epilogue {
     CUDA_GELU        /* out bf16 = gelu_tanh(sum + bias) */
 };
 struct cuda_linear {
-    const bf16 *in; /* (rows, ldi), zeros from k to k_padded */
+    struct cuda_rows in; /* zeros from k to k_padded */
     const struct weight *w;
-    size_t rows, ldi, ldo;
+    size_t rows, ldo;
     const float *bias; /* (n) or NULL */
     void *out;
     enum cuda_epilogue epilogue;
@@ -107,14 +121,16 @@ struct cuda_linear {
 /* The first n_decode rows by the decode kernel, the others by the prefill kernel. */
 int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e);
 
-/* --- norm.cu: operands --- */
-int cuda_rmsnorm(struct device *d, const float *x, const uint32_t *pick, size_t rows, size_t n, const float *w, float eps, bf16 *out, size_t ldo,
+/* --- norm.cu: operands, as the product with w reads them; they hold until the next --- */
+int cuda_rmsnorm(struct device *d, const float *x, const uint32_t *pick, size_t rows, const float *norm, float eps, const struct weight *w, struct cuda_rows *out,
                  struct err *e);
-int cuda_layernorm(struct device *d, const float *x, size_t rows, size_t n, const float *w, const float *b, float eps, bf16 *out, size_t ldo,
+int cuda_layernorm(struct device *d, const float *x, size_t rows, const float *norm, const float *bias, float eps, const struct weight *w, struct cuda_rows *out,
                    struct err *e);
-/* Rows of grids (grid * grid, n): scale x scale neighbours, each normalised, are one row of out, the offset of rows slow. */
-int cuda_layernorm_shuffled(struct device *d, const float *x, size_t grids, size_t grid, size_t scale, size_t n, const float *w, const float *b, float eps,
-                            bf16 *out, size_t ldo, struct err *e);
+/* Rows of grids (grid * grid, n): scale x scale neighbours, each normalised, are one row, the offset of rows slow. */
+int cuda_layernorm_shuffled(struct device *d, const float *x, size_t grids, size_t grid, size_t scale, size_t n, const float *norm, const float *bias, float eps,
+                            const struct weight *w, struct cuda_rows *out, struct err *e);
+/* Rows that are bf16 already, round_up(k, CUDA_K_PAD) apart. */
+int cuda_as_operand(struct device *d, const bf16 *in, size_t rows, const struct weight *w, struct cuda_rows *out, struct err *e);
 
 /* --- the table's operations, by file --- */
 int cuda_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols,

@@ -1,4 +1,4 @@
-/* CUDA: the device, its memory, its weights as they are packed, and the table. One stream; everything of a step is queued on it. */
+/* CUDA: the device, its memory, and the table. One stream; everything of a step is queued on it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +112,11 @@ int reserve(struct device *d, const struct device_limits *l, struct err *e)
     const size_t qkv = l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim;
     const size_t parts = l->max_rows * l->heads * d->max_splits * (l->head_dim + 2);
     int rc = cuda_region_take(d, operand * sizeof(bf16), reinterpret_cast<void **>(&d->operand), e);
+    const size_t wide_k = cuda_round_up(larger(larger(l->inter, l->vision_inter), larger(l->heads * l->head_dim, larger(l->hidden, l->connector_in))), QUANT_MAX_STEP);
+    const size_t q_rows = larger(l->max_rows, positions), q_k = larger(wide_k, cuda_round_up(larger(l->vision_dim, l->patch_in), QUANT_MAX_STEP));
+    d->q_pitch = cuda_round_up(q_rows + 8, 64); /* the last rows' scales are read in eights */
+    if (!rc) rc = cuda_region_take(d, q_rows * q_k, reinterpret_cast<void **>(&d->q_operand), e);
+    if (!rc) rc = cuda_region_take(d, q_k / 32 * d->q_pitch * sizeof(float), reinterpret_cast<void **>(&d->q_scale), e);
     if (!rc) rc = cuda_region_take(d, qkv * sizeof(float), reinterpret_cast<void **>(&d->qkv), e);
     if (!rc) rc = cuda_region_take(d, parts * sizeof(float), reinterpret_cast<void **>(&d->parts), e);
     if (!rc && positions) rc = cuda_region_take(d, positions * 3 * l->vision_dim * sizeof(bf16), reinterpret_cast<void **>(&d->vision_qkv), e);
@@ -132,13 +137,6 @@ void release(struct device *, void *p)
     cudaFree(p);
 }
 
-/* The source may be written again when it returns. */
-int upload(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
-{
-    int rc = cuda_check(d, "upload", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, d->stream), e);
-    return rc ? rc : cuda_wait(d, e);
-}
-
 int read_back(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
 {
     int rc = cuda_check(d, "reading back", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, d->stream), e);
@@ -155,27 +153,6 @@ int sync(struct device *d, struct err *e)
     return cuda_wait(d, e);
 }
 
-/* --- weights --- */
-
-bf16 element(const struct weight_part *p, size_t i)
-{
-    const unsigned char *at = static_cast<const unsigned char *>(p->data);
-    bf16 b;
-    __half h;
-    float f;
-    switch (p->dtype) {
-    case DTYPE_BF16: memcpy(&b, at + i * 2, 2); return b;
-    case DTYPE_F16: memcpy(&h, at + i * 2, 2); return __float2bfloat16_rn(__half2float(h));
-    default: memcpy(&f, at + i * 4, 4); return __float2bfloat16_rn(f);
-    }
-}
-
-/* Where row r of part `part` goes. */
-size_t packed_row(enum pack_kind kind, size_t before, size_t part, size_t r)
-{
-    return kind == PACK_GATE_UP ? r / 8 * 16 + part * 8 + r % 8 : before + r;
-}
-
 } // namespace
 
 int cuda_check(struct device *, const char *what, cudaError_t rc, struct err *e)
@@ -188,6 +165,13 @@ int cuda_wait(struct device *d, struct err *e)
 {
     d->queued = false;
     return cuda_check(d, "step", cudaStreamSynchronize(d->stream), e);
+}
+
+/* The source may be written again when it returns. */
+int cuda_upload(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    int rc = cuda_check(d, "upload", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, d->stream), e);
+    return rc ? rc : cuda_wait(d, e);
 }
 
 int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
@@ -213,52 +197,13 @@ int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
     return 0;
 }
 
-int cuda_weight_pack(struct device *d, enum pack_kind kind, const struct weight_part *parts, size_t n_parts, size_t cols, const struct quant_format *quant,
-                     struct weight **out, struct err *e)
-{
-    *out = nullptr;
-    if (quant) return err_set(e, ERR_UNSUPPORTED, "cuda: quantised weights are not there yet; leave --quant out");
-    struct weight *w = static_cast<struct weight *>(calloc(1, sizeof *w));
-    if (!w) return err_set(e, ERR_MEMORY, "cuda: out of memory");
-    w->kind = kind, w->k = cols, w->k_padded = cuda_round_up(cols, CUDA_K_PAD);
-    for (size_t i = 0; i < n_parts; i++) w->n += parts[i].rows;
-    if (kind == PACK_GATE_UP) w->n = 2 * cuda_round_up(parts[0].rows, 8);
-    w->bytes = cuda_round_up(w->n, CUDA_N_PAD) * w->k_padded * sizeof(bf16);
-    bf16 *host = static_cast<bf16 *>(calloc(1, w->bytes));
-    int rc = host ? cuda_region_take(d, w->bytes, reinterpret_cast<void **>(&w->data), e) : err_set(e, ERR_MEMORY, "cuda: out of memory");
-    for (size_t i = 0, before = 0; i < n_parts && !rc; before += parts[i++].rows)
-        for (size_t r = 0; r < parts[i].rows; r++) {
-            bf16 *row = host + packed_row(kind, before, i, r) * w->k_padded;
-            for (size_t c = 0; c < cols; c++) row[c] = element(&parts[i], r * cols + c);
-        }
-    if (!rc) rc = upload(d, w->data, host, w->bytes, e);
-    if (d->progress) ++*d->progress;
-    free(host);
-    if (rc)
-        free(w);
-    else
-        *out = w;
-    return rc;
-}
-
-/* Its memory goes back with the device's. */
-void cuda_weight_free(struct device *, struct weight *w)
-{
-    free(w);
-}
-
-size_t cuda_weight_bytes(const struct weight *w)
-{
-    return w->bytes;
-}
-
 static const struct ops *table(void)
 {
     static struct ops t;
     t.name = "cuda";
     t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available;
     t.reserve = reserve;
-    t.alloc = alloc, t.free = release, t.upload = upload, t.read_back = read_back, t.copy = copy, t.sync = sync;
+    t.alloc = alloc, t.free = release, t.upload = cuda_upload, t.read_back = read_back, t.copy = copy, t.sync = sync;
     t.weight_pack = cuda_weight_pack, t.weight_free = cuda_weight_free, t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
     t.plan = cuda_plan, t.embed = cuda_embed, t.qkv = cuda_qkv, t.attention = cuda_attention, t.project = cuda_project, t.gate_up = cuda_gate_up;
     t.head = cuda_head, t.sample = cuda_sample;

@@ -8,21 +8,33 @@ constexpr int THREADS = 128;
 /* --- embedding: a row of the table, or of a picture, as float32. A block a row --- */
 
 struct gather_args {
-    const bf16 *table;
+    const unsigned char *table, *scale;
     size_t pitch;
+    int n_padded, bits, group, scale_bf16;
     const int32_t *token;
     const float *const *picture;
     float *x;
     int hidden;
 };
 
+/* Number k of row o of a table as it is packed: see linear_quant.cu. */
+__device__ __forceinline__ float table_number(const gather_args &a, int o, int k)
+{
+    if (!a.bits) return __bfloat162float(reinterpret_cast<const bf16 *>(a.table)[size_t(o) * a.pitch + k]);
+    const size_t tile = size_t(o) / 16 * (a.pitch / 32) + k / 32, lane = o % 8 * 4 + k % 32 / 8, byte = k % 8 / 4 * 8 + o % 16 / 8 * 4 + k % 4;
+    const size_t at = a.group ? size_t(k / a.group) * a.n_padded + o : size_t(o);
+    const float scale = a.scale_bf16 ? __bfloat162float(reinterpret_cast<const bf16 *>(a.scale)[at]) : reinterpret_cast<const float *>(a.scale)[at];
+    if (a.bits == 8) return scale * float(int8_t(a.table[tile * 512 + lane * 16 + byte]));
+    const int two = a.table[tile / 2 * 512 + lane * 16 + byte];
+    return scale * float(int8_t(k / 32 % 2 ? two & 0xF0 : two << 4) >> 4);
+}
+
 __global__ void __launch_bounds__(THREADS) embed_kernel(const __grid_constant__ gather_args a)
 {
     const int token = a.token[blockIdx.x];
     float *x = a.x + size_t(blockIdx.x) * a.hidden;
     const float *picture = token < 0 ? a.picture[blockIdx.x] + size_t(-1 - token) * a.hidden : nullptr;
-    const bf16 *row = a.table + size_t(max(token, 0)) * a.pitch;
-    for (int i = threadIdx.x; i < a.hidden; i += THREADS) x[i] = picture ? picture[i] : __bfloat162float(row[i]);
+    for (int i = threadIdx.x; i < a.hidden; i += THREADS) x[i] = picture ? picture[i] : table_number(a, token, i);
 }
 
 /* --- rotation and cache: q stays in its place, scaled for attention; k and v go to the row's block. A warp a head --- */
@@ -134,17 +146,21 @@ int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
     CHECK(a->table->k == a->hidden);
     int rc = cuda_stage_tokens(d, a->token, a->pictures, e);
     if (rc) return rc;
-    const gather_args args = {a->table->data, a->table->k_padded, s->token, s->picture, static_cast<float *>(a->x), int(a->hidden)};
+    const struct weight *w = a->table;
+    const gather_args args = {static_cast<const unsigned char *>(w->data), static_cast<const unsigned char *>(w->scale), w->k_padded,
+                              int(cuda_round_up(w->n, CUDA_N_PAD)), int(w->quant.bits), int(w->quant.group), w->quant.scale == DTYPE_BF16, s->token, s->picture,
+                              static_cast<float *>(a->x), int(a->hidden)};
     LAUNCH(embed_kernel, dim3(unsigned(s->n_rows)), dim3(THREADS), 0, d->stream, args);
     return cuda_launched(d, "embedding", e);
 }
 
 int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e)
 {
-    const size_t rows = d->step.n_rows, pitch = a->w->k_padded;
+    const size_t rows = d->step.n_rows;
+    struct cuda_rows in = {};
     CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
-    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->hidden, a->norm, a->eps, d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, rows, pitch, a->w->n, nullptr, d->qkv, CUDA_STORE, nullptr, nullptr};
+    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->norm, a->eps, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, rows, a->w->n, nullptr, d->qkv, CUDA_STORE, nullptr, nullptr};
     if (!rc) rc = cuda_linear_run(d, &l, d->step.n_decode, "queries, keys, values", e);
     return rc ? rc : append(d, a, e);
 }
@@ -158,28 +174,31 @@ int cuda_attention(struct device *d, const struct attention_args *a, struct err 
 int cuda_project(struct device *d, const struct project_args *a, struct err *e)
 {
     CHECK(a->w->n == a->n && a->w->k == a->k);
-    const struct cuda_linear l = {static_cast<const bf16 *>(a->in), a->w, a->rows, a->w->k_padded, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr};
-    return cuda_linear_run(d, &l, a->tiles ? 0 : d->step.n_decode, "projection", e);
+    struct cuda_rows in = {};
+    int rc = cuda_as_operand(d, static_cast<const bf16 *>(a->in), a->rows, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, a->rows, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr};
+    return rc ? rc : cuda_linear_run(d, &l, a->tiles ? 0 : d->step.n_decode, "projection", e);
 }
 
 int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e)
 {
-    const size_t rows = d->step.n_rows, pitch = a->w->k_padded;
+    const size_t rows = d->step.n_rows;
+    struct cuda_rows in = {};
     CHECK(a->w->n == cuda_round_up(a->inter, 8) * 2 && a->w->k == a->hidden);
-    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->hidden, a->norm, a->eps, d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, rows, pitch, cuda_round_up(a->inter, CUDA_K_PAD), nullptr, a->out, CUDA_SILU, nullptr, nullptr};
+    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->norm, a->eps, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, rows, cuda_round_up(a->inter, CUDA_K_PAD), nullptr, a->out, CUDA_SILU, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, d->step.n_decode, "gate and up", e);
 }
 
 /* The rows whose logits are wanted have the decode kernel's path if they decode. Those of prompts come after them: slots rise with them. */
 int cuda_head(struct device *d, const struct head_args *a, struct err *e)
 {
-    const size_t pitch = a->w->k_padded;
+    struct cuda_rows in = {};
     size_t n_decode;
     CHECK(a->n <= d->limits.max_rows && a->w->n == a->vocab && a->w->k == a->hidden);
     int rc = cuda_stage_head(d, a->row, a->n, &n_decode, e);
-    if (!rc) rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), d->step.head_row, a->n, a->hidden, a->norm, a->eps, d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, a->n, pitch, a->vocab, nullptr, a->logits, CUDA_STORE, nullptr, d->step.logits_row};
+    if (!rc) rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), d->step.head_row, a->n, a->norm, a->eps, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, a->n, a->vocab, nullptr, a->logits, CUDA_STORE, nullptr, d->step.logits_row};
     if (!rc) rc = cuda_linear_run(d, &l, n_decode, "head", e);
     return rc;
 }

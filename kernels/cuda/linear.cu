@@ -7,64 +7,22 @@
  * Prefill rows: tiles of 128 x 128 (64 x 64 where these would be few), k in steps of 32 through shared memory by cp.async, four stages.
  *   FLOPs: 2 rows n k. Bound by the tensor cores' mma.sync rate.
  * Whatever the tile, an output's products are added in the order of k, 16 at a time: a row's bytes depend on nothing but the row. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/linear.cuh"
 
 namespace {
 
-struct linear_args {
-    const bf16 *in;
-    const bf16 *w;
-    const float *bias, *position;
-    const uint32_t *to;
-    void *out;
-    int rows, n, k_padded; /* rows from `in` on; n as packed */
-    size_t ldi, ldo;
-};
-
-__device__ __forceinline__ float gelu_tanh(float x)
-{
-    return 0.5f * x * (1 + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-}
-
-__device__ __forceinline__ float silu(float x)
-{
-    return x / (1 + __expf(-x));
-}
-
-/* One finished sum. */
-template <int EPILOGUE> __device__ __forceinline__ void put(const linear_args &a, int row, int o, float v)
-{
-    if (a.bias) v += a.bias[o];
-    const size_t at = size_t(a.to ? a.to[row] : row) * a.ldo + o;
-    if (EPILOGUE == CUDA_STORE) {
-        if (a.position) v += a.position[size_t(row) * a.n + o];
-        static_cast<float *>(a.out)[at] = v;
-    }
-    if (EPILOGUE == CUDA_ADD) static_cast<float *>(a.out)[at] += v;
-    if (EPILOGUE == CUDA_STORE_BF16) static_cast<bf16 *>(a.out)[at] = __float2bfloat16_rn(v);
-    if (EPILOGUE == CUDA_GELU) static_cast<bf16 *>(a.out)[at] = __float2bfloat16_rn(gelu_tanh(v));
-}
-
-/* Packed output o of a gate is followed by its up 8 later; the output's own number is o with the up rows left out. */
-__device__ __forceinline__ void put_silu(const linear_args &a, int row, int o, float gate, float up)
-{
-    static_cast<bf16 *>(a.out)[size_t(row) * a.ldo + o / 16 * 8 + o % 8] = __float2bfloat16_rn(silu(gate) * up);
-}
-
 /* --- decode --- */
 
-constexpr int WARPS = 8, OUTS = 16, RED_PITCH = OUTS + 1;
-
 /* 8 MT rows from blockIdx.y * 8 MT on, outputs from blockIdx.x * 16 on. */
-template <int MT, int EPILOGUE> __global__ void __launch_bounds__(WARPS * 32) linear_decode_kernel(const __grid_constant__ linear_args a)
+template <int MT, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS * 32) linear_decode_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first_out = blockIdx.x * OUTS, first_row = blockIdx.y * MT * 8;
-    const int chunks = a.k_padded / 32, begin = warp * chunks / WARPS, end = (warp + 1) * chunks / WARPS;
-    const bf16 *w0 = a.w + size_t(first_out + g) * a.k_padded + t * 8, *w1 = w0 + size_t(8) * a.k_padded;
+    const int first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
+    const int chunks = a.k_padded / 32, begin = warp * chunks / LINEAR_WARPS, end = (warp + 1) * chunks / LINEAR_WARPS;
+    const bf16 *w0 = static_cast<const bf16 *>(a.w) + size_t(first_out + g) * a.k_padded + t * 8, *w1 = w0 + size_t(8) * a.k_padded;
     const bf16 *x[MT];
 #pragma unroll
-    for (int m = 0; m < MT; m++) x[m] = a.in + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
+    for (int m = 0; m < MT; m++) x[m] = static_cast<const bf16 *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
     float sum[MT][4] = {};
 #pragma unroll 4
     for (int c = begin; c < end; c++) {
@@ -77,30 +35,13 @@ template <int MT, int EPILOGUE> __global__ void __launch_bounds__(WARPS * 32) li
             mma_m16n8k16_bf16(sum[m], second, {b.z, b.w});
         }
     }
-    SHARED_ARRAY(float, parts, WARPS * MT * 8 * RED_PITCH);
-    float *mine = parts + warp * MT * 8 * RED_PITCH;
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) mine[(m * 8 + t * 2 + i % 2) * RED_PITCH + g + i / 2 * 8] = sum[m][i];
-    __syncthreads(); /* the warps' sums are there */
-    for (int i = threadIdx.x; i < MT * 8 * OUTS; i += WARPS * 32) {
-        const int row = i / OUTS, o = i % OUTS;
-        float v = 0, up = 0;
-        if (first_row + row >= a.rows || first_out + o >= a.n) continue;
-        for (int p = 0; p < WARPS; p++) v += parts[(p * MT * 8 + row) * RED_PITCH + o];
-        if (EPILOGUE != CUDA_SILU) {
-            put<EPILOGUE>(a, first_row + row, first_out + o, v);
-        } else if (o < 8) {
-            for (int p = 0; p < WARPS; p++) up += parts[(p * MT * 8 + row) * RED_PITCH + o + 8];
-            put_silu(a, first_row + row, first_out + o, v, up);
-        }
-    }
+    SHARED_ARRAY(float, parts, LINEAR_WARPS * linear_sums<MT>::FLOATS);
+    linear_join_warps<MT, EPILOGUE>(a, sum, parts, first_row, first_out);
 }
 
 template <int MT> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const dim3 grid((a.n + OUTS - 1) / OUTS, (a.rows + MT * 8 - 1) / (MT * 8)), block(WARPS * 32);
+    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8)), block(LINEAR_WARPS * 32);
     auto *const store = linear_decode_kernel<MT, CUDA_STORE>;
     auto *const add = linear_decode_kernel<MT, CUDA_ADD>;
     auto *const gate = linear_decode_kernel<MT, CUDA_SILU>;
@@ -111,13 +52,6 @@ template <int MT> cudaError_t launch_decode(const linear_args &a, enum cuda_epil
     default: return cudaErrorInvalidValue; /* vision has no decode rows */
     }
     return cudaGetLastError();
-}
-
-cudaError_t decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
-{
-    if (a.rows <= 8) return launch_decode<1>(a, epilogue, stream);
-    if (a.rows <= 16) return launch_decode<2>(a, epilogue, stream);
-    return launch_decode<4>(a, epilogue, stream);
 }
 
 /* --- prefill --- */
@@ -178,9 +112,9 @@ template <int TILE, int EPILOGUE> __device__ __forceinline__ void finish(const f
                 const int row = row0 + i * 16 + e / 2 * 8, o = out0 + j * 8 + e % 2;
                 if (row >= a.rows || o >= a.n) continue;
                 if (EPILOGUE != CUDA_SILU)
-                    put<EPILOGUE>(a, row, o, sum[i][j][e]);
+                    linear_put<EPILOGUE>(a, row, o, sum[i][j][e]);
                 else if (j % 2 == 0)
-                    put_silu(a, row, o, sum[i][j][e], sum[i][j + 1][e]);
+                    linear_put_silu(a, row, o, sum[i][j][e], sum[i][j + 1][e]);
             }
 }
 
@@ -194,8 +128,8 @@ __global__ void __launch_bounds__(shape<TILE>::THREADS) linear_prefill_kernel(co
     const auto load = [&](int step) {
         bf16 *to = stages + step % STAGES * s::STAGE;
         if (step < steps) {
-            load_tile<TILE, s::THREADS>(to, a.in, a.ldi, row0, a.rows, step * TILE_K);
-            load_tile<TILE, s::THREADS>(to + TILE * PITCH, a.w, a.k_padded, out0, n_padded, step * TILE_K);
+            load_tile<TILE, s::THREADS>(to, static_cast<const bf16 *>(a.in), a.ldi, row0, a.rows, step * TILE_K);
+            load_tile<TILE, s::THREADS>(to + TILE * PITCH, static_cast<const bf16 *>(a.w), a.k_padded, out0, n_padded, step * TILE_K);
         }
         cp_async_commit();
     };
@@ -234,22 +168,44 @@ template <int TILE> cudaError_t prefill_tile(const linear_args &a, enum cuda_epi
 
 } // namespace
 
+cudaError_t cuda_linear_bf16_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+{
+    if (a.rows <= 8) return launch_decode<1>(a, epilogue, stream);
+    if (a.rows <= 16) return launch_decode<2>(a, epilogue, stream);
+    return launch_decode<4>(a, epilogue, stream);
+}
+
+cudaError_t cuda_linear_bf16_prefill(const linear_args &a, enum cuda_epilogue epilogue, int n_sm, cudaStream_t stream)
+{
+    const int blocks = (a.n + 127) / 128 * ((a.rows + 127) / 128);
+    return blocks >= n_sm ? prefill_tile<128>(a, epilogue, stream) : prefill_tile<64>(a, epilogue, stream);
+}
+
 int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e)
 {
-    CHECK(l->ldi >= l->w->k_padded && n_decode <= l->rows && (l->epilogue == CUDA_SILU) == (l->w->kind == PACK_GATE_UP));
-    linear_args a = {l->in, l->w->data, l->bias, l->position, l->to, l->out, int(n_decode), int(l->w->n), int(l->w->k_padded), l->ldi, l->ldo};
-    cudaError_t rc = n_decode ? decode(a, l->epilogue, d->stream) : cudaSuccess;
+    const struct weight *w = l->w;
+    const bool quantised = w->quant.bits != 0;
+    CHECK(l->in.ld >= w->k_padded && n_decode <= l->rows && (l->epilogue == CUDA_SILU) == (w->kind == PACK_GATE_UP));
+    linear_args a = {};
+    a.in = l->in.data, a.in_scale = l->in.scale, a.w = w->data, a.w_scale = w->scale, a.bias = l->bias, a.position = l->position, a.to = l->to, a.out = l->out;
+    a.rows = int(n_decode), a.n = int(w->n), a.k_padded = int(w->k_padded), a.ldi = l->in.ld, a.ldo = l->ldo;
+    if (quantised) {
+        a.scale_ld = int(l->in.scale_ld), a.step_tiles = int(quant_step(&w->quant) / 32);
+        a.w_scale_bf16 = w->quant.scale == DTYPE_BF16, a.w_per_channel = w->quant.group == 0;
+    }
+    cudaError_t rc = cudaSuccess;
+    if (n_decode)
+        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
     if (rc == cudaSuccess && n_decode < l->rows) {
         const size_t out_bytes = l->epilogue == CUDA_STORE || l->epilogue == CUDA_ADD ? sizeof(float) : sizeof(bf16);
         a.rows = int(l->rows - n_decode);
-        a.in += n_decode * l->ldi;
+        a.in = static_cast<const unsigned char *>(a.in) + n_decode * a.ldi * (quantised ? 1 : sizeof(bf16));
+        a.in_scale += quantised ? n_decode : 0;
         if (l->to)
             a.to += n_decode;
         else
             a.out = static_cast<unsigned char *>(a.out) + n_decode * l->ldo * out_bytes;
-        const size_t blocks = cuda_round_up(l->w->n, 128) / 128 * cuda_round_up(size_t(a.rows), 128) / 128;
-        rc = blocks >= size_t(d->n_sm) ? prefill_tile<128>(a, l->epilogue, d->stream) : prefill_tile<64>(a, l->epilogue, d->stream);
+        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, false, d->stream) : cuda_linear_bf16_prefill(a, l->epilogue, d->n_sm, d->stream);
     }
-    if (rc != cudaSuccess) return cuda_check(d, what, rc, e);
-    return cuda_launched(d, what, e);
+    return rc != cudaSuccess ? cuda_check(d, what, rc, e) : cuda_launched(d, what, e);
 }

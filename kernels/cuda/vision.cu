@@ -42,40 +42,43 @@ int cuda_patch_embed(struct device *d, const struct patch_args *a, struct err *e
     d->queued = true;
     rc = cuda_check(d, "a tile's pixels", cudaMemcpyAsync(d->pixels, d->pixels_host, bytes, cudaMemcpyHostToDevice, d->stream), e);
     if (rc) return rc;
-    patches p = {d->pixels, d->operand, a->w->k_padded, int(a->tile_px), int(a->patch), int(a->grid), a->rescale, {}, {}};
+    patches p = {d->pixels, d->operand, cuda_round_up(a->w->k, CUDA_K_PAD), int(a->tile_px), int(a->patch), int(a->grid), a->rescale, {}, {}};
     memcpy(p.shift, a->shift, sizeof p.shift);
     memcpy(p.scale, a->scale, sizeof p.scale);
     LAUNCH(patch_kernel, dim3(unsigned(rows)), dim3(THREADS), 0, d->stream, p);
     if ((rc = cuda_launched(d, "patches", e))) return rc;
     CHECK(a->n_tiles == 1); /* positions are added by row */
-    const struct cuda_linear l = {d->operand, a->w, rows, a->w->k_padded, a->dim, a->bias, a->x, CUDA_STORE, a->position, nullptr};
-    return cuda_linear_run(d, &l, 0, "patch embedding", e);
+    struct cuda_rows in = {};
+    rc = cuda_as_operand(d, d->operand, rows, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, rows, a->dim, a->bias, a->x, CUDA_STORE, a->position, nullptr};
+    return rc ? rc : cuda_linear_run(d, &l, 0, "patch embedding", e);
 }
 
 int cuda_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct err *e)
 {
-    const size_t pitch = a->w->k_padded;
+    struct cuda_rows in = {};
     CHECK(a->w->n == 3 * a->dim && a->rows <= d->limits.vision_rows);
-    int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->dim, a->norm_weight, a->norm_bias, a->eps, d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, a->rows, pitch, 3 * a->dim, a->bias, d->vision_qkv, CUDA_STORE_BF16, nullptr, nullptr};
+    int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->norm_weight, a->norm_bias, a->eps, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, a->rows, 3 * a->dim, a->bias, d->vision_qkv, CUDA_STORE_BF16, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "queries, keys, values of tiles", e);
 }
 
 int cuda_vision_up(struct device *d, const struct vision_up_args *a, struct err *e)
 {
-    const size_t pitch = a->w->k_padded;
+    struct cuda_rows in = {};
     CHECK(a->w->n == a->inter && a->rows <= d->limits.vision_rows);
-    int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->dim, a->norm_weight, a->norm_bias, a->eps, d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, a->rows, pitch, cuda_round_up(a->inter, CUDA_K_PAD), a->bias, a->out, CUDA_GELU, nullptr, nullptr};
+    int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->norm_weight, a->norm_bias, a->eps, a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, a->rows, cuda_round_up(a->inter, CUDA_K_PAD), a->bias, a->out, CUDA_GELU, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "mlp of tiles", e);
 }
 
 int cuda_connect(struct device *d, const struct connect_args *a, struct err *e)
 {
-    const size_t rows = a->n_tiles * (a->grid / a->scale) * (a->grid / a->scale), pitch = a->w->k_padded;
+    const size_t rows = a->n_tiles * (a->grid / a->scale) * (a->grid / a->scale);
+    struct cuda_rows in = {};
     CHECK(a->grid % a->scale == 0 && a->w->k == a->dim * a->scale * a->scale && a->w->n == a->hidden);
     int rc = cuda_layernorm_shuffled(d, static_cast<const float *>(a->x), a->n_tiles, a->grid, a->scale, a->dim, a->norm_weight, a->norm_bias, a->eps,
-                                     d->operand, pitch, e);
-    const struct cuda_linear l = {d->operand, a->w, rows, pitch, a->hidden, nullptr, a->out, CUDA_STORE, nullptr, nullptr};
+                                     a->w, &in, e);
+    const struct cuda_linear l = {in, a->w, rows, a->hidden, nullptr, a->out, CUDA_STORE, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "connector", e);
 }
