@@ -118,7 +118,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_add(flash<HEAD_DIM
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k++) {
         const float(&p)[4] = score[2 * k], (&next)[4] = score[2 * k + 1];
-        const uint32_t a[4] = {pack_bf16x2(p[0], p[1]), pack_bf16x2(p[2], p[3]), pack_bf16x2(next[0], next[1]), pack_bf16x2(next[2], next[3])};
+        const uint32_t a[4] = {cvt_bf16x2(p[0], p[1]), cvt_bf16x2(p[2], p[3]), cvt_bf16x2(next[0], next[1]), cvt_bf16x2(next[2], next[3])};
 #pragma unroll
         for (int j = 0; j < HEAD_DIM / 8; j += 2) {
             uint32_t b[4];
@@ -139,7 +139,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_end(const flash<HE
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 8; j++)
         if (valid && j * 8 + at < head_dim)
-            *reinterpret_cast<uint32_t *>(out + j * 8 + at) = pack_bf16x2(f.sum[j][2 * r] / weight, f.sum[j][2 * r + 1] / weight);
+            *reinterpret_cast<uint32_t *>(out + j * 8 + at) = cvt_bf16x2(f.sum[j][2 * r] / weight, f.sum[j][2 * r + 1] / weight);
 }
 
 /* --- prompt rows over the paged cache. Grid (tiles, heads) --- */
@@ -160,7 +160,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void load_block(const tiles<H
             float f[8];
 #pragma unroll
             for (int b = 0; b < 8; b++) f[b] = float(int8_t((b < 4 ? v.x : v.y) >> b % 4 * 8 & 255));
-            store16(at, uint4{pack_bf16x2(f[0], f[1]), pack_bf16x2(f[2], f[3]), pack_bf16x2(f[4], f[5]), pack_bf16x2(f[6], f[7])});
+            store16(at, uint4{cvt_bf16x2(f[0], f[1]), cvt_bf16x2(f[2], f[3]), cvt_bf16x2(f[4], f[5]), cvt_bf16x2(f[6], f[7])});
         }
         if (kv.is_int8 && threadIdx.x < KEYS) (value ? s.v_scale : s.k_scale)[threadIdx.x] = kv_scales(kv, block, value, head)[threadIdx.x];
     }
@@ -213,7 +213,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void load_rows(bf16 *to, cons
         const int row = i / CHUNKS, c = i % CHUNKS * 8;
         const bool inside = first + row < a.positions && c < a.head_dim;
         const bf16 *from = a.qkv + (size_t(blockIdx.z) * a.positions + first + row) * (3 * a.dim) + part * a.dim + blockIdx.y * a.head_dim + c;
-        cp_async16_zfill(to + row * PITCH + c, inside ? from : a.qkv, inside);
+        cp_async16_zfill(to + row * PITCH + c, inside ? from : a.qkv, inside ? 16 : 0);
     }
 }
 

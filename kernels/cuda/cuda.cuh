@@ -9,6 +9,8 @@
 
 #include "kernels/cuda/ptx.cuh"
 
+using bf16 = __nv_bfloat16;
+
 extern "C" {
 #include "base/err.h"
 #include "kernels/ops.h"
@@ -161,6 +163,14 @@ int cuda_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct er
 int cuda_vision_attention(struct device *d, const struct vision_attention_args *a, struct err *e);
 int cuda_vision_up(struct device *d, const struct vision_up_args *a, struct err *e);
 int cuda_connect(struct device *d, const struct connect_args *a, struct err *e);
+
+/* Eight bf16, one load of 16 bytes, as float32. */
+__device__ __forceinline__ void unpack8(uint4 v, float (&f)[8])
+{
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) f[2 * i] = bf16x2_lo(w[i]), f[2 * i + 1] = bf16x2_hi(w[i]);
+}
 
 /* --- KV blocks: layer after layer, keys (kv_heads, 64, head_dim), then values likewise; int8: each followed by its scales (kv_heads, 64) --- */
 struct cuda_kv {

@@ -62,7 +62,7 @@ int open_device(struct device *d, const struct device_options *o, struct err *e)
     if ((rc = cudaGetDeviceProperties(&p, 0)) != cudaSuccess) return cuda_check(d, "device", rc, e);
     if (p.major < 8) return err_set(e, ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d; 8.0 is the least", p.name, p.major, p.minor);
     d->n_sm = p.multiProcessorCount;
-    snprintf(d->name, sizeof d->name, "%s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
+    snprintf(d->name, sizeof d->name, "%.60s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
     return cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
 }
 

@@ -66,7 +66,7 @@ __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *src, size_t ld
     for (int i = 0; i < TILE * TILE_K / 8 / THREADS; i++) {
         const int chunk = threadIdx.x + i * THREADS, r = chunk / (TILE_K / 8), c = chunk % (TILE_K / 8) * 8;
         const bool inside = row0 + r < rows;
-        cp_async16_zfill(tile + r * PITCH + c, inside ? src + size_t(row0 + r) * ld + k0 + c : src, inside);
+        cp_async16_zfill(tile + r * PITCH + c, inside ? src + size_t(row0 + r) * ld + k0 + c : src, inside ? 16 : 0);
     }
 }
 

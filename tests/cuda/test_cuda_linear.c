@@ -1,0 +1,262 @@
+/* Products of the CUDA backend: bf16 and every quantised form, decode and prefill rows, every K of the models and odd ones, N of some tiles and
+ * a tail. A row's bytes must not depend on its company. */
+#include "tests/cuda/cuda_harness.h"
+
+static const struct device_limits limits = {.max_rows = 160,
+                                            .max_sequences = 160,
+                                            .max_blocks_per_sequence = 1,
+                                            .hidden = 12288,
+                                            .heads = 1,
+                                            .kv_heads = 1,
+                                            .head_dim = 64,
+                                            .inter = 12288,
+                                            .vocab = 512,
+                                            .vision_rows = 160,
+                                            .vision_dim = 1152,
+                                            .vision_inter = 4304,
+                                            .vision_head_dim = 72,
+                                            .connector_in = 12288,
+                                            .patch_in = 768,
+                                            .tile_bytes = 64};
+
+static const struct quant_format forms[] = {{.bits = 8, .group = 0, .scale = DTYPE_F32},   {.bits = 8, .group = 32, .scale = DTYPE_BF16},
+                                            {.bits = 8, .group = 64, .scale = DTYPE_F32},  {.bits = 8, .group = 128, .scale = DTYPE_BF16},
+                                            {.bits = 4, .group = 32, .scale = DTYPE_BF16}, {.bits = 4, .group = 64, .scale = DTYPE_BF16},
+                                            {.bits = 4, .group = 128, .scale = DTYPE_F32}};
+
+/* --- x += W in --- */
+
+struct product {
+    size_t n, k, n_decode, n_prefill;
+    const struct quant_format *quant; /* NULL: bf16 */
+    struct matrix m;
+    float *x, *in, *out; /* (rows, n), (rows, k), (rows, n) */
+    int8_t *wq;
+    float *ws;
+};
+
+static void run_rows(const struct product *p, const struct weight *w, size_t first, size_t n_decode, size_t n_prefill, float *out)
+{
+    size_t rows = n_decode + n_prefill;
+    float *in = malloc(rows * p->k * sizeof *in);
+    memcpy(in, p->in + first * p->k, rows * p->k * sizeof *in);
+    void *d_in = operand_rows(in, rows, p->k), *d_x = to_device(p->x + first * p->n, rows * p->n * sizeof(float));
+    plan_roles(n_decode, n_prefill);
+    OK(ops->project(dev, &(struct project_args){.x = d_x, .in = d_in, .w = w, .rows = rows, .n = p->n, .k = p->k}, &e));
+    OK(ops->read_back(dev, out, d_x, rows * p->n * sizeof *out, &e));
+    ops->free(dev, d_in);
+    ops->free(dev, d_x);
+    free(in);
+}
+
+static struct near wanted(const struct product *p, size_t r, size_t o, const int8_t *xq, const float *xs)
+{
+    struct near v;
+    if (p->quant) {
+        size_t kp = quant_steps(p->quant, p->k) * quant_step(p->quant), n_scales = quant_scales(p->quant, p->k);
+        const int8_t *wq = p->wq + o * kp;
+        const float *ws = p->ws + o * n_scales;
+        v = (struct near){quant_product(p->quant, p->k, wq, ws, xq, xs), quant_bound(p->quant, p->k, wq, ws, xq, xs)};
+    } else {
+        struct near *x = malloc(p->k * sizeof *x);
+        for (size_t i = 0; i < p->k; i++) x[i] = (struct near){(double)p->in[r * p->k + i], 0};
+        v = near_product(x, p->m.seen + o * p->k, p->k);
+        free(x);
+    }
+    return near_sum(v, (struct near){(double)p->x[r * p->n + o], 0}, (struct near){0, 0});
+}
+
+static void quantise(struct product *p)
+{
+    size_t kp = quant_steps(p->quant, p->k) * quant_step(p->quant), n_scales = quant_scales(p->quant, p->k);
+    p->wq = calloc(p->n * kp, 1);
+    p->ws = calloc(p->n * n_scales, sizeof *p->ws);
+    for (size_t o = 0; o < p->n; o++) quant_weights(p->quant, p->m.seen + o * p->k, p->k, p->wq + o * kp, p->ws + o * n_scales);
+}
+
+static void check_product(struct product p)
+{
+    size_t keep = n_edges, rows = p.n_decode + p.n_prefill, step = p.quant ? quant_step(p.quant) : 1, steps = (p.k + step - 1) / step;
+    char what[128];
+    snprintf(what, sizeof what, "%zu x %zu, %u bits by %zu", p.n, p.k, p.quant ? p.quant->bits : 16, p.quant ? p.quant->group : 0);
+    p.m = matrix_new(p.n, p.k, DTYPE_BF16, COMPUTE_BF16);
+    p.x = noise_new(rows * p.n), p.in = noise_new(rows * p.k), p.out = malloc(rows * p.n * sizeof *p.out);
+    for (size_t i = 0; i < rows * p.k; i++) p.in[i] = bf16_to_f32(bf16_from_f32(p.in[i]));
+    if (p.quant) quantise(&p);
+    struct weight *w = pack_cuda(PACK_LINEAR, &p.m, 1, p.quant);
+    float *alone = malloc(p.n * sizeof *alone), *xs = calloc(steps, sizeof *xs);
+    int8_t *xq = calloc(steps * step, 1);
+    struct near *want = malloc(p.n * sizeof *want);
+    run_rows(&p, w, 0, p.n_decode, p.n_prefill, p.out);
+    for (size_t r = 0; r < rows; r++) {
+        if (p.quant) quant_activations(p.in + r * p.k, p.k, step, xq, xs);
+        for (size_t o = 0; o < p.n; o++) want[o] = wanted(&p, r, o, xq, xs);
+        near_check(p.out + r * p.n, want, p.n, r < p.n_decode ? "decode" : "prefill", what, r);
+        if (r % 7 && r + 1 < rows) continue; /* each kind of place in a tile */
+        run_rows(&p, w, r, r < p.n_decode, r >= p.n_decode, alone);
+        if (memcmp(alone, p.out + r * p.n, p.n * sizeof *alone)) fail_msg("%s: row %zu alone is another", what, r);
+    }
+    ops->weight_free(dev, w);
+    free(p.x), free(p.in), free(p.out), free(p.wq), free(p.ws), free(alone), free(xs), free(xq), free(want);
+    edges_release(keep);
+}
+
+static void test_products_of_the_models(void **unused)
+{
+    (void)unused;
+    static const size_t ks[] = {576, 588, 768, 960, 1152, 1536, 2048, 2560, 4304, 8192, 11008, 12288};
+    for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
+        for (size_t f = 0; f <= sizeof forms / sizeof *forms; f++) {
+            if (f && ks[i] > 2048 && (i + f) % 4) continue; /* the long ones take turns */
+            check_product((struct product){
+                .n = 56, .k = ks[i], .n_decode = 1 + i % 3, .n_prefill = 1 + i % 2, .quant = f ? &forms[f - 1] : NULL});
+        }
+}
+
+static void test_products_of_many_rows(void **unused)
+{
+    (void)unused;
+    static const struct {
+        size_t n_decode, n_prefill;
+    } rows[] = {{1, 0}, {0, 1}, {8, 7}, {9, 64}, {17, 65}, {70, 33}, {0, 130}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t f = 0; f <= sizeof forms / sizeof *forms; f++)
+            check_product((struct product){.n = 150 - i,
+                                           .k = 96 + 32 * f,
+                                           .n_decode = rows[i].n_decode,
+                                           .n_prefill = rows[i].n_prefill,
+                                           .quant = f ? &forms[f - 1] : NULL});
+}
+
+static void test_products_of_odd_sizes(void **unused)
+{
+    (void)unused;
+    static const size_t sizes[][2] = {{1, 1}, {16, 64}, {17, 65}, {129, 63}, {33, 130}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t f = 0; f <= sizeof forms / sizeof *forms; f++)
+            check_product((struct product){.n = sizes[i][0], .k = sizes[i][1], .n_decode = 3, .n_prefill = 5, .quant = f ? &forms[f - 1] : NULL});
+}
+
+/* --- norm, gate, up --- */
+
+static void normed(const float *x, const float *norm, size_t n, struct near *out)
+{
+    near_rmsnorm(x, norm, 1e-5f, n, out);
+    for (size_t i = 0; i < n; i++) out[i] = near_operand(out[i], COMPUTE_BF16);
+}
+
+static void check_gate_up(size_t inter, size_t hidden, size_t n_decode, size_t n_prefill)
+{
+    size_t keep = n_edges, rows = n_decode + n_prefill;
+    struct matrix m[2] = {matrix_new(inter, hidden, DTYPE_BF16, COMPUTE_BF16), matrix_new(inter, hidden, DTYPE_F16, COMPUTE_BF16)};
+    float *x = noise_new(rows * hidden), *norm = noise_new(hidden), *got = malloc(inter * sizeof *got);
+    struct near *h = malloc(hidden * sizeof *h), *want = malloc(inter * sizeof *want);
+    void *d_x = to_device(x, rows * hidden * sizeof *x), *d_norm = to_device(norm, hidden * sizeof *norm),
+         *out = to_device(NULL, rows * (inter + 64) * sizeof(float));
+    struct weight *w = pack_cuda(PACK_GATE_UP, m, 2, NULL);
+    plan_roles(n_decode, n_prefill);
+    OK(ops->gate_up(dev, &(struct gate_up_args){d_x, d_norm, 1e-5f, w, out, hidden, inter}, &e));
+    for (size_t r = 0; r < rows; r++) {
+        normed(x + r * hidden, norm, hidden, h);
+        for (size_t o = 0; o < inter; o++)
+            want[o] = rounded_to_bf16(
+                near_silu_mul(near_product(h, m[0].seen + o * hidden, hidden), near_product(h, m[1].seen + o * hidden, hidden)));
+        read_operand(out, r, inter, got);
+        near_check(got, want, inter, r < n_decode ? "decode" : "prefill", "gate and up", r);
+    }
+    ops->weight_free(dev, w);
+    ops->free(dev, d_x), ops->free(dev, d_norm), ops->free(dev, out);
+    free(x), free(norm), free(got), free(h), free(want);
+    edges_release(keep);
+}
+
+static void test_gate_up(void **unused)
+{
+    (void)unused;
+    check_gate_up(160, 128, 3, 20);
+    check_gate_up(50, 576, 9, 70);
+    check_gate_up(7, 63, 1, 1);
+}
+
+/* --- head: rows picked, some of them decode --- */
+
+static void test_head(void **unused)
+{
+    (void)unused;
+    enum { HIDDEN = 192, VOCAB = 131, DECODE = 4, PREFILL = 6 };
+    static const uint32_t pick[] = {9, 0, 3, 5};
+    size_t keep = n_edges, n = sizeof pick / sizeof *pick;
+    struct matrix m = matrix_new(VOCAB, HIDDEN, DTYPE_F32, COMPUTE_BF16);
+    float *x = noise_new((DECODE + PREFILL) * HIDDEN), *norm = noise_new(HIDDEN), got[4 * VOCAB];
+    struct near h[HIDDEN], want[VOCAB];
+    void *d_x = to_device(x, (DECODE + PREFILL) * HIDDEN * sizeof *x), *d_norm = to_device(norm, HIDDEN * sizeof *norm), *logits = to_device(NULL, sizeof got);
+    struct weight *w = pack_cuda(PACK_LINEAR, &m, 1, NULL);
+    plan_roles(DECODE, PREFILL);
+    OK(ops->head(dev, &(struct head_args){d_x, pick, n, d_norm, 1e-5f, w, logits, HIDDEN, VOCAB}, &e));
+    OK(ops->read_back(dev, got, logits, sizeof got, &e));
+    for (size_t i = 0; i < n; i++) {
+        normed(x + pick[i] * HIDDEN, norm, HIDDEN, h);
+        for (size_t o = 0; o < VOCAB; o++) want[o] = near_product(h, m.seen + o * HIDDEN, HIDDEN);
+        near_check(got + i * VOCAB, want, VOCAB, "cuda", "head", pick[i]);
+    }
+    ops->weight_free(dev, w);
+    ops->free(dev, d_x), ops->free(dev, d_norm), ops->free(dev, logits);
+    free(x), free(norm);
+    edges_release(keep);
+}
+
+/* --- embedding, from every form of table --- */
+
+static void test_embed(void **unused)
+{
+    (void)unused;
+    enum { VOCAB = 50, HIDDEN = 160 };
+    static const int32_t token[] = {0, 49, -1, 17, -3, 8};
+    size_t keep = n_edges, rows = sizeof token / sizeof *token;
+    struct matrix m = matrix_new(VOCAB, HIDDEN, DTYPE_BF16, COMPUTE_BF16);
+    float *picture = noise_new(3 * HIDDEN), got[6 * HIDDEN];
+    void *d_picture = to_device(picture, 3 * HIDDEN * sizeof *picture), *x = to_device(NULL, sizeof got);
+    const void *pictures[] = {NULL, NULL, d_picture, NULL, d_picture, NULL};
+    for (size_t f = 0; f <= sizeof forms / sizeof *forms; f++) {
+        const struct quant_format *q = f ? &forms[f - 1] : NULL;
+        struct weight *w = pack_cuda(PACK_EMBED, &m, 1, q);
+        int8_t wq[256];
+        float ws[8];
+        plan_roles(2, rows - 2);
+        OK(ops->embed(dev, &(struct embed_args){w, token, pictures, x, HIDDEN}, &e));
+        OK(ops->read_back(dev, got, x, sizeof got, &e));
+        for (size_t r = 0; r < rows; r++) {
+            if (q && token[r] >= 0) quant_weights(q, m.seen + token[r] * HIDDEN, HIDDEN, wq, ws);
+            for (size_t i = 0; i < HIDDEN; i++) {
+                float want = token[r] < 0 ? picture[(-1 - token[r]) * HIDDEN + (int)i] : q ? ws[q->group ? i / q->group : 0] * (float)wq[i] : m.seen[token[r] * HIDDEN + (int)i];
+                if (got[r * HIDDEN + i] != want) fail_msg("form %zu, row %zu [%zu]: %g is not %g", f, r, i, (double)got[r * HIDDEN + i], (double)want);
+            }
+        }
+        ops->weight_free(dev, w);
+    }
+    ops->free(dev, d_picture), ops->free(dev, x);
+    free(picture);
+    edges_release(keep);
+}
+
+static int setup(void **unused)
+{
+    (void)unused;
+    open_device(&limits);
+    return 0;
+}
+
+static int teardown(void **unused)
+{
+    (void)unused;
+    close_device();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_products_of_the_models), cmocka_unit_test(test_products_of_many_rows),
+                                       cmocka_unit_test(test_products_of_odd_sizes),  cmocka_unit_test(test_gate_up),
+                                       cmocka_unit_test(test_head),                   cmocka_unit_test(test_embed)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
