@@ -77,7 +77,8 @@ cudaError_t launch(const launch_config &c, cudaStream_t, std::shared_ptr<const k
     cudaError_t e = enter_call();
     if (e != cudaSuccess) return e;
     if (!valid(c)) return leave_call(cudaErrorInvalidConfiguration);
-    run_grid(c, *call, c.programmatic);
+    static serials previous;
+    run_grid(c, *call, &previous);
     return cudaSuccess;
 }
 void reset()

@@ -99,7 +99,8 @@ struct block {
 struct grid {
     launch_config config;
     const kernel_call *call;
-    uint32_t first_serial, previous_serial; /* of its first block; of the first block of the launch it may overlap with, or 0 */
+    uint32_t first_serial;                 /* its blocks have serials from here on */
+    uint32_t previous_first, previous_end; /* those of the launch it may overlap with, or 0 */
 };
 
 extern __thread fiber *current; /* the running thread, or the host's */
@@ -114,7 +115,11 @@ void report(cudaError_t e, const std::string &text);
 [[noreturn]] void fault_as(cudaError_t e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 [[noreturn]] void leave_kernel();
 void reschedule(bool other_block = false);
-void run_grid(const launch_config &c, const kernel_call &call, bool overlaps);
+/* Runs a launch; *previous: the serials of the launch before in its stream, and then its own. */
+struct serials {
+    uint32_t first, end;
+};
+void run_grid(const launch_config &c, const kernel_call &call, serials *previous);
 void lane_waits(fiber &f); /* for others of its warp */
 void lanes_go_on(block &b, int warp_index, uint32_t lanes);
 std::string describe_thread(const fiber &f);
@@ -125,9 +130,10 @@ void meet_after_exit(block &b, int warp_index);
 /* memory.cpp */
 void shared_begin(block &b, size_t dynamic_bytes);
 const char *shared_damage(block &b);
-bool shared_range(const block &b, const void *p, size_t n, size_t *offset);
+bool shared_range(const block &b, const void *p, size_t n, size_t *offset); /* inside one array */
 bool device_range(const void *p, size_t n); /* inside one allocation */
 bool pinned_range(const void *p, size_t n);
+void *device_shadow(const void *p, size_t n, size_t bytes_a_byte); /* race.cpp's, zeroed at first; null: no device memory */
 bool allow_smem(const void *function, int n);
 cudaError_t allocate_device(void **p, size_t n);
 cudaError_t free_device(void *p); /* invalid value: not an allocation; illegal address: something was written beside it */
@@ -152,7 +158,8 @@ struct race_table {
     void (*async_done)(const void *p, size_t n, site at);
     void (*begin_block)(block &b);
     void (*join)(fiber *const *who, int n); /* these threads have met at a barrier */
-    void (*arrive)(block &b, int id, fiber &f, bool waits);
+    void (*arrive)(block &b, int id, fiber &f, bool waits); /* at barrier id */
+    void (*release)(block &b, int id);                      /* its threads go on */
     void (*atomic)(const void *p, size_t n, bool reads, bool writes, order o, scope s, site at);
     void (*fence)(scope s);
 };

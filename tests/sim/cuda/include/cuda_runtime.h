@@ -173,8 +173,8 @@ template <class... P> struct kernel_call_of final : kernel_call {
     std::tuple<std::decay_t<P>...> args;
     template <class... A> kernel_call_of(void (*k)(P...), A &&...a) : kernel(k), args(std::forward<A>(a)...)
     {
-        arguments = &args;
-        argument_bytes = sizeof args;
+        arguments = this;
+        argument_bytes = sizeof *this;
     }
     void run() const override { std::apply(kernel, args); }
 };
