@@ -54,7 +54,8 @@ constexpr size_t stack_bytes = SIM_ASAN ? 256 << 10 : 64 << 10;
 constexpr uint64_t max_decisions = 50'000'000; /* of one block: more is a livelock */
 constexpr int max_resident = 4;
 
-fiber host; /* the caller's own stack */
+__thread fiber *host_of_thread = nullptr;
+#define host (*host_of_thread) /* the caller's own stack */
 std::string last_fault;
 bool faulted = false;
 uint64_t seed = 0, host_rng = 1;
@@ -231,6 +232,7 @@ void init_host()
 {
     pthread_attr_t attr;
     void *base;
+    host_of_thread = new fiber; /* one a host thread, kept */
     pthread_getattr_np(pthread_self(), &attr);
     pthread_attr_getstack(&attr, &base, &host.stack_bytes);
     pthread_attr_destroy(&attr);

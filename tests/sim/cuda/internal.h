@@ -1,7 +1,8 @@
 /* Shared between the runtime's own files; kernels and tests never see this. fiber.cpp: threads, blocks, barriers. warp.cpp: what the lanes of
- * a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, graph.cpp, device.cpp: the
+ * a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, device.cpp: the
  * runtime API. race.cpp (race-checked build only): vector clocks and shadow memory, reached through the table `race`. */
 #pragma once
+#include <mutex>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -132,6 +133,7 @@ void shared_begin(block &b, size_t dynamic_bytes);
 const char *shared_damage(block &b);
 bool shared_range(const block &b, const void *p, size_t n, size_t *offset); /* inside one array */
 bool device_range(const void *p, size_t n); /* inside one allocation */
+bool device_near(const void *p); /* in an allocation, a freed one, or the guards about them */
 bool pinned_range(const void *p, size_t n);
 void *device_shadow(const void *p, size_t n, size_t bytes_a_byte); /* race.cpp's, zeroed at first; null: no device memory */
 bool allow_smem(const void *function, int n);
@@ -148,8 +150,28 @@ size_t smem_limit(const void *function);
 std::string describe_address(const void *p);
 
 /* device.cpp */
-void set_error(cudaError_t e);
 void set_sticky(cudaError_t e);
+cudaError_t sticky_error();
+cudaError_t enter_call();              /* what a call finds before it does anything: an earlier kernel's fault, a failure to order */
+cudaError_t leave_call(cudaError_t e); /* remembers e; returns it */
+size_t cooperative_blocks(const launch_config &c);
+
+/* stream.cpp */
+struct recursive_lock { /* one for the whole API; callbacks may call it */
+    recursive_lock();
+    ~recursive_lock();
+    recursive_lock(const recursive_lock &) = delete;
+
+private:
+    static std::recursive_mutex &api_mutex();
+};
+cudaError_t wait_allowed(); /* in the state of captures */
+cudaError_t wait_all();
+void drop_streams();
+#define API_CALL()                                                                                                                         \
+    recursive_lock lock_;                                                                                                                  \
+    const cudaError_t entered_ = enter_call();                                                                                             \
+    if (entered_ != cudaSuccess) return entered_
 
 /* race.cpp fills this in. */
 struct race_table {

@@ -99,9 +99,10 @@ void on_segv(int sig, siginfo_t *info, void *)
     signal(sig, SIG_DFL);
 }
 
+/* The alternate stack is one a host thread. */
 void catch_segv()
 {
-    static bool done = false;
+    static __thread bool done = false;
     if (done) return;
     done = true;
     stack_t ss = {};
@@ -154,6 +155,16 @@ void *device_shadow(const void *p, size_t n, size_t bytes_a_byte)
     return static_cast<char *>(latest->shadow) + (u - start) * bytes_a_byte;
 }
 
+bool device_near(const void *p)
+{
+    const auto u = reinterpret_cast<uintptr_t>(p);
+    for (const auto &a : device)
+        if (u - reinterpret_cast<uintptr_t>(a.second.map) < a.second.map_bytes) return true;
+    for (const freed_range &f : freed)
+        if (u - reinterpret_cast<uintptr_t>(f.map) < f.map_bytes) return true;
+    return false;
+}
+
 std::string describe_address(const void *p)
 {
     const auto u = reinterpret_cast<uintptr_t>(p);
@@ -178,6 +189,7 @@ std::string describe_address(const void *p)
 
 void open_device_memory(bool open)
 {
+    if (open) catch_segv();
     if (open == is_open) return;
     is_open = open;
     for (const auto &a : device) protect(a.second, open);
@@ -205,7 +217,6 @@ bool allow_smem(const void *function, int n)
 
 cudaError_t allocate_device(void **p, size_t n)
 {
-    catch_segv();
     const cudaError_t e = allocate(device, p, n);
     if (e != cudaSuccess) return e;
     bytes_in_use += n;
