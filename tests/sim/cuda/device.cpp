@@ -1,4 +1,8 @@
-/* The runtime API but for streams and graphs: errors, the device's properties, memory. */
+/* The runtime API but for streams and graphs: errors, the device's properties, memory. The device is that of the environment: SIM_CUDA_DEVICES (1),
+ * SIM_CUDA_SMS (132), SIM_CUDA_CC (90), SIM_CUDA_MEMORY_MB (4096), read at each call so that a test can change it.
+ *
+ * Errors as in the real runtime: a call's own error is remembered until cudaGetLastError(); a kernel's fault stays, and every later call returns
+ * it. A test orders failures with sim::fail_call(). */
 #include "internal.h"
 
 #include <cstdio>
@@ -6,21 +10,31 @@
 
 namespace sim {
 namespace {
+
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 int fail_in = 0, calls = 0;
 cudaError_t fail_with = cudaSuccess;
+
 long setting(const char *name, long otherwise)
 {
     const char *v = std::getenv(name);
     return v && *v ? std::atol(v) : otherwise;
 }
 size_t total_bytes() { return size_t(setting("SIM_CUDA_MEMORY_MB", 4096)) << 20; }
+long devices() { return setting("SIM_CUDA_DEVICES", 1); }
+int multiprocessors() { return int(setting("SIM_CUDA_SMS", 132)); }
+constexpr size_t shared_a_multiprocessor = 228 << 10, shared_a_block = 227 << 10, shared_reserved = 1 << 10;
+constexpr int threads_a_multiprocessor = 2048, blocks_a_multiprocessor = 32;
+
+int blocks_at_once(int threads, size_t smem)
+{
+    const int by_threads = threads_a_multiprocessor / std::max((threads + 31) / 32 * 32, 32);
+    return std::min({by_threads, int(shared_a_multiprocessor / (smem + shared_reserved)), blocks_a_multiprocessor});
+}
+
 } // namespace
 
-void set_error(cudaError_t e)
-{
-    if (e != cudaSuccess) last_error = e;
-}
+cudaError_t sticky_error() { return sticky; }
 void set_sticky(cudaError_t e)
 {
     if (sticky == cudaSuccess) sticky = e;
@@ -29,63 +43,73 @@ void set_sticky(cudaError_t e)
 void fail_call(int n, cudaError_t e) { fail_in = n, fail_with = e, calls = 0; }
 int fallible_calls() { return calls; }
 
-/* What a call finds before it does anything: an earlier kernel's fault, or a failure to order. */
 cudaError_t enter_call()
 {
     ++calls;
     if (sticky != cudaSuccess) return last_error = sticky;
+    if (devices() < 1) return last_error = cudaErrorNoDevice;
     if (fail_in && calls == fail_in) return last_error = fail_with;
     return cudaSuccess;
 }
 cudaError_t leave_call(cudaError_t e)
 {
-    set_error(e);
+    if (e != cudaSuccess) last_error = e;
     return e;
+}
+
+size_t cooperative_blocks(const launch_config &c)
+{
+    return size_t(blocks_at_once(int(c.block.x * c.block.y * c.block.z), c.smem)) * size_t(multiprocessors());
 }
 
 cudaError_t malloc_device(void **p, size_t n)
 {
-    cudaError_t e = enter_call();
     *p = nullptr;
-    if (e != cudaSuccess || n == 0) return e;
-    if (device_bytes() + n > total_bytes()) return leave_call(cudaErrorMemoryAllocation);
+    API_CALL();
+    const cudaError_t e = wait_allowed();
+    if (e != cudaSuccess || n == 0) return leave_call(e);
+    if (n > total_bytes() || device_bytes() > total_bytes() - n) return leave_call(cudaErrorMemoryAllocation);
     return leave_call(allocate_device(p, n));
 }
 cudaError_t malloc_host(void **p, size_t n)
 {
-    cudaError_t e = enter_call();
     *p = nullptr;
-    if (e != cudaSuccess || n == 0) return e;
+    API_CALL();
+    const cudaError_t e = wait_allowed();
+    if (e != cudaSuccess || n == 0) return leave_call(e);
     return leave_call(allocate_pinned(p, n));
 }
 cudaError_t set_function_attribute(const void *function, cudaFuncAttribute a, int v)
 {
-    cudaError_t e = enter_call();
-    if (e != cudaSuccess) return e;
+    API_CALL();
     if (a != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
     return leave_call(allow_smem(function, v) ? cudaSuccess : cudaErrorInvalidValue);
 }
-
-bool valid(const launch_config &c)
+cudaError_t get_function_attributes(cudaFuncAttributes *out, const void *function)
 {
-    const uint64_t t = uint64_t(c.block.x) * c.block.y * c.block.z;
-    return t >= 1 && t <= 1024 && c.block.z <= 64 && c.grid.x && c.grid.x <= 0x7fffffff && c.grid.y && c.grid.z && c.grid.y <= 65535 &&
-           c.grid.z <= 65535 && c.smem <= smem_limit(c.function);
-}
-cudaError_t launch(const launch_config &c, cudaStream_t, std::shared_ptr<const kernel_call> call)
-{
-    cudaError_t e = enter_call();
-    if (e != cudaSuccess) return e;
-    if (!valid(c)) return leave_call(cudaErrorInvalidConfiguration);
-    run_grid(c, *call, c.programmatic);
+    API_CALL();
+    *out = {};
+    out->maxThreadsPerBlock = max_threads;
+    out->ptxVersion = out->binaryVersion = int(setting("SIM_CUDA_CC", 90));
+    out->maxDynamicSharedSizeBytes = int(smem_limit(function));
     return cudaSuccess;
 }
+cudaError_t occupancy(int *blocks, const void *function, int threads, size_t smem)
+{
+    API_CALL();
+    *blocks = smem > smem_limit(function) ? 0 : blocks_at_once(threads, smem);
+    return cudaSuccess;
+}
+
 void reset()
 {
+    recursive_lock lock;
+    drop_streams();
     free_all_memory();
     last_error = sticky = cudaSuccess;
     fail_call(0, cudaSuccess);
 }
+
 } // namespace sim
 
 using namespace sim;
@@ -97,34 +121,156 @@ cudaError_t cudaGetLastError()
     last_error = sticky;
     return e;
 }
-const char *cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
-const char *cudaGetErrorName(cudaError_t e) { return e == cudaSuccess ? "cudaSuccess" : "cudaError"; }
-cudaError_t cudaFree(void *p) { return p ? leave_call(free_device(p)) : cudaSuccess; }
-cudaError_t cudaFreeHost(void *p) { return p ? leave_call(free_pinned(p)) : cudaSuccess; }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind k, cudaStream_t)
+
+namespace {
+struct error_text {
+    cudaError_t e;
+    const char *name, *text;
+};
+#define E(name, text) {name, #name, text}
+const error_text error_texts[] = {
+    E(cudaSuccess, "no error"),
+    E(cudaErrorInvalidValue, "invalid argument"),
+    E(cudaErrorMemoryAllocation, "out of memory"),
+    E(cudaErrorInitializationError, "initialization error"),
+    E(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    E(cudaErrorInvalidSymbol, "invalid device symbol"),
+    E(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy"),
+    E(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
+    E(cudaErrorInvalidDeviceFunction, "invalid device function"),
+    E(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    E(cudaErrorInvalidDevice, "invalid device ordinal"),
+    E(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    E(cudaErrorNotReady, "device not ready"),
+    E(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    E(cudaErrorLaunchOutOfResources, "too many resources requested for launch"),
+    E(cudaErrorLaunchTimeout, "the launch timed out and was terminated"),
+    E(cudaErrorCooperativeLaunchTooLarge, "too many blocks in cooperative launch"),
+    E(cudaErrorMisalignedAddress, "misaligned address"),
+    E(cudaErrorLaunchFailure, "unspecified launch failure"),
+    E(cudaErrorNotSupported, "operation not supported"),
+    E(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    E(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
+    E(cudaErrorStreamCaptureUnmatched, "stream capture was not initiated in this stream"),
+    E(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work"),
+    E(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
+    E(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing blocking stream"),
+    E(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
+    E(cudaErrorUnknown, "unknown error"),
+};
+#undef E
+const error_text &text_of(cudaError_t e)
 {
-    cudaError_t e = enter_call();
+    for (const error_text &t : error_texts)
+        if (t.e == e) return t;
+    return error_texts[sizeof error_texts / sizeof *error_texts - 1];
+}
+} // namespace
+const char *cudaGetErrorString(cudaError_t e) { return text_of(e).text; }
+const char *cudaGetErrorName(cudaError_t e) { return text_of(e).name; }
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 0;
+    API_CALL();
+    *n = int(devices());
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device)
+{
+    API_CALL();
+    return leave_call(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); /* one is used, however many there are */
+}
+cudaError_t cudaGetDevice(int *device)
+{
+    API_CALL();
+    *device = 0;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceReset()
+{
+    reset();
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize()
+{
+    API_CALL();
+    return leave_call(wait_all());
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
+{
+    API_CALL();
+    if (device < 0 || device >= devices()) return leave_call(cudaErrorInvalidDevice);
+    const int cc = int(setting("SIM_CUDA_CC", 90));
+    *p = {};
+    std::snprintf(p->name, sizeof p->name, "Simulated GPU");
+    p->totalGlobalMem = total_bytes();
+    p->sharedMemPerBlock = 48 << 10, p->sharedMemPerMultiprocessor = shared_a_multiprocessor, p->sharedMemPerBlockOptin = shared_a_block;
+    p->regsPerBlock = 65536, p->warpSize = 32, p->maxThreadsPerBlock = max_threads, p->maxThreadsPerMultiProcessor = threads_a_multiprocessor;
+    p->major = cc / 10, p->minor = cc % 10, p->multiProcessorCount = multiprocessors();
+    p->memoryBusWidth = 5120, p->l2CacheSize = 50 << 20, p->concurrentKernels = 1, p->asyncEngineCount = 2, p->cooperativeLaunch = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device)
+{
+    cudaDeviceProp p;
+    const cudaError_t e = cudaGetDeviceProperties(&p, device);
     if (e != cudaSuccess) return e;
-    const bool to_device = k == cudaMemcpyHostToDevice || k == cudaMemcpyDeviceToDevice;
-    const bool from_device = k == cudaMemcpyDeviceToHost || k == cudaMemcpyDeviceToDevice;
-    if (n == 0) return cudaSuccess;
-    if (k != cudaMemcpyDefault && (to_device != device_range(to, n) || from_device != device_range(from, n))) return leave_call(cudaErrorInvalidValue);
-    open_device_memory(true);
-    std::memmove(to, from, n);
-    open_device_memory(false);
+    switch (a) {
+    case cudaDevAttrMaxThreadsPerBlock: *v = p.maxThreadsPerBlock; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *v = int(p.sharedMemPerBlock); break;
+    case cudaDevAttrWarpSize: *v = p.warpSize; break;
+    case cudaDevAttrMultiProcessorCount: *v = p.multiProcessorCount; break;
+    case cudaDevAttrL2CacheSize: *v = p.l2CacheSize; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *v = p.maxThreadsPerMultiProcessor; break;
+    case cudaDevAttrComputeCapabilityMajor: *v = p.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *v = p.minor; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *v = int(p.sharedMemPerMultiprocessor); break;
+    case cudaDevAttrCooperativeLaunch: *v = p.cooperativeLaunch; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *v = int(p.sharedMemPerBlockOptin); break;
+    default: return leave_call(cudaErrorInvalidValue);
+    }
     return cudaSuccess;
 }
-cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind k) { return cudaMemcpyAsync(to, from, n, k, nullptr); }
-cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t)
+cudaError_t cudaDriverGetVersion(int *v)
 {
-    cudaError_t e = enter_call();
-    if (e != cudaSuccess || n == 0) return e;
-    if (!device_range(p, n)) return leave_call(cudaErrorInvalidValue);
-    open_device_memory(true);
-    std::memset(p, v, n);
-    open_device_memory(false);
+    *v = 13000;
     return cudaSuccess;
 }
-cudaError_t cudaMemset(void *p, int v, size_t n) { return cudaMemsetAsync(p, v, n, nullptr); }
-cudaError_t cudaDeviceSynchronize() { return enter_call(); }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return enter_call(); }
+cudaError_t cudaRuntimeGetVersion(int *v) { return cudaDriverGetVersion(v); }
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    API_CALL();
+    *total = total_bytes();
+    *free_bytes = *total - std::min(*total, device_bytes());
+    return cudaSuccess;
+}
+
+/* Frees wait for the device. They free even after a fault, so that a test can count what is left. */
+cudaError_t cudaFree(void *p)
+{
+    recursive_lock lock;
+    if (!p) return sticky;
+    const cudaError_t e = wait_all();
+    const cudaError_t freed = free_device(p);
+    return leave_call(e != cudaSuccess ? e : freed);
+}
+cudaError_t cudaFreeHost(void *p)
+{
+    recursive_lock lock;
+    if (!p) return sticky;
+    const cudaError_t e = wait_all();
+    const cudaError_t freed = free_pinned(p);
+    return leave_call(e != cudaSuccess ? e : freed);
+}
+cudaError_t cudaHostRegister(void *p, size_t n, unsigned)
+{
+    API_CALL();
+    return leave_call(n && register_pinned(p, n) ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaHostUnregister(void *p)
+{
+    recursive_lock lock;
+    (void)wait_all();
+    return leave_call(unregister_pinned(p) ? cudaSuccess : cudaErrorInvalidValue);
+}

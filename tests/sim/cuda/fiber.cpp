@@ -54,13 +54,14 @@ constexpr size_t stack_bytes = SIM_ASAN ? 256 << 10 : 64 << 10;
 constexpr uint64_t max_decisions = 50'000'000; /* of one block: more is a livelock */
 constexpr int max_resident = 4;
 
-fiber host; /* the caller's own stack */
+__thread fiber *host_of_thread = nullptr;
+#define host (*host_of_thread) /* the caller's own stack */
 std::string last_fault;
 bool faulted = false;
 uint64_t seed = 0, host_rng = 1;
 /* Blocks alive at once, and those kept for later launches; never destroyed, so that at exit they are no leaks. */
 std::vector<block *> &resident = *new std::vector<block *>, &spare = *new std::vector<block *>;
-uint32_t next_serial = 1;
+uint32_t next_serial = 1, launches = 0; /* since the start; since set_seed() */
 
 void switch_to(fiber *to, bool dying = false)
 {
@@ -189,7 +190,7 @@ void release(block &b, int id)
     barrier &bar = b.barriers[id];
     int *r = bar.result[bar.generation & 1];
     r[0] = bar.sum, r[1] = bar.sum == int(bar.arrived), r[2] = bar.sum != 0;
-    if (race) race->arrive(b, id, *current, true);
+    if (race) race->release(b, id);
     for (int w = 0; w * 32 < b.threads; ++w) {
         if (bar.waiters[w]) wake(b, w, bar.waiters[w]);
         for (uint32_t m = bar.waiters[w]; m; m &= m - 1) b.fibers[size_t(w * 32 + __builtin_ctz(m))].now = state::ready;
@@ -231,6 +232,7 @@ void init_host()
 {
     pthread_attr_t attr;
     void *base;
+    host_of_thread = new fiber; /* one a host thread, kept */
     pthread_getattr_np(pthread_self(), &attr);
     pthread_attr_getstack(&attr, &base, &host.stack_bytes);
     pthread_attr_destroy(&attr);
@@ -256,7 +258,7 @@ void start_thread(block &b, int i)
     const unsigned n = unsigned(i);
     f.tid = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
     f.owner = &b, f.index = i, f.warp = i / 32, f.lane = i % 32;
-    f.committed = 0, f.dependency_synced = !running->previous_serial;
+    f.committed = 0, f.dependency_synced = !running->previous_end;
     f.async.clear();
     f.now = state::ready;
     /* Staggered, so that the tops of the stacks do not share cache sets. */
@@ -275,7 +277,7 @@ void start_block(block &b, unsigned i, int threads)
     b.index = {i % g.x, i / g.x % g.y, i / g.x / g.y};
     b.threads = b.live = threads;
     b.serial = running->first_serial + i;
-    b.rng = (seed * 0x9e3779b97f4a7c15u ^ (uint64_t(b.serial) << 20)) | 1;
+    b.rng = ((seed * 0x9e3779b97f4a7c15u ^ launches) + i) * 0xbf58476d1ce4e5b9u | 1;
     b.decisions = 0, b.ready_warps = 0;
     for (warp &w : b.warps) w.ready = w.live = w.waiting = 0;
     std::memset(b.barriers, 0, sizeof b.barriers);
@@ -338,7 +340,7 @@ void set_seed(uint64_t s)
 {
     seed = s;
     host_rng = s * 0x9e3779b97f4a7c15u | 1;
-    next_serial = 1;
+    launches = 0;
     last_fault.clear();
 }
 
@@ -423,7 +425,7 @@ int block_barrier(int id, int threads, vote v, int pred, bool wait, site at)
     ++bar.arrived;
     bar.sum += pred != 0;
     f.barrier_id = id, f.at = at;
-    if (race && !(wait && full(b, bar))) race->arrive(b, id, f, false);
+    if (race) race->arrive(b, id, f, wait);
     const uint32_t generation = bar.generation;
     if (wait) {
         bar.waiters[f.warp] |= 1u << f.lane;
@@ -444,14 +446,15 @@ void lanes_go_on(block &b, int warp_index, uint32_t lanes)
 }
 std::string describe_thread(const fiber &f) { return describe(f); }
 
-void run_grid(const launch_config &c, const kernel_call &call, bool overlaps)
+void run_grid(const launch_config &c, const kernel_call &call, serials *previous)
 {
-    static uint32_t last_first = 0;
     if (!current) init_host();
     const uint32_t n = c.grid.x * c.grid.y * c.grid.z;
-    const grid g{c, &call, next_serial, overlaps ? last_first : 0};
+    const bool overlaps = c.programmatic && previous->end;
+    const grid g{c, &call, next_serial, overlaps ? previous->first : 0, overlaps ? previous->end : 0};
+    *previous = {next_serial, next_serial + n};
     next_serial += n;
-    last_first = g.first_serial;
+    ++launches;
     running = &g;
     gridDim = c.grid, blockDim = c.block;
     faulted = false;

@@ -1,7 +1,8 @@
 /* Shared between the runtime's own files; kernels and tests never see this. fiber.cpp: threads, blocks, barriers. warp.cpp: what the lanes of
- * a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, graph.cpp, device.cpp: the
+ * a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, device.cpp: the
  * runtime API. race.cpp (race-checked build only): vector clocks and shadow memory, reached through the table `race`. */
 #pragma once
+#include <mutex>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -99,7 +100,8 @@ struct block {
 struct grid {
     launch_config config;
     const kernel_call *call;
-    uint32_t first_serial, previous_serial; /* of its first block; of the first block of the launch it may overlap with, or 0 */
+    uint32_t first_serial;                 /* its blocks have serials from here on */
+    uint32_t previous_first, previous_end; /* those of the launch it may overlap with, or 0 */
 };
 
 extern __thread fiber *current; /* the running thread, or the host's */
@@ -114,7 +116,11 @@ void report(cudaError_t e, const std::string &text);
 [[noreturn]] void fault_as(cudaError_t e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 [[noreturn]] void leave_kernel();
 void reschedule(bool other_block = false);
-void run_grid(const launch_config &c, const kernel_call &call, bool overlaps);
+/* Runs a launch; *previous: the serials of the launch before in its stream, and then its own. */
+struct serials {
+    uint32_t first, end;
+};
+void run_grid(const launch_config &c, const kernel_call &call, serials *previous);
 void lane_waits(fiber &f); /* for others of its warp */
 void lanes_go_on(block &b, int warp_index, uint32_t lanes);
 std::string describe_thread(const fiber &f);
@@ -125,9 +131,11 @@ void meet_after_exit(block &b, int warp_index);
 /* memory.cpp */
 void shared_begin(block &b, size_t dynamic_bytes);
 const char *shared_damage(block &b);
-bool shared_range(const block &b, const void *p, size_t n, size_t *offset);
+bool shared_range(const block &b, const void *p, size_t n, size_t *offset); /* inside one array */
 bool device_range(const void *p, size_t n); /* inside one allocation */
+bool device_near(const void *p); /* in an allocation, a freed one, or the guards about them */
 bool pinned_range(const void *p, size_t n);
+void *device_shadow(const void *p, size_t n, size_t bytes_a_byte); /* race.cpp's, zeroed at first; null: no device memory */
 bool allow_smem(const void *function, int n);
 cudaError_t allocate_device(void **p, size_t n);
 cudaError_t free_device(void *p); /* invalid value: not an allocation; illegal address: something was written beside it */
@@ -142,8 +150,28 @@ size_t smem_limit(const void *function);
 std::string describe_address(const void *p);
 
 /* device.cpp */
-void set_error(cudaError_t e);
 void set_sticky(cudaError_t e);
+cudaError_t sticky_error();
+cudaError_t enter_call();              /* what a call finds before it does anything: an earlier kernel's fault, a failure to order */
+cudaError_t leave_call(cudaError_t e); /* remembers e; returns it */
+size_t cooperative_blocks(const launch_config &c);
+
+/* stream.cpp */
+struct recursive_lock { /* one for the whole API; callbacks may call it */
+    recursive_lock();
+    ~recursive_lock();
+    recursive_lock(const recursive_lock &) = delete;
+
+private:
+    static std::recursive_mutex &api_mutex();
+};
+cudaError_t wait_allowed(); /* in the state of captures */
+cudaError_t wait_all();
+void drop_streams();
+#define API_CALL()                                                                                                                         \
+    recursive_lock lock_;                                                                                                                  \
+    const cudaError_t entered_ = enter_call();                                                                                             \
+    if (entered_ != cudaSuccess) return entered_
 
 /* race.cpp fills this in. */
 struct race_table {
@@ -152,7 +180,8 @@ struct race_table {
     void (*async_done)(const void *p, size_t n, site at);
     void (*begin_block)(block &b);
     void (*join)(fiber *const *who, int n); /* these threads have met at a barrier */
-    void (*arrive)(block &b, int id, fiber &f, bool waits);
+    void (*arrive)(block &b, int id, fiber &f, bool waits); /* at barrier id */
+    void (*release)(block &b, int id);                      /* its threads go on */
     void (*atomic)(const void *p, size_t n, bool reads, bool writes, order o, scope s, site at);
     void (*fence)(scope s);
 };

@@ -22,6 +22,8 @@ constexpr size_t max_freed = 64, max_static = 48 << 10, max_shared = 227 << 10;
 struct allocation {
     unsigned char *map;
     size_t map_bytes, bytes;
+    void *shadow;
+    size_t shadow_bytes;
 };
 std::map<uintptr_t, allocation> device, pinned; /* by the user's address */
 struct freed_range {
@@ -33,6 +35,7 @@ std::deque<freed_range> freed;
 std::map<const void *, size_t> smem_allowed;
 size_t bytes_in_use = 0;
 bool is_open = false;
+unsigned device_version = 0; /* +1 with every change of `device` */
 
 const allocation *find(const std::map<uintptr_t, allocation> &in, uintptr_t u, uintptr_t *start)
 {
@@ -80,7 +83,7 @@ cudaError_t allocate(std::map<uintptr_t, allocation> &in, void **out, size_t n)
     mprotect(map + page, body, PROT_READ | PROT_WRITE);
     std::memset(map + page, poison, body);
     const auto key = reinterpret_cast<uintptr_t>(user);
-    in[key] = {map, body + 2 * page, n};
+    in[key] = {map, body + 2 * page, n, nullptr, 0};
     guards_whole(key, in[key]); /* closes them for ASan */
     *out = user;
     return cudaSuccess;
@@ -96,9 +99,10 @@ void on_segv(int sig, siginfo_t *info, void *)
     signal(sig, SIG_DFL);
 }
 
+/* The alternate stack is one a host thread. */
 void catch_segv()
 {
-    static bool done = false;
+    static __thread bool done = false;
     if (done) return;
     done = true;
     stack_t ss = {};
@@ -128,6 +132,39 @@ bool pinned_range(const void *p, size_t n) { return inside(pinned, p, n); }
 size_t device_bytes() { return bytes_in_use; }
 int device_allocations() { return int(device.size()); }
 
+void *device_shadow(const void *p, size_t n, size_t bytes_a_byte)
+{
+    static uintptr_t start = 0; /* of the latest allocation found: most accesses stay in one */
+    static allocation *latest = nullptr;
+    static unsigned version = 0;
+    const auto u = reinterpret_cast<uintptr_t>(p);
+    if (!latest || version != device_version || u - start + n > latest->bytes || u < start) {
+        const allocation *a = find(device, u, &start);
+        if (!a || u - start + n > a->bytes) {
+            latest = nullptr;
+            return nullptr;
+        }
+        latest = const_cast<allocation *>(a);
+        version = device_version;
+    }
+    if (!latest->shadow) {
+        latest->shadow_bytes = latest->bytes * bytes_a_byte;
+        latest->shadow = mmap(nullptr, latest->shadow_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (latest->shadow == MAP_FAILED) std::perror("mmap"), std::abort();
+    }
+    return static_cast<char *>(latest->shadow) + (u - start) * bytes_a_byte;
+}
+
+bool device_near(const void *p)
+{
+    const auto u = reinterpret_cast<uintptr_t>(p);
+    for (const auto &a : device)
+        if (u - reinterpret_cast<uintptr_t>(a.second.map) < a.second.map_bytes) return true;
+    for (const freed_range &f : freed)
+        if (u - reinterpret_cast<uintptr_t>(f.map) < f.map_bytes) return true;
+    return false;
+}
+
 std::string describe_address(const void *p)
 {
     const auto u = reinterpret_cast<uintptr_t>(p);
@@ -152,6 +189,7 @@ std::string describe_address(const void *p)
 
 void open_device_memory(bool open)
 {
+    if (open) catch_segv();
     if (open == is_open) return;
     is_open = open;
     for (const auto &a : device) protect(a.second, open);
@@ -179,10 +217,10 @@ bool allow_smem(const void *function, int n)
 
 cudaError_t allocate_device(void **p, size_t n)
 {
-    catch_segv();
     const cudaError_t e = allocate(device, p, n);
     if (e != cudaSuccess) return e;
     bytes_in_use += n;
+    ++device_version;
     if (!is_open) protect(device[reinterpret_cast<uintptr_t>(*p)], false);
     return cudaSuccess;
 }
@@ -199,6 +237,8 @@ cudaError_t free_device(void *p)
     madvise(a.map, a.map_bytes, MADV_DONTNEED);
     protect(a, false);
     bytes_in_use -= a.bytes;
+    ++device_version;
+    if (a.shadow) munmap(a.shadow, a.shadow_bytes);
     freed.push_back({a.map, a.map_bytes, a.bytes, it->first});
     device.erase(it);
     if (freed.size() > max_freed) {
@@ -223,7 +263,7 @@ cudaError_t free_pinned(void *p)
 bool register_pinned(void *p, size_t n)
 {
     if (inside(pinned, p, n)) return false;
-    pinned[reinterpret_cast<uintptr_t>(p)] = {nullptr, 0, n};
+    pinned[reinterpret_cast<uintptr_t>(p)] = {nullptr, 0, n, nullptr, 0};
     return true;
 }
 
@@ -291,7 +331,9 @@ bool shared_range(const block &b, const void *p, size_t n, size_t *offset)
     const auto u = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(b.arena);
     if (u >= arena_bytes) return false;
     *offset = u;
-    return u + n <= b.arena_used;
+    for (const piece &q : b.pieces)
+        if (u >= q.offset && u + n <= q.offset + q.bytes) return true;
+    return false;
 }
 
 void deny_misaligned(const void *p, size_t align, site at)

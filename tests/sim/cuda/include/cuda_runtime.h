@@ -81,6 +81,7 @@ using cudaEvent_t = sim_event *;
 using cudaGraph_t = sim_graph *;
 using cudaGraphExec_t = sim_graph_exec *;
 using cudaHostFn_t = void (*)(void *);
+#define cudaStreamLegacy (reinterpret_cast<cudaStream_t>(1))
 constexpr unsigned cudaStreamDefault = 0, cudaStreamNonBlocking = 1;
 constexpr unsigned cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2, cudaHostAllocWriteCombined = 4;
@@ -173,8 +174,8 @@ template <class... P> struct kernel_call_of final : kernel_call {
     std::tuple<std::decay_t<P>...> args;
     template <class... A> kernel_call_of(void (*k)(P...), A &&...a) : kernel(k), args(std::forward<A>(a)...)
     {
-        arguments = &args;
-        argument_bytes = sizeof args;
+        arguments = this;
+        argument_bytes = sizeof *this;
     }
     void run() const override { std::apply(kernel, args); }
 };
