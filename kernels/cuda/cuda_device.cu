@@ -14,7 +14,7 @@ struct cuda_region {
 
 namespace {
 
-constexpr size_t REGION = size_t(64) << 20, ALIGN = 256;
+constexpr size_t REGION_LEAST = size_t(2) << 20, REGION_MOST = size_t(64) << 20, ALIGN = 256;
 
 /* What is no mistake of ours: the device is lost, and its process with it. */
 bool is_lost(cudaError_t rc)
@@ -180,17 +180,18 @@ int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
     struct cuda_region *r = d->regions;
     if (!r || r->bytes - r->used < bytes) {
         void *base;
-        int rc = take_bytes(d, "weights and scratch", bytes > REGION ? bytes : REGION, &base, e);
+        size_t size = r ? 2 * r->bytes : REGION_LEAST; /* a small model takes little */
+        if (size > REGION_MOST) size = REGION_MOST;
+        if (size < bytes) size = bytes;
+        int rc = take_bytes(d, "weights and scratch", size, &base, e);
         if (rc) return rc;
         r = static_cast<struct cuda_region *>(calloc(1, sizeof *r));
         if (!r) {
             cudaFree(base);
             return err_set(e, ERR_MEMORY, "cuda: out of memory");
         }
-        *r = {d->regions, static_cast<unsigned char *>(base), 0, bytes > REGION ? bytes : REGION};
+        *r = {d->regions, static_cast<unsigned char *>(base), 0, size};
         d->regions = r;
-        rc = cuda_check(d, "memory", cudaMemsetAsync(base, 0, r->bytes, d->stream), e);
-        if (rc) return rc;
     }
     *out = r->base + r->used;
     r->used += bytes;

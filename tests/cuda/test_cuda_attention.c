@@ -47,6 +47,7 @@ static void scene_open(struct scene *s)
     for (int i = 0; i < 3; i++) s->m[i] = matrix_new(rows[i], s->hidden, DTYPE_BF16, COMPUTE_BF16);
     s->w = pack_cuda(PACK_LINEAR, s->m, 3, NULL);
     s->norm = noise_new(s->hidden);
+    for (size_t i = 0; i < s->hidden; i++) s->norm[i] *= 0.2f; /* scores of a few units: beyond, the bound says nothing */
     s->d_norm = to_device(s->norm, s->hidden * sizeof *s->norm);
     for (size_t j = 0; j < s->head_dim / 2; j++) s->inv_freq[j] = powf(1000, -(float)j / (float)(s->head_dim / 2));
     s->layout = (struct kv_layout){s->layers, s->kv_heads, s->head_dim, BLOCK, s->dtype};
@@ -220,6 +221,7 @@ static void check_vision(size_t positions, size_t heads, size_t hd)
     const size_t dim = heads * hd, keep = n_edges;
     struct matrix m = matrix_new(3 * dim, dim, DTYPE_BF16, COMPUTE_BF16);
     float *x = noise_new(positions * dim), *norm = noise_new(dim), *shift = noise_new(dim), *bias = noise_new(3 * dim), *got = malloc(dim * sizeof *got);
+    for (size_t i = 0; i < dim; i++) norm[i] *= 0.1f, shift[i] *= 0.05f;
     struct near *h = malloc(dim * sizeof *h), *qkv = malloc(positions * 3 * dim * sizeof *qkv), want[80];
     void *d_x = to_device(x, positions * dim * sizeof *x), *d_norm = to_device(norm, dim * sizeof *norm), *d_shift = to_device(shift, dim * sizeof *shift),
          *d_bias = to_device(bias, 3 * dim * sizeof *bias), *out = to_device(NULL, positions * (dim + 64) * sizeof(bf16));
