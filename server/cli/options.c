@@ -24,8 +24,7 @@ enum {
 };
 
 const struct command_row option_commands[COMMANDS] = {
-    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, owner/name of the Hugging Face Hub, or demo)",
-                       false},
+    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, owner/name of the hub, or demo)", false},
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
