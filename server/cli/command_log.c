@@ -1,4 +1,4 @@
-/* Log options of the commands that run as servers: serve, worker, media. */
+/* Log options of the commands that have a log: serve, worker, media, pull. */
 #include "base/log.h"
 #include "server/cli/command.h"
 

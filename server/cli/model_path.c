@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "server/cli/hub_model.h"
+
 enum { PATH_MAX_BYTES = 4096 };
 
 static bool holds_config(const char *dir)
@@ -54,6 +56,7 @@ int model_path_find(const char *model, char *out, size_t n, struct err *e)
 {
     if (!strcmp(model, "demo")) return find_demo(out, n, e);
     struct stat st;
+    if (hub_model_is(model)) return hub_model_cached(model, out, n, e);
     if (stat(model, &st)) return err_set(e, ERR_NOT_FOUND, "%s: %s", model, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return err_set(e, ERR_NOT_FOUND, "%s: is not a folder", model);
     if (!holds_config(model))
@@ -64,6 +67,7 @@ int model_path_find(const char *model, char *out, size_t n, struct err *e)
 const char *model_path_id(const char *model, const char *path)
 {
     if (!strcmp(model, "demo")) return "demo";
+    if (hub_model_is_at(model, path)) return model; /* its folder is called by the commit */
     const char *slash = strrchr(path, '/');
     return slash && slash[1] ? slash + 1 : path;
 }

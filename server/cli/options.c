@@ -13,7 +13,7 @@
 
 enum {
     MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
-    LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA)
+    LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) | ON(PULL)
 };
 enum {
     RELOADS = MARK_RELOADS,
@@ -24,7 +24,7 @@ enum {
 };
 
 const struct command_row option_commands[COMMANDS] = {
-    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, or demo)", false},
+    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, owner/name of the hub, or demo)", false},
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
@@ -33,6 +33,7 @@ const struct command_row option_commands[COMMANDS] = {
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
                       false},
     [COMMAND_MODELS] = {"models", "list | load MODEL | unload NAME", "list, load and unload the models of a running server", false},
+    [COMMAND_PULL] = {"pull", "OWNER/NAME[@REVISION]", "download a model from the Hugging Face Hub into its usual cache", false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
     [COMMAND_DOCTOR] = {"doctor", "[MODEL ...]", "look at this machine and at model folders, and say what to do", false},
     [COMMAND_CONFIG] = {"config", "check FILE", "check a configuration file", false},
@@ -105,6 +106,7 @@ const struct option_row option_rows[] = {
     {ON(CHAT), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "a URL's API key is in this file (or in $SPILLWAY_API_KEY)"},
     {ON(DOCTOR), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL, "a key file to look at"},
+    {ON(PULL), "--retries", "N", OPTION_INT, F(retries), 0, 100, "5", "tries more of a request that brings nothing, before giving up"},
     {ON(MODELS), "--url", "URL", OPTION_TEXT, F(url), 0, 0, "http://127.0.0.1:8080", "the server"},
     {ON(MODELS), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "an admin key is in this file (or in $SPILLWAY_API_KEY)"},

@@ -23,6 +23,7 @@ enum command {
     COMMAND_EVAL,
     COMMAND_KEYS,
     COMMAND_MODELS,
+    COMMAND_PULL,
     COMMAND_CHAT,
     COMMAND_DOCTOR,
     COMMAND_CONFIG,
@@ -82,6 +83,8 @@ struct options {
     bool decode;
 
     const char *tokens_file, *prompt_file, *messages_file, *image_detail, *out;
+
+    int64_t retries; /* of a download */
 
     const char *after;   /* a text: only what follows it counts */
     const char *against; /* the second model; NULL: the first once more. What is its own (NULL: as the first's): */

@@ -55,7 +55,12 @@ static void put_commands(FILE *f)
 /* The words that a command takes in place of a model or a file: keys add, config check. */
 static const char *verbs(enum command c)
 {
-    return c == COMMAND_KEYS ? "add list set rotate revoke" : c == COMMAND_MODELS ? "list load unload" : c == COMMAND_CONFIG ? "check" : c == COMMAND_LOGITS ? "" : "demo";
+    static const char *const rows[COMMANDS] = {[COMMAND_KEYS] = "add list set rotate revoke",
+                                               [COMMAND_MODELS] = "list load unload",
+                                               [COMMAND_CONFIG] = "check",
+                                               [COMMAND_LOGITS] = "",
+                                               [COMMAND_PULL] = ""};
+    return rows[c] ? rows[c] : "demo";
 }
 
 /* --- bash --- */

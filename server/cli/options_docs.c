@@ -145,6 +145,12 @@ static void man_tail(FILE *f)
                "(default:\n"
                ".IR ~/.local/share ).\n"
                ".TP\n"
+               ".B HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE\n"
+               "Models of the Hugging Face Hub are found and downloaded by these, as its own programs do: the access token or the file it is in,\n"
+               "the address (default: https://huggingface.co), the folder of token and cache (default:\n"
+               ".IR ~/.cache/huggingface ),\n"
+               "the cache alone, and 1 for no network. The token is never printed, and no other process of the server has it.\n"
+               ".TP\n"
                ".B LISTEN_FDS, LISTEN_PID\n"
                "A listening socket that systemd hands down.\n"
                ".SH \"EXIT STATUS\"\n"
@@ -281,8 +287,10 @@ void options_docs_reference(FILE *f)
         "- Paths are relative to the folder in which the server is started.\n"
         "- The file is UTF-8, at most 1 MiB, one document, without anchors, aliases and tags. Unknown keys and keys that are there twice "
         "are errors.\n"
-        "- Of the environment only `SPILLWAY_API_KEY`, `XDG_DATA_HOME`, `HOME`, and systemd's `LISTEN_FDS` and `LISTEN_PID` are read.\n"
-        "\n"
+        "- A model's `path` is a folder, `demo`, or `owner/name` (`@revision`) of the Hugging Face Hub: [hub.md](hub.md).\n"
+        "- Of the environment only `SPILLWAY_API_KEY`, `XDG_DATA_HOME`, `HOME`, the hub's variables ([hub.md](hub.md)), and systemd's "
+        "`LISTEN_FDS` and\n"
+        "  `LISTEN_PID` are read.\n"        "\n"
         "Sizes print as KiB = 1024, MiB = 1024 KiB; `k`, `M` and `G` mean the same, `KB`, `MB` and `GB` are powers of 1000.\n");
     for (size_t g = 0; g < n_option_groups; g++) {
         fprintf(f, "\n## %s\n\n| key | value | default | reloadable | |\n|---|---|---|---|---|\n", option_groups[g].title);

@@ -36,6 +36,12 @@ const char *const *option_examples(enum command c)
                                          "# what it runs is finished, then its memory is free",
                                          "spillway models unload small --api-key-file admin.key",
                                          NULL};
+    static const char *const pull[] = {"# into ~/.cache/huggingface/hub, where other programs find it, too; then serve it",
+                                       "spillway pull HuggingFaceTB/SmolVLM-500M-Instruct",
+                                       "spillway serve HuggingFaceTB/SmolVLM-500M-Instruct",
+                                       "# a gated or private one, of a certain revision",
+                                       "HF_TOKEN=hf_... spillway pull owner/name@v1.0",
+                                       NULL};
     static const char *const chat[] = {"# talk with the built-in model; /help lists what can be said", "spillway chat",
                                        "# with a model of a server that runs",
                                        "spillway chat http://127.0.0.1:8080/v1 --api-key-file key.txt", NULL};
@@ -47,7 +53,8 @@ const char *const *option_examples(enum command c)
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
-        [COMMAND_MODELS] = models, [COMMAND_CHAT] = chat,   [COMMAND_DOCTOR] = doctor,     [COMMAND_CONFIG] = config,     [COMMAND_EVAL] = eval};
+        [COMMAND_MODELS] = models, [COMMAND_PULL] = pull,         [COMMAND_CHAT] = chat,         [COMMAND_DOCTOR] = doctor,
+        [COMMAND_CONFIG] = config, [COMMAND_EVAL] = eval};
     return rows[c];
 }
 

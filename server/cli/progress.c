@@ -21,8 +21,43 @@ struct progress {
     bool ending, ended;
     int64_t begun_ms;
     uint64_t done_bytes, total_bytes;
+    bool download;
+    struct {
+        double bytes_per_s; /* smoothed; 0: not known yet */
+        uint64_t bytes;
+        int64_t ms;
+    } rate; /* as of the last drawing */
     char what[WHAT_BYTES];
 };
+
+/* Once a drawing: what came since the last one counts for a thirtieth, so the figure can be read and follows in a few seconds. */
+static void measure(struct progress *p, int64_t ms)
+{
+    int64_t since_ms = ms - p->rate.ms;
+    if (p->total_bytes == 0) return;
+    if (p->done_bytes >= p->rate.bytes && since_ms > 0) {
+        double now = (double)(p->done_bytes - p->rate.bytes) * 1000 / (double)since_ms;
+        p->rate.bytes_per_s = p->rate.bytes_per_s > 0 ? p->rate.bytes_per_s + (now - p->rate.bytes_per_s) / 30 : now;
+    }
+    p->rate.bytes = p->done_bytes;
+    p->rate.ms = ms;
+}
+
+/* "12.5 MB/s, 1:05 left", or how long it has taken. */
+static void format_time(const struct progress *p, double seconds, char *out, size_t n)
+{
+    if (!p->download || p->rate.bytes_per_s < 1) {
+        snprintf(out, n, "%.0f s", seconds);
+        return;
+    }
+    uint64_t rest = p->total_bytes > p->done_bytes ? p->total_bytes - p->done_bytes : 0;
+    double left = (double)rest / p->rate.bytes_per_s;
+    long s = left < 359999 ? (long)left : 359999;
+    if (s >= 3600)
+        snprintf(out, n, "%.1f MB/s, %ld:%02ld:%02ld left", p->rate.bytes_per_s / 1e6, s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(out, n, "%.1f MB/s, %ld:%02ld left", p->rate.bytes_per_s / 1e6, s / 60, s % 60);
+}
 
 static int format_line(const struct progress *p, int64_t ms, unsigned turn, char *out, size_t n)
 {
@@ -33,8 +68,10 @@ static int format_line(const struct progress *p, int64_t ms, unsigned turn, char
     char bar[BAR_CELLS + 1];
     for (int i = 0; i < BAR_CELLS; i++) bar[i] = i < (int)(part * BAR_CELLS) ? '#' : '.';
     bar[BAR_CELLS] = '\0';
-    return snprintf(out, n, "\r%s [%s] %3.0f %%  %.1f of %.1f MB  %.0f s\x1b[K\r", p->what, bar, part * 100, (double)done / 1e6,
-                    (double)p->total_bytes / 1e6, seconds);
+    char time[64];
+    format_time(p, seconds, time, sizeof time);
+    return snprintf(out, n, "\r%s [%s] %3.0f %%  %.1f of %.1f MB  %s\x1b[K\r", p->what, bar, part * 100, (double)done / 1e6,
+                    (double)p->total_bytes / 1e6, time);
 }
 
 static void wait_for(struct progress *p, int64_t ms)
@@ -65,6 +102,7 @@ static void *draw(void *arg)
             continue;
         }
         char line[256];
+        if (p->download) measure(p, ms);
         int n = format_line(p, ms, turn++, line, sizeof line);
         drawn = true;
         pthread_mutex_unlock(&p->lock);
@@ -81,13 +119,14 @@ static void *draw(void *arg)
     return NULL;
 }
 
-struct progress *progress_begin(const char *what)
+static struct progress *begin(const char *what, bool download)
 {
     struct progress *p = terminal_can_redraw() ? calloc(1, sizeof *p) : NULL;
     if (!p) return NULL;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
     p->begun_ms = clock_boot_ms();
+    p->download = download;
     struct buf clean;
     buf_init(&clean, 4096);
     terminal_clean(&clean, what, strlen(what));
@@ -104,10 +143,24 @@ struct progress *progress_begin(const char *what)
     return made ? p : NULL;
 }
 
+struct progress *progress_begin(const char *what)
+{
+    return begin(what, false);
+}
+
+struct progress *progress_begin_download(const char *what)
+{
+    return begin(what, true);
+}
+
 void progress_set(struct progress *p, uint64_t done_bytes, uint64_t total_bytes)
 {
     if (!p) return;
     pthread_mutex_lock(&p->lock);
+    if (p->total_bytes == 0) { /* what is there at the beginning was not fetched now */
+        p->rate.bytes = done_bytes;
+        p->rate.ms = clock_boot_ms() - p->begun_ms;
+    }
     p->done_bytes = done_bytes;
     p->total_bytes = total_bytes;
     pthread_mutex_unlock(&p->lock);

@@ -1,9 +1,10 @@
 /* serve [MODEL ...]: puts the gateway together, runs its loop, takes it apart. One line a stage on standard error.
  *
- * Order: options, accounts, listening socket, workers (serve_models.c: they load while pool threads read tokenizers and templates), media
- * processes, loop. It is ready when every worker has said hello; a worker that cannot start ends the server with its
- * reason. SIGHUP reads the configuration again (serve_reload.c). SIGTERM, SIGINT or the end of its terminal drains: nothing new is
- * taken, what runs is finished; at --drain-timeout it is cut with an error; a second signal ends it at once. */
+ * Order: options, models of the hub (hub_model.c: downloaded if they are not in its cache), accounts, listening socket, workers
+ * (serve_models.c: they load while pool threads read tokenizers and templates), media processes, loop. It is ready when every worker has
+ * said hello; a worker that cannot start ends the server with its reason. SIGHUP reads the configuration again (serve_reload.c).
+ * SIGTERM, SIGINT or the end of its terminal drains: nothing new is taken, what runs is finished; at --drain-timeout it is cut with an
+ * error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <malloc.h>
@@ -25,6 +26,7 @@
 #include "server/access_log.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
+#include "server/cli/hub_model.h"
 #include "server/cli/model_path.h"
 #include "server/cli/progress.h"
 #include "server/completion.h"
@@ -345,10 +347,11 @@ static void keep_heap_small(void)
 
 static int serve_run(struct serve *s, struct err *e)
 {
+    int rc = hub_models_prepare(s->o, e); /* with its own signals, and lines in order: before there are threads */
     log_start();
     raise_descriptors();
     keep_heap_small();
-    int rc = serve_start(s, e);
+    if (!rc) rc = serve_start(s, e);
     if (!rc) rc = loop_run(s->g.loop, e);
     if (!rc && s->failure.code) {
         *e = s->failure;

@@ -1,6 +1,6 @@
-/* Models of `serve`: those of the command line at the start, those that POST /admin/models asks for while it serves. Here is decided what may be
- * loaded: demo, a folder that was named at the start, or one at or below a --model-root. Names are resolved (symbolic links, "..") before they
- * are compared, and what was compared is what is opened. */
+/* Models of `serve`: those of the command line at the start, those that POST /admin/models asks for while it serves. Here is decided
+ * what may be loaded: demo, a folder or a model of the hub that was named at the start, or one at or below a --model-root. Names are
+ * resolved (symbolic links, "..") before they are compared, and what was compared is what is opened. */
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "server/api/endpoint.h"
+#include "server/cli/hub_model.h"
 #include "server/cli/model_path.h"
 #include "server/cli/options_table.h"
 #include "server/cli/serve_parts.h"
@@ -79,6 +80,13 @@ static bool is_below(const char *path, const char *root)
     return strncmp(path, root, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
+/* The folder of a model that was named at the start, resolved. */
+static bool named_folder(const char *arg, char out[PATH_MAX])
+{
+    char path[PATH_MAX];
+    return strcmp(arg, "demo") != 0 && model_path_find(arg, path, sizeof path, NULL) == 0 && realpath(path, out);
+}
+
 static bool is_allowed(const struct serve *s, const char *path)
 {
     char root[PATH_MAX];
@@ -86,7 +94,7 @@ static bool is_allowed(const struct serve *s, const char *path)
     for (size_t i = 0; i < roots->n; i++)
         if (realpath(roots->items[i], root) && is_below(path, root)) return true;
     for (int i = 0; i < s->o->n_args; i++)
-        if (strcmp(s->o->args[i], "demo") != 0 && realpath(s->o->args[i], root) && strcmp(path, root) == 0) return true;
+        if (named_folder(s->o->args[i], root) && strcmp(path, root) == 0) return true;
     return false;
 }
 
@@ -98,6 +106,9 @@ static int find_folder(const struct serve *s, const char *asked, char path[PATH_
     if (strcmp(asked, "demo") == 0) return model_path_find(asked, path, PATH_MAX, e);
     const struct option_list *roots = &s->config->o.model_roots;
     bool absolute = asked[0] == '/';
+    for (int i = 0; i < s->o->n_args; i++) /* of the hub: from its cache, never from the network */
+        if (strcmp(asked, s->o->args[i]) == 0 && hub_model_is(asked) &&
+            model_path_find(asked, path, PATH_MAX, &ignored) == 0) return 0;
     for (size_t i = 0; i < (absolute ? 1 : roots->n); i++) {
         int n = absolute ? snprintf(from, sizeof from, "%s", asked) : snprintf(from, sizeof from, "%s/%s", roots->items[i], asked);
         if (n < 0 || (size_t)n >= sizeof from || !realpath(from, real) || !is_allowed(s, real)) continue;

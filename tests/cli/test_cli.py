@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-COMMANDS = ["serve", "generate", "tokenize", "logits", "eval", "keys", "models", "chat", "doctor", "worker", "media"]
+COMMANDS = ["serve", "generate", "tokenize", "logits", "eval", "keys", "models", "pull", "chat", "doctor", "worker", "media"]
 
 
 def read_npy(path):

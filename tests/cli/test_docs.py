@@ -29,7 +29,7 @@ def test_help_fits_80_columns(spillway, args):
     assert max(map(len, spillway(*args).stdout.splitlines())) <= 90  # an option's own words may be longer
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "tokenize", "keys", "config"])
+@pytest.mark.parametrize("command", ["serve", "generate", "tokenize", "keys", "pull", "config"])
 def test_help_shows_examples(spillway, command):
     assert f"  spillway {command}" in spillway(command, "--help").stdout.split("Examples:")[1]
 
