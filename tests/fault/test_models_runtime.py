@@ -103,7 +103,7 @@ def test_prediction_and_its_error_are_told(server, admin):
     assert admin.load(model="text", name="fresh", kv_tokens=4096, wait=True).status_code == 201
     unknown = admin.call("GET", "/fresh").json()
     assert unknown["load"]["running"] == unknown["load"]["waiting"] == 0
-    assert set(unknown["prediction"]) == {"first_token_ms", "prompt_token_ms", "tokens_per_s", "error_p90"} and set(unknown["prediction"].values()) == {None}
+    assert set(unknown["prediction"]) == {"first_token_ms", "prompt_token_ms", "tokens_per_s", "side_by_side", "error_p90"} and set(unknown["prediction"].values()) == {None}
     for i in range(3):
         assert chat(server, "fresh", messages=[{"role": "user", "content": f"{i} " + "word " * 100}]).status_code == 200
     assert wait_until(lambda: admin.call("GET", "/fresh").json()["prediction"]["error_p90"] is not None, 5) is not None
