@@ -177,6 +177,7 @@ void touch(const fiber &f, shadow *s, const void *p, size_t n, bool shared_memor
 
 void access(const void *p, size_t n, bool write, site at)
 {
+    const runtime_scope scope;
     bool shared_memory;
     shadow *s = shadow_of(*current, p, n, &shared_memory);
     if (s) touch(*current, s, p, n, shared_memory, !write, write, false, where(at));
@@ -200,6 +201,7 @@ void async_done(const void *p, size_t n, site at)
 
 void begin_block(block &b)
 {
+    const runtime_scope scope;
     block_state &s = states[&b];
     if (!s.arena) {
         void *m = mmap(nullptr, arena_bytes * sizeof(shadow), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -264,15 +266,21 @@ void meet(const std::vector<arrival> &all)
 
 void join(fiber *const *who, int n)
 {
+    const runtime_scope scope;
     std::vector<arrival> all;
     for (int i = 0; i < n; ++i) all.push_back(arrival_of(*who[i], true));
     meet(all);
 }
 
-void arrive(block &b, int id, fiber &f, bool waits) { states[&b].arrivals[id].push_back(arrival_of(f, waits)); }
+void arrive(block &b, int id, fiber &f, bool waits)
+{
+    const runtime_scope scope;
+    states[&b].arrivals[id].push_back(arrival_of(f, waits));
+}
 
 void release_barrier(block &b, int id)
 {
+    const runtime_scope scope;
     auto &all = states[&b].arrivals[id];
     if (!all.empty()) meet(all);
     all.clear();
@@ -304,6 +312,7 @@ void learn(fiber &f, const shared_knowledge &k)
 
 void fence_passed(scope s)
 {
+    const runtime_scope in;
     fiber &f = *current;
     for (const auto &k : f.clock->unfenced) learn(f, k);
     f.clock->unfenced.clear();
@@ -362,9 +371,10 @@ void check_elsewhere(const fiber &f, const void *p, size_t n, uint32_t at)
 /* Every instrumented load and store of a kernel. */
 void on_instruction(const void *p, size_t n, bool write, const void *pc)
 {
-    if (!on_device()) return;
+    if (!on_device() || in_runtime) return;
     if (in_range(p, current->stack, current->stack_bytes)) return;
     if (random_schedule() && random_below(16) == 0) preempt_point();
+    const runtime_scope scope;
     const auto at = uint32_t(reinterpret_cast<uintptr_t>(pc));
     bool shared_memory;
     shadow *s = shadow_of(*current, p, n, &shared_memory);
