@@ -92,6 +92,7 @@ struct block {
     unsigned char *arena = nullptr;
     std::vector<piece> pieces;
     size_t arena_used = arena_bytes; /* what the latest block may have written */
+    void *race_state = nullptr;      /* race.cpp's */
 };
 
 inline void wake(block &b, int warp_index, uint32_t lanes)

@@ -149,7 +149,7 @@ void *device_shadow(const void *p, size_t n, size_t bytes_a_byte)
         version = device_version;
     }
     if (!latest->shadow) {
-        latest->shadow_bytes = latest->bytes * bytes_a_byte;
+        latest->shadow_bytes = (latest->bytes + 3) / 4 * 4 * bytes_a_byte; /* whole words */
         latest->shadow = mmap(nullptr, latest->shadow_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (latest->shadow == MAP_FAILED) std::perror("mmap"), std::abort();
     }
