@@ -69,10 +69,11 @@ uint64_t atomic(void *p, rmw o, number type, uint64_t operand, uint64_t compare,
     if (!on_device()) fault("atomic operation of the host");
     size_t offset;
     deny_misaligned(p, n, at);
-    if (!shared_range(*current->owner, p, n, &offset) && !device_range(p, n))
-        fault_as(cudaErrorIllegalAddress, "atomic operation at %s:%d: %s", at.file, at.line, describe_address(p).c_str());
     if (o == rmw::load) reschedule(true); /* threads that wait for a flag must let others run */
     else preempt_point();
+    const runtime_scope scope;
+    if (!shared_range(*current->owner, p, n, &offset) && !device_range(p, n))
+        fault_as(cudaErrorIllegalAddress, "atomic operation at %s:%d: %s", at.file, at.line, describe_address(p).c_str());
     uint64_t old = 0;
     std::memcpy(&old, p, n);
     const uint64_t now = result(o, type, old, operand, compare);

@@ -44,26 +44,30 @@ extern "C" void sim_switch(void **save_sp, void *load_sp);
 namespace sim {
 
 __thread fiber *current = nullptr;
+__thread bool in_runtime = false;
 const grid *running = nullptr;
 counters stats{};
 const race_table *race = nullptr;
+uint64_t seed_now = 0;
 
 namespace {
 
 constexpr size_t stack_bytes = SIM_ASAN ? 256 << 10 : 64 << 10;
-constexpr uint64_t max_decisions = 50'000'000; /* of one block: more is a livelock */
+uint64_t max_decisions = 20'000'000; /* of one block: more is a livelock */
 constexpr int max_resident = 4;
 
 __thread fiber *host_of_thread = nullptr;
 #define host (*host_of_thread) /* the caller's own stack */
 std::string last_fault;
 bool faulted = false;
-uint64_t seed = 0, host_rng = 1;
+uint64_t host_rng = 1;
 /* Blocks alive at once, and those kept for later launches; never destroyed, so that at exit they are no leaks. */
 std::vector<block *> &resident = *new std::vector<block *>, &spare = *new std::vector<block *>;
 uint32_t next_serial = 1, launches = 0; /* since the start; since set_seed() */
 
-void switch_to(fiber *to, bool dying = false)
+} // namespace
+
+void switch_to(fiber *to, bool dying)
 {
     fiber *from = current;
     if (to == from) return;
@@ -82,28 +86,17 @@ void switch_to(fiber *to, bool dying = false)
 #endif
 }
 
-/* First set bit at or after position `from`, cyclically. */
-int bit_from(uint32_t bits, int from)
-{
-    const uint32_t upper = bits & ~0u << (from & 31);
-    return __builtin_ctz(upper ? upper : bits);
-}
-
-uint64_t draw(uint64_t &s, uint64_t n) /* xorshift64* */
-{
-    s ^= s >> 12, s ^= s << 25, s ^= s >> 27;
-    return (s * 0x2545f4914f6cdd1du >> 32) * n >> 32;
-}
+namespace {
 
 /* The block whose thread is next: the same one while it can run, now and then another. */
 block *pick_block(block *b, bool other)
 {
     if (resident.size() < 2) return b;
-    const bool stay = b && b->ready_warps && !other && (seed == 0 || draw(host_rng, 256));
+    const bool stay = b && b->ready_warps && !other && (seed_now == 0 || draw(host_rng, 256));
     if (stay) return b;
     size_t at = 0;
     while (at < resident.size() && resident[at] != b) ++at;
-    if (seed) at += draw(host_rng, resident.size());
+    if (seed_now) at += draw(host_rng, resident.size());
     for (size_t i = 0; i < resident.size(); ++i) {
         block *c = resident[(at + 1 + i) % resident.size()];
         if (c->ready_warps) return c;
@@ -117,29 +110,15 @@ fiber *pick(bool other_block)
     block *b = pick_block(current->owner ? current->owner : resident.front(), other_block);
     if (!b || !b->ready_warps) return nullptr;
     int warp_index = b == current->owner ? current->warp : 0, lane = b == current->owner ? current->lane + 1 : 0;
-    if (seed == 0) {
+    if (seed_now == 0) {
         const bool more = lane < 32 && b->warps[warp_index].ready >> lane;
         if (!more) warp_index = bit_from(b->ready_warps, warp_index + 1), lane = 0;
     } else {
-        const bool stay = seed % 2 == 0 && b->warps[warp_index].ready && draw(b->rng, 64);
+        const bool stay = seed_now % 2 == 0 && b->warps[warp_index].ready && draw(b->rng, 64);
         if (!stay) warp_index = bit_from(b->ready_warps, int(draw(b->rng, 32)));
         lane = int(draw(b->rng, 32));
     }
     return &b->fibers[size_t(warp_index * 32 + bit_from(b->warps[warp_index].ready, lane))];
-}
-
-void wake(block &b, int warp_index, uint32_t lanes)
-{
-    b.warps[warp_index].ready |= lanes;
-    b.ready_warps |= 1u << warp_index;
-}
-
-void put_to_sleep(fiber &f, state s)
-{
-    warp &w = f.owner->warps[f.warp];
-    f.now = s;
-    w.ready &= ~(1u << f.lane);
-    if (!w.ready) f.owner->ready_warps &= ~(1u << f.warp);
 }
 
 const char *op_name(uint32_t key)
@@ -151,11 +130,11 @@ const char *op_name(uint32_t key)
 
 std::string describe(const fiber &f)
 {
-    if (f.now == state::done) return "exited";
-    if (f.now == state::ready) return "ready";
     const warp &w = f.owner->warps[f.warp];
     char text[400];
-    if (f.now == state::barrier)
+    if (!(w.live >> f.lane & 1)) return "exited";
+    if (w.ready >> f.lane & 1) return "ready";
+    if (!(w.waiting >> f.lane & 1))
         std::snprintf(text, sizeof text, "barrier %d at %s:%d", f.barrier_id, f.at.file, f.at.line);
     else
         std::snprintf(text, sizeof text, "%s of lanes %08x at %s:%d", op_name(w.key[f.lane]), w.mask[f.lane], f.at.file, f.at.line);
@@ -193,7 +172,6 @@ void release(block &b, int id)
     if (race) race->release(b, id);
     for (int w = 0; w * 32 < b.threads; ++w) {
         if (bar.waiters[w]) wake(b, w, bar.waiters[w]);
-        for (uint32_t m = bar.waiters[w]; m; m &= m - 1) b.fibers[size_t(w * 32 + __builtin_ctz(m))].now = state::ready;
         bar.waiters[w] = 0;
     }
     ++bar.generation;
@@ -207,7 +185,7 @@ void thread_exit()
 {
     fiber &f = *current;
     block &b = *f.owner;
-    put_to_sleep(f, state::done);
+    put_to_sleep(f);
     --b.live;
     b.warps[f.warp].live &= ~(1u << f.lane);
     meet_after_exit(b, f.warp);
@@ -223,6 +201,7 @@ extern "C" void sim_fiber_entry()
 #if SIM_ASAN
     __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
+    in_runtime = false;
     running->call->run();
     thread_exit();
     __builtin_unreachable();
@@ -260,7 +239,6 @@ void start_thread(block &b, int i)
     f.owner = &b, f.index = i, f.warp = i / 32, f.lane = i % 32;
     f.committed = 0, f.dependency_synced = !running->previous_end;
     f.async.clear();
-    f.now = state::ready;
     /* Staggered, so that the tops of the stacks do not share cache sets. */
     void **sp = reinterpret_cast<void **>(f.stack + f.stack_bytes - size_t(i % 61) * 128);
     *--sp = nullptr; /* the entry sees rsp = 16n + 8, as after a call */
@@ -277,7 +255,7 @@ void start_block(block &b, unsigned i, int threads)
     b.index = {i % g.x, i / g.x % g.y, i / g.x / g.y};
     b.threads = b.live = threads;
     b.serial = running->first_serial + i;
-    b.rng = ((seed * 0x9e3779b97f4a7c15u ^ launches) + i) * 0xbf58476d1ce4e5b9u | 1;
+    b.rng = ((seed_now * 0x9e3779b97f4a7c15u ^ launches) + i) * 0xbf58476d1ce4e5b9u | 1;
     b.decisions = 0, b.ready_warps = 0;
     for (warp &w : b.warps) w.ready = w.live = w.waiting = 0;
     std::memset(b.barriers, 0, sizeof b.barriers);
@@ -338,14 +316,14 @@ void run_blocks(const std::vector<unsigned> &order, int threads, size_t at_once)
 
 void set_seed(uint64_t s)
 {
-    seed = s;
+    seed_now = s;
     host_rng = s * 0x9e3779b97f4a7c15u | 1;
     launches = 0;
     last_fault.clear();
 }
 
-bool random_schedule() { return seed != 0; }
 uint64_t random_below(uint64_t n) { return draw(on_device() ? current->owner->rng : host_rng, n); }
+void set_patience(uint64_t decisions) { max_decisions = decisions; }
 const std::string &last_report() { return last_fault; }
 bool race_checked() { return race != nullptr; }
 counters take_counters() { return std::exchange(stats, counters{}); }
@@ -376,6 +354,7 @@ void leave_kernel()
 
 void fault_as(cudaError_t e, const char *fmt, ...)
 {
+    in_runtime = true; /* until the next thread starts */
     char text[1500];
     va_list ap;
     va_start(ap, fmt);
@@ -387,6 +366,7 @@ void fault_as(cudaError_t e, const char *fmt, ...)
 
 void fault(const char *fmt, ...)
 {
+    in_runtime = true;
     char text[1500];
     va_list ap;
     va_start(ap, fmt);
@@ -406,7 +386,7 @@ void reschedule(bool other_block)
 
 void preempt_point()
 {
-    if (!on_device() || seed == 0 || random_below(4)) return;
+    if (!on_device() || seed_now == 0 || random_below(4)) return;
     reschedule();
 }
 
@@ -429,7 +409,7 @@ int block_barrier(int id, int threads, vote v, int pred, bool wait, site at)
     const uint32_t generation = bar.generation;
     if (wait) {
         bar.waiters[f.warp] |= 1u << f.lane;
-        put_to_sleep(f, state::barrier);
+        put_to_sleep(f);
     }
     if (full(b, bar)) release(b, id);
     if (!wait) return 0;
@@ -438,12 +418,6 @@ int block_barrier(int id, int threads, vote v, int pred, bool wait, site at)
     return v == vote::count ? r[0] : v == vote::all ? r[1] : r[2];
 }
 
-void lane_waits(fiber &f) { put_to_sleep(f, state::warp); }
-void lanes_go_on(block &b, int warp_index, uint32_t lanes)
-{
-    wake(b, warp_index, lanes);
-    for (uint32_t m = lanes; m; m &= m - 1) b.fibers[size_t(warp_index * 32 + __builtin_ctz(m))].now = state::ready;
-}
 std::string describe_thread(const fiber &f) { return describe(f); }
 
 void run_grid(const launch_config &c, const kernel_call &call, serials *previous)
@@ -460,9 +434,9 @@ void run_grid(const launch_config &c, const kernel_call &call, serials *previous
     faulted = false;
     std::vector<unsigned> order(n);
     std::iota(order.begin(), order.end(), 0u);
-    if (seed)
+    if (seed_now)
         for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[draw(host_rng, i)]);
-    const size_t at_once = c.cooperative ? n : seed ? 1 + seed % max_resident : 1;
+    const size_t at_once = c.cooperative ? n : seed_now ? 1 + seed_now % max_resident : 1;
     open_device_memory(true);
     run_blocks(order, int(c.block.x * c.block.y * c.block.z), at_once);
     const char *damage = faulted ? nullptr : device_damage();

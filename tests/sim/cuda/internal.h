@@ -29,7 +29,6 @@ constexpr unsigned char poison = 0xff;
 constexpr int max_threads = 1024;
 constexpr size_t arena_bytes = 256 << 10, arena_gap = 64;
 
-enum class state : uint8_t { ready, barrier, warp, done };
 enum class op : uint8_t { none, shfl, ballot, sync, match_any, match_all, reduce, ldmatrix, stmatrix, mma };
 
 struct async_copy {
@@ -44,20 +43,18 @@ struct async_copy {
 struct block;
 struct thread_clock; /* race.cpp */
 
-/* One thread of a block. */
-struct fiber {
+/* One thread of a block. What a switch touches is in the first 64 bytes. */
+struct alignas(64) fiber {
     void *sp = nullptr; /* saved stack pointer while another runs */
+    block *owner = nullptr;
+    uint3 tid{};
+    int index = -1, warp = 0, lane = 0;
+    site at{};
     char *stack = nullptr;
     size_t stack_bytes = 0;
     void *fake_stack = nullptr; /* ASan's */
-    uint3 tid{};
-    block *owner = nullptr;
-    int index = -1, warp = 0, lane = 0;
-    state now = state::done;
     bool dependency_synced = true;
     int barrier_id = 0;
-    uint32_t barrier_generation = 0;
-    site at{};
     int committed = 0; /* cp.async groups */
     std::vector<async_copy> async;
     thread_clock *clock = nullptr;
@@ -95,7 +92,20 @@ struct block {
     unsigned char *arena = nullptr;
     std::vector<piece> pieces;
     size_t arena_used = arena_bytes; /* what the latest block may have written */
+    void *race_state = nullptr;      /* race.cpp's */
 };
+
+inline void wake(block &b, int warp_index, uint32_t lanes)
+{
+    b.warps[warp_index].ready |= lanes;
+    b.ready_warps |= 1u << warp_index;
+}
+inline void put_to_sleep(fiber &f)
+{
+    warp &w = f.owner->warps[f.warp];
+    w.ready &= ~(1u << f.lane);
+    if (!w.ready) f.owner->ready_warps &= ~(1u << f.warp);
+}
 
 struct grid {
     launch_config config;
@@ -109,7 +119,19 @@ extern const grid *running;
 extern counters stats;
 
 inline bool on_device() { return current && current->index >= 0; }
-bool random_schedule();
+extern uint64_t seed_now;
+inline bool random_schedule() { return seed_now != 0; }
+inline uint64_t draw(uint64_t &s, uint64_t n) /* xorshift64*; below n */
+{
+    s ^= s >> 12, s ^= s << 25, s ^= s >> 27;
+    return (s * 0x2545f4914f6cdd1du >> 32) * n >> 32;
+}
+/* First set bit at or after position `from`, cyclically. */
+inline int bit_from(uint32_t bits, int from)
+{
+    const uint32_t upper = bits & ~0u << (from & 31);
+    return __builtin_ctz(upper ? upper : bits);
+}
 uint64_t random_below(uint64_t n);      /* of the running block, on the host the streams' */
 std::string whereami();                 /* "kernel block (x,y,z) thread (x,y,z)" */
 void report(cudaError_t e, const std::string &text);
@@ -121,8 +143,7 @@ struct serials {
     uint32_t first, end;
 };
 void run_grid(const launch_config &c, const kernel_call &call, serials *previous);
-void lane_waits(fiber &f); /* for others of its warp */
-void lanes_go_on(block &b, int warp_index, uint32_t lanes);
+void switch_to(fiber *to, bool dying = false);
 std::string describe_thread(const fiber &f);
 
 /* warp.cpp: collectives that only waited for a thread that has ended */
@@ -172,6 +193,16 @@ void drop_streams();
     recursive_lock lock_;                                                                                                                  \
     const cudaError_t entered_ = enter_call();                                                                                             \
     if (entered_ != cudaSuccess) return entered_
+
+/* In the race-checked build the linker may give the runtime a template of the standard library that was instrumented with a kernel. What such code
+ * does on a kernel's thread, while one of these lives, is not the kernel's doing. None may live across a switch to another thread. */
+extern __thread bool in_runtime;
+struct runtime_scope {
+    bool before = in_runtime;
+    runtime_scope() { in_runtime = true; }
+    ~runtime_scope() { in_runtime = before; }
+    runtime_scope(const runtime_scope &) = delete;
+};
 
 /* race.cpp fills this in. */
 struct race_table {

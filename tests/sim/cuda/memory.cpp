@@ -1,6 +1,6 @@
 /* Device, pinned and shared memory, and cp.async.
  *
- * A device allocation ends at most 255 bytes before a page that nobody may touch (cudaMalloc aligns to 256) and begins after one; the bytes between
+ * A device allocation ends at most 255 bytes before 64 KiB that nobody may touch (cudaMalloc aligns to 256) and begins after one; the bytes between
  * hold a pattern that is checked after each launch. Freed ranges stay closed for a while. While no kernel or copy runs, the host cannot reach
  * device memory at all. Shared memory is an arena a block: the dynamic part first, then the static arrays, with patterned gaps. */
 #include "internal.h"
@@ -16,8 +16,9 @@
 namespace sim {
 namespace {
 
-constexpr size_t page = 4096, align_to = 256, front_check = 256;
+constexpr size_t page = 4096, guard = 64 << 10, align_to = 256, front_check = 256;
 constexpr size_t max_freed = 64, max_static = 48 << 10, max_shared = 227 << 10;
+constexpr size_t max_closed = 1 << 20; /* more stays open to the host: closing costs time with every page */
 
 struct allocation {
     unsigned char *map;
@@ -59,13 +60,13 @@ bool all_poison(const unsigned char *p, size_t n) { return n == 0 || (p[0] == po
 
 size_t slack_behind(uintptr_t user, const allocation &a)
 {
-    return size_t(a.map + a.map_bytes - page - reinterpret_cast<unsigned char *>(user)) - a.bytes;
+    return size_t(a.map + a.map_bytes - guard - reinterpret_cast<unsigned char *>(user)) - a.bytes;
 }
 
 bool guards_whole(uintptr_t user, const allocation &a)
 {
     const auto *p = reinterpret_cast<const unsigned char *>(user);
-    const size_t front = std::min(front_check, size_t(p - (a.map + page))), behind = slack_behind(user, a);
+    const size_t front = std::min(front_check, size_t(p - (a.map + guard))), behind = slack_behind(user, a);
     ASAN_UNPOISON_MEMORY_REGION(p - front, front);
     ASAN_UNPOISON_MEMORY_REGION(p + a.bytes, behind);
     const bool whole = all_poison(p - front, front) && all_poison(p + a.bytes, behind);
@@ -77,19 +78,19 @@ bool guards_whole(uintptr_t user, const allocation &a)
 cudaError_t allocate(std::map<uintptr_t, allocation> &in, void **out, size_t n)
 {
     const size_t room = (n + align_to - 1) / align_to * align_to, body = (room + page - 1) / page * page;
-    void *m = mmap(nullptr, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *m = mmap(nullptr, body + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m == MAP_FAILED) return cudaErrorMemoryAllocation;
-    auto *map = static_cast<unsigned char *>(m), *user = map + page + (body - room);
-    mprotect(map + page, body, PROT_READ | PROT_WRITE);
-    std::memset(map + page, poison, body);
+    auto *map = static_cast<unsigned char *>(m), *user = map + guard + (body - room);
+    mprotect(map + guard, body, PROT_READ | PROT_WRITE);
+    std::memset(map + guard, poison, body);
     const auto key = reinterpret_cast<uintptr_t>(user);
-    in[key] = {map, body + 2 * page, n, nullptr, 0};
+    in[key] = {map, body + 2 * guard, n, nullptr, 0};
     guards_whole(key, in[key]); /* closes them for ASan */
     *out = user;
     return cudaSuccess;
 }
 
-void protect(const allocation &a, bool open) { mprotect(a.map + page, a.map_bytes - 2 * page, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
+void protect(const allocation &a, bool open) { mprotect(a.map + guard, a.map_bytes - 2 * guard, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
 
 /* A load or store that hit a closed page: on the device a fault of the kernel, on the host the end. */
 void on_segv(int sig, siginfo_t *info, void *)
@@ -148,7 +149,7 @@ void *device_shadow(const void *p, size_t n, size_t bytes_a_byte)
         version = device_version;
     }
     if (!latest->shadow) {
-        latest->shadow_bytes = latest->bytes * bytes_a_byte;
+        latest->shadow_bytes = (latest->bytes + 3) / 4 * 4 * bytes_a_byte; /* whole words */
         latest->shadow = mmap(nullptr, latest->shadow_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (latest->shadow == MAP_FAILED) std::perror("mmap"), std::abort();
     }
@@ -190,7 +191,7 @@ std::string describe_address(const void *p)
 void open_device_memory(bool open)
 {
     if (open) catch_segv();
-    if (open == is_open) return;
+    if (open == is_open || (!open && bytes_in_use > max_closed)) return;
     is_open = open;
     for (const auto &a : device) protect(a.second, open);
 }
@@ -233,7 +234,7 @@ cudaError_t free_device(void *p)
     const allocation a = it->second;
     protect(a, true);
     const bool whole = guards_whole(it->first, a);
-    ASAN_UNPOISON_MEMORY_REGION(a.map + page, a.map_bytes - 2 * page);
+    ASAN_UNPOISON_MEMORY_REGION(a.map + guard, a.map_bytes - 2 * guard);
     madvise(a.map, a.map_bytes, MADV_DONTNEED);
     protect(a, false);
     bytes_in_use -= a.bytes;
@@ -254,7 +255,7 @@ cudaError_t free_pinned(void *p)
 {
     auto it = pinned.find(reinterpret_cast<uintptr_t>(p));
     if (it == pinned.end() || !it->second.map) return cudaErrorInvalidValue;
-    ASAN_UNPOISON_MEMORY_REGION(it->second.map + page, it->second.map_bytes - 2 * page);
+    ASAN_UNPOISON_MEMORY_REGION(it->second.map + guard, it->second.map_bytes - 2 * guard);
     munmap(it->second.map, it->second.map_bytes);
     pinned.erase(it);
     return cudaSuccess;
@@ -315,6 +316,7 @@ void *dyn_shared() { return current->owner->arena; }
 
 void *static_shared(const void *key, size_t bytes, size_t align)
 {
+    const runtime_scope scope;
     block &b = *current->owner;
     size_t total = bytes;
     for (const piece &p : b.pieces) {
@@ -345,6 +347,7 @@ void deny_misaligned(const void *p, size_t align, site at)
  * waits; the source is read now or then. */
 void cp_async(void *dst, const void *src, int bytes, int src_bytes, site at)
 {
+    const runtime_scope scope;
     size_t offset;
     fiber &f = *current;
     if (!shared_range(*f.owner, dst, size_t(bytes), &offset)) fault_as(cudaErrorIllegalAddress, "cp.async outside shared memory at %s:%d", at.file, at.line);
@@ -367,6 +370,7 @@ void cp_async_commit() { ++current->committed; }
 
 void cp_async_wait(int newest_left)
 {
+    const runtime_scope scope;
     auto &q = current->async;
     if (newest_left < 0) cp_async_commit(), newest_left = 0;
     size_t done = 0;

@@ -36,13 +36,24 @@ struct thread_clock {
 
 namespace {
 
-struct stamp { /* serial 0: none */
-    uint64_t serial : 28, thread : 10, time : 25, atomic : 1;
+struct stamp { /* 0: none. Shifts, for bit fields would be put together in memory before each use. */
+    uint64_t bits = 0;
+    uint32_t serial() const { return uint32_t(bits >> 36); }
+    unsigned thread() const { return unsigned(bits >> 26) & 1023; }
+    uint32_t time() const { return uint32_t(bits >> 1) & 0x1ffffff; }
+    bool atomic() const { return bits & 1; }
 };
+stamp stamp_of(uint32_t serial, int thread, uint32_t time, bool atomic)
+{
+    stamp s;
+    s.bits = uint64_t(serial) << 36 | uint64_t(unsigned(thread) & 1023) << 26 | uint64_t(time & 0x1ffffff) << 1 | uint64_t(atomic);
+    return s;
+}
 struct shadow {
     stamp write, read[2];
     uint32_t write_at, read_at[2]; /* program counter, or 1 << 31 | index into sites */
-    uint32_t pending;              /* serial of the block that has an unfinished cp.async into this byte */
+    uint32_t pending : 31;         /* serial of the block that has an unfinished cp.async into this byte */
+    uint32_t split : 1;            /* in the first byte of an aligned word: else its shadow stands for all four */
 };
 
 std::vector<site> sites;
@@ -59,7 +70,7 @@ struct block_state {
     std::vector<thread_clock> clocks;
     std::vector<arrival> arrivals[16];
 };
-std::map<const block *, block_state> states;
+block_state &state_of(const block &b) { return *static_cast<block_state *>(b.race_state); }
 struct release_of {
     shared_knowledge device, block;
     uint32_t block_serial;
@@ -70,11 +81,18 @@ uint32_t coin = 1;
 
 uint32_t where(site s)
 {
+    static struct {
+        site s;
+        uint32_t index;
+    } recent[256];
+    auto &r = recent[(reinterpret_cast<uintptr_t>(s.file) >> 3 ^ unsigned(s.line)) & 255];
+    if (r.s.file == s.file && r.s.line == s.line) return r.index;
     auto it = site_index.find({s.file, s.line});
     if (it == site_index.end()) {
         sites.push_back(s);
         it = site_index.insert({{s.file, s.line}, uint32_t(sites.size() - 1) | 1u << 31}).first;
     }
+    r = {s, it->second};
     return it->second;
 }
 
@@ -90,68 +108,79 @@ std::string text_of(uint32_t at)
     return out;
 }
 
-stamp now_of(const fiber &f, bool atomic)
+/* The thread that accesses something now, as far as one access is concerned. */
+struct view {
+    const fiber &f;
+    stamp now;
+    const uint32_t *base; /* what it knows of its own block's threads */
+    bool shared_memory, atomic;
+    uint32_t at;
+    view(const fiber &f_, bool shared_memory_, bool atomic_, uint32_t at_)
+        : f(f_), now(stamp_of(f_.owner->serial, f_.index, f_.clock->own, atomic_)), base(f_.clock->base->data()), shared_memory(shared_memory_),
+          atomic(atomic_), at(at_)
+    {
+    }
+};
+
+bool known_elsewhere(const view &v, stamp s)
 {
-    stamp s;
-    s.serial = f.owner->serial & 0xfffffff, s.thread = unsigned(f.index) & 1023, s.time = f.clock->own & 0x1ffffff, s.atomic = atomic;
-    return s;
+    if (!v.f.clock->foreign) return false;
+    auto it = v.f.clock->foreign->find(s.serial());
+    return it != v.f.clock->foreign->end() && s.time() <= (*it->second)[s.thread()];
 }
 
-/* Whether all that `s` stands for happened before what thread f does now. */
-bool known(const fiber &f, stamp s, bool shared_memory)
+/* Whether all that `s` stands for happened before what the thread does now. */
+inline bool known(const view &v, stamp s)
 {
-    if (s.serial == f.owner->serial) return int(s.thread) == f.index || s.time <= (*f.clock->base)[s.thread];
-    if (shared_memory || s.serial < running->first_serial) return true; /* of an earlier block in this arena, of an earlier launch */
-    if (!f.clock->foreign) return false;
-    auto it = f.clock->foreign->find(uint32_t(s.serial));
-    return it != f.clock->foreign->end() && s.time <= (*it->second)[s.thread];
+    if (s.serial() == v.now.serial()) return s.thread() == v.now.thread() || s.time() <= v.base[s.thread()];
+    return v.shared_memory || s.serial() < running->first_serial || known_elsewhere(v, s); /* of an earlier block in this arena; an earlier launch */
 }
 
 [[noreturn]] void race_found(const void *p, bool shared_memory, const char *now, uint32_t at, const char *before, stamp s, uint32_t before_at)
 {
     size_t offset = 0;
-    const bool same = s.serial == current->owner->serial;
+    const bool same = s.serial() == current->owner->serial;
     std::string place = shared_memory ? "" : describe_address(p);
     if (shared_memory) {
         (void)shared_range(*current->owner, p, 1, &offset);
         place = "+" + std::to_string(offset);
     }
     fault("%s-memory race at %s: %s at %s, not ordered after the %s by thread %d of %s at %s", shared_memory ? "shared" : "device", place.c_str(),
-          now, text_of(at).c_str(), before, int(s.thread), same ? "this block" : "another block", text_of(before_at).c_str());
+          now, text_of(at).c_str(), before, int(s.thread()), same ? "this block" : "another block", text_of(before_at).c_str());
 }
 
 /* A kernel launched to overlap with the one before touches nothing of it before it has waited. */
 void check_dependency(const shadow &s, bool write, uint32_t at)
 {
-    const auto of_previous = [](stamp t) { return t.serial >= running->previous_first && t.serial < running->previous_end && t.serial; };
+    const auto of_previous = [](stamp t) { return t.bits && t.serial() >= running->previous_first && t.serial() < running->previous_end; };
     if (of_previous(s.write) || (write && (of_previous(s.read[0]) || of_previous(s.read[1]))))
         fault("%s at %s before griddepcontrol_wait of what the kernel before %s", write ? "write" : "read", text_of(at).c_str(),
               of_previous(s.write) ? "writes" : "reads");
 }
 
-void on_read(const fiber &f, shadow &s, const void *p, bool shared_memory, bool atomic, uint32_t at)
+inline void on_read(const view &v, shadow &s, const char *p)
 {
-    if (s.write.serial && !(atomic && s.write.atomic) && !known(f, s.write, shared_memory))
-        race_found(p, shared_memory, atomic ? "atomic read" : "read", at, s.write.atomic ? "atomic write" : "write", s.write, s.write_at);
+    if (s.write.bits && !(v.atomic && s.write.atomic()) && !known(v, s.write))
+        race_found(p, v.shared_memory, v.atomic ? "atomic read" : "read", v.at, s.write.atomic() ? "atomic write" : "write", s.write, s.write_at);
     int slot = -1;
     for (int i = 0; i < 2 && slot < 0; ++i)
-        if (!s.read[i].serial || (s.read[i].atomic <= unsigned(atomic) && known(f, s.read[i], shared_memory))) slot = i;
+        if (!s.read[i].bits || (s.read[i].atomic() <= v.atomic && known(v, s.read[i]))) slot = i;
     if (slot < 0) slot = int((coin = coin * 1664525 + 1013904223) >> 31);
-    s.read[slot] = now_of(f, atomic);
-    s.read_at[slot] = at;
+    s.read[slot] = v.now;
+    s.read_at[slot] = v.at;
 }
 
-void on_write(const fiber &f, shadow &s, const void *p, bool shared_memory, bool atomic, uint32_t at)
+inline void on_write(const view &v, shadow &s, const char *p)
 {
-    const char *now = atomic ? "atomic write" : "write";
-    if (s.write.serial && !(atomic && s.write.atomic) && !known(f, s.write, shared_memory))
-        race_found(p, shared_memory, now, at, s.write.atomic ? "atomic write" : "write", s.write, s.write_at);
+    const char *now = v.atomic ? "atomic write" : "write";
+    if (s.write.bits && !(v.atomic && s.write.atomic()) && !known(v, s.write))
+        race_found(p, v.shared_memory, now, v.at, s.write.atomic() ? "atomic write" : "write", s.write, s.write_at);
     for (int i = 0; i < 2; ++i)
-        if (s.read[i].serial && !(atomic && s.read[i].atomic) && !known(f, s.read[i], shared_memory))
-            race_found(p, shared_memory, now, at, s.read[i].atomic ? "atomic read" : "read", s.read[i], s.read_at[i]);
-    s.write = now_of(f, atomic);
-    s.write_at = at;
-    s.read[0].serial = s.read[1].serial = 0;
+        if (s.read[i].bits && !(v.atomic && s.read[i].atomic()) && !known(v, s.read[i]))
+            race_found(p, v.shared_memory, now, v.at, s.read[i].atomic() ? "atomic read" : "read", s.read[i], s.read_at[i]);
+    s.write = v.now;
+    s.write_at = v.at;
+    s.read[0].bits = s.read[1].bits = 0;
 }
 
 /* The shadow of n bytes at p, or null if they lie in neither memory. */
@@ -159,24 +188,49 @@ shadow *shadow_of(const fiber &f, const void *p, size_t n, bool *shared_memory)
 {
     size_t offset = 0;
     *shared_memory = shared_range(*f.owner, p, n, &offset);
-    if (*shared_memory) return states[f.owner].arena + offset;
+    if (*shared_memory) return state_of(*f.owner).arena + offset;
     return static_cast<shadow *>(device_shadow(p, n, sizeof(shadow)));
 }
 
+/* One access to what one shadow stands for. */
+inline void touch_one(const view &v, shadow &s, const char *p, bool reads, bool writes)
+{
+    if (v.shared_memory && s.pending && s.pending == v.f.owner->serial)
+        fault("%s of a cp.async destination before its wait, at %s", writes ? "write" : "read", text_of(v.at).c_str());
+    if (!v.shared_memory && !v.f.dependency_synced) check_dependency(s, writes, v.at);
+    if (writes) on_write(v, s, p);
+    else if (reads) on_read(v, s, p);
+}
+
+/* Aligned words are handled as one until a part of one is accessed. */
 void touch(const fiber &f, shadow *s, const void *p, size_t n, bool shared_memory, bool reads, bool writes, bool atomic, uint32_t at)
 {
-    for (size_t i = 0; i < n; ++i) {
-        const char *byte = static_cast<const char *>(p) + i;
-        if (shared_memory && s[i].pending == f.owner->serial)
-            fault("%s of a cp.async destination before its wait, at %s", writes ? "write" : "read", text_of(at).c_str());
-        if (!shared_memory && !f.dependency_synced) check_dependency(s[i], writes, at);
-        if (reads && !writes) on_read(f, s[i], byte, shared_memory, atomic, at);
-        if (writes) on_write(f, s[i], byte, shared_memory, atomic, at);
+    const view v(f, shared_memory, atomic, at);
+    const char *c = static_cast<const char *>(p);
+    for (size_t i = 0; i < n;) {
+        const size_t within = (reinterpret_cast<uintptr_t>(c) + i) & 3;
+        if (within == 0 && n - i >= 4) {
+            touch_one(v, s[i], c + i, reads, writes);
+            if (s[i].split) {
+                for (size_t k = 1; k < 4; ++k) touch_one(v, s[i + k], c + i + k, reads, writes);
+                if (writes) s[i].split = 0;
+            }
+            i += 4;
+            continue;
+        }
+        shadow *word = s + i - within;
+        if (!word->split) {
+            for (size_t k = 1; k < 4; ++k) word[k] = word[0];
+            word->split = 1;
+        }
+        touch_one(v, s[i], c + i, reads, writes);
+        ++i;
     }
 }
 
 void access(const void *p, size_t n, bool write, site at)
 {
+    const runtime_scope scope;
     bool shared_memory;
     shadow *s = shadow_of(*current, p, n, &shared_memory);
     if (s) touch(*current, s, p, n, shared_memory, !write, write, false, where(at));
@@ -187,7 +241,7 @@ void async_issue(const void *p, size_t n, site at)
     bool shared_memory;
     shadow *s = shadow_of(*current, p, n, &shared_memory);
     touch(*current, s, p, n, shared_memory, false, true, false, where(at));
-    for (size_t i = 0; i < n; ++i) s[i].pending = current->owner->serial;
+    for (size_t i = 0; i < n; ++i) s[i].pending = current->owner->serial & 0x7fffffff;
 }
 
 void async_done(const void *p, size_t n, site at)
@@ -200,7 +254,9 @@ void async_done(const void *p, size_t n, site at)
 
 void begin_block(block &b)
 {
-    block_state &s = states[&b];
+    const runtime_scope scope;
+    if (!b.race_state) b.race_state = new block_state; /* one a place for blocks, kept */
+    block_state &s = state_of(b);
     if (!s.arena) {
         void *m = mmap(nullptr, arena_bytes * sizeof(shadow), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (m == MAP_FAILED) std::perror("mmap"), std::abort();
@@ -264,16 +320,22 @@ void meet(const std::vector<arrival> &all)
 
 void join(fiber *const *who, int n)
 {
+    const runtime_scope scope;
     std::vector<arrival> all;
     for (int i = 0; i < n; ++i) all.push_back(arrival_of(*who[i], true));
     meet(all);
 }
 
-void arrive(block &b, int id, fiber &f, bool waits) { states[&b].arrivals[id].push_back(arrival_of(f, waits)); }
+void arrive(block &b, int id, fiber &f, bool waits)
+{
+    const runtime_scope scope;
+    state_of(b).arrivals[id].push_back(arrival_of(f, waits));
+}
 
 void release_barrier(block &b, int id)
 {
-    auto &all = states[&b].arrivals[id];
+    const runtime_scope scope;
+    auto &all = state_of(b).arrivals[id];
     if (!all.empty()) meet(all);
     all.clear();
 }
@@ -304,6 +366,7 @@ void learn(fiber &f, const shared_knowledge &k)
 
 void fence_passed(scope s)
 {
+    const runtime_scope in;
     fiber &f = *current;
     for (const auto &k : f.clock->unfenced) learn(f, k);
     f.clock->unfenced.clear();
@@ -362,9 +425,10 @@ void check_elsewhere(const fiber &f, const void *p, size_t n, uint32_t at)
 /* Every instrumented load and store of a kernel. */
 void on_instruction(const void *p, size_t n, bool write, const void *pc)
 {
-    if (!on_device()) return;
+    if (!on_device() || in_runtime) return;
     if (in_range(p, current->stack, current->stack_bytes)) return;
     if (random_schedule() && random_below(16) == 0) preempt_point();
+    const runtime_scope scope;
     const auto at = uint32_t(reinterpret_cast<uintptr_t>(pc));
     bool shared_memory;
     shadow *s = shadow_of(*current, p, n, &shared_memory);

@@ -218,21 +218,34 @@ bool try_finish(block &b, int warp_index, int lane)
     warp &w = b.warps[warp_index];
     const uint32_t mask = w.mask[lane], key = w.key[lane], need = mask & w.live;
     if ((w.waiting & need) != need) return false;
-    for (uint32_t m = need; m; m &= m - 1) {
-        const int l = __builtin_ctz(m);
-        if (w.key[l] != key || w.mask[l] != mask) mismatch(b, warp_index, lane, l);
-    }
+    uint32_t other = 0;
+    if (need == ~0u)
+        for (int l = 0; l < 32; ++l) other |= (w.key[l] ^ key) | (w.mask[l] ^ mask);
+    if (need != ~0u || other)
+        for (uint32_t m = need; m; m &= m - 1) {
+            const int l = __builtin_ctz(m);
+            if (w.key[l] != key || w.mask[l] != mask) mismatch(b, warp_index, lane, l);
+        }
     if (op(key >> 8) >= op::ldmatrix && need != ~0u)
         fault("%s.sync.aligned needs 32 live lanes, has %08x", op(key >> 8) == op::mma ? "mma" : "ldmatrix", need);
     ++stats.collectives;
     w.waiting &= ~need;
     finish(b, warp_index, need, key);
-    lanes_go_on(b, warp_index, need);
+    wake(b, warp_index, need);
     return true;
 }
 
+/* The usual next thread while this one waits: one of its own warp, without a look at the rest. Which, and when not: fiber.cpp, pick(). */
+ALWAYS_INLINE void yield_in_warp(fiber &f, block &b, const warp &w)
+{
+    if (!w.ready || seed_now % 2 || (seed_now && !draw(b.rng, 64))) return reschedule();
+    const int from = seed_now ? int(draw(b.rng, 32)) : f.lane + 1;
+    if (!seed_now && (f.lane == 31 || !(w.ready >> f.lane))) return reschedule(); /* round: the other warps' turn */
+    switch_to(&b.fibers[size_t(f.warp * 32 + bit_from(w.ready, from))]);
+}
+
 /* Meets the other lanes of the mask; the caller has written its operands. */
-void meet(op o, int variant, uint32_t mask, site at)
+ALWAYS_INLINE void meet(op o, int variant, uint32_t mask, site at)
 {
     fiber &f = *current;
     block &b = *f.owner;
@@ -242,9 +255,9 @@ void meet(op o, int variant, uint32_t mask, site at)
     w.key[f.lane] = uint32_t(o) << 8 | uint32_t(variant);
     if (!(mask >> f.lane & 1)) fault("warp collective at %s:%d: lane %d is not in its own mask %08x", at.file, at.line, f.lane, mask);
     w.waiting |= 1u << f.lane;
-    lane_waits(f);
-    try_finish(b, f.warp, f.lane);
-    reschedule();
+    put_to_sleep(f);
+    if (try_finish(b, f.warp, f.lane)) return seed_now ? reschedule() : static_cast<void>(0);
+    yield_in_warp(f, b, w);
 }
 
 } // namespace

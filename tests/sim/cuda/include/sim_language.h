@@ -68,6 +68,8 @@ struct site {
 /* Test control. Seed 0: threads, blocks and stream work in order. Odd seeds: any ready thread next. Even seeds: one warp runs far ahead of
  * the others. The same seed gives the same run. */
 void set_seed(uint64_t seed);
+/* So many switches of a block's threads at barriers and flags are a livelock (20 million). */
+void set_patience(uint64_t decisions);
 /* Text of the latest fault, "" if there was none since the last set_seed(). */
 const std::string &last_report();
 [[noreturn]] void fault(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

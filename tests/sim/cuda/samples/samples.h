@@ -1,8 +1,30 @@
-/* Three kernels as examples and as subjects of the simulator's own tests: what their faults look like is tested by planting them. */
+/* Three kernels as examples and as subjects of the simulator's own tests. Each has places where a fault can be planted (test_mutants.cpp): a
+ * barrier left out, an early read of an asynchronous copy, an index past the end. Under nvcc there are none. */
 #pragma once
 #include "kernels/cuda/ptx.cuh"
 
 using bf16 = __nv_bfloat16;
+
+enum planted_fault {
+    PLANTED_NOTHING,
+    RMS_NO_BARRIER,      /* warp sums are read before all are written */
+    RMS_PAST_END,        /* one vector too many */
+    GEMM_NO_WAIT,        /* the tile is read while its copy is under way */
+    GEMM_WAIT_TOO_FEW,   /* the wait leaves two groups instead of one */
+    GEMM_NO_BARRIER,     /* other threads' copies are read after one's own wait only */
+    GEMM_NO_END_BARRIER, /* the next copy overwrites what others still read */
+    GEMM_LOAD_BOUND,     /* rows past the end of A are loaded */
+    GEMM_STORE_BOUND,    /* one row too many is stored */
+    DECODE_NO_BARRIER,   /* the slots' states are merged before all are written */
+    DECODE_TOKEN_BOUND,  /* one token too many is attended to */
+    PLANTED_FAULTS
+};
+#ifdef __CUDACC__
+#define PLANTED(fault) false
+#else
+extern planted_fault planted;
+#define PLANTED(fault) (planted == (fault))
+#endif
 
 /* y[r] = x[r] / rms(x[r]) * w; rows of hidden bf16, hidden % 8 == 0. */
 cudaError_t sample_rmsnorm(const bf16 *x, const bf16 *w, bf16 *y, int rows, int hidden, float eps, cudaStream_t stream);
