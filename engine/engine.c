@@ -41,7 +41,8 @@ static int scheduler_make(struct engine *en, struct err *e)
                                  .spread_steps = SPREAD_STEPS,
                                  .tile_units = layers,
                                  .unit_rows = LAYER_ROWS_AT_FIRST,
-                                 .step_units = layers}; /* not more than a tile between two looks at what else has come */
+                                 .step_units = layers, /* not more than a tile between two looks at what else has come */
+                                 .prompt_blocks_only = m->two_paths};
     return scheduler_new(&en->scheduler, &l, e);
 }
 
@@ -247,7 +248,7 @@ static void fill_group(struct engine *en, size_t i)
     en->groups[i] = (struct model_group){.tokens = q->tokens + g->first_position,
                                          .first_position = g->first_position,
                                          .n_rows = g->n_rows,
-                                         .prefill = g->prefill,
+                                         .prefill = g->prefill && !(g->made && en->limits.two_paths),
                                          .blocks = g->sequence->blocks,
                                          .picture = pictures ? q->picture : NULL,
                                          .picture_row = pictures ? picture_row(en, q, g->first_position) : 0,

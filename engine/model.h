@@ -39,6 +39,7 @@ struct model_limits {
     uint32_t max_context; /* of the model, lowered to what the cache holds */
     uint32_t block_tokens, n_blocks;
     uint32_t step_rows;
+    bool two_paths;                    /* see struct ops */
     uint32_t tile_px, tokens_per_tile; /* 0: no pictures */
     uint32_t tile_layers;              /* of the picture encoder */
     int32_t image_token;               /* -1 */

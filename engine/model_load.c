@@ -296,6 +296,7 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     l->vocab = c->text.vocab, l->hidden = c->text.hidden, l->layers = c->text.layers, l->image_token = c->image_token;
     l->block_tokens = (uint32_t)m->ops->kv_block_tokens(m->device);
     l->step_rows = o->step_rows ? o->step_rows : 512;
+    l->two_paths = m->ops->two_paths;
     if (c->family->vision) {
         uint32_t side = c->vision.grid / c->vision.scale;
         l->tile_px = c->vision.image_px, l->tile_layers = c->vision.layers, l->tokens_per_tile = side * side;

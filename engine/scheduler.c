@@ -649,7 +649,8 @@ static void plan_prompt(struct scheduler *s, struct sequence *q, struct budget *
     if (n > 0 && !grow(s, q, q->n_computed + n, out)) return;
     if (n > 0) {
         s->groups[out->n_groups++] = (struct schedule_rows){
-            .sequence = q, .first_position = q->n_computed, .n_rows = n, .prefill = true, .sample = q->n_computed + n == q->n_fill};
+            .sequence = q, .first_position = q->n_computed, .n_rows = n, .prefill = true, .made = q->n_computed >= q->request.n_prompt,
+            .sample = q->n_computed + n == q->n_fill};
         out->n_rows += n;
         b->rows -= n;
     }
@@ -748,7 +749,7 @@ void scheduler_add_key(struct scheduler *s, struct sequence *q, struct kv_key ke
 static void publish(struct scheduler *s, struct sequence *q)
 {
     uint32_t n = min_u32(q->n_keys, q->n_computed / s->limits.block_tokens);
-    if (s->limits.prefill_blocks_only) n = min_u32(n, q->n_fill / s->limits.block_tokens);
+    if (s->limits.prompt_blocks_only) n = min_u32(n, q->request.n_prompt / s->limits.block_tokens);
     for (; q->n_published < n; q->n_published++) kv_cache_publish(s->cache, q->blocks[q->n_published], q->keys[q->n_published]);
 }
 

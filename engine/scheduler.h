@@ -50,7 +50,7 @@ struct scheduler_limits {
     uint32_t tile_units;                            /* units of one tile's encode; at least 1 */
     uint32_t unit_rows;                             /* rows that cost as much as a unit; at least 1 */
     uint32_t step_units;                            /* most units of a step in which nothing decodes; at least 1 */
-    bool prefill_blocks_only; /* publish only blocks computed in prefill rows: for a backend whose decode rows differ in bytes */
+    bool prompt_blocks_only; /* publish only blocks of prompts: for a backend whose decode rows differ in bytes from prompt rows */
 };
 
 /* Where a tile stands in the prompt: positions first .. end - 1 hold its rows, and maybe others. */
@@ -105,7 +105,8 @@ struct sequence {
 struct schedule_rows {
     struct sequence *sequence;
     uint32_t first_position, n_rows; /* positions in the sequence, all of the prompt or all of what was made and guessed */
-    bool prefill;                    /* their role: a prompt, or what is computed again; else a row for the token made last, and one a guess */
+    bool prefill;                    /* a prompt, or what is computed again; else a row for the token made last, and one a guess */
+    bool made;                       /* with prefill: tokens that were made, computed again; their role was to decode */
     bool sample;                     /* the last row's logits give the next token; without prefill each row's do, as long as guesses are right */
 };
 

@@ -222,6 +222,7 @@ struct device_limits {
 
 struct ops {
     const char *name;
+    bool two_paths; /* a row's bytes depend on its role, prompt or decode; else the same path computes both */
     MUST_USE int (*open)(struct device **out, const struct device_options *o, struct err *e);
     void (*close)(struct device *d);                               /* accepts NULL */
     void (*describe)(const struct device *d, char *out, size_t n); /* "cpu (2 threads, avx512bf16)" */

@@ -201,7 +201,7 @@ int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
 static const struct ops *table(void)
 {
     static struct ops t;
-    t.name = "cuda";
+    t.name = "cuda", t.two_paths = true;
     t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available;
     t.reserve = reserve;
     t.alloc = alloc, t.free = release, t.upload = cuda_upload, t.read_back = read_back, t.copy = copy, t.sync = sync;

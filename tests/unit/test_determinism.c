@@ -2,7 +2,16 @@
  * is preempted, whatever is guessed, and with any number of threads: DESIGN's "exact", for every form of weights and cache. */
 #include "tests/unit/engine_harness.h"
 
-enum { TIMES = 20, COMPANY = 64, MADE = 40, MAX_PROMPT = 128, TILES = 5 };
+#ifdef SPILLWAY_TEST_CUDA /* the library; it is the simulated one, and slow */
+enum { TIMES = 2, COMPANY = 8, MADE = 20, KV_TOKENS = 1024, OTHER_PROMPT = 60 };
+#define DEVICE "cuda"
+#else
+enum { TIMES = 20, COMPANY = 64, MADE = 40, KV_TOKENS = 8192, OTHER_PROMPT = 40 };
+#define DEVICE "cpu"
+#define SPILLWAY_TEST_CUDA NULL
+#define CPU_HAS_F32 1
+#endif
+enum { MAX_PROMPT = 128, TILES = 5 };
 
 struct form {
     const char *model;
@@ -12,13 +21,16 @@ struct form {
     bool pictures;
 };
 static const struct form forms[] = {
+#ifdef CPU_HAS_F32
     {"smollm2-f32", COMPUTE_F32, DTYPE_F32, MODEL_QUANT_NONE, MODEL_QUANT_NONE, false},
+    {"idefics3-f32", COMPUTE_F32, DTYPE_F32, MODEL_QUANT_INT8, MODEL_QUANT_INT8, true},
+#endif
     {"smollm3-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_NONE, MODEL_QUANT_NONE, false},
     {"smollm2-bf16", COMPUTE_BF16, DTYPE_I8, MODEL_QUANT_INT8, MODEL_QUANT_INT8, false},
     {"smollm2-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_INT4, MODEL_QUANT_INT8, false},
     {"idefics3-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_NONE, MODEL_QUANT_NONE, true},
-    {"idefics3-f32", COMPUTE_F32, DTYPE_F32, MODEL_QUANT_INT8, MODEL_QUANT_INT8, true},
 };
+enum { FORMS = sizeof forms / sizeof *forms };
 
 /* One form's models, of which engines are made; the small one's cache makes two sequences preempt each other. */
 struct bench {
@@ -37,7 +49,8 @@ static uint32_t pick(struct bench *b, uint32_t n)
 
 static struct model *open_form(const struct form *f, int threads, uint64_t kv_tokens)
 {
-    return open_golden(f->model, &(struct model_options){.device = "cpu",
+    return open_golden(f->model, &(struct model_options){.device = DEVICE,
+                                                         .cuda_library = SPILLWAY_TEST_CUDA,
                                                          .compute = f->compute,
                                                          .kv_dtype = f->kv_dtype,
                                                          .quant = f->quant,
@@ -166,7 +179,7 @@ static struct answer preempted(struct bench *b, const struct frame_submit *f, st
 {
     struct answer a[2] = {0};
     struct text t;
-    struct frame_submit other = random_request(b, &t, 1, 40, b->form->pictures);
+    struct frame_submit other = random_request(b, &t, 1, OTHER_PROMPT, b->form->pictures); /* soon at the end of its block */
     const uint64_t before = b->preempted;
     other.sampling.max_tokens = MAX_MADE - 1;
     other.sampling.temperature = 1; /* not guessed, so that it stays as long as the other needs room */
@@ -184,7 +197,7 @@ static struct answer preempted(struct bench *b, const struct frame_submit *f, st
 static void run_form(const struct form *form, uint32_t seed)
 {
     struct bench b = {.form = form, .rng = seed};
-    for (int i = 0; i < 2; i++) b.threads[i] = open_form(form, 1 + i, 8192);
+    for (int i = 0; i < 2; i++) b.threads[i] = open_form(form, 1 + i, KV_TOKENS);
     b.small = open_form(form, 2, 144);
     const struct model_limits *l = model_limits(b.threads[0]);
     for (uint8_t i = 0; form->pictures && i < 2; i++) b.fds[i] = tiles_fd(l, TILES, i, true);
@@ -221,22 +234,28 @@ static void run_form(const struct form *form, uint32_t seed)
     model_close(b.small);
 }
 
+static void run_forms(bool pictures, bool quantised)
+{
+    for (uint32_t i = 0; i < FORMS; i++)
+        if (forms[i].pictures == pictures && (pictures || (forms[i].quant != MODEL_QUANT_NONE) == quantised)) run_form(&forms[i], 1 + i);
+}
+
 static void test_text(void **state)
 {
     (void)state;
-    for (uint32_t i = 0; i < 2; i++) run_form(&forms[i], 1 + i);
+    run_forms(false, false);
 }
 
 static void test_quantised(void **state)
 {
     (void)state;
-    for (uint32_t i = 2; i < 4; i++) run_form(&forms[i], 1 + i);
+    run_forms(false, true);
 }
 
 static void test_pictures(void **state)
 {
     (void)state;
-    for (uint32_t i = 4; i < 6; i++) run_form(&forms[i], 1 + i);
+    run_forms(true, false);
 }
 
 int main(void)

@@ -343,7 +343,7 @@ static void test_decode_blocks_are_published_only_if_they_are_as_prefilled_ones(
     (void)state;
     for (int only = 0; only < 2; only++) {
         struct scheduler_limits l = small;
-        l.prefill_blocks_only = only;
+        l.prompt_blocks_only = only;
         struct scheduler *s = make(l);
         struct schedule p;
         struct scheduler_request a = request(1, 6, 9, 7, 48);

@@ -354,7 +354,7 @@ static struct scheduler_limits random_limits(struct world *w)
                                  .tile_units = 1 + pick(w, 4),
                                  .unit_rows = 1 + pick(w, 12),
                                  .step_units = 1 + pick(w, 8),
-                                 .prefill_blocks_only = pick(w, 4) == 0};
+                                 .prompt_blocks_only = pick(w, 4) == 0};
     l.step_decode_rows = 1 + pick(w, l.step_rows - 1);
     l.beside_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
     l.spread_steps = 1 + pick(w, 16);
