@@ -274,7 +274,7 @@ __device__ __forceinline__ void add_bias(const job &j, float *x, uint32_t *count
             if (uint32_t(j.bias[i].token) < uint32_t(vocab) && count[j.bias[i].token] > 1) x[j.bias[i].token] += j.bias[i].bias;
     __syncthreads(); /* counts are read */
     for (uint32_t i = threadIdx.x; i < j.n_bias; i += THREADS)
-        if (uint32_t(j.bias[i].token) < uint32_t(vocab)) count[j.bias[i].token] = 0;
+        if (uint32_t(j.bias[i].token) < uint32_t(vocab)) atomicExch(&count[j.bias[i].token], 0u); /* two may name it */
     __syncthreads(); /* and zero again */
 }
 
