@@ -272,6 +272,16 @@ std::string hold_to_cpu(const cpu_device &cpu, const test_row &r, const struct s
 
 /* --- random rows --- */
 
+/* Built for the sanitizers or race checks: slower, and what is computed is the same. */
+bool is_checked()
+{
+#ifdef __SANITIZE_ADDRESS__
+    return true;
+#else
+    return sim::race_checked();
+#endif
+}
+
 size_t below(size_t n)
 {
     return size_t((test_uniform() + 1) / 2 * float(n)) % n;
@@ -369,24 +379,14 @@ std::string random_calls(size_t calls, const std::vector<size_t> &vocabs, size_t
     return why;
 }
 
-/* Built for the sanitizers or race checks: slower, and what is computed is the same. */
-bool is_checked()
-{
-#ifdef __SANITIZE_ADDRESS__
-    return true;
-#else
-    return sim::race_checked();
-#endif
-}
-
 std::string test_random_rows()
 {
-    return random_calls(is_checked() ? 9 : 18, {1, 2, 31, 50, 255, 257, 1000, 1025, 3001}, 7);
+    return random_calls(is_checked() ? 6 : 18, {3001, 1, 31, 257, 1025, 50, 2, 255, 1000}, 7);
 }
 
 std::string test_large_vocabulary()
 {
-    return random_calls(3, {49155, 49152}, 2);
+    return random_calls(is_checked() ? 1 : 3, {49155, 49152}, 2);
 }
 
 /* --- single properties --- */
@@ -479,7 +479,8 @@ std::string test_ties()
     const size_t vocab = 3000;
     sampler_device s(8, vocab);
     std::vector<test_row> rows;
-    for (int k : {2, 1023, 1500}) {
+    for (int k : {1500, 1023, 2}) {
+        if (is_checked() && k != 1500) break;
         test_row r(std::vector<float>(vocab, 2.5f), 1);
         r.params.top_k = k;
         for (uint32_t p = 0; p < 2; p++) r.position = p, rows.push_back(r);
@@ -605,7 +606,8 @@ std::string test_distribution()
         }
         if (rest_want >= 5) chi2 += (rest - rest_want) * (rest - rest_want) / rest_want, n++;
         for (const struct sample_result &g : got)
-            if (std::find(want.kept.begin(), want.kept.end(), g.token) == want.kept.end()) return say("setting %g: token %g may not come", setting, g.token);
+            if (std::find(want.kept.begin(), want.kept.end(), g.token) == want.kept.end())
+                return say("setting %g: token %g may not come", setting, g.token);
         const double quantile = n * std::pow(1 - 2 / (9 * n) + 3.0902 * std::sqrt(2 / (9 * n)), 3); /* Wilson and Hilferty's approximation */
         if (n < 1 || chi2 > quantile) return say("setting %g: chi-square %.1f is over %.1f", setting, chi2, quantile);
     }
