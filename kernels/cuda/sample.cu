@@ -14,7 +14,8 @@
  * and a call with more such rows takes several launches.
  *
  * Passes over a row (4 bytes a logit, from L2 after the first): greedy 1; temperature or min-p 2; top-k or top-p 4; both 5; a slot 1 more;
- * logprobs 1, with alternatives 4. Bound by what one SM reads (64 bytes a clock) and, at one row, by a dozen barriers a pass. */
+ * logprobs 1, with alternatives 4. A cut through more than 1,024 ids in one bin takes another pass a digit, four at most. Bound by what one SM
+ * reads (64 bytes a clock: 49,152 logits are 3,072 clocks) and by two to six barriers a pass. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -169,8 +170,8 @@ __device__ __forceinline__ u64 block_least(block_memory &m, u64 v)
     return v;
 }
 
-/* This thread's two bins hold a and b, `before` is what comes before them: the bin in which target falls goes to m.bin, and what comes before that
- * bin to m.before. One thread's, where target is less than all there is. */
+/* This thread's two bins hold a and b, `before` is what comes before them: the bin in which target falls goes to m.bin, and what comes
+ * before that bin to m.before. It is in one thread's, as target is less than all there is. */
 __device__ __forceinline__ void find_bin(block_memory &m, u64 a, u64 b, u64 before, u64 target)
 {
     if (target >= before && target - before < a + b) {
@@ -224,7 +225,7 @@ template <class F> __device__ __forceinline__ void walk(const block_memory &m, c
 
 /* --- the best, and whether all are numbers --- */
 
-/* The best rank, NONE if none may come; that of all logits, those hidden too; true if one is NaN or +inf. COPY: of a plain row, to a slot. */
+/* The best rank, NONE if none may come; that of all logits, those hidden too; true if one is NaN or +inf. COPY: of a plain row, to a slot */
 template <bool COPY> __device__ __forceinline__ bool scan(block_memory &m, const view &v, float *copy, u64 *best, u64 *raw_best)
 {
     float most = -INFINITY, raw_most = -INFINITY;
@@ -274,7 +275,7 @@ __device__ __forceinline__ void add_bias(const job &j, float *x, uint32_t *count
             if (uint32_t(j.bias[i].token) < uint32_t(vocab) && count[j.bias[i].token] > 1) x[j.bias[i].token] += j.bias[i].bias;
     __syncthreads(); /* counts are read */
     for (uint32_t i = threadIdx.x; i < j.n_bias; i += THREADS)
-        if (uint32_t(j.bias[i].token) < uint32_t(vocab)) count[j.bias[i].token] = 0;
+        if (uint32_t(j.bias[i].token) < uint32_t(vocab)) atomicExch(&count[j.bias[i].token], 0u); /* two may name it */
     __syncthreads(); /* and zero again */
 }
 
@@ -386,7 +387,8 @@ __device__ __forceinline__ u64 place_of(u64 total, u64 share)
     return wanted ? wanted - 1 : 0;
 }
 
-/* The last rank that is kept, of the n or fewer up to `within`: the best `wanted`, or with MASS the fewest that have its share of their mass. */
+/* The last rank that is kept, of the n or fewer up to `within`: the best `wanted`, or with MASS the fewest best that have this share of their
+ * mass. */
 template <bool MASS> __device__ __forceinline__ u64 select(block_memory &m, const view &v, u64 within, uint32_t n, u64 wanted)
 {
     span s = {0, within, -1};
@@ -496,7 +498,6 @@ __device__ __forceinline__ void report(block_memory &m, const view &raw, int tok
     if (n_top <= 0) return;
     span s = {0, NONE, -1};
     if (n_top < raw.vocab) s.high = select<false>(m, raw, NONE, uint32_t(raw.vocab), u64(n_top));
-    __syncthreads(); /* the gathered are read */
     const int n = gather<false>(m, raw, s);
     if (int(threadIdx.x) >= n) return;
     const u64 rank = m.rank[threadIdx.x];
@@ -731,7 +732,8 @@ int cuda_sample_reserve(struct device *d, struct err *e)
     s->rows = l->max_rows ? l->max_rows : 1;
     s->slots = s->rows < MAX_SLOTS ? s->rows : MAX_SLOTS;
     /* the longest lists of a row: its tokens, a bias for each id, a mask */
-    const size_t longest = l->max_blocks_per_sequence * CUDA_KV_BLOCK * sizeof(int32_t) + l->vocab * sizeof(struct token_bias) + mask_words(l->vocab) * 4;
+    const size_t tokens = l->max_blocks_per_sequence * CUDA_KV_BLOCK;
+    const size_t longest = (tokens + mask_words(l->vocab)) * sizeof(int32_t) + l->vocab * sizeof(struct token_bias);
     s->bytes = cuda_round_up(s->rows * sizeof(job) + (longest > LIST_BYTES ? longest : LIST_BYTES), 256);
     const size_t results = s->rows * sizeof(sampled), slots = s->slots * l->vocab;
     int rc = cuda_check(d, "memory of samples", cudaMallocHost(reinterpret_cast<void **>(&s->host), s->bytes), e);
@@ -763,7 +765,8 @@ int cuda_sample(struct device *d, const struct sample_row *rows, size_t n, size_
         taken = stage(s, rows + done, n - done, vocab, &bytes);
         rc = cuda_check(d, "sampling", cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, d->stream), e);
         if (!rc) rc = launch(d, taken, vocab, e);
-        if (!rc) rc = cuda_check(d, "sampling", cudaMemcpyAsync(s->results_host, s->results, taken * sizeof *s->results, cudaMemcpyDeviceToHost, d->stream), e);
+        const size_t back = taken * sizeof *s->results;
+        if (!rc) rc = cuda_check(d, "sampling", cudaMemcpyAsync(s->results_host, s->results, back, cudaMemcpyDeviceToHost, d->stream), e);
         if (!rc) rc = cuda_wait(d, e);
         for (size_t i = 0; i < taken && !rc; i++) put_result(&s->results_host[i], rows[done + i].params.top_logprobs >= 0, &out[done + i]);
     }
