@@ -3,7 +3,7 @@
 #include "tests/unit/engine_harness.h"
 
 #ifdef SPILLWAY_TEST_CUDA /* the library; it is the simulated one, and slow */
-enum { TIMES = 2, COMPANY = 8, MADE = 20, KV_TOKENS = 1024, OTHER_PROMPT = 60 };
+enum { TIMES = 1, COMPANY = 8, MADE = 12, KV_TOKENS = 1024, OTHER_PROMPT = 60 };
 #define DEVICE "cuda"
 #else
 enum { TIMES = 20, COMPANY = 64, MADE = 40, KV_TOKENS = 8192, OTHER_PROMPT = 40 };
@@ -227,8 +227,8 @@ static void run_form(const struct form *form, uint32_t seed)
         got = alone(&b, b.threads[0], &f, plain);
         n_other += memcmp(want.logprobs, got.logprobs, sizeof want.logprobs) != 0; /* one other token is seen: the comparison can fail */
     }
-    assert_true(n_other >= TIMES - 1);
-    assert_true(b.right > 0 && b.guessed > b.right);
+    assert_true(n_other > 0 && n_other + 1 >= TIMES);
+    assert_true(b.guessed > 0 && (TIMES == 1 || (b.right > 0 && b.guessed > b.right)));
     for (int i = 0; form->pictures && i < 2; i++) close(b.fds[i]);
     for (int i = 0; i < 2; i++) model_close(b.threads[i]);
     model_close(b.small);
