@@ -34,8 +34,8 @@
     T(&name)[n] = *static_cast<T(*)[n]>(sim::static_shared(&name##_key_, sizeof(T[n]), 16))
 #endif
 
-/* As LAUNCH, by programmatic dependent launch (sm_90 and later; elsewhere an ordinary launch): the kernel may start while the one before it
- * in the stream still runs, and must call grid_dependency_wait() (ptx.cuh) before it touches what that one reads or writes. */
+/* As LAUNCH, by programmatic dependent launch (devices from sm_90 on only): the kernel may start while the one before it in the stream still
+ * runs, and must call griddepcontrol_wait() (ptx.cuh) before it touches what that one reads or writes. */
 template <class... P, class... A>
 static inline void launch_pdl(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, A &&...a)
 {
