@@ -5,6 +5,7 @@
 #   make fault-long [T=x]  the fault rows of tests/fault and of the unit tests at their stated sizes (an hour), or those whose name contains x
 #   make asan|ubsan|tsan   unit and parity tests under a sanitizer
 #   make sim [SEED=1] [N=100000]    the scheduler's simulation on N seeds from SEED on
+#   make sim-long [N=200] [T=x]     the CUDA kernels on the CPU under N schedules each instead of 6
 #   make fuzz [P=name] [N=1000000]   N executions of one fuzz target, or of each in turn (installs clang: tools/setup --fuzz)
 #   make golden SEED=n     reference outputs of another seed into build/golden-n (needs PyTorch: tools/setup --parity)
 #   make parity SEED=n     the parity tests on that seed
@@ -16,9 +17,9 @@
 JOBS ?= $(shell nproc)
 SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
-SOURCES = $(shell git ls-files '*.c' '*.h')
+SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: all build setup run test fault-long asan ubsan tsan sim fuzz golden parity bench bench-cpu bench-faults format reference
+.PHONY: all build setup run test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
 all: build
 
 setup:
@@ -53,6 +54,9 @@ asan ubsan tsan: setup
 
 sim: build
 	build/tests/sim/scheduler/sim_scheduler $(SEED) $(if $(N),$(N),100000)
+
+sim-long: build
+	cd build && SIM_SEEDS=$(if $(N),$(N),200) $(CTEST) -L sim -j $(JOBS) --timeout 7200 $(if $(T),-R '$(T)')
 
 fuzz:
 	@tools/setup --fuzz

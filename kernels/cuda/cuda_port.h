@@ -1,7 +1,7 @@
 /* What every .cu file includes first: the CUDA headers and the few macros in which nvcc and the CPU simulator (tests/sim/cuda) differ.
  *
- * The same sources are compiled by nvcc for a device and by g++ or clang++ for the simulator, whose folder of headers then stands in for the
- * toolkit's. So a kernel takes shared memory with SHARED_ARRAY or DYN_SHARED, is launched with LAUNCH or LAUNCH_PDL and reaches
+ * The same sources are compiled by nvcc for a device and by g++ or clang++ for the simulator, whose folder of headers then stands in for
+ * the toolkit's. So a kernel takes shared memory with SHARED_ARRAY or DYN_SHARED, is launched with LAUNCH or LAUNCH_PDL and reaches
  * instructions through ptx.cuh only. How to write for both: docs/kernels.md. */
 #ifndef SPILLWAY_KERNELS_CUDA_PORT_H
 #define SPILLWAY_KERNELS_CUDA_PORT_H
@@ -34,8 +34,8 @@
     T(&name)[n] = *static_cast<T(*)[n]>(sim::static_shared(&name##_key_, sizeof(T[n]), 16))
 #endif
 
-/* As LAUNCH, by programmatic dependent launch (sm_90 and later; elsewhere an ordinary launch): the kernel may start while the one before it
- * in the stream still runs, and must call grid_dependency_wait() (ptx.cuh) before it touches what that one reads or writes. */
+/* As LAUNCH, by programmatic dependent launch (devices from sm_90 on only): the kernel may start while the one before it in the stream
+ * still runs, and must call griddepcontrol_wait() (ptx.cuh) before it touches what that one reads or writes. */
 template <class... P, class... A>
 static inline void launch_pdl(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, A &&...a)
 {

@@ -1,6 +1,6 @@
-/* The only file with inline PTX: one instruction a wrapper, named after its mnemonic. Each says the lowest sm that has it and why it is used
- * instead of what CUDA C++ offers. Fragment layouts of mma and ldmatrix are those of the PTX manual ("Warp-level matrix instructions"),
- * g = lane / 4, t = lane % 4; they are written at each wrapper.
+/* The only file with inline PTX: one instruction a wrapper, named after its mnemonic. Each says the lowest sm that has it and why it is
+ * used instead of what CUDA C++ offers. Fragment layouts of mma and ldmatrix are those of the PTX manual ("Warp-level matrix
+ * instructions"), g = lane / 4, t = lane % 4; they are written at each wrapper.
  *
  * Compiled for the CPU simulator, each wrapper calls a function that behaves as the manual says and checks what the hardware does not
  * (tests/sim/cuda). A new wrapper needs both halves and a row in tests/sim/cuda/test_ptx.cpp with an example worked out by hand. */
@@ -16,7 +16,8 @@
 PTX_FN uint32_t smem_addr(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 /* cp.async (sm_80): global to shared memory without registers in between. dst is visible to this thread after cp_async_wait, to others
- * after a barrier that follows it. 16 bytes go round L1 (.cg), 4 and 8 through it (.ca, the only form). Addresses are aligned to the size. */
+ * after a barrier that follows it. 16 bytes go round L1 (.cg), 4 and 8 through it (.ca, the only form). Addresses are aligned to the
+ * size. */
 PTX_FN void cp_async16(void *dst, const void *src)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_addr(dst)), "l"(src) : "memory");
@@ -43,8 +44,8 @@ PTX_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memor
 template <int N> PTX_FN void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 PTX_FN void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/* ldmatrix (sm_75): N 8x8 tiles of 16-bit values from shared memory in mma's register layout. Lane 8i+j passes the 16-byte aligned address of
- * row j of tile i (lanes past 8N pass anything valid); register i of lane l holds elements (g, 2t) and (g, 2t+1) of tile i, with trans
+/* ldmatrix (sm_75): N 8x8 tiles of 16-bit values from shared memory in mma's register layout. Lane 8i+j passes the 16-byte aligned address
+ * of row j of tile i (lanes past 8N pass anything valid); register i of lane l holds elements (g, 2t) and (g, 2t+1) of tile i, with trans
  * (2t, g) and (2t+1, g). */
 PTX_FN void ldmatrix_x1(uint32_t (&r)[1], const void *row)
 {
@@ -140,7 +141,8 @@ PTX_FN uint16_t cvt_e4m3x2(float lo, float hi)
 #endif
 }
 
-/* lop3 (sm_50): any function of three bits, LUT = its value at a = 0xf0, b = 0xcc, c = 0xaa. The compiler misses fusions in dequantization. */
+/* lop3 (sm_50): any function of three bits, LUT = its value at a = 0xf0, b = 0xcc, c = 0xaa. The compiler misses fusions in
+ * dequantization. */
 template <int LUT> PTX_FN uint32_t lop3(uint32_t a, uint32_t b, uint32_t c)
 {
     uint32_t r;
@@ -202,8 +204,8 @@ PTX_FN uint32_t atom_add_acq_rel_gpu(uint32_t *p, uint32_t v)
     return old;
 }
 
-/* griddepcontrol (sm_90): the two halves of LAUNCH_PDL. wait: until the kernel before has ended and its writes are seen. launch_dependents: the
- * next kernel may start once every block has said so or ended. */
+/* griddepcontrol (sm_90): the two halves of LAUNCH_PDL. wait: until the kernel before has ended and its writes are seen. launch_dependents:
+ * the next kernel may start once every block has said so or ended. */
 PTX_FN void griddepcontrol_wait()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

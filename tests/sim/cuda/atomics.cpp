@@ -1,5 +1,5 @@
-/* Atomic operations and fences. One thread runs at a time, so plain code is atomic; each is also a point where another thread may come first.
- * As on the device they are relaxed unless they say otherwise: what orders other accesses is race.cpp's business. */
+/* Atomic operations and fences. One thread runs at a time, so plain code is atomic; each is also a point where another thread may come
+ * first. As on the device they are relaxed unless they say otherwise: what orders other accesses is race.cpp's business. */
 #include "internal.h"
 
 namespace sim {

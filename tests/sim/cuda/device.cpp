@@ -1,8 +1,8 @@
-/* The runtime API but for streams and graphs: errors, the device's properties, memory. The device is that of the environment: SIM_CUDA_DEVICES (1),
- * SIM_CUDA_SMS (132), SIM_CUDA_CC (90), SIM_CUDA_MEMORY_MB (4096), read at each call so that a test can change it.
+/* The runtime API but for streams and graphs: errors, the device's properties, memory. The device is that of the environment:
+ * SIM_CUDA_DEVICES (1), SIM_CUDA_SMS (132), SIM_CUDA_CC (90), SIM_CUDA_MEMORY_MB (4096), read at each call so that a test can change it.
  *
- * Errors as in the real runtime: a call's own error is remembered until cudaGetLastError(); a kernel's fault stays, and every later call returns
- * it. A test orders failures with sim::fail_call(). */
+ * Errors as in the real runtime: a call's own error is remembered until cudaGetLastError(); a kernel's fault stays, and every later call
+ * returns it. A test orders failures with sim::fail_call(). */
 #include "internal.h"
 
 #include <cstdio>
@@ -206,7 +206,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     std::snprintf(p->name, sizeof p->name, "Simulated GPU");
     p->totalGlobalMem = total_bytes();
     p->sharedMemPerBlock = 48 << 10, p->sharedMemPerMultiprocessor = shared_a_multiprocessor, p->sharedMemPerBlockOptin = shared_a_block;
-    p->regsPerBlock = 65536, p->warpSize = 32, p->maxThreadsPerBlock = max_threads, p->maxThreadsPerMultiProcessor = threads_a_multiprocessor;
+    p->regsPerBlock = 65536, p->warpSize = 32, p->maxThreadsPerBlock = max_threads,
+    p->maxThreadsPerMultiProcessor = threads_a_multiprocessor;
     p->major = cc / 10, p->minor = cc % 10, p->multiProcessorCount = multiprocessors();
     p->memoryBusWidth = 5120, p->l2CacheSize = 50 << 20, p->concurrentKernels = 1, p->asyncEngineCount = 2, p->cooperativeLaunch = 1;
     return cudaSuccess;

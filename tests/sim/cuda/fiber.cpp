@@ -123,8 +123,8 @@ fiber *pick(bool other_block)
 
 const char *op_name(uint32_t key)
 {
-    static const char *const names[] = {"nothing", "__shfl_sync", "vote", "__syncwarp", "__match_any_sync", "__match_all_sync", "__reduce_sync",
-                                        "ldmatrix", "stmatrix", "mma"};
+    static const char *const names[] = {"nothing",          "__shfl_sync",   "vote",     "__syncwarp", "__match_any_sync",
+                                        "__match_all_sync", "__reduce_sync", "ldmatrix", "stmatrix",   "mma"};
     return names[key >> 8];
 }
 
@@ -398,7 +398,8 @@ int block_barrier(int id, int threads, vote v, int pred, bool wait, site at)
     if (id < 0 || id > 15 || (id == 0) != (threads == 0)) fault("barrier %d of %d threads at %s:%d", id, threads, at.file, at.line);
     if (threads % 32 || threads > 1024) fault("barrier %d: %d threads are no whole warps, at %s:%d", id, threads, at.file, at.line);
     barrier &bar = b.barriers[id];
-    if (bar.arrived && bar.expected != uint32_t(threads)) fault("barrier %d: %u threads and %d at %s:%d", id, bar.expected, threads, at.file, at.line);
+    if (bar.arrived && bar.expected != uint32_t(threads))
+        fault("barrier %d: %u threads and %d at %s:%d", id, bar.expected, threads, at.file, at.line);
     if (id == 0 && bar.arrived && (bar.at.line != at.line || (bar.at.file != at.file && std::strcmp(bar.at.file, at.file))))
         fault("divergent barrier: others wait at %s:%d, this thread arrived at %s:%d", bar.at.file, bar.at.line, at.file, at.line);
     bar.expected = uint32_t(threads), bar.at = at;

@@ -1,5 +1,5 @@
-/* Shared between the runtime's own files; kernels and tests never see this. fiber.cpp: threads, blocks, barriers. warp.cpp: what the lanes of
- * a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, device.cpp: the
+/* Shared between the runtime's own files; kernels and tests never see this. fiber.cpp: threads, blocks, barriers. warp.cpp: what the lanes
+ * of a warp do together. memory.cpp: device, pinned and shared memory, cp.async. atomics.cpp. stream.cpp, device.cpp: the
  * runtime API. race.cpp (race-checked build only): vector clocks and shadow memory, reached through the table `race`. */
 #pragma once
 #include <mutex>
@@ -194,8 +194,9 @@ void drop_streams();
     const cudaError_t entered_ = enter_call();                                                                                             \
     if (entered_ != cudaSuccess) return entered_
 
-/* In the race-checked build the linker may give the runtime a template of the standard library that was instrumented with a kernel. What such code
- * does on a kernel's thread, while one of these lives, is not the kernel's doing. None may live across a switch to another thread. */
+/* In the race-checked build the linker may give the runtime a template of the standard library that was instrumented with a kernel. What
+ * such code does on a kernel's thread, while one of these lives, is not the kernel's doing. None may live across a switch to another
+ * thread. */
 extern __thread bool in_runtime;
 struct runtime_scope {
     bool before = in_runtime;

@@ -1,8 +1,9 @@
 /* Device, pinned and shared memory, and cp.async.
  *
- * A device allocation ends at most 255 bytes before 64 KiB that nobody may touch (cudaMalloc aligns to 256) and begins after one; the bytes between
- * hold a pattern that is checked after each launch. Freed ranges stay closed for a while. While no kernel or copy runs, the host cannot reach
- * device memory at all. Shared memory is an arena a block: the dynamic part first, then the static arrays, with patterned gaps. */
+ * A device allocation ends at most 255 bytes before 64 KiB that nobody may touch (cudaMalloc aligns to 256) and begins after one; the bytes
+ * between hold a pattern that is checked after each launch. Freed ranges stay closed for a while. While no kernel or copy runs, the host
+ * cannot reach device memory at all. Shared memory is an arena a block: the dynamic part first, then the static arrays, with patterned
+ * gaps. */
 #include "internal.h"
 
 #include <signal.h>
@@ -90,7 +91,10 @@ cudaError_t allocate(std::map<uintptr_t, allocation> &in, void **out, size_t n)
     return cudaSuccess;
 }
 
-void protect(const allocation &a, bool open) { mprotect(a.map + guard, a.map_bytes - 2 * guard, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
+void protect(const allocation &a, bool open)
+{
+    mprotect(a.map + guard, a.map_bytes - 2 * guard, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
 
 /* A load or store that hit a closed page: on the device a fault of the kernel, on the host the end. */
 void on_segv(int sig, siginfo_t *info, void *)
@@ -173,9 +177,11 @@ std::string describe_address(const void *p)
     for (const auto &a : device) {
         const auto lo = reinterpret_cast<uintptr_t>(a.second.map), hi = lo + a.second.map_bytes;
         if (u < lo || u >= hi) continue;
-        if (u < a.first) std::snprintf(t, sizeof t, "%zu bytes before a device allocation of %zu bytes", size_t(a.first - u), a.second.bytes);
+        if (u < a.first)
+            std::snprintf(t, sizeof t, "%zu bytes before a device allocation of %zu bytes", size_t(a.first - u), a.second.bytes);
         else if (u - a.first >= a.second.bytes)
-            std::snprintf(t, sizeof t, "%zu bytes past the end of a device allocation of %zu bytes", size_t(u - a.first - a.second.bytes), a.second.bytes);
+            std::snprintf(t, sizeof t, "%zu bytes past the end of a device allocation of %zu bytes", size_t(u - a.first - a.second.bytes),
+                          a.second.bytes);
         else std::snprintf(t, sizeof t, "byte %zu of a device allocation of %zu bytes", size_t(u - a.first), a.second.bytes);
         return t;
     }
@@ -280,7 +286,8 @@ void free_all_memory()
 {
     while (!device.empty()) (void)free_device(reinterpret_cast<void *>(device.begin()->first));
     while (!pinned.empty())
-        if (!unregister_pinned(reinterpret_cast<void *>(pinned.begin()->first))) (void)free_pinned(reinterpret_cast<void *>(pinned.begin()->first));
+        if (!unregister_pinned(reinterpret_cast<void *>(pinned.begin()->first)))
+            (void)free_pinned(reinterpret_cast<void *>(pinned.begin()->first));
     smem_allowed.clear();
 }
 
@@ -324,7 +331,8 @@ void *static_shared(const void *key, size_t bytes, size_t align)
         if (p.key) total += p.bytes;
     }
     if (total > max_static) fault("static shared memory: %zu bytes, limit %zu", total, max_static);
-    if (total + b.pieces.front().bytes > max_shared) fault("shared memory: %zu bytes, limit %zu", total + b.pieces.front().bytes, max_shared);
+    if (total + b.pieces.front().bytes > max_shared)
+        fault("shared memory: %zu bytes, limit %zu", total + b.pieces.front().bytes, max_shared);
     return place(b, key, bytes, align);
 }
 
@@ -340,24 +348,27 @@ bool shared_range(const block &b, const void *p, size_t n, size_t *offset)
 
 void deny_misaligned(const void *p, size_t align, site at)
 {
-    if (reinterpret_cast<uintptr_t>(p) % align) fault_as(cudaErrorMisalignedAddress, "misaligned %zu-byte access at %s:%d", align, at.file, at.line);
+    if (reinterpret_cast<uintptr_t>(p) % align)
+        fault_as(cudaErrorMisalignedAddress, "misaligned %zu-byte access at %s:%d", align, at.file, at.line);
 }
 
-/* The worst legal timing: the destination is destroyed at once, for the copy may land at any time from now on, and filled only when the thread
- * waits; the source is read now or then. */
+/* The worst legal timing: the destination is destroyed at once, for the copy may land at any time from now on, and filled only when the
+ * thread waits; the source is read now or then. */
 void cp_async(void *dst, const void *src, int bytes, int src_bytes, site at)
 {
     const runtime_scope scope;
     size_t offset;
     fiber &f = *current;
-    if (!shared_range(*f.owner, dst, size_t(bytes), &offset)) fault_as(cudaErrorIllegalAddress, "cp.async outside shared memory at %s:%d", at.file, at.line);
+    if (!shared_range(*f.owner, dst, size_t(bytes), &offset))
+        fault_as(cudaErrorIllegalAddress, "cp.async outside shared memory at %s:%d", at.file, at.line);
     deny_misaligned(dst, size_t(bytes), at);
     if (src_bytes < 0 || src_bytes > bytes) fault("cp.async of %d bytes of %d at %s:%d", src_bytes, bytes, at.file, at.line);
     async_copy c{dst, src, {}, bytes, src_bytes, f.committed, random_schedule() && random_below(2), at};
     if (src_bytes) {
         deny_misaligned(src, size_t(bytes), at);
         if (!device_range(src, size_t(src_bytes)))
-            fault_as(cudaErrorIllegalAddress, "cp.async reads outside device memory at %s:%d: %s", at.file, at.line, describe_address(src).c_str());
+            fault_as(cudaErrorIllegalAddress, "cp.async reads outside device memory at %s:%d: %s", at.file, at.line,
+                     describe_address(src).c_str());
         std::memcpy(c.data, src, size_t(src_bytes));
         if (race) race->access(src, size_t(src_bytes), false, at);
     }

@@ -1,12 +1,12 @@
-/* The race check. Kernels are compiled with -fsanitize=thread, which calls a __tsan_* hook before every load and store; the hooks are these,
- * libtsan is not linked. So kernels need no accessor types, and threads can be preempted at any access.
+/* The race check. Kernels are compiled with -fsanitize=thread, which calls a __tsan_* hook before every load and store; the hooks are
+ * these, libtsan is not linked. So kernels need no accessor types, and threads can be preempted at any access.
  *
- * Every byte of shared and device memory has a shadow: who wrote it last and, at most two, who read it since, as stamps (block, thread, time).
- * Two accesses by different threads, one of them a write, must be ordered: by a barrier that both threads take part in (any id, any subset),
- * by __syncwarp() within its mask, or by release and acquire. A thread knows a vector of times of its block's threads; those who meet
- * at a barrier share one vector from then on, so a meeting costs one copy. What it knows of other blocks came by acquires only.
- * Shuffles and votes order nothing, as in CUDA. Launches are ordered among each other. A third unordered reader replaces one of the two, at random:
- * a race can be missed under one seed, but nothing is reported that is none. */
+ * Every byte of shared and device memory has a shadow: who wrote it last and, at most two, who read it since, as stamps (block, thread,
+ * time). Two accesses by different threads, one of them a write, must be ordered: by a barrier that both threads take part in (any id, any
+ * subset), by __syncwarp() within its mask, or by release and acquire. A thread knows a vector of times of its block's threads; those who
+ * meet at a barrier share one vector from then on, so a meeting costs one copy. What it knows of other blocks came by acquires only.
+ * Shuffles and votes order nothing, as in CUDA. Launches are ordered among each other. A third unordered reader replaces one of the two, at
+ * random: a race can be missed under one seed, but nothing is reported that is none. */
 #include "internal.h"
 
 #include <sys/mman.h>
@@ -116,8 +116,8 @@ struct view {
     bool shared_memory, atomic;
     uint32_t at;
     view(const fiber &f_, bool shared_memory_, bool atomic_, uint32_t at_)
-        : f(f_), now(stamp_of(f_.owner->serial, f_.index, f_.clock->own, atomic_)), base(f_.clock->base->data()), shared_memory(shared_memory_),
-          atomic(atomic_), at(at_)
+        : f(f_), now(stamp_of(f_.owner->serial, f_.index, f_.clock->own, atomic_)), base(f_.clock->base->data()),
+          shared_memory(shared_memory_), atomic(atomic_), at(at_)
     {
     }
 };
@@ -133,10 +133,12 @@ bool known_elsewhere(const view &v, stamp s)
 inline bool known(const view &v, stamp s)
 {
     if (s.serial() == v.now.serial()) return s.thread() == v.now.thread() || s.time() <= v.base[s.thread()];
-    return v.shared_memory || s.serial() < running->first_serial || known_elsewhere(v, s); /* of an earlier block in this arena; an earlier launch */
+    return v.shared_memory || s.serial() < running->first_serial ||
+           known_elsewhere(v, s); /* of an earlier block in this arena; an earlier launch */
 }
 
-[[noreturn]] void race_found(const void *p, bool shared_memory, const char *now, uint32_t at, const char *before, stamp s, uint32_t before_at)
+[[noreturn]] void race_found(const void *p, bool shared_memory, const char *now, uint32_t at, const char *before, stamp s,
+                             uint32_t before_at)
 {
     size_t offset = 0;
     const bool same = s.serial() == current->owner->serial;
@@ -145,8 +147,9 @@ inline bool known(const view &v, stamp s)
         (void)shared_range(*current->owner, p, 1, &offset);
         place = "+" + std::to_string(offset);
     }
-    fault("%s-memory race at %s: %s at %s, not ordered after the %s by thread %d of %s at %s", shared_memory ? "shared" : "device", place.c_str(),
-          now, text_of(at).c_str(), before, int(s.thread()), same ? "this block" : "another block", text_of(before_at).c_str());
+    fault("%s-memory race at %s: %s at %s, not ordered after the %s by thread %d of %s at %s", shared_memory ? "shared" : "device",
+          place.c_str(), now, text_of(at).c_str(), before, int(s.thread()), same ? "this block" : "another block",
+          text_of(before_at).c_str());
 }
 
 /* A kernel launched to overlap with the one before touches nothing of it before it has waited. */
@@ -161,7 +164,8 @@ void check_dependency(const shadow &s, bool write, uint32_t at)
 inline void on_read(const view &v, shadow &s, const char *p)
 {
     if (s.write.bits && !(v.atomic && s.write.atomic()) && !known(v, s.write))
-        race_found(p, v.shared_memory, v.atomic ? "atomic read" : "read", v.at, s.write.atomic() ? "atomic write" : "write", s.write, s.write_at);
+        race_found(p, v.shared_memory, v.atomic ? "atomic read" : "read", v.at, s.write.atomic() ? "atomic write" : "write", s.write,
+                   s.write_at);
     int slot = -1;
     for (int i = 0; i < 2 && slot < 0; ++i)
         if (!s.read[i].bits || (s.read[i].atomic() <= v.atomic && known(v, s.read[i]))) slot = i;
@@ -407,9 +411,13 @@ void atomic_done(const void *p, size_t n, bool reads, bool writes, order o, scop
 const race_table table = {access, async_issue, async_done, begin_block, join, arrive, release_barrier, atomic_done, fence_passed};
 const bool installed = (race = &table, true);
 
-bool in_range(const void *p, const void *start, size_t n) { return size_t(static_cast<const char *>(p) - static_cast<const char *>(start)) < n; }
+bool in_range(const void *p, const void *start, size_t n)
+{
+    return size_t(static_cast<const char *>(p) - static_cast<const char *>(start)) < n;
+}
 
-/* Neither shared nor device memory: the program's own constants, thread-local variables, the kernel's arguments and pinned memory are in order. */
+/* Neither shared nor device memory: the program's own constants, thread-local variables, the kernel's arguments and pinned memory are in
+ * order. */
 void check_elsewhere(const fiber &f, const void *p, size_t n, uint32_t at)
 {
     if (in_range(p, &__executable_start, size_t(&_end - &__executable_start))) return;

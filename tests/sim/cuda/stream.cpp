@@ -1,10 +1,10 @@
 /* Streams, events, copies and graphs.
  *
- * Every call that queues work makes an item that runs after others: the one before in its stream, the legacy stream's rule, the events waited
- * for. Items run when a caller waits for them or, by chance, earlier: in any order that respects "after" (seed 0: at once). Copies from or
- * to pinned memory happen when the item runs, so memory changed or read too soon shows; pageable memory is copied as the driver does, staged on
- * the way in and waited for on the way out. During capture the same items become the nodes of a graph. After a kernel's fault what
- * was queued is dropped. */
+ * Every call that queues work makes an item that runs after others: the one before in its stream, the legacy stream's rule, the events
+ * waited for. Items run when a caller waits for them or, by chance, earlier: in any order that respects "after" (seed 0: at once). Copies
+ * from or to pinned memory happen when the item runs, so memory changed or read too soon shows; pageable memory is copied as the driver
+ * does, staged on the way in and waited for on the way out. During capture the same items become the nodes of a graph. After a kernel's
+ * fault what was queued is dropped. */
 #include "internal.h"
 
 #include <functional>
@@ -231,7 +231,8 @@ cudaError_t copy(copy_plan c, cudaMemcpyKind k, cudaStream_t s, bool wait)
 {
     if (c.width == 0 || c.height == 0) return cudaSuccess;
     const size_t to_bytes = c.to_pitch * (c.height - 1) + c.width, from_bytes = c.from_pitch * (c.height - 1) + c.width;
-    const bool any = k == cudaMemcpyDefault, to_device = any ? device_range(c.to, to_bytes) : k == cudaMemcpyHostToDevice || k == cudaMemcpyDeviceToDevice;
+    const bool any = k == cudaMemcpyDefault,
+               to_device = any ? device_range(c.to, to_bytes) : k == cudaMemcpyHostToDevice || k == cudaMemcpyDeviceToDevice;
     const bool from_device = any ? device_range(c.from, from_bytes) : k == cudaMemcpyDeviceToHost || k == cudaMemcpyDeviceToDevice;
     if (!right_side(c.to, to_bytes, to_device, any) || !right_side(c.from, from_bytes, from_device, any)) return cudaErrorInvalidValue;
     const sim_stream *st = stream_of(s);
@@ -281,7 +282,8 @@ cudaError_t launch(const launch_config &c, cudaStream_t s, std::shared_ptr<const
     API_CALL();
     if (!valid(c)) return leave_call(cudaErrorInvalidConfiguration);
     if (c.smem > smem_limit(c.function)) return leave_call(cudaErrorInvalidValue);
-    if (c.cooperative && size_t(c.grid.x) * c.grid.y * c.grid.z > cooperative_blocks(c)) return leave_call(cudaErrorCooperativeLaunchTooLarge);
+    if (c.cooperative && size_t(c.grid.x) * c.grid.y * c.grid.z > cooperative_blocks(c))
+        return leave_call(cudaErrorCooperativeLaunchTooLarge);
     return leave_call(put(s, [c, call](serials *previous) { run_grid(c, *call, previous); }));
 }
 
@@ -316,7 +318,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind
     API_CALL();
     return leave_call(copy({to, from, n, n, n, 1, nullptr}, k, s, false));
 }
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind k, cudaStream_t s)
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind k,
+                              cudaStream_t s)
 {
     API_CALL();
     if (width > to_pitch || width > from_pitch) return leave_call(cudaErrorInvalidValue);
@@ -478,7 +481,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t h, cudaGraph_t *g)
     *g = nullptr;
     const cudaError_t ordered = enter_call();
     sim_stream *s = stream_of(h);
-    if (!s || !s->capture || s->capture->origin != s) return leave_call(s && s->capture ? cudaErrorStreamCaptureUnmatched : cudaErrorInvalidValue);
+    if (!s || !s->capture || s->capture->origin != s)
+        return leave_call(s && s->capture ? cudaErrorStreamCaptureUnmatched : cudaErrorInvalidValue);
     sim_capture *c = s->capture;
     const std::set<int> joined = ancestors(c->graph->n, s->tail);
     bool all_joined = true;
@@ -502,7 +506,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t h, cudaStreamCaptureStatus *statu
     API_CALL();
     const sim_stream *s = stream_of(h);
     if (!s) return leave_call(cudaErrorInvalidResourceHandle);
-    *status = !s->capture ? cudaStreamCaptureStatusNone : s->capture->valid ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusInvalidated;
+    *status = !s->capture         ? cudaStreamCaptureStatusNone
+              : s->capture->valid ? cudaStreamCaptureStatusActive
+                                  : cudaStreamCaptureStatusInvalidated;
     return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long)

@@ -17,7 +17,8 @@ const fault_row fault_rows[] = {
     {FAULT_STUCK_WARP, cudaErrorLaunchTimeout, "deadlock"},
     {FAULT_NOT_IN_MASK, cudaErrorLaunchFailure, "not in its own mask"},
     {FAULT_MISALIGNED, cudaErrorMisalignedAddress, "misaligned 16-byte access"},
-    {FAULT_JUST_PAST_END, cudaErrorIllegalAddress, "out-of-bounds write next to a device allocation|0 bytes past the end of a device allocation"},
+    {FAULT_JUST_PAST_END, cudaErrorIllegalAddress,
+     "out-of-bounds write next to a device allocation|0 bytes past the end of a device allocation"},
     {FAULT_FAR_PAST_END, cudaErrorIllegalAddress, "bytes past the end of a device allocation of 256 bytes"},
     {FAULT_BEFORE_START, cudaErrorIllegalAddress, "bytes before a device allocation of 256 bytes"},
     {FAULT_NULL, cudaErrorIllegalAddress, "no device allocation"},
@@ -75,13 +76,15 @@ std::vector<double> sequence(int n, double start, double step)
 
 std::string test_flag_between_blocks()
 {
-    return test_order([](int *d, int *o, bool right) { order_flag_between_blocks(d, reinterpret_cast<uint32_t *>(d) + 128, o, right); }, sequence(64, 64, -1));
+    return test_order([](int *d, int *o, bool right) { order_flag_between_blocks(d, reinterpret_cast<uint32_t *>(d) + 128, o, right); },
+                      sequence(64, 64, -1));
 }
 std::string test_last_block()
 {
     return test_order(
         [](int *d, int *o, bool right) {
-            order_last_block(reinterpret_cast<float *>(d), reinterpret_cast<unsigned *>(d) + 100, reinterpret_cast<float *>(d) + 120, 5, right);
+            order_last_block(reinterpret_cast<float *>(d), reinterpret_cast<unsigned *>(d) + 100, reinterpret_cast<float *>(d) + 120, 5,
+                             right);
             (void)cudaMemcpyAsync(o, d + 120, 4, cudaMemcpyDeviceToDevice, nullptr);
         },
         {double(__float_as_int(15.0f))});

@@ -1,7 +1,7 @@
 /* What the simulator's tests share: cases run under several schedules, device arrays, comparison with derived tolerances, random data.
  *
- * A case returns "" or why it failed. A program's cases run under seeds 0..N-1 (first argument; SIM_SEEDS; 6), those whose name contains the
- * second argument; the first failure prints "FAIL case seed: reason" and ends with status 1. */
+ * A case returns "" or why it failed. A program's cases run under seeds 0..N-1 (first argument; SIM_SEEDS; 6), those whose name contains
+ * the second argument; the first failure prints "FAIL case seed: reason" and ends with status 1. */
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -24,7 +24,10 @@ template <class T> struct device_array {
     T *p = nullptr;
     size_t n;
     explicit device_array(size_t count) : n(count) { cudaMalloc(&p, n * sizeof(T)); }
-    explicit device_array(const std::vector<T> &v) : device_array(v.size()) { cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice); }
+    explicit device_array(const std::vector<T> &v) : device_array(v.size())
+    {
+        cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
+    }
     ~device_array() { cudaFree(p); }
     device_array(const device_array &) = delete;
     std::vector<T> host() const

@@ -1,5 +1,5 @@
-/* Faults planted in the sample kernels, one at a time: each must be found by the builds named in its row, under one of a few seeds, and found as what
- * it is. Without a fault all seeds pass. */
+/* Faults planted in the sample kernels, one at a time: each must be found by the builds named in its row, under one of a few seeds, and
+ * found as what it is. Without a fault all seeds pass. */
 #include "tests/sim/cuda/samples/samples.h"
 #include "tests/sim/cuda/test_child.h"
 #include "tests/sim/cuda/test_harness.h"

@@ -1,4 +1,5 @@
-/* Every wrapper of kernels/cuda/ptx.cuh and every device function of the simulator against an example worked out by hand from the PTX manual. */
+/* Every wrapper of kernels/cuda/ptx.cuh and every device function of the simulator against an example worked out by hand from the PTX
+ * manual. */
 #include "tests/sim/cuda/samples/probes.h"
 #include "tests/sim/cuda/test_harness.h"
 
@@ -23,9 +24,9 @@ std::string check(const words &got, const std::vector<expected> &all)
     return "";
 }
 
-/* One product, by hand: A (9, 5) is the high half of register 1 of lane 6 (g = 1, t = 2), B (5, 3) the high half of register 0 of lane 14 (column 3,
- * t = 2), D (9, 3) register 3 of lane 5 (g = 1, t = 1). 2 * 3 + 10 = 16. With 8-bit values A (9, 22) is byte 2 of register 3 of lane 5 (g = 1, t = 1),
- * B (22, 3) byte 2 of register 1 of lane 13. */
+/* One product, by hand: A (9, 5) is the high half of register 1 of lane 6 (g = 1, t = 2), B (5, 3) the high half of register 0 of lane 14
+ * (column 3, t = 2), D (9, 3) register 3 of lane 5 (g = 1, t = 1). 2 * 3 + 10 = 16. With 8-bit values A (9, 22) is byte 2 of register 3 of
+ * lane 5 (g = 1, t = 1), B (22, 3) byte 2 of register 1 of lane 13. */
 std::string test_mma_one_product(probe_mma_type type, uint32_t two, uint32_t three, uint32_t ten, uint32_t sixteen)
 {
     const bool wide = type == PROBE_BF16 || type == PROBE_F16;
@@ -68,25 +69,32 @@ template <class Encode, class Decode> std::string test_mma_full(probe_mma_type t
             int want = 0;
             for (int k = 0; k < k_size; ++k) want += A[i][k] * B[k][n];
             const uint32_t w = got[(i % 8 * 4 + n / 2) * 4 + (i >= 8) * 2 + n % 2];
-            if ((whole_numbers ? double(int32_t(w)) : double(decode(w))) != want) return "wrong product at " + std::to_string(i) + "," + std::to_string(n);
+            if ((whole_numbers ? double(int32_t(w)) : double(decode(w))) != want)
+                return "wrong product at " + std::to_string(i) + "," + std::to_string(n);
         }
     return "";
 }
 float as_float(uint32_t w) { return __uint_as_float(w); }
 uint64_t small_e4m3(int v) { return __nv_cvt_float_to_fp8(float(v), __NV_SATFINITE, __NV_E4M3); }
 
-std::string test_mma_bf16_full() { return test_mma_full(PROBE_BF16, false, [](int v) { return uint64_t(sim::bf16_from_f32(float(v))); }, as_float); }
+std::string test_mma_bf16_full()
+{
+    return test_mma_full(
+        PROBE_BF16, false, [](int v) { return uint64_t(sim::bf16_from_f32(float(v))); }, as_float);
+}
 std::string test_mma_f16_full() { return test_mma_full(PROBE_F16, false, [](int v) { return uint64_t(sim::f16_from_f64(v)); }, as_float); }
 std::string test_mma_s8_full() { return test_mma_full(PROBE_S8, true, [](int v) { return uint64_t(v); }, as_float); }
 std::string test_mma_u8s8_full() { return test_mma_full(PROBE_U8S8, true, [](int v) { return uint64_t(v); }, as_float); }
 std::string test_mma_e4m3_full() { return test_mma_full(PROBE_E4M3, false, small_e4m3, as_float); }
 
-/* Element j of row r of the tiles is 8r + j. Lane 13 is g = 3, t = 1: of tile 2 it gets row 19, elements 2 and 3; transposed rows 18 and 19, element 3. */
+/* Element j of row r of the tiles is 8r + j. Lane 13 is g = 3, t = 1: of tile 2 it gets row 19, elements 2 and 3; transposed rows 18 and
+ * 19, element 3. */
 std::string test_ldmatrix()
 {
     device_array<uint32_t> r(128);
     probe_ldmatrix(4, false, r.p);
-    std::string why = check(r.host(), {{13 * 4 + 2, 155u << 16 | 154}, {0, 1u << 16 | 0}, {31 * 4 + 3, 255u << 16 | 254}, {4 + 1, 67u << 16 | 66}});
+    std::string why =
+        check(r.host(), {{13 * 4 + 2, 155u << 16 | 154}, {0, 1u << 16 | 0}, {31 * 4 + 3, 255u << 16 | 254}, {4 + 1, 67u << 16 | 66}});
     if (!why.empty()) return "x4: " + why;
     probe_ldmatrix(4, true, r.p);
     why = check(r.host(), {{13 * 4 + 2, 155u << 16 | 147}, {0, 8u << 16 | 0}, {31 * 4 + 3, 255u << 16 | 247}, {4 + 1, 88u << 16 | 80}});
@@ -185,9 +193,22 @@ std::string test_scalar()
     device_array<uint32_t> out(16);
     probe_scalar(out.p);
     return check(out.host(), {
-                                 {0, a & b & c}, {1, a | b | c}, {2, a & b & ~c}, {3, ((a & b) | c) ^ a}, {4, 0xba329810u}, {5, 0xfeff0076u},
-                                 {6, 508 + 3 - 2 + 16384 + 1000}, {7, 0xdcba9876u}, {8, 0x98765432u}, {9, 0xa0000001u}, {10, 817}, {11, 20},
-                                 {12, 0xfffffffeu}, {13, 24}, {14, uint32_t(-2)}, {15, 0x3f800000u},
+                                 {0, a & b & c},
+                                 {1, a | b | c},
+                                 {2, a & b & ~c},
+                                 {3, ((a & b) | c) ^ a},
+                                 {4, 0xba329810u},
+                                 {5, 0xfeff0076u},
+                                 {6, 508 + 3 - 2 + 16384 + 1000},
+                                 {7, 0xdcba9876u},
+                                 {8, 0x98765432u},
+                                 {9, 0xa0000001u},
+                                 {10, 817},
+                                 {11, 20},
+                                 {12, 0xfffffffeu},
+                                 {13, 24},
+                                 {14, uint32_t(-2)},
+                                 {15, 0x3f800000u},
                              });
 }
 
@@ -263,7 +284,8 @@ std::string test_types()
         if (!std::isnan(h) && sim::f16_from_f64(h) != u) return "f16 " + std::to_string(u);
         if (!std::isnan(b) && sim::bf16_from_f64(b) != u) return "bf16 from double " + std::to_string(u);
     }
-    if (sim::f16_to_f32(0x7bff) != 65504 || sim::f16_to_f32(1) != 0x1p-24f || sim::f16_to_f32(0x3555) != 0.333251953125f) return "f16 values";
+    if (sim::f16_to_f32(0x7bff) != 65504 || sim::f16_to_f32(1) != 0x1p-24f || sim::f16_to_f32(0x3555) != 0.333251953125f)
+        return "f16 values";
     for (int k = 0; k < 2; ++k)
         for (int u = 0; u < 256; ++u) {
             const float f = sim::fp8_values[k][u];
@@ -272,9 +294,11 @@ std::string test_types()
     const float *e4 = sim::fp8_values[0], *e5 = sim::fp8_values[1];
     if (e4[0x7e] != 448 || e4[0x01] != 0x1p-9f || e4[0x38] != 1 || !std::isnan(e4[0x7f])) return "e4m3 values";
     if (e5[0x7b] != 57344 || e5[0x01] != 0x1p-16f || e5[0x3c] != 1 || !std::isinf(e5[0x7c]) || !std::isnan(e5[0x7d])) return "e5m2 values";
-    if (sim::fp8_from_f64(500, false, false) != 0x7f || sim::fp8_from_f64(1e9, true, false) != 0x7c || sim::fp8_from_f64(-1e9, true, true) != 0xfb)
+    if (sim::fp8_from_f64(500, false, false) != 0x7f || sim::fp8_from_f64(1e9, true, false) != 0x7c ||
+        sim::fp8_from_f64(-1e9, true, true) != 0xfb)
         return "fp8 overflow";
-    /* 1 + 2^-9 squared is 1 + 2^-8 + 2^-18: a tie in bf16 but for the last term, which a first rounding to float keeps and one to bf16 would not. */
+    /* 1 + 2^-9 squared is 1 + 2^-8 + 2^-18: a tie in bf16 but for the last term, which a first rounding to float keeps and one to bf16
+     * would not. */
     if (sim::bf16_from_f64(sim::fma_odd(1.0, 1.0, 0x1p-8 + 0x1p-60)) != 0x3f81) return "fma rounds twice";
     /* (1 + 2^-10)^2 + 1 + 2^-10 lies 2^-20 above a tie of fp16. */
     device_array<unsigned short> in(std::vector<unsigned short>{0x3f81, 0xc000, 0x3c01, 0x4200});

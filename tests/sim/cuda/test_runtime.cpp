@@ -1,5 +1,5 @@
-/* The runtime API as a backend sees it: order of streams, events and graphs under late work, pinned memory, errors that pass and errors that stay,
- * failures to order, limits. */
+/* The runtime API as a backend sees it: order of streams, events and graphs under late work, pinned memory, errors that pass and errors
+ * that stay, failures to order, limits. */
 #include "tests/sim/cuda/samples/probes.h"
 #include "tests/sim/cuda/test_child.h"
 #include "tests/sim/cuda/test_harness.h"
@@ -8,7 +8,7 @@ namespace {
 
 #define WANT(x)                                                                                                                            \
     do {                                                                                                                                   \
-        if (!(x)) return std::string(#x) + " does not hold, line " + std::to_string(__LINE__) + " " + sim::last_report();                   \
+        if (!(x)) return std::string(#x) + " does not hold, line " + std::to_string(__LINE__) + " " + sim::last_report();                  \
     } while (0)
 #define OK(call) WANT((call) == cudaSuccess)
 

@@ -1,4 +1,5 @@
-/* The sample kernels under several schedules against double-precision references; tolerance 2^-8 for the rounding to bf16 plus float32 sums. */
+/* The sample kernels under several schedules against double-precision references; tolerance 2^-8 for the rounding to bf16 plus float32
+ * sums. */
 #include "tests/sim/cuda/samples/samples.h"
 #include "tests/sim/cuda/test_harness.h"
 

@@ -1,8 +1,9 @@
 /* What the lanes of a warp do together: shuffles, votes, match, reduce, ldmatrix, mma.
  *
- * A lane writes its operands into its column of the warp's table and waits; the last of the lanes named in the mask to arrive computes the results
- * of all. Lanes that wait for different things under overlapping masks are a fault. mma's sums run in the order of k, each product and each
- * sum rounded, with and without AVX2 alike, so that results do not depend on the machine; the hardware's own order is not specified. */
+ * A lane writes its operands into its column of the warp's table and waits; the last of the lanes named in the mask to arrive computes the
+ * results of all. Lanes that wait for different things under overlapping masks are a fault. mma's sums run in the order of k, each product
+ * and each sum rounded, with and without AVX2 alike, so that results do not depend on the machine; the hardware's own order is not
+ * specified. */
 #include "internal.h"
 
 #include "cuda_fp8.h"
@@ -85,7 +86,8 @@ void finish_reduce(warp &w, uint32_t lanes, reduce_kind kind)
     spread(w, lanes, v);
 }
 
-/* Row i of tile m is at the address that lane 8m+i passed; lane l receives elements (g, 2t) and (g, 2t+1), with trans (2t, g) and (2t+1, g). */
+/* Row i of tile m is at the address that lane 8m+i passed; lane l receives elements (g, 2t) and (g, 2t+1), with trans (2t, g) and (2t+1,
+ * g). */
 void finish_ldmatrix(warp &w, int n, bool trans)
 {
     for (int m = 0; m < n; ++m) {
@@ -123,8 +125,8 @@ struct from_u8 { ALWAYS_INLINE int32_t operator()(uint8_t b) const { return b; }
 struct from_e4m3 { ALWAYS_INLINE float operator()(uint8_t b) const { return fp8_values[0][b]; } };
 struct from_e5m2 { ALWAYS_INLINE float operator()(uint8_t b) const { return fp8_values[1][b]; } };
 
-/* D[16][8] += A[16][K] B[K][8]. E: element type, P: elements of a row in one operand register's 32 lanes (the four lanes of a group). In the
- * table a register of A is 8 rows of P elements one after another, a register of B 8 columns. */
+/* D[16][8] += A[16][K] B[K][8]. E: element type, P: elements of a row in one operand register's 32 lanes (the four lanes of a group). In
+ * the table a register of A is 8 rows of P elements one after another, a register of B 8 columns. */
 template <class E, class T, class FA, class FB> ALWAYS_INLINE void multiply(warp &w, FA from_a, FB from_b)
 {
     constexpr int P = 16 / sizeof(E), K = 2 * P;
@@ -209,7 +211,8 @@ void finish(block &b, int warp_index, uint32_t lanes, uint32_t key)
 [[noreturn]] void mismatch(block &b, int warp_index, int l, int o)
 {
     const fiber *lanes = &b.fibers[size_t(warp_index * 32)];
-    fault("warp collective mismatch: lane %d at %s, lane %d at %s", l, describe_thread(lanes[l]).c_str(), o, describe_thread(lanes[o]).c_str());
+    fault("warp collective mismatch: lane %d at %s, lane %d at %s", l, describe_thread(lanes[l]).c_str(), o,
+          describe_thread(lanes[o]).c_str());
 }
 
 /* Finishes the collective that `lane` waits for, if all live lanes of its mask are there. */
@@ -319,7 +322,8 @@ namespace {
 void check_row(const void *row, const char *what, bool write, site at)
 {
     size_t offset;
-    if (!shared_range(*current->owner, row, 16, &offset)) fault_as(cudaErrorIllegalAddress, "%s outside shared memory at %s:%d", what, at.file, at.line);
+    if (!shared_range(*current->owner, row, 16, &offset))
+        fault_as(cudaErrorIllegalAddress, "%s outside shared memory at %s:%d", what, at.file, at.line);
     deny_misaligned(row, 16, at);
     if (race) race->access(row, 16, write, at);
 }

@@ -28,7 +28,10 @@ inline __nv_fp8_storage_t __nv_cvt_bfloat16raw_to_fp8(__nv_bfloat16_raw x, __nv_
     return __nv_cvt_float_to_fp8(sim::bf16_to_f32(x.x), s, k);
 }
 /* Every fp8 value is exact in fp16. */
-inline __half_raw __nv_cvt_fp8_to_halfraw(__nv_fp8_storage_t x, __nv_fp8_interpretation_t k) { return __half(sim::fp8_values[k == __NV_E5M2][x]); }
+inline __half_raw __nv_cvt_fp8_to_halfraw(__nv_fp8_storage_t x, __nv_fp8_interpretation_t k)
+{
+    return __half(sim::fp8_values[k == __NV_E5M2][x]);
+}
 struct __half2_raw {
     unsigned short x, y;
 };

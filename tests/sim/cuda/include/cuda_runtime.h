@@ -2,7 +2,8 @@
  * sim_device.h) and the part of the runtime API that Spillway uses, with the real names, values and error behaviour.
  *
  * Work on streams is queued and may run late, in any order that stream order and events allow (seed 0: at once). Memory is filled with NaN
- * patterns, fenced by guard pages and out of the host's reach between calls. A faulting kernel leaves a sticky error. See docs/kernels.md. */
+ * patterns, fenced by guard pages and out of the host's reach between calls. A faulting kernel leaves a sticky error.
+ * See docs/kernels.md. */
 #pragma once
 #include <memory>
 
@@ -237,7 +238,8 @@ template <class T> cudaError_t cudaMemcpyToSymbol(T &symbol, const void *from, s
 
 template <class... P, class... A> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*k)(P...), A &&...a)
 {
-    sim::launch_config c{"kernel", reinterpret_cast<const void *>(k), config->gridDim, config->blockDim, config->dynamicSmemBytes, false, false};
+    sim::launch_config c{"kernel", reinterpret_cast<const void *>(k), config->gridDim, config->blockDim, config->dynamicSmemBytes, false,
+                         false};
     for (unsigned i = 0; i < config->numAttrs; ++i) {
         const cudaLaunchAttribute &at = config->attrs[i];
         if (at.id == cudaLaunchAttributeCooperative) c.cooperative = at.val.cooperative;

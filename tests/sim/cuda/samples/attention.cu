@@ -1,5 +1,5 @@
-/* decode: attention of one query token a sequence, split over the sequence and merged by a second kernel. Groups of eight lanes ("slots") own a token
- * each, eight dims a lane; a block serves the query heads that share a KV head. Running softmax in base 2. */
+/* decode: attention of one query token a sequence, split over the sequence and merged by a second kernel. Groups of eight lanes ("slots")
+ * own a token each, eight dims a lane; a block serves the query heads that share a KV head. Running softmax in base 2. */
 #include "tests/sim/cuda/samples/samples.h"
 
 namespace {
@@ -33,7 +33,8 @@ __device__ __forceinline__ float slot_dot(const float (&a)[8], const float (&b)[
 
 /* The tokens [begin, end) of one sequence. All lanes make the same number of rounds, for the shuffles. */
 template <int GROUP>
-__device__ __forceinline__ void scan_tokens(softmax_state (&s)[GROUP], const float (&q)[GROUP][8], const bf16 *k, const bf16 *v, int begin, int end)
+__device__ __forceinline__ void scan_tokens(softmax_state (&s)[GROUP], const float (&q)[GROUP][8], const bf16 *k, const bf16 *v, int begin,
+                                            int end)
 {
     const int slot = threadIdx.x / 8, dim = threadIdx.x % 8 * 8;
     for (int base = begin; base < end; base += SLOTS) {

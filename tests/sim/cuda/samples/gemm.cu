@@ -1,5 +1,5 @@
-/* gemm: C = A B^T in bf16 with float32 sums. Blocks of 128x128, cp.async into two stages of K = 32, ldmatrix and mma; 8 warps, 64x32 each. Tails in
- * M and N by zero fill and a check at the store. Rows are padded to 80 bytes, so that ldmatrix meets no bank twice. */
+/* gemm: C = A B^T in bf16 with float32 sums. Blocks of 128x128, cp.async into two stages of K = 32, ldmatrix and mma; 8 warps, 64x32 each.
+ * Tails in M and N by zero fill and a check at the store. Rows are padded to 80 bytes, so that ldmatrix meets no bank twice. */
 #include "tests/sim/cuda/samples/samples.h"
 
 namespace {

@@ -38,7 +38,8 @@ template <int N, bool TRANS> __global__ void ldmatrix_kernel(uint32_t *r)
     for (int i = 0; i < N; ++i) r[l * 4 + i] = N == 1 ? r1[0] : N == 2 ? r2[i % 2] : r4[i];
 }
 
-/* Bytes 0..15 whole, 16..31 five of 16, 32..47 none, 48..55 whole, 56..59 whole, 60..63 three of 4; then a second group, 64..79, waited for after. */
+/* Bytes 0..15 whole, 16..31 five of 16, 32..47 none, 48..55 whole, 56..59 whole, 60..63 three of 4; then a second group, 64..79, waited for
+ * after. */
 __global__ void cp_async_kernel(const unsigned char *src, unsigned char *dst)
 {
     SHARED_ARRAY(unsigned char, s, 96);

@@ -1,5 +1,5 @@
-/* Three kernels as examples and as subjects of the simulator's own tests. Each has places where a fault can be planted (test_mutants.cpp): a
- * barrier left out, an early read of an asynchronous copy, an index past the end. Under nvcc there are none. */
+/* Three kernels as examples and as subjects of the simulator's own tests. Each has places where a fault can be planted (test_mutants.cpp):
+ * a barrier left out, an early read of an asynchronous copy, an index past the end. Under nvcc there are none. */
 #pragma once
 #include "kernels/cuda/ptx.cuh"
 
