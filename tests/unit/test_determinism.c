@@ -228,7 +228,7 @@ static void run_form(const struct form *form, uint32_t seed)
         n_other += memcmp(want.logprobs, got.logprobs, sizeof want.logprobs) != 0; /* one other token is seen: the comparison can fail */
     }
     assert_true(n_other > 0 && n_other + 1 >= TIMES);
-    assert_true(b.guessed > 0 && (TIMES == 1 || (b.right > 0 && b.guessed > b.right)));
+    assert_true(TIMES == 1 || (b.right > 0 && b.guessed > b.right)); /* so few may have nothing that repeats itself */
     for (int i = 0; form->pictures && i < 2; i++) close(b.fds[i]);
     for (int i = 0; i < 2; i++) model_close(b.threads[i]);
     model_close(b.small);

@@ -322,6 +322,14 @@ void set_seed(uint64_t s)
     last_fault.clear();
 }
 
+/* The first seed, for programs that set none. */
+static bool seed_from_environment()
+{
+    if (const char *s = getenv("SIM_CUDA_SEED")) set_seed(strtoull(s, nullptr, 10));
+    return true;
+}
+static const bool seeded [[maybe_unused]] = seed_from_environment();
+
 uint64_t random_below(uint64_t n) { return draw(on_device() ? current->owner->rng : host_rng, n); }
 void set_patience(uint64_t decisions) { max_decisions = decisions; }
 const std::string &last_report() { return last_fault; }
