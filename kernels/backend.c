@@ -2,8 +2,10 @@
 #include "kernels/backend.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -35,10 +37,14 @@ static int library_path(char out[PATH_MAX], struct err *e)
 static const struct ops *cuda_ops(const char *library, struct err *e)
 {
     char path[PATH_MAX];
-    if (library && *library)
-        snprintf(path, sizeof path, "%s", library);
-    else if (library_path(path, e))
+    if (library && *library) {
+        if (!realpath(library, path)) { /* dlopen would look for a bare name in the system's folders */
+            err_set(e, ERR_UNSUPPORTED, "cuda: the backend %s: %s", library, strerror(errno));
+            return NULL;
+        }
+    } else if (library_path(path, e)) {
         return NULL;
+    }
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
         err_set(e, ERR_UNSUPPORTED, "cuda: the backend cannot be opened: %s", dlerror());
@@ -49,7 +55,8 @@ static const struct ops *cuda_ops(const char *library, struct err *e)
     memcpy(&get, &symbol, sizeof get);
     const struct ops *ops = symbol ? get(OPS_VERSION) : NULL;
     if (ops) return ops;
-    err_set(e, ERR_UNSUPPORTED, "cuda: %s %s", path, symbol ? "is of another version than this program" : "is no backend of Spillway");
+    err_set(e, ERR_UNSUPPORTED, "cuda: %s %s", path,
+            symbol ? "is of another version than this program: build and install both together" : "is no backend of Spillway");
     dlclose(handle);
     return NULL;
 }

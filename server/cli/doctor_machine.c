@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "kernels/backend.h"
 #include "kernels/cpu/cpu.h"
 #include "server/cli/doctor_parts.h"
 #include "server/cli/pictures.h"
@@ -109,18 +110,32 @@ void doctor_memory(struct doctor *d)
                (double)have / (double)(1 << 30), (double)total / (double)(1 << 20), group);
 }
 
+/* As a worker opens it; what is wrong here keeps `serve` from starting. */
+static void say_cuda(struct doctor *d)
+{
+    struct err e = {0};
+    struct device *device = NULL;
+    const struct ops *ops = backend_find("cuda", doctor_options(d)->cuda_library, &e);
+    if (!ops || ops->open(&device, &(struct device_options){.compute = COMPUTE_BF16}, &e)) {
+        doctor_say(d, "gpu", DOCTOR_PROBLEM, "with --device cpu models run on the CPU", "%s", e.msg);
+        return;
+    }
+    char name[128], room[48] = "";
+    ops->describe(device, name, sizeof name);
+    const uint64_t free_bytes = ops->available(device);
+    if (free_bytes != UINT64_MAX) snprintf(room, sizeof room, ", %.1f GiB of its memory are free", (double)free_bytes / (double)(1 << 30));
+    doctor_say(d, "gpu", DOCTOR_OK, NULL, "%s%s", name, room);
+    ops->close(device);
+}
+
 void doctor_gpu(struct doctor *d)
 {
-    static const char *const devices[] = {"/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"};
-    bool device = false;
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) device |= access(devices[i], F_OK) == 0;
+    const char *asked = doctor_options(d)->device;
     bool driver = access("/proc/driver/nvidia/version", F_OK) == 0;
-    bool asked = strcmp(doctor_options(d)->device, "cuda") == 0;
-    if (asked)
-        doctor_say(d, "gpu", DOCTOR_PROBLEM, "leave --device out, or give --device cpu", "--device cuda: this program has no GPU backend");
-    else if (device)
-        doctor_say(d, "gpu", DOCTOR_WARNING, "models run on the CPU all the same",
-                   "there is an NVIDIA GPU, but this program has no GPU backend yet");
+    if (strcmp(asked, "cuda") == 0 || (backend_has_gpu() && strcmp(asked, "cpu") != 0))
+        say_cuda(d);
+    else if (backend_has_gpu())
+        doctor_say(d, "gpu", DOCTOR_OK, NULL, "there is an NVIDIA GPU; --device cpu leaves it alone");
     else if (driver)
         doctor_say(d, "gpu", DOCTOR_WARNING, "a container needs the device (docker run --gpus all); models run on the CPU",
                    "an NVIDIA driver is loaded, but its devices are not visible here");

@@ -104,9 +104,19 @@ def test_few_descriptors(doctor):
     assert code == 1 and "128" in found["open files"]["message"]
 
 
-def test_device_cuda_is_refused_in_clear_words(doctor):
-    found, code = doctor("--device", "cuda")
-    assert code == 1 and "has no GPU backend" in found["gpu"]["message"]
+def test_a_cuda_backend_that_cannot_be_opened_is_a_problem_with_its_reason(doctor, tmp_path):
+    (tmp_path / "text.so").write_text("no library\n" * 100)
+    found, code = doctor("--device", "cuda", "--cuda-library", tmp_path / "text.so")
+    assert code == 1 and found["gpu"]["status"] == "problem"
+    assert found["gpu"]["message"] == f"cuda: the backend cannot be opened: {tmp_path}/text.so: invalid ELF header"
+
+
+def test_the_device_that_the_backend_opens_is_told(doctor, program):
+    simulated = pathlib.Path(program).parent / "tests/cuda/libspillway_cuda_sim.so"
+    if not simulated.exists():
+        pytest.skip("no simulated device in this build")
+    found = doctor("--device", "cuda", "--cuda-library", simulated)[0]["gpu"]
+    assert found["status"] == "ok" and re.match(r"cuda \(.+, \d+ SMs, sm_\d+\), \d+\.\d GiB of its memory are free$", found["message"])
 
 
 def damage(folder, kind, safetensors):
