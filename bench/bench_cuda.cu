@@ -125,7 +125,7 @@ struct cost {
 
 void report(const std::string &what, double us, cost c)
 {
-    const double s = us * 1e-6, bound = std::max(read_rate > 0 ? c.bytes / read_rate : 0, c.flops > 0 && bf16_rate > 0 ? c.flops / (c.int8 ? int8_rate : bf16_rate) : 0);
+    const double s = us * 1e-6, bound = std::max(c.bytes / read_rate, c.flops / (c.int8 ? int8_rate : bf16_rate));
     printf("%-52s %10.2f us %9.1f GB/s %9.2f TFLOP/s %6.1f %%\n", what.c_str(), us, c.bytes / s / 1e9, c.flops / s / 1e12, 100 * bound / s);
     fflush(stdout);
     if (!opt.json) return;
@@ -200,7 +200,8 @@ void bench_peaks(int n_sm, cudaStream_t stream)
     const double flops = double(rounds) * blocks * PEAK_WARPS * PEAK_SUMS * PEAK_FLOPS;
     const double copy = median_us(stream, [&] { CUDA(cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice, stream)); });
     const double read = median_us(stream, [&] {
-        LAUNCH(read_kernel, dim3(opt.tiny ? 2 : n_sm * 4), dim3(512), 0, stream, reinterpret_cast<const uint4 *>(a), bytes / 16, reinterpret_cast<uint32_t *>(b));
+        LAUNCH(read_kernel, dim3(opt.tiny ? 2 : n_sm * 4), dim3(512), 0, stream, reinterpret_cast<const uint4 *>(a), bytes / 16,
+               reinterpret_cast<uint32_t *>(b));
         CUDA(cudaGetLastError());
     });
     const double bf16_us = median_us(stream, [&] {
@@ -358,7 +359,8 @@ cost cost_of(const text_shape &s, product p, size_t rows, const form &f)
 {
     const product_size z = size_of(s, p);
     const double in = p == O || p == DOWN ? 2.0 * double(z.k) : 4.0 * double(z.k);
-    const double out = p == GATE_UP ? 2.0 * double(s.inter) : p == QKV ? 4.0 * double(s.heads * s.head_dim) + 4.0 * double(s.kv_heads * s.head_dim) : 8.0 * double(z.n);
+    const double qkv = 4.0 * double(s.heads * s.head_dim) + 4.0 * double(s.kv_heads * s.head_dim);
+    const double out = p == GATE_UP ? 2.0 * double(s.inter) : p == QKV ? qkv : 8.0 * double(z.n);
     return {double(z.n * z.k) * f.bits / 8 + double(rows) * (in + out), 2.0 * double(rows) * double(z.n * z.k), f.quant != nullptr};
 }
 
@@ -447,7 +449,8 @@ void bench_attention(const text_shape &s)
     const std::vector<size_t> contexts = opt.tiny ? std::vector<size_t>{300} : std::vector<size_t>{1024, 2048, 4096, 8192};
     const std::vector<size_t> batches = opt.tiny ? std::vector<size_t>{1, 3} : std::vector<size_t>{1, 4, 16, 64};
     const std::vector<size_t> prompts = opt.tiny ? std::vector<size_t>{100} : std::vector<size_t>{512, 1024, 2048, 4096, 8192};
-    const std::string name = std::string(s.name) + " (" + std::to_string(s.heads) + "/" + std::to_string(s.kv_heads) + " heads of " + std::to_string(s.head_dim) + ")";
+    const std::string heads = std::to_string(s.heads) + "/" + std::to_string(s.kv_heads) + " heads of " + std::to_string(s.head_dim);
+    const std::string name = std::string(s.name) + " (" + heads + ")";
     for (enum dtype dtype : {DTYPE_BF16, DTYPE_I8}) {
         const char *cache = dtype == DTYPE_I8 ? ", int8 cache" : "";
         attention_scene a = attention_open(s, batches.back(), batches.back(), contexts.back(), dtype);
@@ -459,7 +462,8 @@ void bench_attention(const text_shape &s)
     }
     attention_scene a = attention_open(s, prompts.back(), 1, prompts.back(), DTYPE_BF16);
     for (size_t n : prompts)
-        report(name + " prefill attention " + std::to_string(n), attention_us(a, n, n, true), attention_cost(a, double(n), double(n) * (double(n) + 1) / 2, double(n)));
+        report(name + " prefill attention " + std::to_string(n), attention_us(a, n, n, true),
+               attention_cost(a, double(n), double(n) * (double(n) + 1) / 2, double(n)));
     attention_close(a);
 }
 
@@ -479,7 +483,8 @@ void bench_vision(const vision_shape &v)
     const double r = double(rows), dim = double(v.dim), inter = double(v.inter);
     struct device *d = device_open(vision_limits(v));
     CUDA(cudaMemset(d->vision_qkv, 0, rows * 3 * v.dim * sizeof(bf16)));
-    void *x = zeros(d, rows * v.dim * 4), *out = zeros(d, rows * cuda_round_up(v.dim, CUDA_K_PAD) * 2), *up = zeros(d, rows * wide * 2), *connected = zeros(d, rows * v.hidden * 4);
+    void *x = zeros(d, rows * v.dim * 4), *out = zeros(d, rows * cuda_round_up(v.dim, CUDA_K_PAD) * 2), *up = zeros(d, rows * wide * 2);
+    void *connected = zeros(d, rows * v.hidden * 4);
     float *vector = static_cast<float *>(zeros(d, 3 * (v.dim + v.inter) * 4));
     struct weight *qkv_w = pack(d, PACK_LINEAR, 3 * v.dim, v.dim, nullptr), *o_w = pack(d, PACK_LINEAR, v.dim, v.dim, nullptr);
     struct weight *up_w = pack(d, PACK_LINEAR, v.inter, v.dim, nullptr), *down_w = pack(d, PACK_LINEAR, v.dim, v.inter, nullptr);
@@ -548,7 +553,8 @@ void bench_other(const text_shape &s)
             const struct head_args head = {x, row.data(), n, norm, 1e-5f, w, logits, s.hidden, s.vocab};
             struct cuda_rows out = {};
             plan(d, n, 1, false, none, s.head_dim);
-            report(std::string(s.name) + " embed" + end, median_us(d->stream, [&] { OK(ops->embed(d, &embed, &e)); }), {rows * hidden * (4 + f.bits / 8), 0, false});
+            report(std::string(s.name) + " embed" + end, median_us(d->stream, [&] { OK(ops->embed(d, &embed, &e)); }),
+                   {rows * hidden * (4 + f.bits / 8), 0, false});
             report(std::string(s.name) + " norm to operand" + end,
                    median_us(d->stream, [&] { OK(cuda_rmsnorm(d, static_cast<const float *>(x), nullptr, n, norm, 1e-5f, w, &out, &e)); }),
                    {rows * hidden * (f.quant ? 5 : 6), 0, false});
@@ -580,7 +586,8 @@ void run_all()
     CUDA(cudaMalloc(&flush.at, flush.bytes));
     printf("%s, compute capability %d.%d, %d SMs, L2 %.0f MiB, %.1f GiB\n", p.name, p.major, p.minor, p.multiProcessorCount, p.l2CacheSize / 1048576.0,
            double(p.totalGlobalMem) / 1073741824.0);
-    if (opt.json) fprintf(opt.json, "{\"part\": \"card\", \"name\": \"%s\", \"sm\": %d, \"sms\": %d, \"l2_bytes\": %d}\n", p.name, p.major * 10 + p.minor, p.multiProcessorCount, p.l2CacheSize);
+    if (opt.json)
+        fprintf(opt.json, "{\"part\": \"card\", \"name\": \"%s\", \"sms\": %d, \"l2_bytes\": %d}\n", p.name, p.multiProcessorCount, p.l2CacheSize);
     ops = spillway_cuda_ops(OPS_VERSION);
     bench_peaks(p.multiProcessorCount, stream); /* always: the others' bounds are made of it */
     const std::vector<text_shape> shapes = opt.tiny ? std::vector<text_shape>(std::begin(tiny_shapes), std::end(tiny_shapes))

@@ -80,7 +80,9 @@ static void row(const char *name, const char *what, double value, const char *un
 {
     printf("%-10s %-22s %12.2f %s\n", name, what, value, unit);
     fflush(stdout);
-    if (json) fprintf(json, "{\"part\": \"bench\", \"model\": \"%s\", \"what\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"%s}\n", name, what, value, unit, more), fflush(json);
+    if (!json) return;
+    fprintf(json, "{\"part\": \"bench\", \"model\": \"%s\", \"what\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"%s}\n", name, what, value, unit, more);
+    fflush(json);
 }
 
 static int model_make(struct model **m, const struct bench_case *c, uint64_t kv_tokens, struct err *e)

@@ -62,8 +62,8 @@ double cublas_tflop_per_s(size_t m, size_t n, size_t k, cudaStream_t stream)
     cudaEventCreate(&to);
     for (float &t : ms) {
         cudaEventRecord(from, stream);
-        if (cublasLtMatmul(p.handle, p.what, &one, p.memory[0], p.a, p.memory[1], p.b, &zero, p.memory[2], p.c, p.memory[2], p.c, &best.algo, p.memory[3], WORKSPACE,
-                           stream) != CUBLAS_STATUS_SUCCESS)
+        if (cublasLtMatmul(p.handle, p.what, &one, p.memory[0], p.a, p.memory[1], p.b, &zero, p.memory[2], p.c, p.memory[2], p.c, &best.algo,
+                           p.memory[3], WORKSPACE, stream) != CUBLAS_STATUS_SUCCESS)
             return 0;
         cudaEventRecord(to, stream);
         cudaEventSynchronize(to);

@@ -43,7 +43,8 @@ def products(name, hidden, inter, heads, kv_heads, head_dim):
         w = tensor(n, k)
         for role, rows in [("decode", r) for r in (1, 2, 4, 8, 16, 32, 64)] + [("prefill", r) for r in (512, 2048)]:
             x, out = tensor(rows, k), tensor(rows, n)
-            yield f"{name} {role} {rows}: {what}, bf16", lambda x=x, out=out, w=w: torch.matmul(x, w.t(), out=out), 2 * (n * k + rows * (n + k)), 2 * rows * n * k
+            yield (f"{name} {role} {rows}: {what}, bf16", lambda x=x, out=out, w=w: torch.matmul(x, w.t(), out=out),
+                   2 * (n * k + rows * (n + k)), 2 * rows * n * k)
 
 
 def attention(name, heads, kv_heads, head_dim):
@@ -51,7 +52,7 @@ def attention(name, heads, kv_heads, head_dim):
     for context in (1024, 2048, 4096, 8192):
         for batch in (1, 4, 16, 64):
             # Query heads of a group stand as rows of one head: every version of PyTorch then reads keys once.
-            q, k, v = tensor(batch, kv_heads, heads // kv_heads, head_dim), tensor(batch, kv_heads, context, head_dim), tensor(batch, kv_heads, context, head_dim)
+            q, k, v = tensor(batch, kv_heads, heads // kv_heads, head_dim), *(tensor(batch, kv_heads, context, head_dim) for _ in range(2))
             yield (f"{head} decode attention {batch} x {context}", lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v),
                    4 * batch * context * kv_heads * head_dim, 4 * batch * context * heads * head_dim)
     for n in (512, 1024, 2048, 4096, 8192):
