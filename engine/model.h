@@ -46,7 +46,7 @@ struct model_limits {
     uint64_t weight_bytes, kv_bytes;
     char device[64];
     char weights[48]; /* "not quantised", "int4, head int8" */
-    uint8_t hash[MODEL_HASH_BYTES]; /* BLAKE2b-256 over config.json and the headers of the weight files, or over the random spec */
+    uint8_t hash[MODEL_HASH_BYTES]; /* BLAKE2b-256 over config.json and the headers of the weight files, or "SHAPE:SEED" of random weights */
 };
 
 struct model;

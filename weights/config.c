@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/log.h"
 
 /* A JSON object of config.json and its name in errors: "" or "text_config.". */

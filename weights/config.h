@@ -9,7 +9,6 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "base/json.h"
 
 enum { CONFIG_MAX_LAYERS = 1024, CONFIG_MAX_HEAD_DIM = 256 };
 
@@ -45,7 +44,8 @@ struct model_config {
     int32_t image_token;         /* -1: none */
 };
 
+struct json_t; /* Jansson's; named here only, so that who reads no files needs no Jansson */
 /* families ends with a NULL. */
-MUST_USE int config_read(struct model_config *c, const json_t *config, const struct family *const *families, struct err *e);
+MUST_USE int config_read(struct model_config *c, const struct json_t *config, const struct family *const *families, struct err *e);
 
 #endif

@@ -11,7 +11,6 @@
 
 #include "base/arena.h"
 #include "base/err.h"
-#include "base/json.h"
 #include "engine/text/marked_text.h"
 
 /* How a model wants its pictures; from preprocessor_config.json and config.json (image_settings_read). */

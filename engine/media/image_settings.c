@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "engine/media/image.h"
 
 /* Integer member of o; `fallback` if absent or null. */

@@ -5,7 +5,7 @@
  * chapter 3): u = 2^-24 is one rounding to float32, gamma(n) = n u / (1 - n u) bounds n of them in any order, so a sum
  * of k products is off by at most gamma(k + 1) * sum |x w|, plus what its operands were off. Nothing here was adjusted
  * to what a kernel gave: the only figure taken from a kernel is EXP_ERROR, which kern_impl.h states for its
- * exponential. Also here: arrays that end where no page is (edge), reproducible noise, and matrices in a checkpoint's
+ * exponential. With ORACLE_DEVICE (tests of CUDA kernels on a card) two of its figures are the card's. Also here: arrays that end where no page is (edge), reproducible noise, and matrices in a checkpoint's
  * dtypes. */
 #ifndef SPILLWAY_TESTS_UNIT_KERNEL_ORACLE_H
 #define SPILLWAY_TESTS_UNIT_KERNEL_ORACLE_H
@@ -34,9 +34,28 @@ struct near {
     double v, err;
 };
 
+/* On a card four-fold: sums inside mma are not rounded but cut off. A mma adds at least four products and the sum so far, all aligned to the
+ * largest of them and cut at 2^-23 of it, then cuts the sum: for k products at most k + k/4 + k/4 cuts of 2 u, 3 k u, before what follows the sum. */
+#ifdef ORACLE_DEVICE
+#define GAMMA_FACTOR 4
+#else
+#define GAMMA_FACTOR 1
+#endif
 static inline double gamma_of(size_t n)
 {
-    return (double)n * U / (1 - (double)n * U);
+    return GAMMA_FACTOR * (double)n * U / (1 - GAMMA_FACTOR * (double)n * U);
+}
+
+/* Of exp(x), relative, for |x| up to `size`. A card's __expf is ex2.approx of a rounded product: 2 + 1.173 |x| units in the last place (CUDA
+ * Programming Guide, "Intrinsic Functions"). */
+static inline double exp_error(double size)
+{
+#ifdef ORACLE_DEVICE
+    return (2 + 1.173 * size) * 2 * U;
+#else
+    (void)size;
+    return EXP_ERROR;
+#endif
 }
 
 /* --- arrays --- */
@@ -237,7 +256,7 @@ static inline void near_layernorm(const float *x, const float *w, const float *b
  * result is below 1e-30. */
 static inline struct near near_silu_mul(struct near g, struct near u)
 {
-    double s = g.v / (1 + exp(-g.v)), s_err = 1.1 * g.err + (fabs(s) + 1.1 * g.err) * (EXP_ERROR + gamma_of(4)) + 1e-30;
+    double s = g.v / (1 + exp(-g.v)), s_err = 1.1 * g.err + (fabs(s) + 1.1 * g.err) * (exp_error(fmin(fabs(g.v) + g.err, 88)) + gamma_of(4)) + 1e-30;
     return (struct near){s * u.v, s_err * (fabs(u.v) + u.err) + fabs(s) * u.err + U * fabs(s * u.v)};
 }
 
@@ -247,7 +266,7 @@ static inline struct near near_silu_mul(struct near g, struct near u)
 static inline struct near near_gelu(struct near x)
 {
     double v = x.v, y = 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-    return (struct near){y, 1.13 * x.err + 0.5 * fabs(v) * (EXP_ERROR / 2 + 0.45 * gamma_of(7) + 5 * U) + 2 * U * fabs(y)};
+    return (struct near){y, 1.13 * x.err + 0.5 * fabs(v) * (exp_error(0) / 2 + 0.45 * gamma_of(7) + 5 * U) + 2 * U * fabs(y)};
 }
 
 /* Rotates the halves of v by the position's angles. The angle itself is float32 by definition (ops.h follows the
@@ -288,7 +307,7 @@ static inline void near_attention(const struct near *q, size_t dim, size_t n, co
         min = fmin(min, s[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        rel[i] = expm1(rel[i] + U * (max - min) * (double)(splits + 1) + EXP_ERROR * (double)(splits + 1) + gamma_of(4 * splits));
+        rel[i] = expm1(rel[i] + U * (max - min) * (double)(splits + 1) + exp_error(max - min) * (double)(splits + 1) + gamma_of(4 * splits));
         s[i] = exp(s[i] - max);
         sum += s[i];
         sum_rel += s[i] * rel[i];

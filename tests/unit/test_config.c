@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/json.h"
 #include "engine/families/families.h"
 
 static const char llama[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":192,\"intermediate_size\":256,\"num_hidden_layers\":"
