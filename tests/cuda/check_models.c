@@ -276,6 +276,12 @@ static void compare(const struct check_case *c, const struct model_limits *l, co
     }
 }
 
+/* JSON has no infinity. */
+static double json_number(double x)
+{
+    return isfinite(x) ? x : 1e300;
+}
+
 static void report(const struct check_case *c, const struct outcome *o, bool ok)
 {
     printf("%s %-10s differs by %.4f at most, %.5f rms (rows up to %.5f; bound %.4f, %.4f), logits %.2f rms; tokens: %d of %d told apart, %d wrong; "
@@ -288,7 +294,8 @@ static void report(const struct check_case *c, const struct outcome *o, bool ok)
             "{\"part\": \"models\", \"what\": \"%s\", \"ok\": %s, \"max_diff\": %.5g, \"rms_diff\": %.5g, \"worst_row_rms\": %.5g, \"bound_max\": %.5g, "
             "\"bound_rms\": %.5g, \"logits_rms\": %.4g, \"tokens\": %d, \"tokens_compared\": %d, \"tokens_wrong\": %d, \"same_bytes\": %s, "
             "\"planted_found\": %s, \"cpu_s\": %.2f, \"cuda_s\": %.2f}\n",
-            c->name, ok ? "true" : "false", o->d.most, o->d.rms, o->d.worst_row, 10 * o->bound, o->bound, o->d.of, o->tokens, o->compared, o->tokens_wrong,
+            c->name, ok ? "true" : "false", json_number(o->d.most), json_number(o->d.rms), json_number(o->d.worst_row), 10 * o->bound, o->bound,
+            o->d.of, o->tokens, o->compared, o->tokens_wrong,
             o->company_wrong ? "false" : "true", o->planted_fails ? "true" : "false", o->cpu_s, o->cuda_s);
     fflush(json);
 }
