@@ -11,6 +11,7 @@ extern "C" {
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 int cuda_check(struct device *, const char *what, cudaError_t rc, struct err *e)
 {
@@ -614,6 +615,7 @@ std::string test_distribution()
     return "";
 }
 
+#ifndef ORACLE_DEVICE
 /* Each call of the runtime that can fail, failed in turn: an error, and nothing held. */
 std::string test_failures()
 {
@@ -637,6 +639,7 @@ std::string test_failures()
         if (calls < n) return rc || n < 8 ? say("ended after %g calls", n) : "";
     }
 }
+#endif
 
 } // namespace
 
@@ -652,7 +655,9 @@ int main(int argc, char **argv)
                                       {"schedules agree", test_schedules_agree},
                                       {"more rows than slots", test_more_rows_than_slots},
                                       {"long lists", test_long_lists},
-                                      {"distribution", test_distribution},
-                                      {"failures", test_failures}};
+#ifndef ORACLE_DEVICE
+                                      {"failures", test_failures},
+#endif
+                                      {"distribution", test_distribution}};
     return run_cases(cases, argc, argv);
 }

@@ -70,17 +70,22 @@ static inline bool mini_wanted(const char *name, const char *only)
     return !only;
 }
 
+static inline int mini_run_fixture(mini_fixture f, void **state)
+{
+    if (setjmp(mini_out)) return 1;
+    return f ? f(state) : 0;
+}
+
 /* The number of failures, as CMocka. */
 static inline int mini_run(const struct CMUnitTest *tests, size_t n, mini_fixture setup, mini_fixture teardown)
 {
     const char *only = getenv("MINI_CMOCKA_ONLY");
     void *state = NULL;
     int failures = 0;
-    if (setjmp(mini_out) || (setup && setup(&state))) return 1;
+    if (mini_run_fixture(setup, &state)) return 1;
     for (size_t i = 0; i < n; i++)
         if (mini_wanted(tests[i].name, only)) failures += mini_run_one(&tests[i], &state);
-    if (setjmp(mini_out) || (teardown && teardown(&state))) failures++;
-    return failures;
+    return failures + (mini_run_fixture(teardown, &state) != 0);
 }
 
 #endif

@@ -1,7 +1,10 @@
 /* What the simulator's tests share: cases run under several schedules, device arrays, comparison with derived tolerances, random data.
  *
  * A case returns "" or why it failed. A program's cases run under seeds 0..N-1 (first argument; SIM_SEEDS; 6), those whose name contains
- * the second argument; the first failure prints "FAIL case seed: reason" and ends with status 1. */
+ * the second argument; the first failure prints "FAIL case seed: reason" and ends with status 1.
+ *
+ * With ORACLE_DEVICE a test is compiled by nvcc for a card (tools/gpu): nothing can be ordered there, and a seed is one of the numbers, on top
+ * of SPILLWAY_TEST_SEED. */
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -12,6 +15,18 @@
 #include <vector>
 
 inline uint64_t test_random_state = 88172645463325252ull;
+#ifdef ORACLE_DEVICE
+namespace sim {
+inline std::string last_report() { return ""; }
+inline bool race_checked() { return false; }
+inline void reset() {}
+inline void set_seed(uint64_t seed)
+{
+    const char *env = std::getenv("SPILLWAY_TEST_SEED");
+    test_random_state = 88172645463325252ull + ((env ? std::strtoull(env, nullptr, 10) : 0) * 64 + seed) * 0x9E3779B97F4A7C15ull;
+}
+} // namespace sim
+#endif
 inline float test_uniform() /* [-1, 1) */
 {
     uint64_t &s = test_random_state;
