@@ -18,7 +18,7 @@
 
 #include "base/err.h"
 
-enum { OPS_VERSION = 1 }; /* of this table; a library of another is refused */
+enum { OPS_VERSION = 2 }; /* of this table; a library of another is refused */
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
