@@ -4,7 +4,7 @@
 #include <math.h>
 #include <sodium.h>
 
-enum { MOST_TARGETS = 2, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500, SIDE_BY_SIDE_LEAST = 8 };
+enum { MOST_TARGETS = 2, ANSWER_TARGETS = 4, PROMPTS_THAT_WAIT = 4, RETRY_MAX_S = 60, WINDOW_MS = 500, SIDE_BY_SIDE_LEAST = 8 };
 
 int admission_retry_s(double wait_ms)
 {
@@ -112,7 +112,7 @@ static bool is_answered_in_time(const struct gateway_model *m, int64_t sequences
 {
     const int64_t n = m->queue.sequences + sequences, side_by_side = worker_prediction(m->worker)->side_by_side;
     const int64_t least = side_by_side > SIDE_BY_SIDE_LEAST ? side_by_side : SIDE_BY_SIDE_LEAST;
-    return side_by_side == 0 || n <= least + least / 2 || (double)n * m->queue.share_ms <= bound_ms(m);
+    return side_by_side == 0 || n <= least + least / 2 || (double)n * m->queue.share_ms <= ANSWER_TARGETS * (double)m->gateway->limits.first_token_ms;
 }
 
 int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e)

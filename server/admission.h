@@ -6,7 +6,7 @@
  * as a burst of short answers must find room, and twice that at most and before an answer has ended; and four prompts may wait whatever their
  * length. How fast the model reads is the slower of what its worker says (frame_prediction) and of what was seen here: how long waiting prompts have
  * taken, which counts everything that the engine does besides. And no more answers are under way than half as many again as make nine tenths of the most
- * tokens a second (frame_prediction's side_by_side), unless all of them are predicted to end within that bound: more would only make each of them slower. Until one of them is known only the plain limits hold. A request whose first token is
+ * tokens a second (frame_prediction's side_by_side), unless all of them are predicted to end within four targets: more would only make each of them slower. Until one of them is known only the plain limits hold. A request whose first token is
  * predicted to come after its deadline is refused at once rather than dropped later.
  *
  * Refusing must cost little, or who is refused takes the processor from who is served: where no model has room, a request is refused before its
