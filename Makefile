@@ -37,7 +37,9 @@ cuda:
 	@cmake --preset cuda $(if $(ARCHS),"-DSPILLWAY_CUDA_ARCHS=$(subst $(space),;,$(strip $(ARCHS)))") --log-level=WARNING >/dev/null
 	@cmake --build --preset cuda -j $(JOBS) -- --no-print-directory
 
-run: build
+run: setup
+	@cmake --preset release --log-level=WARNING >/dev/null
+	@cmake --build --preset release -j $(JOBS) --target spillway -- --no-print-directory
 	@build/spillway serve demo $(ARGS)
 
 test: build
