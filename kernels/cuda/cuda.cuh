@@ -21,8 +21,7 @@ enum {
     CUDA_KV_BLOCK = 64,  /* positions of a KV block */
     CUDA_KV_SPLIT = 256, /* positions that one block of a decode kernel sums; its sums are joined in rising order */
     CUDA_K_PAD = 64,     /* operand rows and weight rows are padded with zeros to a multiple */
-    CUDA_N_PAD = 16,     /* outputs of a weight likewise; outputs of gate and up alternate by half of it */
-    CUDA_MAX_HEAD_DIM = 128
+    CUDA_N_PAD = 16      /* outputs of a weight likewise; outputs of gate and up alternate by half of it */
 };
 
 /* bf16: row-major (n_padded, k_padded). Quantised: in fragments, see linear_quant.cu, and scales (steps, n_padded), or (n_padded) per channel.

@@ -67,7 +67,6 @@ __device__ __forceinline__ void multiply(const linear_args &a, int begin, int en
             if ((tile + 1) % a.step_tiles == 0) add_step<MT, BITS>(a, tile / a.step_tiles, first_row, first_out + g, n_padded, dot, sum);
         }
     }
-    if (!a.w_per_channel) return;
 }
 
 template <int MT> __device__ __forceinline__ void scale_channels(const linear_args &a, int out, float (&sum)[MT][4])
