@@ -115,43 +115,20 @@ template <int BITS, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS
 
 template <int MT, int BITS> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8)), block(LINEAR_WARPS * 32);
-    auto *const store = quant_decode_kernel<MT, BITS, CUDA_STORE>;
-    auto *const add = quant_decode_kernel<MT, BITS, CUDA_ADD>;
-    auto *const gate = quant_decode_kernel<MT, BITS, CUDA_SILU>;
-    switch (epilogue) {
-    case CUDA_STORE: LAUNCH(store, grid, block, 0, stream, a); break;
-    case CUDA_ADD: LAUNCH(add, grid, block, 0, stream, a); break;
-    case CUDA_SILU: LAUNCH(gate, grid, block, 0, stream, a); break;
-    default: return cudaErrorInvalidValue; /* vision has no decode rows */
-    }
-    return cudaGetLastError();
-}
-
-template <int BITS> cudaError_t launch_prefill(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
-{
-    constexpr int OUTS = LINEAR_WARPS * LINEAR_OUTS, ROWS = PREFILL_MT * 8;
-    const dim3 grid((a.n + OUTS - 1) / OUTS, (a.rows + ROWS - 1) / ROWS), block(LINEAR_WARPS * 32);
-    auto *const store = quant_prefill_kernel<BITS, CUDA_STORE>;
-    auto *const store_bf16 = quant_prefill_kernel<BITS, CUDA_STORE_BF16>;
-    auto *const add = quant_prefill_kernel<BITS, CUDA_ADD>;
-    auto *const gate = quant_prefill_kernel<BITS, CUDA_SILU>;
-    auto *const gelu = quant_prefill_kernel<BITS, CUDA_GELU>;
-    switch (epilogue) {
-    case CUDA_STORE: LAUNCH(store, grid, block, 0, stream, a); break;
-    case CUDA_STORE_BF16: LAUNCH(store_bf16, grid, block, 0, stream, a); break;
-    case CUDA_ADD: LAUNCH(add, grid, block, 0, stream, a); break;
-    case CUDA_SILU: LAUNCH(gate, grid, block, 0, stream, a); break;
-    case CUDA_GELU: LAUNCH(gelu, grid, block, 0, stream, a); break;
-    }
-    return cudaGetLastError();
+    const linear_kernels kernels = {quant_decode_kernel<MT, BITS, CUDA_STORE>, nullptr, quant_decode_kernel<MT, BITS, CUDA_ADD>,
+                                    quant_decode_kernel<MT, BITS, CUDA_SILU>, nullptr};
+    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8));
+    return linear_launch(kernels, epilogue, grid, LINEAR_WARPS * 32, 0, a, stream);
 }
 
 template <int BITS> cudaError_t launch(const linear_args &a, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream)
 {
-    if (!decode) return launch_prefill<BITS>(a, epilogue, stream);
-    if (a.rows <= 8) return launch_decode<1, BITS>(a, epilogue, stream);
-    return launch_decode<4, BITS>(a, epilogue, stream);
+    constexpr int OUTS = LINEAR_WARPS * LINEAR_OUTS, ROWS = PREFILL_MT * 8;
+    const linear_kernels prefill = {quant_prefill_kernel<BITS, CUDA_STORE>, quant_prefill_kernel<BITS, CUDA_STORE_BF16>,
+                                    quant_prefill_kernel<BITS, CUDA_ADD>, quant_prefill_kernel<BITS, CUDA_SILU>,
+                                    quant_prefill_kernel<BITS, CUDA_GELU>};
+    if (decode) return a.rows <= 8 ? launch_decode<1, BITS>(a, epilogue, stream) : launch_decode<4, BITS>(a, epilogue, stream);
+    return linear_launch(prefill, epilogue, dim3((a.n + OUTS - 1) / OUTS, (a.rows + ROWS - 1) / ROWS), LINEAR_WARPS * 32, 0, a, stream);
 }
 
 } // namespace
