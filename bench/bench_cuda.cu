@@ -246,7 +246,7 @@ struct weight_part part_of(size_t rows, size_t cols)
             noise[i] = i < (1u << 20) ? uint16_t((state >> 16 & 0x80ff) | 0x3d00) : noise[i - (1u << 20)]; /* +-0.03 to 0.12 */
         }
     }
-    return {noise.data(), DTYPE_BF16, rows};
+    return {noise.data(), DTYPE_BF16, rows, nullptr};
 }
 
 struct device *device_open(const struct device_limits &l)
