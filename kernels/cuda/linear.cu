@@ -175,7 +175,7 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
     }
     cudaError_t rc = cudaSuccess;
     if (n_decode)
-        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
+        rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
     if (rc == cudaSuccess && n_decode < l->rows) {
         const size_t out_bytes = l->epilogue == CUDA_STORE || l->epilogue == CUDA_ADD ? sizeof(float) : sizeof(bf16);
         a.rows = int(l->rows - n_decode);
@@ -185,7 +185,7 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
             a.to += n_decode;
         else
             a.out = static_cast<unsigned char *>(a.out) + n_decode * l->ldo * out_bytes;
-        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, false, d->stream)
+        rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, false, d->stream)
                        : cuda_linear_bf16_prefill(a, l->epilogue, d->n_sm, d->stream);
     }
     return rc != cudaSuccess ? cuda_check(d, what, rc, e) : cuda_launched(d, what, e);
