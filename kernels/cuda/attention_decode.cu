@@ -33,17 +33,18 @@ struct decode_args {
 /* Eight numbers of a key or value. */
 __device__ __forceinline__ void load8(const cuda_kv &kv, const unsigned char *head, const float *scales, int at, int dim, float (&f)[8])
 {
-    if (kv.is_e4m3) {
+    if (kv_has_scales(kv)) {
         const uint2 v = *reinterpret_cast<const uint2 *>(head + size_t(at) * kv.head_dim + dim);
-        const float scale = scales[at] / E4M3_UNIT;
-        e4m3x4_to_f32(v.x, f), e4m3x4_to_f32(v.y, f + 4);
+        float scale = scales[at];
+        if (kv.is_e4m3) {
+            e4m3x4_to_f32(v.x, f), e4m3x4_to_f32(v.y, f + 4);
+            scale /= E4M3_UNIT;
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++) f[i] = float(int8_t((i < 4 ? v.x : v.y) >> i % 4 * 8 & 255));
+        }
 #pragma unroll
         for (int i = 0; i < 8; i++) f[i] *= scale;
-    } else if (kv.is_int8) {
-        const uint2 v = *reinterpret_cast<const uint2 *>(head + size_t(at) * kv.head_dim + dim);
-        const float scale = scales[at];
-#pragma unroll
-        for (int i = 0; i < 8; i++) f[i] = scale * float(int8_t((i < 4 ? v.x : v.y) >> i % 4 * 8 & 255));
     } else {
         unpack8(load16(head + (size_t(at) * kv.head_dim + dim) * 2), f);
     }
