@@ -22,7 +22,7 @@ struct loader {
 
 static const struct quant_format *quant_of(enum model_quant q)
 {
-    return q == MODEL_QUANT_INT8 ? &quant_int8 : q == MODEL_QUANT_INT4 ? &quant_int4 : NULL;
+    return q == MODEL_QUANT_INT8 ? &quant_int8 : q == MODEL_QUANT_INT4 ? &quant_int4 : q == MODEL_QUANT_FP8 ? &quant_fp8 : NULL;
 }
 
 /* --- tensors to the device --- */
@@ -275,7 +275,8 @@ static int plan_step(struct model *m, struct err *e)
 
 static void describe_weights(const struct model_options *o, char *out, size_t n)
 {
-    static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4"};
+    static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4",
+                                        [MODEL_QUANT_FP8] = "fp8"};
     snprintf(out, n, "%s", names[o->quant]);
     if (o->quant_head != o->quant) snprintf(out + strlen(out), n - strlen(out), ", head %s", names[o->quant_head]);
     if (o->quant_vision) snprintf(out + strlen(out), n - strlen(out), ", vision %s", names[o->quant_vision]);
