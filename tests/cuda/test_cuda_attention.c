@@ -207,7 +207,7 @@ static void test_attention(void **unused)
     (void)unused;
     static const size_t shapes[][3] = {{3, 1, 64}, {2, 2, 64}, {4, 1, 128}, {5, 1, 64}, {8, 4, 32}, {2, 1, 128}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int t = 0; t < (i % 2 ? 2 : 3); t++) /* the caches' numbers; of e4m3 half of the shapes */
+        for (int t = 0; t < (i == 0 || i == 2 ? 3 : 2); t++) /* the caches' numbers; of e4m3 two shapes */
             run_scene((struct scene){.heads = shapes[i][0],
                                      .kv_heads = shapes[i][1],
                                      .head_dim = shapes[i][2],

@@ -167,7 +167,7 @@ static void normed(const float *x, const float *norm, size_t n, struct near *out
 /* A normalised row's product with a row of the file as fp8 has it. h: as float32 at its best; near: what rounding it may give. */
 static struct near fp8_product(const struct near *h, const float *w, size_t k)
 {
-    float x[1024], xs, ws;
+    float x[1024] = {0}, xs, ws;
     int8_t xq[1024 + QUANT_CHANNEL_STEP] = {0}, wq[1024 + QUANT_CHANNEL_STEP];
     struct near seen[1024];
     assert_true(k <= 1024);
