@@ -120,7 +120,7 @@ template <class F> double median_us(cudaStream_t stream, F operation)
 
 struct cost {
     double bytes, flops;
-    bool int8; /* of the FLOPs' operands */
+    bool int8; /* of the FLOPs' operands; fp8 is held against that rate, too: from sm_89 on the cards have one for both */
 };
 
 void report(const std::string &what, double us, cost c)
@@ -246,7 +246,7 @@ struct weight_part part_of(size_t rows, size_t cols)
             noise[i] = i < (1u << 20) ? uint16_t((state >> 16 & 0x80ff) | 0x3d00) : noise[i - (1u << 20)]; /* +-0.03 to 0.12 */
         }
     }
-    return {noise.data(), DTYPE_BF16, rows};
+    return {noise.data(), DTYPE_BF16, rows, nullptr};
 }
 
 struct device *device_open(const struct device_limits &l)
@@ -304,7 +304,7 @@ struct form {
     const struct quant_format *quant;
     double bits; /* of a weight, its share of the scales included */
 };
-const form forms[] = {{"bf16", nullptr, 16}, {"int8", &quant_int8, 8}, {"int4", &quant_int4, 4.5}};
+const form forms[] = {{"bf16", nullptr, 16}, {"int8", &quant_int8, 8}, {"fp8", &quant_fp8, 8}, {"int4", &quant_int4, 4.5}};
 
 struct layer {
     const text_shape &s;
@@ -451,8 +451,8 @@ void bench_attention(const text_shape &s)
     const std::vector<size_t> prompts = opt.tiny ? std::vector<size_t>{100} : std::vector<size_t>{512, 1024, 2048, 4096, 8192};
     const std::string heads = std::to_string(s.heads) + "/" + std::to_string(s.kv_heads) + " heads of " + std::to_string(s.head_dim);
     const std::string name = std::string(s.name) + " (" + heads + ")";
-    for (enum dtype dtype : {DTYPE_BF16, DTYPE_I8}) {
-        const char *cache = dtype == DTYPE_I8 ? ", int8 cache" : "";
+    for (enum dtype dtype : {DTYPE_BF16, DTYPE_I8, DTYPE_E4M3}) {
+        const char *cache = dtype == DTYPE_I8 ? ", int8 cache" : dtype == DTYPE_E4M3 ? ", fp8 cache" : "";
         attention_scene a = attention_open(s, batches.back(), batches.back(), contexts.back(), dtype);
         for (size_t context : contexts)
             for (size_t batch : batches)
@@ -544,7 +544,7 @@ void bench_other(const text_shape &s)
     for (size_t i = 0; i < most; i++) token[i] = int32_t(i * 7919 % s.vocab), row[i] = uint32_t(i);
     const struct rope none = {nullptr, 1};
     for (const form &f : forms) {
-        if (f.bits < 8) continue; /* heads are bf16 or int8 */
+        if (f.bits < 8) continue; /* heads are not int4 */
         struct weight *w = pack(d, PACK_LINEAR, s.vocab, s.hidden, f.quant);
         for (size_t n : batches) {
             const std::string end = std::string(", ") + f.name + ", " + std::to_string(n);

@@ -30,6 +30,7 @@ static const struct bench_case real_cases[] = {
     {"135m", "135m", MODEL_QUANT_NONE, MODEL_QUANT_NONE, DTYPE_BF16, true},
     {"135m-int8", "135m", MODEL_QUANT_INT8, MODEL_QUANT_INT8, DTYPE_BF16, true},
     {"135m-int4", "135m", MODEL_QUANT_INT4, MODEL_QUANT_INT8, DTYPE_BF16, true},
+    {"135m-fp8", "135m", MODEL_QUANT_FP8, MODEL_QUANT_FP8, DTYPE_E4M3, true},
     {"360m", "360m", MODEL_QUANT_NONE, MODEL_QUANT_NONE, DTYPE_BF16, true},
     {"vlm-256m", "vlm-256m", MODEL_QUANT_NONE, MODEL_QUANT_NONE, DTYPE_BF16, false},
     {"1.7b", "1.7b", MODEL_QUANT_NONE, MODEL_QUANT_NONE, DTYPE_BF16, true},

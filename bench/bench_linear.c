@@ -195,7 +195,7 @@ static int pack_copies(struct bench *b, const bf16 *matrix, struct err *e)
     if (copies > MOST_COPIES) copies = MOST_COPIES;
     int rc = 0;
     for (b->n_copies = 0; b->n_copies < copies && !rc; b->n_copies += !rc) {
-        struct weight_part part = {matrix, DTYPE_BF16, b->s->n};
+        struct weight_part part = {.data = matrix, .dtype = DTYPE_BF16, .rows = b->s->n};
         rc = ops_cpu.weight_pack(b->d, PACK_LINEAR, &part, 1, b->s->k, b->f, &b->copies[b->n_copies], e);
     }
     return rc;

@@ -1,8 +1,9 @@
 /* bench_model: prefill and decode of one model in this process, without server or tokenizer: tokens a second, and the bytes of weights and cache a
  * decode step has to read, as a rate to hold against the machine's memory.
  *
- *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--quant none|int8|int4] [--quant-head none|int8|int4]
- *                 [--kv-dtype f32|bf16|int8] [--threads N] [--pin-threads] [--isa SET] [--prompt N] [--decode N] [--repeat N]
+ *     bench_model [--model DIR | --random-weights SHAPE:SEED] [--compute f32|bf16] [--quant none|int8|int4|fp8]
+ *                 [--quant-head none|int8|int4|fp8] [--kv-dtype f32|bf16|int8|fp8] [--threads N] [--pin-threads] [--isa SET]
+ *                 [--prompt N] [--decode N] [--repeat N]
  *
  * --quant-head is int8 where --quant is given and it is not.
  *
@@ -74,6 +75,7 @@ static int repetition(const struct run *r, int32_t *ids, struct err *e)
 
 static enum model_quant quant_of(const char *s)
 {
+    if (strcmp(s, "fp8") == 0) return MODEL_QUANT_FP8;
     return strcmp(s, "int8") == 0 ? MODEL_QUANT_INT8 : strcmp(s, "int4") == 0 ? MODEL_QUANT_INT4 : MODEL_QUANT_NONE;
 }
 
@@ -102,7 +104,10 @@ int main(int argc, char **argv)
             o.kv_dtype = strcmp(optarg, "f32") ? DTYPE_BF16 : DTYPE_F32;
             break;
         case KV_DTYPE: /* after --compute */
-            o.kv_dtype = !strcmp(optarg, "int8") ? DTYPE_I8 : !strcmp(optarg, "f32") ? DTYPE_F32 : DTYPE_BF16;
+            o.kv_dtype = !strcmp(optarg, "int8")  ? DTYPE_I8
+                         : !strcmp(optarg, "fp8") ? DTYPE_E4M3
+                         : !strcmp(optarg, "f32") ? DTYPE_F32
+                                                  : DTYPE_BF16;
             break;
         case PIN:
             o.pin_threads = true;

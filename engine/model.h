@@ -15,14 +15,14 @@
 
 enum { MODEL_HASH_BYTES = 32 };
 
-/* How matrices are quantised when they are packed: quant_int8 and quant_int4 of kernels/quant.h (per channel; groups of 32). */
-enum model_quant { MODEL_QUANT_NONE, MODEL_QUANT_INT8, MODEL_QUANT_INT4 };
+/* How matrices are quantised when they are packed: the formats of kernels/quant.h. NONE keeps what a checkpoint has as fp8. */
+enum model_quant { MODEL_QUANT_NONE, MODEL_QUANT_INT8, MODEL_QUANT_INT4, MODEL_QUANT_FP8 };
 
 struct model_options {
     const char *device; /* "auto", "cpu", "cuda" */
     const char *cuda_library;    /* see backend_find */
     enum compute compute;
-    enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
+    enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16, DTYPE_I8 or DTYPE_E4M3 */
     int threads;                 /* 0: all */
     bool pin_threads;            /* see device_options */
     const char *isa;             /* see device_options */

@@ -17,19 +17,30 @@ struct loader {
     int rc; /* first failure; later calls do nothing, so that a load reads as a list */
     uint64_t weight_bytes;
     const struct quant_format *quant; /* of the matrices that are being loaded; NULL: none */
-    const struct model_options *o;
+    enum model_quant *found;          /* which of o's that is; a checkpoint's own fp8 is written there */
+    struct model_options o;
 };
 
 static const struct quant_format *quant_of(enum model_quant q)
 {
-    return q == MODEL_QUANT_INT8 ? &quant_int8 : q == MODEL_QUANT_INT4 ? &quant_int4 : NULL;
+    return q == MODEL_QUANT_INT8 ? &quant_int8 : q == MODEL_QUANT_INT4 ? &quant_int4 : q == MODEL_QUANT_FP8 ? &quant_fp8 : NULL;
+}
+
+/* What is loaded from here on. */
+static void begin(struct loader *l, enum model_quant *which)
+{
+    l->quant = quant_of(*which);
+    l->found = which;
 }
 
 /* --- tensors to the device --- */
 static struct weight *pack(struct loader *l, enum pack_kind kind, const struct weight_part *parts, size_t n, size_t cols)
 {
     struct weight *w = NULL;
-    if (!l->rc) l->rc = l->m->ops->weight_pack(l->m->device, kind, parts, n, cols, l->quant, &w, l->e);
+    const struct quant_format *quant = l->quant;
+    for (size_t i = 0; i < n && !l->rc; i++)
+        if (parts[i].dtype == DTYPE_E4M3 && !l->quant) quant = &quant_fp8, *l->found = MODEL_QUANT_FP8;
+    if (!l->rc) l->rc = l->m->ops->weight_pack(l->m->device, kind, parts, n, cols, quant, &w, l->e);
     if (w) l->weight_bytes += l->m->ops->weight_bytes(w);
     l->src->done(l->src->self);
     return w;
@@ -81,6 +92,8 @@ static float *vectors(struct loader *l, const char *const *names, size_t n_names
     for (size_t k = 0; k < n_names && !l->rc; k++) {
         struct weight_part p;
         l->rc = l->src->get(l->src->self, names[k], shape, n_dims, &p, l->e);
+        if (!l->rc && p.dtype == DTYPE_E4M3)
+            l->rc = err_set(l->e, ERR_UNSUPPORTED, "tensor %s has dtype F8_E4M3; only matrices may", names[k]);
         for (size_t i = 0; i < n && !l->rc; i++) host[k * n + i] = value(&p, i);
     }
     if (!l->rc) l->rc = l->m->ops->alloc(l->m->device, n * n_names * sizeof *host, &to, l->e);
@@ -124,12 +137,12 @@ static void load_text(struct loader *l)
     char n[256];
     m->layers = calloc(c->layers, sizeof *m->layers);
     if (!m->layers) l->rc = err_set(l->e, ERR_MEMORY, "loading: out of memory");
-    l->quant = quant_of(l->o->quant_head);
+    begin(l, &l->o.quant_head);
     m->embed = matrix(l, name_of(n, "%sembed_tokens.weight", m->config.family->text_prefix), c->vocab, c->hidden);
     bool tied = c->tied || !l->src->has(l->src->self, "lm_head.weight"); /* a missing head means tied, whatever the config says */
     m->head = tied ? m->embed : matrix(l, "lm_head.weight", c->vocab, c->hidden);
     m->norm = vector(l, name_of(n, "%snorm.weight", m->config.family->text_prefix), c->hidden);
-    l->quant = quant_of(l->o->quant);
+    begin(l, &l->o.quant);
     for (uint32_t i = 0; i < c->layers && !l->rc; i++) load_text_layer(l, &m->layers[i], i);
 }
 
@@ -173,7 +186,7 @@ static void load_vision(struct loader *l)
     struct model *m = l->m;
     const struct vision_config *c = &m->config.vision;
     struct vision *v = &m->vision;
-    l->quant = quant_of(l->o->quant_vision);
+    begin(l, &l->o.quant_vision);
     v->layers = calloc(c->layers, sizeof *v->layers);
     if (!v->layers) l->rc = err_set(l->e, ERR_MEMORY, "loading: out of memory");
     struct weight_part p;
@@ -275,7 +288,8 @@ static int plan_step(struct model *m, struct err *e)
 
 static void describe_weights(const struct model_options *o, char *out, size_t n)
 {
-    static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4"};
+    static const char *const names[] = {[MODEL_QUANT_NONE] = "not quantised", [MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4",
+                                        [MODEL_QUANT_FP8] = "fp8"};
     snprintf(out, n, "%s", names[o->quant]);
     if (o->quant_head != o->quant) snprintf(out + strlen(out), n - strlen(out), ", head %s", names[o->quant_head]);
     if (o->quant_vision) snprintf(out + strlen(out), n - strlen(out), ", vision %s", names[o->quant_vision]);
@@ -302,10 +316,10 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
         l->tile_px = c->vision.image_px, l->tile_layers = c->vision.layers, l->tokens_per_tile = side * side;
     }
     m->ops->describe(m->device, l->device, sizeof l->device);
-    describe_weights(o, l->weights, sizeof l->weights);
-    struct loader load = {.m = m, .src = src, .e = e, .o = o};
+    struct loader load = {.m = m, .src = src, .e = e, .o = *o};
     load_text(&load);
     if (c->family->vision) load_vision(&load);
+    describe_weights(&load.o, l->weights, sizeof l->weights);
     l->weight_bytes = load.weight_bytes;
     rc = load.rc ? load.rc : plan_cache(m, o, e);
     return rc ? rc : plan_step(m, e);

@@ -9,42 +9,73 @@
 #include "base/json.h"
 #include "engine/families/families.h"
 #include "engine/model_parts.h"
+#include "kernels/quant.h"
 #include "weights/safetensors.h"
+
+struct file_source {
+    struct safetensors *files;
+    bool fp8; /* see model_config */
+    float *lent[4];
+    size_t n_lent;
+};
+
+static bool number_type(enum tensor_dtype t, enum dtype *out)
+{
+    *out = t == TENSOR_F32 ? DTYPE_F32 : t == TENSOR_F16 ? DTYPE_F16 : DTYPE_BF16;
+    return t == TENSOR_F32 || t == TENSOR_F16 || t == TENSOR_BF16;
+}
+
+/* The scales of an F8_E4M3 matrix, NAME_scale: one an output. */
+static int lend_scales(struct file_source *s, const char *name, uint64_t rows, struct weight_part *out, struct err *e)
+{
+    char scale_name[256], found[128];
+    snprintf(scale_name, sizeof scale_name, "%s_scale", name);
+    const struct tensor *t = safetensors_find(s->files, scale_name);
+    struct weight_part scales = {.rows = 1};
+    if (!t) return err_set(e, ERR_INPUT, "tensor %s is missing, the scales of %s", scale_name, name);
+    tensor_shape_text(t->shape, t->n_dims, found, sizeof found);
+    if (t->n_dims < 1 || t->n_dims > 2 || t->shape[0] != rows || (t->n_dims == 2 && t->shape[1] != 1))
+        return err_set(e, ERR_UNSUPPORTED, "tensor %s has shape %s; expected one scale for each of %llu outputs", scale_name, found,
+                       (unsigned long long)rows);
+    if (!number_type(t->dtype, &scales.dtype))
+        return err_set(e, ERR_UNSUPPORTED, "tensor %s has dtype %s; supported: F32, F16, BF16", scale_name, tensor_dtype_name(t->dtype));
+    CHECK(s->n_lent < sizeof s->lent / sizeof *s->lent);
+    float *values = malloc((size_t)rows * sizeof *values);
+    if (!values) return err_set(e, ERR_MEMORY, "tensor %s: out of memory", scale_name);
+    scales.data = t->data;
+    quant_part_values(&scales, 0, (size_t)rows, values);
+    out->scale = s->lent[s->n_lent++] = values;
+    out->dtype = DTYPE_E4M3;
+    return 0;
+}
 
 static int tensor_from_file(void *self, const char *name, const uint64_t *shape, int n_dims, struct weight_part *out, struct err *e)
 {
-    const struct tensor *t = safetensors_find(self, name);
+    struct file_source *s = self;
+    const struct tensor *t = safetensors_find(s->files, name);
     char want[128], found[128];
     tensor_shape_text(shape, n_dims, want, sizeof want);
     if (!t) return err_set(e, ERR_INPUT, "tensor %s is missing; expected shape %s", name, want);
     tensor_shape_text(t->shape, t->n_dims, found, sizeof found);
     if (t->n_dims != n_dims || memcmp(t->shape, shape, (size_t)n_dims * sizeof *shape))
         return err_set(e, ERR_INPUT, "tensor %s has shape %s; expected %s", name, found, want);
-    switch (t->dtype) {
-    case TENSOR_F32:
-        out->dtype = DTYPE_F32;
-        break;
-    case TENSOR_F16:
-        out->dtype = DTYPE_F16;
-        break;
-    case TENSOR_BF16:
-        out->dtype = DTYPE_BF16;
-        break;
-    default:
-        return err_set(e, ERR_UNSUPPORTED, "tensor %s has dtype %s; supported: F32, F16, BF16", name, tensor_dtype_name(t->dtype));
-    }
-    out->data = t->data;
-    return 0;
+    *out = (struct weight_part){.data = t->data};
+    if (number_type(t->dtype, &out->dtype)) return 0;
+    if (t->dtype == TENSOR_F8_E4M3 && s->fp8 && n_dims == 2) return lend_scales(s, name, shape[0], out, e);
+    return err_set(e, ERR_UNSUPPORTED, "tensor %s has dtype %s; supported: F32, F16, BF16; F8_E4M3 of matrices with a quantization_config",
+                   name, tensor_dtype_name(t->dtype));
 }
 
 static bool file_has(void *self, const char *name)
 {
-    return safetensors_find(self, name) != NULL;
+    return safetensors_find(((struct file_source *)self)->files, name) != NULL;
 }
 
+/* The mapping lends its bytes until it is closed; scales are made. */
 static void file_done(void *self)
 {
-    (void)self; /* the mapping lends its bytes until it is closed */
+    struct file_source *s = self;
+    while (s->n_lent) free(s->lent[--s->n_lent]);
 }
 
 /* SmolVLM2's vision_config leaves out what equals a default of its class, and the class has more than one: shapes decide. */
@@ -91,8 +122,11 @@ static int open_folder(struct model *m, const char *dir, const struct model_opti
         if (rc) return rc;
     }
     hash_model(m->limits.hash, config, s);
-    struct tensor_source src = {.self = s, .get = tensor_from_file, .has = file_has, .done = file_done};
-    return model_build(m, o, &src, e);
+    struct file_source from = {.files = s, .fp8 = m->config.fp8};
+    struct tensor_source src = {.self = &from, .get = tensor_from_file, .has = file_has, .done = file_done};
+    rc = model_build(m, o, &src, e);
+    file_done(&from); /* what a failed load left */
+    return rc;
 }
 
 int model_open(struct model **out, const char *dir, const struct model_options *o, struct err *e)

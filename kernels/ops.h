@@ -18,9 +18,9 @@
 
 #include "base/err.h"
 
-enum { OPS_VERSION = 2 }; /* of this table; a library of another is refused */
+enum { OPS_VERSION = 3 }; /* of this table; a library of another is refused */
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8 };
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_E4M3 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
 
 struct device;
@@ -36,11 +36,12 @@ struct device_options {
         progress; /* bumped per packed weight and operation (CPU) or completed launch (GPU) by the device; may be NULL. Borrowed until close */
 };
 
-/* One (rows, cols) row-major part of a matrix, in a checkpoint's dtype. Borrowed for the call. */
+/* One (rows, cols) row-major part of a matrix, in a checkpoint's dtype. Borrowed for the call. DTYPE_E4M3 only to be packed quantised. */
 struct weight_part {
     const void *data;
     enum dtype dtype;
     size_t rows;
+    const float *scale; /* DTYPE_E4M3: (rows), what the numbers of each are multiplied by; else NULL */
 };
 
 /* What the rows of one step are. All arrays [host]; the backend copies what it needs (one planning step a forward pass). */
@@ -56,7 +57,7 @@ struct step_plan {
 /* One KV cache, all layers: block b starts at b * block_bytes; inside, layer after layer, keys then values. */
 struct kv_layout {
     size_t layers, kv_heads, head_dim, block_tokens;
-    enum dtype dtype; /* DTYPE_F32, DTYPE_BF16, or DTYPE_I8: a float32 scale per token and KV head, for keys and for values */
+    enum dtype dtype; /* DTYPE_F32, DTYPE_BF16, or DTYPE_I8, DTYPE_E4M3: a float32 scale per token and KV head, for keys and for values */
 };
 
 struct rope {

@@ -7,9 +7,11 @@
 
 #include "base/err.h"
 #include "kernels/bf16.h"
+#include "kernels/e4m3.h"
 
 const struct quant_format quant_int8 = {.bits = 8, .group = 0, .scale = DTYPE_F32};
 const struct quant_format quant_int4 = {.bits = 4, .group = 32, .scale = DTYPE_BF16};
+const struct quant_format quant_fp8 = {.bits = 8, .group = 0, .scale = DTYPE_F32, .e4m3 = true};
 
 enum { LANES = 4 };
 typedef float vf __attribute__((vector_size(LANES * 4)));
@@ -17,6 +19,7 @@ typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 
 bool quant_format_valid(const struct quant_format *f)
 {
+    if (f->e4m3) return f->bits == 8 && f->group == 0 && f->scale == DTYPE_F32;
     bool group = f->group == 32 || f->group == 64 || f->group == 128 || (f->bits == 8 && f->group == 0 && f->scale == DTYPE_F32);
     return group && (f->bits == 8 || f->bits == 4) && (f->scale == DTYPE_BF16 || f->scale == DTYPE_F32);
 }
@@ -164,6 +167,10 @@ void quant_weights(const struct quant_format *f, const float *w, size_t k, int8_
     CHECK(quant_format_valid(f));
     const size_t step = quant_step(f), padded = quant_steps(f, k) * step, group = f->group ? f->group : k;
     memset(q + k, 0, padded - k);
+    if (f->e4m3) {
+        quant_e4m3(w, k, 1, (uint8_t *)q, scale);
+        return;
+    }
     for (size_t g = 0, at = 0; at < k; g++, at += group) {
         size_t n = k - at < group ? k - at : group;
         const float most = largest(w + at, n);
@@ -180,6 +187,35 @@ void quant_weights(const struct quant_format *f, const float *w, size_t k, int8_
             round_to(w + at, n, scale[g], -8, 7, q + at);
         }
     }
+}
+
+/* --- parts of a checkpoint, whose tensors need not be aligned --- */
+void quant_part_values(const struct weight_part *p, size_t r, size_t cols, float *out)
+{
+    const size_t size = p->dtype == DTYPE_F32 ? 4 : p->dtype == DTYPE_E4M3 ? 1 : 2;
+    const unsigned char *from = (const unsigned char *)p->data + r * cols * size;
+    uint16_t h;
+    CHECK(p->dtype != DTYPE_I8);
+    if (p->dtype == DTYPE_F32) memcpy(out, from, cols * sizeof *out);
+    for (size_t i = 0; p->dtype == DTYPE_BF16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = bf16_to_f32(h);
+    for (size_t i = 0; p->dtype == DTYPE_F16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = f16_to_f32(h);
+    for (size_t i = 0; p->dtype == DTYPE_E4M3 && i < cols; i++) out[i] = e4m3_to_f32(from[i]) * p->scale[r];
+}
+
+void quant_part_weights(const struct quant_format *f, const struct weight_part *p, size_t r, size_t cols, float *values, int8_t *q,
+                        float *scale)
+{
+    bool finite = true;
+    if (!f->e4m3 || p->dtype != DTYPE_E4M3) {
+        quant_part_values(p, r, cols, values);
+        quant_weights(f, values, cols, q, scale);
+        return;
+    }
+    memset(q, 0, quant_steps(f, cols) * quant_step(f));
+    memcpy(q, (const unsigned char *)p->data + r * cols, cols);
+    for (size_t i = 0; i < cols; i++) finite &= (q[i] & 0x7F) != 0x7F;
+    *scale = finite && isfinite(p->scale[r]) ? p->scale[r] : NAN;
+    if (isnan(*scale)) memset(q, 0, cols);
 }
 
 /* --- activations and products --- */
@@ -201,9 +237,29 @@ void quant_activations(const float *x, size_t n, size_t step, int8_t *q, float *
     }
 }
 
+void quant_e4m3(const float *x, size_t n, size_t stride, uint8_t *q, float *scale)
+{
+    const float most = largest(x, n), inverse = most < QUANT_TINY ? 0 : E4M3_MOST / most;
+    const bool finite = isfinite(most);
+    *scale = !finite ? NAN : most < QUANT_TINY ? 0 : most / E4M3_MOST;
+    for (size_t i = 0; i < n; i++) q[i * stride] = finite ? e4m3_from_f32(x[i] * inverse) : 0;
+}
+
+/* What the products of a step of e4m3 numbers add: exact in double, as they are multiples of 2^-18 and below 2^18. */
+static double e4m3_term(size_t g, const int8_t *wq, const int8_t *xq, bool sizes)
+{
+    double dot = 0;
+    for (size_t i = g * QUANT_CHANNEL_STEP; i < (g + 1) * QUANT_CHANNEL_STEP; i++) {
+        const double p = (double)e4m3_to_f32((uint8_t)wq[i]) * (double)e4m3_to_f32((uint8_t)xq[i]);
+        dot += sizes ? fabs(p) : p;
+    }
+    return dot;
+}
+
 static double term(const struct quant_format *f, size_t g, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs)
 {
     const size_t step = quant_step(f);
+    if (f->e4m3) return e4m3_term(g, wq, xq, false) * (double)xs[0] * (double)ws[0];
     int32_t dot = 0;
     for (size_t i = g * step; i < (g + 1) * step; i++) dot += (int32_t)wq[i] * xq[i];
     return (double)dot * (double)xs[g] * (double)ws[f->group ? g : 0];
@@ -218,8 +274,9 @@ double quant_product(const struct quant_format *f, size_t k, const int8_t *wq, c
 
 double quant_bound(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs)
 {
-    const double n = (double)quant_steps(f, k) + 2, gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
+    const double n = (double)(quant_steps(f, k) * (f->e4m3 ? QUANT_CHANNEL_STEP : 1)) + 2, gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
     double size = 0;
-    for (size_t g = 0; g < quant_steps(f, k); g++) size += fabs(term(f, g, wq, ws, xq, xs));
+    for (size_t g = 0; g < quant_steps(f, k); g++)
+        size += f->e4m3 ? e4m3_term(g, wq, xq, true) * fabs((double)xs[0] * (double)ws[0]) : fabs(term(f, g, wq, ws, xq, xs));
     return gamma * size + n * 0x1p-149; /* and what falls below float32's subnormals */
 }

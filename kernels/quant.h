@@ -13,7 +13,13 @@
  *   groups:       sum = fma((float)dot, scale_w * scale_x, sum)
  *   per channel:  sum = fma((float)dot, scale_x, sum), the last sum times scale_w
  * Only these roundings exist, so a row's bytes depend on nothing but the row, and quant_bound() tells how far they may be from the
- * double sum quant_product(). How q and scales lie in memory is the backend's. */
+ * double sum quant_product(). How q and scales lie in memory is the backend's.
+ *
+ * fp8: q are e4m3 numbers (kernels/e4m3.h), never NaN, with one float32 scale an output, and likewise one a row of activations ("dynamic
+ * per token" of compressed-tensors). Of numbers that share a scale, weights, activations or a cached key:
+ *   s = max |x| / 448, q = x * (448 / max |x|) rounded to nearest even, at most 448: all in float32. Tiny and not finite as above.
+ * A product is sum * scale_x * scale_w, sum a float32 sum of the products, which are exact, in an order that is the backend's but the same
+ * for every row; on a GPU whose mma keeps fewer bits (ptx.cuh) at most 64 of them at a time. */
 #ifndef SPILLWAY_KERNELS_QUANT_H
 #define SPILLWAY_KERNELS_QUANT_H
 
@@ -30,12 +36,14 @@ struct quant_format {
     unsigned bits;    /* 8 or 4; 0: not quantised */
     size_t group;     /* 32, 64, 128; with 8 bits also 0: one scale an output */
     enum dtype scale; /* DTYPE_BF16 or DTYPE_F32; float32 per channel */
+    bool e4m3;        /* 8 bits per channel: q are the bits of e4m3 numbers */
 };
 extern const struct quant_format quant_int8; /* per channel */
 extern const struct quant_format quant_int4; /* groups of 32, bf16 scales */
+extern const struct quant_format quant_fp8;
 
 bool quant_format_valid(const struct quant_format *f);
-/* Inputs that share a scale of the activations; k is padded with zeros to a multiple of it. */
+/* Inputs that share a scale of the activations (of fp8 a whole row does); k is padded with zeros to a multiple of it. */
 size_t quant_step(const struct quant_format *f);
 size_t quant_steps(const struct quant_format *f, size_t k);
 size_t quant_scales(const struct quant_format *f, size_t k); /* scales of one output */
@@ -46,11 +54,18 @@ size_t quant_bytes(const struct quant_format *f, size_t n, size_t k);
  * 4 bits a few more scales are tried, and the one with the smallest sum of squared errors is taken, so never worse than round to nearest.
  * w must be finite, else the scales are NaN. */
 void quant_weights(const struct quant_format *f, const float *w, size_t k, int8_t *q, float *scale);
+/* Row r of a checkpoint's part, `cols` numbers, as float32. */
+void quant_part_values(const struct weight_part *p, size_t r, size_t cols, float *out);
+/* That row quantised; values: room for `cols`. What comes as e4m3 is taken as it is by fp8; one number that is NaN makes the scale NaN. */
+void quant_part_weights(const struct quant_format *f, const struct weight_part *p, size_t r, size_t cols, float *values, int8_t *q,
+                        float *scale);
 /* n activations, padded to a multiple of step. */
 void quant_activations(const float *x, size_t n, size_t step, int8_t *q, float *scale);
+/* n numbers with one scale to e4m3, number i at q[i * stride]. */
+void quant_e4m3(const float *x, size_t n, size_t stride, uint8_t *q, float *scale);
 /* The product of one output and one row, in double. */
 double quant_product(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs);
-/* How far the float32 sum of a backend may be from it: s additions and two roundings a term, s the number of steps. */
+/* How far the float32 sum of a backend may be from it: s additions and two roundings a term, s the number of steps, of fp8 of inputs. */
 double quant_bound(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq, const float *xs);
 
 #endif

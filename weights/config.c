@@ -270,25 +270,83 @@ static const struct family *find_family(const json_t *config, const struct famil
     return NULL;
 }
 
+/* --- quantised checkpoints --- */
+static int require_word(const struct section *s, const char *key, const char *word, struct err *e)
+{
+    const char *v = json_string_value(json_object_get(s->v, key));
+    if (v && strcmp(v, word) == 0) return 0;
+    return err_set(e, ERR_UNSUPPORTED, "config.json: %s%s '%.32s': only '%s' is supported", s->name, key, v ? v : "?", word);
+}
+
+/* weights or input_activations of a group: symmetric 8-bit floats, scales by `strategy`. */
+static int read_scheme(const struct section *group, const char *key, const char *strategy, bool dynamic, struct err *e)
+{
+    char name[128];
+    struct section s = {NULL, name};
+    uint32_t bits;
+    bool v = false, symmetric = false;
+    snprintf(name, sizeof name, "%s%s.", group->name, key);
+    int rc = read_object(group, key, &s.v, e);
+    if (!rc && !s.v)
+        rc = err_set(e, ERR_UNSUPPORTED, "config.json: %s%s is missing: fp8 weights need fp8 activations", group->name, key);
+    if (!rc) rc = require_word(&s, "type", "float", e);
+    if (!rc) rc = read_u32(&s, "num_bits", -1, 8, 8, &bits, e);
+    if (!rc) rc = require_word(&s, "strategy", strategy, e);
+    if (!rc) rc = read_bool(&s, "symmetric", true, &symmetric, e);
+    if (!rc && !symmetric) rc = err_set(e, ERR_UNSUPPORTED, "config.json: %ssymmetric: only true is supported", s.name);
+    if (!rc) rc = read_bool(&s, "dynamic", false, &v, e);
+    if (!rc && v != dynamic)
+        rc = err_set(e, ERR_UNSUPPORTED, "config.json: %sdynamic: only %s is supported", s.name, dynamic ? "true" : "false");
+    return rc;
+}
+
+/* compressed-tensors' FP8: a scale an output, activations "dynamic per token". */
+static int read_quantization(struct model_config *c, const struct section *top, struct err *e)
+{
+    struct section s = {NULL, "quantization_config."}, groups = {NULL, "quantization_config.config_groups."};
+    int rc = read_object(top, "quantization_config", &s.v, e);
+    if (rc || !s.v) return rc;
+    rc = require_word(&s, "quant_method", "compressed-tensors", e);
+    if (!rc) rc = require_word(&s, "format", "float-quantized", e);
+    if (!rc && !absent(&s, "kv_cache_scheme"))
+        rc = err_set(e, ERR_UNSUPPORTED, "config.json: quantization_config.kv_cache_scheme: only null is supported");
+    if (!rc) rc = read_object(&s, "config_groups", &groups.v, e);
+    if (!rc && json_object_size(groups.v) == 0)
+        rc = err_set(e, ERR_INPUT, "config.json: quantization_config.config_groups is missing or empty");
+    const char *key;
+    json_t *unused;
+    if (rc) return rc;
+    json_object_foreach((json_t *)groups.v, key, unused) {
+        char name[96];
+        struct section group = {NULL, name};
+        snprintf(name, sizeof name, "%s%.32s.", groups.name, key);
+        rc = read_object(&groups, key, &group.v, e);
+        if (!rc && !group.v) rc = err_set(e, ERR_INPUT, "config.json: %.*s must be an object", (int)strlen(name) - 1, name);
+        if (!rc) rc = read_scheme(&group, "weights", "channel", false, e);
+        if (!rc) rc = read_scheme(&group, "input_activations", "token", true, e);
+        if (!rc && !absent(&group, "output_activations"))
+            rc = err_set(e, ERR_UNSUPPORTED, "config.json: %soutput_activations: only null is supported", name);
+        if (rc) return rc;
+    }
+    c->fp8 = true;
+    return 0;
+}
+
 int config_read(struct model_config *c, const json_t *config, const struct family *const *families, struct err *e)
 {
     *c = (struct model_config){.image_token = -1};
     if (!json_is_object(config)) return err_set(e, ERR_INPUT, "config.json: not a JSON object");
     c->family = find_family(config, families, e);
     if (!c->family) return -(int)(e ? e->code : ERR_INPUT);
-    const json_t *quantised = json_object_get(config, "quantization_config");
-    if (quantised && !json_is_null(quantised)) {
-        const char *method = json_string_value(json_object_get(quantised, "quant_method"));
-        return err_set(e, ERR_UNSUPPORTED, "config.json: quantization_config: quant_method '%.32s' is not supported",
-                       method ? method : "?");
-    }
     struct section top = {config, ""}, text = top, vision = top;
+    int rc = read_quantization(c, &top, e);
+    if (rc) return rc;
     if (c->family->vision) {
         text = (struct section){json_object_get(config, "text_config"), "text_config."};
         vision = (struct section){json_object_get(config, "vision_config"), "vision_config."};
         if (!json_is_object(text.v)) return err_set(e, ERR_INPUT, "config.json: text_config is missing");
         if (!json_is_object(vision.v)) return err_set(e, ERR_INPUT, "config.json: vision_config is missing");
     }
-    int rc = read_text(c, &text, &top, e);
+    rc = read_text(c, &text, &top, e);
     return !rc && c->family->vision ? read_vision(c, &vision, &top, e) : rc;
 }

@@ -42,6 +42,7 @@ struct model_config {
     struct text_config text;
     struct vision_config vision; /* family->vision only */
     int32_t image_token;         /* -1: none */
+    bool fp8;                    /* F8_E4M3 tensors are matrices with a scale an output, NAME_scale; activations take theirs as they come */
 };
 
 struct json_t; /* Jansson's; named here only, so that who reads no files needs no Jansson */

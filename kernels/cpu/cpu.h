@@ -1,9 +1,10 @@
 /* CPU backend, inner part: the device, packed weights, and the table of kernels that an instruction set fills in.
  *
  * Layouts. A weight is cut into panels of 32 outputs, zero-padded: float32 [k][32], bf16 [k/2][32][2] (two neighbouring inputs side by
- * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart), quantised as kern_q.h tells. PACK_GATE_UP alternates panels of G and U. A KV block of
+ * side, as AVX512-BF16 multiplies them; other sets shift and mask them apart), quantised as kern_q.h tells, but fp8 as bf16 with the 32
+ * outputs' float32 scales behind: twice the bytes, and no kernel of its own. PACK_GATE_UP alternates panels of G and U. A KV block of
  * 16 tokens holds, per layer and KV head, keys transposed [head_dim][16] and values [16][head_dim]: both products of attention
- * then are "broadcast times vector". int8 keys and values are followed by the 16 tokens' float32 scales: a number is q * scale.
+ * then are "broadcast times vector". int8 and e4m3 keys and values are followed by the 16 tokens' float32 scales: a number is q * scale.
  * Everything the kernels do for a row is independent of the other rows. */
 #ifndef SPILLWAY_KERNELS_CPU_CPU_H
 #define SPILLWAY_KERNELS_CPU_CPU_H
@@ -93,12 +94,14 @@ extern const struct cpu_kernels cpu_kernels_ref, cpu_kernels_avx2, cpu_kernels_a
 const struct cpu_kernels *cpu_kernels_choose(const char *isa);
 const struct quant_kernels *cpu_quant_choose(const char *isa);
 
-/* Activations ready to be multiplied: float32 or bf16 rows, ld elements apart, or quantised ones. */
+/* Activations ready to be multiplied: float32 or bf16 rows, ld elements apart, or quantised ones; fp8's are float32 rows of e4m3 numbers,
+ * the scale behind the weight's kp of them. */
 struct activation {
     const void *data;
     size_t ld;
     bool is_bf16;
     size_t step; /* not 0: quantised, in steps of so many */
+    bool e4m3;
     int offset;  /* of the weights they meet: kern_q.h */
     struct quant_rows q;
 };

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_parts.h"
+#include "kernels/e4m3.h"
 
 /* Of a panel at a time: few enough to stay in the first-level cache while rows pass by. */
 enum { RESIDENT_BYTES = 16 << 10 };
@@ -22,7 +23,7 @@ void cpu_quant_shape(const struct device *d, struct weight *w, const struct quan
     w->quant = *f;
     w->step = quant_step(f);
     w->kp = quant_steps(f, w->k) * w->step;
-    w->block_bytes = w->step * PANEL * f->bits / 8;
+    w->block_bytes = w->step * PANEL * (f->e4m3 ? 16 : f->bits) / 8;
     if (f->group) {
         w->scale_at = w->block_bytes;
         w->block_bytes += PANEL * scale_bytes(f);
@@ -81,6 +82,17 @@ static void put_int4(const struct pack_job *j, const int8_t *q, size_t first, un
         }
 }
 
+/* As bf16, which holds every e4m3 number: see cpu.h. */
+static void put_e4m3(const struct pack_job *j, const int8_t *q, size_t first, unsigned char *to)
+{
+    for (size_t i = 0; i < j->w->step; i += 2)
+        for (size_t c = 0; c < PANEL; c++)
+            for (size_t b = 0; b < 2; b++, to += sizeof(bf16)) {
+                const bf16 h = bf16_from_f32(e4m3_to_f32((uint8_t)q[c * j->w->kp + first + i + b]));
+                memcpy(to, &h, sizeof h);
+            }
+}
+
 static void put_scales(const struct weight *w, const float *scales, size_t per_output, size_t g, unsigned char *to)
 {
     for (size_t c = 0; c < PANEL; c++) {
@@ -93,16 +105,6 @@ static void put_scales(const struct weight *w, const float *scales, size_t per_o
     }
 }
 
-/* Row r of a part in float32; tensors of a file need not be aligned. */
-static void row_values(const struct weight_part *p, size_t r, size_t cols, float *out)
-{
-    const unsigned char *from = (const unsigned char *)p->data + r * cols * (p->dtype == DTYPE_F32 ? 4 : 2);
-    uint16_t h;
-    if (p->dtype == DTYPE_F32) memcpy(out, from, cols * sizeof *out);
-    for (size_t i = 0; p->dtype == DTYPE_BF16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = bf16_to_f32(h);
-    for (size_t i = 0; p->dtype == DTYPE_F16 && i < cols; i++) memcpy(&h, from + i * 2, 2), out[i] = f16_to_f32(h);
-}
-
 static void pack_panel(const struct pack_job *j, size_t panel, float *row, float *scales, int8_t *q)
 {
     const struct weight *w = j->w;
@@ -112,8 +114,7 @@ static void pack_panel(const struct pack_job *j, size_t panel, float *row, float
         const struct weight_part *part;
         size_t r;
         if (source_of(j, panel, c, &part, &r)) {
-            row_values(part, r, w->k, row);
-            quant_weights(&w->quant, row, w->k, q + c * w->kp, scales + c * per_output);
+            quant_part_weights(&w->quant, part, r, w->k, row, q + c * w->kp, scales + c * per_output);
         } else {
             memset(q + c * w->kp, 0, w->kp);
             memset(scales + c * per_output, 0, per_output * sizeof *scales);
@@ -121,7 +122,9 @@ static void pack_panel(const struct pack_job *j, size_t panel, float *row, float
     }
     for (size_t s = 0; s * w->step < w->kp; s++) {
         unsigned char *block = to + s * w->block_bytes;
-        if (w->quant.bits == 8)
+        if (w->quant.e4m3)
+            put_e4m3(j, q, s * w->step, block);
+        else if (w->quant.bits == 8)
             put_int8(j, q, s * w->step, block);
         else
             put_int4(j, q, s * w->step, block);
@@ -182,14 +185,19 @@ void cpu_quant_embed_row(const struct device *d, const struct weight *w, size_t 
     const size_t c = token % PANEL;
     for (size_t i = 0; i < w->k; i++) {
         const unsigned char *block = panel + i / w->step * w->block_bytes;
-        x[i] = (float)stored(d, w, block, i % w->step, c) * scale_at(w, (w->quant.group ? block : panel) + w->scale_at, c);
+        const float scale = scale_at(w, (w->quant.group ? block : panel) + w->scale_at, c);
+        x[i] = scale * (w->quant.e4m3 ? bf16_to_f32(((const bf16 *)(const void *)panel)[i / 2 * 2 * PANEL + c * 2 + i % 2])
+                                      : (float)stored(d, w, block, i % w->step, c));
     }
 }
 
 /* --- activations --- */
+enum { E4M3_PLACE = 16 }; /* floats behind an fp8 row's, the first of which is its scale */
+
 struct activation cpu_quant_operand(const struct device *d, const struct weight *w, size_t rows)
 {
     const size_t steps = w->kp / w->step;
+    if (w->quant.e4m3) return (struct activation){.data = d->act, .ld = w->kp + E4M3_PLACE, .step = w->step, .e4m3 = true};
     struct activation a = {.data = d->act, .ld = w->kp, .step = w->step, .offset = w->quant.bits == 4 ? 8 : d->q->int8_offset};
     a.q.data = d->act;
     a.q.scale_at = w->kp;
@@ -202,8 +210,24 @@ struct activation cpu_quant_operand(const struct device *d, const struct weight 
     return a;
 }
 
+/* The bytes lie at the end of the row until they are floats: number i is written at 4 i, where byte i is no longer wanted. */
+static void put_row_e4m3(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n)
+{
+    CHECK((row + 1) * a->ld * sizeof(float) <= d->act_bytes && n + E4M3_PLACE <= a->ld);
+    float *to = (float *)(void *)d->act + row * a->ld, scale;
+    uint8_t *q = (uint8_t *)(to + a->ld) - n;
+    quant_e4m3(x, n, 1, q, &scale);
+    for (size_t i = 0; i < n; i++) to[i] = e4m3_to_f32(q[i]);
+    for (size_t i = n; i < a->ld; i++) to[i] = 0;
+    to[a->ld - E4M3_PLACE] = scale;
+}
+
 void cpu_quant_put_row(const struct device *d, const struct activation *a, size_t row, const float *x, size_t n)
 {
+    if (a->e4m3) {
+        put_row_e4m3(d, a, row, x, n);
+        return;
+    }
     CHECK((row + 1) * a->q.bytes <= d->act_bytes && n <= a->ld && n + a->step > a->ld);
     unsigned char *to = d->act + row * a->q.bytes;
     const int8_t *values = (int8_t *)to;
@@ -224,10 +248,36 @@ static void scale_outputs(const struct weight *w, const unsigned char *panel, fl
         for (size_t c = 0; c < PANEL; c++) sums[r * ld + c] *= scales[c];
 }
 
+/* fp8: float32 sums of the exact products, by the kernel for bf16 weights; then the scales. */
+static void multiply_e4m3(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels,
+                          float *sums)
+{
+    const struct weight *w = j->w;
+    const size_t columns = panels * PANEL, ld = j->in.ld;
+    const float *x = (const float *)j->in.data + row * ld;
+    for (size_t p = 0; p < panels; p++) {
+        const unsigned char *at = w->data + (panel + p) * w->panel_bytes;
+        const float *scales = (const float *)(const void *)(at + w->scale_at);
+        for (size_t r = 0, n; r < rows; r += n) {
+            n = rows - r < d->k->tile_rows ? rows - r : d->k->tile_rows;
+            d->k->linear_f32_bf16(x + r * ld, ld, n, (const bf16 *)(const void *)at, w->kp, 1, sums + r * columns + p * PANEL, columns);
+        }
+        for (size_t r = 0; r < rows; r++)
+            for (size_t c = 0; c < PANEL; c++) {
+                float *sum = &sums[r * columns + p * PANEL + c];
+                *sum = *sum * x[r * ld + w->kp] * scales[c];
+            }
+    }
+}
+
 void cpu_quant_multiply(const struct device *d, const struct linear_job *j, size_t row, size_t rows, size_t panel, size_t panels,
                         float *sums)
 {
     const struct weight *w = j->w;
+    if (w->quant.e4m3) {
+        multiply_e4m3(d, j, row, rows, panel, panels, sums);
+        return;
+    }
     const unsigned char *data = w->data + panel * w->panel_bytes;
     const struct quant_kernels *q = d->q;
     void (*const product)(const struct quant_job *) = w->quant.bits == 4 ? q->int4_group : w->quant.group ? q->int8_group : q->int8_channel;

@@ -68,7 +68,7 @@ static void rotate(float *v, const float *cos, const float *sin, size_t half)
 static size_t kv_head_bytes(const struct kv_layout *l)
 {
     size_t n = KV_BLOCK * l->head_dim;
-    return l->dtype == DTYPE_I8 ? n + KV_BLOCK * sizeof(float) : l->dtype == DTYPE_BF16 ? n * 2 : n * 4;
+    return l->dtype == DTYPE_I8 || l->dtype == DTYPE_E4M3 ? n + KV_BLOCK * sizeof(float) : l->dtype == DTYPE_BF16 ? n * 2 : n * 4;
 }
 
 size_t cpu_kv_block_bytes(const struct kv_layout *l)
@@ -101,8 +101,12 @@ static float quantize_row(const float *v, size_t n, int8_t *at, size_t stride)
 static void kv_put(void *block, const struct kv_layout *l, size_t token, bool value, const float *v)
 {
     size_t hd = l->head_dim, at = value ? token * hd : token, stride = value ? 1 : KV_BLOCK;
-    if (l->dtype == DTYPE_I8) {
-        float scale = quantize_row(v, hd, (int8_t *)block + at, stride);
+    float scale;
+    if (l->dtype == DTYPE_I8 || l->dtype == DTYPE_E4M3) {
+        if (l->dtype == DTYPE_I8)
+            scale = quantize_row(v, hd, (int8_t *)block + at, stride);
+        else
+            quant_e4m3(v, hd, stride, (uint8_t *)block + at, &scale);
         memcpy((int8_t *)block + KV_BLOCK * hd + token * sizeof scale, &scale, sizeof scale);
     } else if (l->dtype == DTYPE_BF16) {
         for (size_t i = 0; i < hd; i++) ((bf16 *)block)[at + i * stride] = bf16_from_f32(v[i]);

@@ -347,7 +347,7 @@ static void matmul(const struct matmul_block *m)
 /* --- attention --- */
 enum { TOKEN_VECTORS = KV_BLOCK / VW, SCORE_LD = KV_SPLIT };
 _Static_assert(MANY_ROWS <= 16, "ATTENTION_FLOATS");
-enum kv_kind { KV_F32, KV_BF16, KV_I8 };
+enum kv_kind { KV_F32, KV_BF16, KV_I8, KV_E4M3 }; /* from KV_I8 on with scales */
 
 /* VW int8 as float32. (GCC 12 makes a vector of 8 int8 from single ones.) */
 INLINE vf load_i8(const int8_t *p)
@@ -359,14 +359,26 @@ INLINE vf load_i8(const int8_t *p)
 #endif
 }
 
+/* VW e4m3 as float32: the exponents' biases differ by 120. */
+INLINE vf load_e4m3(const uint8_t *p)
+{
+#if VW == 8
+    const vu b = (vu)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+#else
+    const vu b = (vu)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+#endif
+    return (vf)((b & 0x80) << 24 | (b & 0x7F) << 20) * 0x1p120f;
+}
+
 INLINE vf load_kv(const void *p, size_t i, const enum kv_kind kind)
 {
     if (kind == KV_F32) return load((const float *)p + i);
     if (kind == KV_BF16) return load_bf16((const bf16 *)p + i);
+    if (kind == KV_E4M3) return load_e4m3((const uint8_t *)p + i);
     return load_i8((const int8_t *)p + i);
 }
 
-/* The scales of an int8 block's tokens lie behind its numbers. */
+/* The scales of a block's tokens lie behind its numbers. */
 INLINE vf load_scales(const void *block, size_t head_dim, size_t token)
 {
     return load((const float *)(const void *)((const int8_t *)block + KV_BLOCK * head_dim) + token);
@@ -390,7 +402,7 @@ INLINE void score_block(const struct attention_tile *t, size_t row, const void *
     }
     EACH(r, rows)
         EACH(v, TOKEN_VECTORS) {
-            if (kind == KV_I8) acc[r][v] *= load_scales(k, n, (size_t)v * VW);
+            if (kind >= KV_I8) acc[r][v] *= load_scales(k, n, (size_t)v * VW);
             store(scores + (size_t)r * SCORE_LD + (size_t)v * VW, acc[r][v]);
         }
 }
@@ -458,7 +470,7 @@ static __attribute__((noinline)) void join_split(struct attention_sum *to, float
     to->max = top;
 }
 
-/* int8 values: their scales go into the weights, after these were summed. */
+/* int8 and e4m3 values: their scales go into the weights, after these were summed. */
 INLINE void scale_weights(const struct attention_tile *t, size_t first_block, size_t blocks, float *weights, const int rows)
 {
     for (size_t b = 0; b < blocks; b++)
@@ -483,7 +495,7 @@ INLINE void attention_split(const struct attention_tile *t, size_t row, size_t f
         else
             memset(weights + r * SCORE_LD, 0, blocks * KV_BLOCK * sizeof(float));
     }
-    if (kind == KV_I8) scale_weights(t, first, blocks, weights, rows);
+    if (kind >= KV_I8) scale_weights(t, first, blocks, weights, rows);
     for (; col + 2 * VW <= t->head_dim; col += 2 * VW) value_strip(t, first, n, weights, part, col, rows, 2, kind);
     for (; col < t->head_dim; col += VW) value_strip(t, first, n, weights, part, col, rows, 1, kind);
 }
@@ -494,8 +506,10 @@ INLINE void attention_split(const struct attention_tile *t, size_t row, size_t f
             attention_split(t, row, from, n, weights, part, s, r, KV_F32);                                                                 \
         else if (t->dtype == DTYPE_BF16)                                                                                                   \
             attention_split(t, row, from, n, weights, part, s, r, KV_BF16);                                                                \
-        else                                                                                                                               \
+        else if (t->dtype == DTYPE_I8)                                                                                                     \
             attention_split(t, row, from, n, weights, part, s, r, KV_I8);                                                                  \
+        else                                                                                                                               \
+            attention_split(t, row, from, n, weights, part, s, r, KV_E4M3);                                                                \
         break;
 
 /* Splits outside, rows inside: a split's keys and values are read from far once for all rows of the tile. */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/e4m3.h"
 
 static void linear_f32(const float *x, size_t ldx, size_t rows, const float *w, size_t k, size_t n_panels, float *out, size_t ldo)
 {
@@ -28,15 +29,17 @@ static void linear_f32_bf16(const float *x, size_t ldx, size_t rows, const bf16 
 
 static float kv_at(const struct attention_tile *t, const void *block, size_t i)
 {
-    return t->dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)block)[i])
-           : t->dtype == DTYPE_I8 ? ((const int8_t *)block)[i]
-                                  : ((const float *)block)[i];
+    return t->dtype == DTYPE_BF16   ? bf16_to_f32(((const bf16 *)block)[i])
+           : t->dtype == DTYPE_I8   ? ((const int8_t *)block)[i]
+           : t->dtype == DTYPE_E4M3 ? e4m3_to_f32(((const uint8_t *)block)[i])
+                                    : ((const float *)block)[i];
 }
 
 /* What the numbers of a token are multiplied by. */
 static double kv_scale(const struct attention_tile *t, const void *block, size_t token)
 {
-    return t->dtype == DTYPE_I8 ? (double)((const float *)(const void *)((const int8_t *)block + KV_BLOCK * t->head_dim))[token % KV_BLOCK] : 1;
+    const bool scaled = t->dtype == DTYPE_I8 || t->dtype == DTYPE_E4M3;
+    return scaled ? (double)((const float *)(const void *)((const int8_t *)block + KV_BLOCK * t->head_dim))[token % KV_BLOCK] : 1;
 }
 
 static double score(const struct attention_tile *t, size_t r, size_t token)

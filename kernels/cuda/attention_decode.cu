@@ -4,7 +4,7 @@
  * A block sums 256 positions of one KV head for all query heads that share it (grouped queries read a key once); a second kernel joins the
  * splits of a head in rising order and rounds to bf16, the operand of the product that follows. Inside a block 16 (head_dim 64; 8 of 128)
  * lanes' groups of head_dim / 8 lanes take every 16th position, and are joined in order: all of it is fixed by the positions alone.
- *   Bytes: positions x kv_heads x head_dim x 2 x (2, or 1 + 4 / head_dim of int8) a row. Bound by memory. */
+ *   Bytes: positions x kv_heads x head_dim x 2 x (2, or 1 + 4 / head_dim of int8 and e4m3) a row. Bound by memory. */
 #include "kernels/cuda/cuda.cuh"
 
 namespace {
@@ -33,11 +33,18 @@ struct decode_args {
 /* Eight numbers of a key or value. */
 __device__ __forceinline__ void load8(const cuda_kv &kv, const unsigned char *head, const float *scales, int at, int dim, float (&f)[8])
 {
-    if (kv.is_int8) {
+    if (kv_has_scales(kv)) {
         const uint2 v = *reinterpret_cast<const uint2 *>(head + size_t(at) * kv.head_dim + dim);
-        const float scale = scales[at];
+        float scale = scales[at];
+        if (kv.is_e4m3) {
+            e4m3x4_to_f32(v.x, f), e4m3x4_to_f32(v.y, f + 4);
+            scale /= E4M3_UNIT;
+        } else {
 #pragma unroll
-        for (int i = 0; i < 8; i++) f[i] = scale * float(int8_t((i < 4 ? v.x : v.y) >> i % 4 * 8 & 255));
+            for (int i = 0; i < 8; i++) f[i] = float(int8_t((i < 4 ? v.x : v.y) >> i % 4 * 8 & 255));
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) f[i] *= scale;
     } else {
         unpack8(load16(head + (size_t(at) * kv.head_dim + dim) * 2), f);
     }

@@ -4,7 +4,7 @@
  * A block takes 64 query rows of one head, a warp 16 of them; keys come 64 at a time (a KV block) through shared memory. Scores and sums are
  * float32; queries, keys, values and probabilities are rounded to bf16. Keys are taken in rising order from position 0 on, and what a row may
  * not see weighs exactly 0, so a row's bytes do not depend on the rows it is computed with, nor on where its prompt was cut.
- * int8 keys are multiplied as whole numbers (which bf16 holds) and their scale follows in the score, that of values in the probability.
+ * int8 and e4m3 keys are multiplied as they are (bf16 holds both) and their scale follows in the score, that of values in the probability.
  *   FLOPs: 4 x rows x positions seen x head_dim a head. Bound by the tensor cores. */
 #include "kernels/cuda/cuda.cuh"
 
@@ -84,7 +84,7 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_scores(const tiles
     }
 }
 
-/* Takes the scores (-inf: not seen) and the 64 values into what the rows have. v_scale: of int8 values, else NULL. */
+/* Takes the scores (-inf: not seen) and the 64 values into what the rows have. v_scale: of the values, or NULL. */
 template <int HEAD_DIM> __device__ __forceinline__ void flash_add(flash<HEAD_DIM> &f, const tiles<HEAD_DIM> &s, float (&score)[KEYS / 8][4], const float *v_scale)
 {
     constexpr int PITCH = tiles<HEAD_DIM>::PITCH;
@@ -144,6 +144,12 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_end(const flash<HE
 
 /* --- prompt rows over the paged cache. Grid (tiles, heads) --- */
 
+/* Blocks an SM, for which 96 and 128 registers a thread are left. Not told, ptxas takes 99 for heads of 64. */
+constexpr int prompt_blocks(int head_dim)
+{
+    return head_dim <= 64 ? 5 : 4;
+}
+
 template <int HEAD_DIM> __device__ __forceinline__ void load_block(const tiles<HEAD_DIM> &s, const cuda_kv &kv, uint32_t block, uint32_t head)
 {
     constexpr int PITCH = tiles<HEAD_DIM>::PITCH, CHUNKS = HEAD_DIM / 8;
@@ -152,23 +158,29 @@ template <int HEAD_DIM> __device__ __forceinline__ void load_block(const tiles<H
         bf16 *to = value ? s.v : s.k;
         for (int i = threadIdx.x; i < KEYS * CHUNKS; i += THREADS) {
             bf16 *at = to + i / CHUNKS * PITCH + i % CHUNKS * 8;
-            if (!kv.is_int8) {
+            if (!kv_has_scales(kv)) {
                 cp_async16(at, from + size_t(i) * 16);
                 continue;
             }
             const uint2 v = reinterpret_cast<const uint2 *>(from)[i];
             float f[8];
+            if (kv.is_e4m3) {
+                e4m3x4_to_f32(v.x, f), e4m3x4_to_f32(v.y, f + 4);
+            } else {
 #pragma unroll
-            for (int b = 0; b < 8; b++) f[b] = float(int8_t((b < 4 ? v.x : v.y) >> b % 4 * 8 & 255));
+                for (int b = 0; b < 8; b++) f[b] = float(int8_t((b < 4 ? v.x : v.y) >> b % 4 * 8 & 255));
+            }
             store16(at, uint4{cvt_bf16x2(f[0], f[1]), cvt_bf16x2(f[2], f[3]), cvt_bf16x2(f[4], f[5]), cvt_bf16x2(f[6], f[7])});
         }
-        if (kv.is_int8 && threadIdx.x < KEYS) (value ? s.v_scale : s.k_scale)[threadIdx.x] = kv_scales(kv, block, value, head)[threadIdx.x];
+        if (kv_has_scales(kv) && threadIdx.x < KEYS)
+            (value ? s.v_scale : s.k_scale)[threadIdx.x] = kv_scales(kv, block, value, head)[threadIdx.x] / (kv.is_e4m3 ? E4M3_UNIT : 1);
     }
     cp_async_commit();
     cp_async_wait<0>();
 }
 
-template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) attention_prompt_kernel(const __grid_constant__ paged_args a)
+template <int HEAD_DIM>
+__global__ void __launch_bounds__(THREADS, prompt_blocks(HEAD_DIM)) attention_prompt_kernel(const __grid_constant__ paged_args a)
 {
     constexpr int PITCH = tiles<HEAD_DIM>::PITCH;
     DYN_SHARED(bf16, memory);
@@ -195,10 +207,10 @@ template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) attention_pro
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int key = j * 8 + lane % 4 * 2 + i % 2;
-                if (a.kv.is_int8) score[j][i] *= s.k_scale[key];
+                if (kv_has_scales(a.kv)) score[j][i] *= s.k_scale[key];
                 if (block * KEYS + key > limit[i / 2]) score[j][i] = -INFINITY;
             }
-        flash_add(f, s, score, a.kv.is_int8 ? s.v_scale : nullptr);
+        flash_add(f, s, score, kv_has_scales(a.kv) ? s.v_scale : nullptr);
     }
     for (int r = 0; r < 2; r++)
         flash_end(f, r, a.out + (first + row0 + r * 8) * a.ldo + size_t(head) * HEAD_DIM, HEAD_DIM, row0 + r * 8 < n_rows);

@@ -34,11 +34,11 @@ struct weight {
     size_t bytes;
 };
 
-/* Rows that a product reads: bf16, or int8 with a scale for each step of k. */
+/* Rows that a product reads: bf16, or int8 with a scale for each step of k, or e4m3 with one for all of it. */
 struct cuda_rows {
     const void *data;
     size_t ld;
-    const float *scale; /* (steps, scale_ld) */
+    const float *scale; /* (steps, scale_ld); e4m3: (rows) */
     size_t scale_ld;
 };
 
@@ -73,7 +73,7 @@ struct device {
     uint32_t *slot;             /* [host] (rows) slot of a row */
     bf16 *operand;              /* rows of the product that is computed, k_padded apart */
     int8_t *q_operand;          /* likewise, for quantised weights */
-    float *q_scale;             /* (steps, q_pitch) */
+    float *q_scale;             /* (steps, q_pitch); fp8: of the first step only */
     size_t q_pitch;
     float *qkv;                 /* (rows, heads + 2 kv_heads, head_dim): q is read by attention */
     bf16 *vision_qkv;           /* (vision_rows, 3 dim) */
@@ -171,18 +171,22 @@ __device__ __forceinline__ void unpack8(uint4 v, float (&f)[8])
     for (int i = 0; i < 4; i++) f[2 * i] = bf16x2_lo(w[i]), f[2 * i + 1] = bf16x2_hi(w[i]);
 }
 
-/* --- KV blocks: layer after layer, keys (kv_heads, 64, head_dim), then values likewise; int8: each followed by its scales (kv_heads, 64) --- */
+/* --- KV blocks: layer after layer, keys (kv_heads, 64, head_dim), then values likewise; of 8 bits each before its scales (kv_heads, 64) --- */
 struct cuda_kv {
     unsigned char *base;
     size_t block_bytes, layer_bytes; /* of a layer in a block: keys and values */
-    uint32_t kv_heads, head_dim, layer, is_int8;
+    uint32_t kv_heads, head_dim, layer, is_int8, is_e4m3;
 };
+__device__ __forceinline__ bool kv_has_scales(const cuda_kv &kv)
+{
+    return kv.is_int8 || kv.is_e4m3;
+}
 struct cuda_kv cuda_kv_of(const void *slab, const struct kv_layout *l, size_t layer);
 
-/* Head `head` of the keys or values of a block: (64, head_dim) numbers, and with int8 their scales behind all heads. */
+/* Head `head` of the keys or values of a block: (64, head_dim) numbers, and their scales, if they have any, behind all heads. */
 __device__ __forceinline__ unsigned char *kv_at(const cuda_kv &kv, uint32_t block, bool value, uint32_t head)
 {
-    const size_t each = size_t(CUDA_KV_BLOCK) * kv.head_dim * (kv.is_int8 ? 1 : 2);
+    const size_t each = size_t(CUDA_KV_BLOCK) * kv.head_dim * (kv_has_scales(kv) ? 1 : 2);
     return kv.base + block * kv.block_bytes + kv.layer * kv.layer_bytes + (value ? kv.layer_bytes / 2 : 0) + head * each;
 }
 __device__ __forceinline__ float *kv_scales(const cuda_kv &kv, uint32_t block, bool value, uint32_t head)

@@ -10,7 +10,7 @@ constexpr int THREADS = 128;
 struct gather_args {
     const unsigned char *table, *scale;
     size_t pitch;
-    int n_padded, bits, group, scale_bf16;
+    int n_padded, bits, group, scale_bf16, e4m3;
     const int32_t *token;
     const float *const *picture;
     float *x;
@@ -24,6 +24,11 @@ __device__ __forceinline__ float table_number(const gather_args &a, int o, int k
     const size_t tile = size_t(o) / 16 * (a.pitch / 32) + k / 32, lane = o % 8 * 4 + k % 32 / 8, byte = k % 8 / 4 * 8 + o % 16 / 8 * 4 + k % 4;
     const size_t at = a.group ? size_t(k / a.group) * a.n_padded + o : size_t(o);
     const float scale = a.scale_bf16 ? __bfloat162float(reinterpret_cast<const bf16 *>(a.scale)[at]) : reinterpret_cast<const float *>(a.scale)[at];
+    if (a.e4m3) {
+        float four[4];
+        e4m3x4_to_f32(a.table[tile * 512 + lane * 16 + byte], four);
+        return scale * (four[0] / E4M3_UNIT);
+    }
     if (a.bits == 8) return scale * float(int8_t(a.table[tile * 512 + lane * 16 + byte]));
     const int two = a.table[tile / 2 * 512 + lane * 16 + byte];
     return scale * float(int8_t(k / 32 % 2 ? two & 0xF0 : two << 4) >> 4);
@@ -84,6 +89,20 @@ template <int HEAD_DIM> __device__ __forceinline__ void put_int8(int8_t *to, flo
     if (lane == 0) *scale = finite ? most / 127 : NAN;
 }
 
+/* The scale is the largest size over 448 (quant_e4m3). */
+template <int HEAD_DIM> __device__ __forceinline__ void put_e4m3(unsigned char *to, float *scale, const float (&v)[HEAD_DIM / 32], int lane)
+{
+    uint32_t bits = 0; /* of the largest size: what is not finite has the largest */
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) bits = max(bits, __float_as_uint(v[i]) & 0x7fffffffu);
+    const float most = __uint_as_float(__reduce_max_sync(0xffffffffu, bits));
+    const bool finite = most < INFINITY, zero = most < QUANT_TINY;
+    const float inverse = !finite || zero ? 0 : 448 / most;
+#pragma unroll
+    for (int i = 0; i < HEAD_DIM / 32; i++) to[i * 32 + lane] = finite ? static_cast<unsigned char>(cvt_e4m3x2(v[i] * inverse, 0)) : 0;
+    if (lane == 0) *scale = !finite ? NAN : zero ? 0 : most / 448;
+}
+
 /* Grid (rows, heads + 2 kv_heads over 4). */
 template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) append_kernel(const __grid_constant__ append_args a)
 {
@@ -104,6 +123,8 @@ template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) append_kernel
     unsigned char *to = kv_at(a.kv, block, value, kv_head);
     if (a.kv.is_int8)
         put_int8<HEAD_DIM>(reinterpret_cast<int8_t *>(to) + at * HEAD_DIM, kv_scales(a.kv, block, value, kv_head) + at, v, lane);
+    else if (a.kv.is_e4m3)
+        put_e4m3<HEAD_DIM>(to + at * HEAD_DIM, kv_scales(a.kv, block, value, kv_head) + at, v, lane);
     else
         put_bf16<HEAD_DIM>(reinterpret_cast<bf16 *>(to) + at * HEAD_DIM, v, lane);
 }
@@ -129,7 +150,8 @@ int append(struct device *d, const struct qkv_args *a, struct err *e)
 
 size_t cuda_kv_block_bytes(const struct kv_layout *l)
 {
-    const size_t each = CUDA_KV_BLOCK * (l->dtype == DTYPE_I8 ? l->head_dim + sizeof(float) : l->head_dim * sizeof(bf16));
+    const bool scales = l->dtype == DTYPE_I8 || l->dtype == DTYPE_E4M3;
+    const size_t each = CUDA_KV_BLOCK * (scales ? l->head_dim + sizeof(float) : l->head_dim * sizeof(bf16));
     return l->layers * 2 * l->kv_heads * each;
 }
 
@@ -137,7 +159,7 @@ struct cuda_kv cuda_kv_of(const void *slab, const struct kv_layout *l, size_t la
 {
     const size_t bytes = cuda_kv_block_bytes(l);
     return {static_cast<unsigned char *>(const_cast<void *>(slab)), bytes, bytes / l->layers, uint32_t(l->kv_heads), uint32_t(l->head_dim), uint32_t(layer),
-            l->dtype == DTYPE_I8};
+            l->dtype == DTYPE_I8, l->dtype == DTYPE_E4M3};
 }
 
 int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
@@ -148,8 +170,8 @@ int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
     if (rc) return rc;
     const struct weight *w = a->table;
     const gather_args args = {static_cast<const unsigned char *>(w->data), static_cast<const unsigned char *>(w->scale), w->k_padded,
-                              int(cuda_round_up(w->n, CUDA_N_PAD)), int(w->quant.bits), int(w->quant.group), w->quant.scale == DTYPE_BF16, s->token, s->picture,
-                              static_cast<float *>(a->x), int(a->hidden)};
+                              int(cuda_round_up(w->n, CUDA_N_PAD)), int(w->quant.bits), int(w->quant.group), w->quant.scale == DTYPE_BF16,
+                              w->quant.e4m3, s->token, s->picture, static_cast<float *>(a->x), int(a->hidden)};
     LAUNCH(embed_kernel, dim3(unsigned(s->n_rows)), dim3(THREADS), 0, d->stream, args);
     return cuda_launched(d, "embedding", e);
 }

@@ -6,19 +6,6 @@
 
 namespace {
 
-float element(const struct weight_part *p, size_t i)
-{
-    const unsigned char *at = static_cast<const unsigned char *>(p->data);
-    bf16 b;
-    __half h;
-    float f;
-    switch (p->dtype) {
-    case DTYPE_BF16: memcpy(&b, at + i * 2, 2); return __bfloat162float(b);
-    case DTYPE_F16: memcpy(&h, at + i * 2, 2); return __half2float(h);
-    default: memcpy(&f, at + i * 4, 4); return f;
-    }
-}
-
 /* Where row r of part `part` goes. */
 size_t packed_row(enum pack_kind kind, size_t before, size_t part, size_t r)
 {
@@ -36,10 +23,12 @@ struct packed {
 void put_bf16(const struct weight *w, const struct weight_part *p, size_t r, size_t to, const packed *h)
 {
     bf16 *row = reinterpret_cast<bf16 *>(h->data) + to * w->k_padded;
-    if (p->dtype == DTYPE_BF16)
+    if (p->dtype == DTYPE_BF16) {
         memcpy(row, static_cast<const unsigned char *>(p->data) + r * w->k * 2, w->k * 2);
-    else
-        for (size_t c = 0; c < w->k; c++) row[c] = __float2bfloat16_rn(element(p, r * w->k + c));
+        return;
+    }
+    quant_part_values(p, r, w->k, h->row);
+    for (size_t c = 0; c < w->k; c++) row[c] = __float2bfloat16_rn(h->row[c]);
 }
 
 /* Output o's numbers into the fragments: see linear_quant.cu. */
@@ -59,8 +48,7 @@ void put_fragments(const struct weight *w, size_t o, const packed *h)
 void put_quant(const struct weight *w, const struct weight_part *p, size_t r, size_t to, const packed *h)
 {
     const size_t n_padded = cuda_round_up(w->n, CUDA_N_PAD), n_scales = quant_scales(&w->quant, w->k);
-    for (size_t c = 0; c < w->k; c++) h->row[c] = element(p, r * w->k + c);
-    quant_weights(&w->quant, h->row, w->k, h->q, h->row_scale);
+    quant_part_weights(&w->quant, p, r, w->k, h->row, h->q, h->row_scale);
     put_fragments(w, to, h);
     for (size_t s = 0; s < n_scales; s++) {
         const size_t at = s * n_padded + to;

@@ -41,17 +41,10 @@ template <int MT, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS *
 
 template <int MT> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8)), block(LINEAR_WARPS * 32);
-    auto *const store = linear_decode_kernel<MT, CUDA_STORE>;
-    auto *const add = linear_decode_kernel<MT, CUDA_ADD>;
-    auto *const gate = linear_decode_kernel<MT, CUDA_SILU>;
-    switch (epilogue) {
-    case CUDA_STORE: LAUNCH(store, grid, block, 0, stream, a); break;
-    case CUDA_ADD: LAUNCH(add, grid, block, 0, stream, a); break;
-    case CUDA_SILU: LAUNCH(gate, grid, block, 0, stream, a); break;
-    default: return cudaErrorInvalidValue; /* vision has no decode rows */
-    }
-    return cudaGetLastError();
+    const linear_kernels kernels = {linear_decode_kernel<MT, CUDA_STORE>, nullptr, linear_decode_kernel<MT, CUDA_ADD>,
+                                    linear_decode_kernel<MT, CUDA_SILU>, nullptr};
+    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8));
+    return linear_launch(kernels, epilogue, grid, LINEAR_WARPS * 32, 0, a, stream);
 }
 
 /* --- prefill --- */
@@ -144,26 +137,13 @@ __global__ void __launch_bounds__(shape<TILE>::THREADS) linear_prefill_kernel(co
     finish<TILE, EPILOGUE>(sum, a);
 }
 
-template <int TILE, int EPILOGUE> cudaError_t launch_prefill(const linear_args &a, cudaStream_t stream)
+template <int TILE> cudaError_t launch_prefill(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    auto *const kernel = linear_prefill_kernel<TILE, EPILOGUE>;
-    constexpr int BYTES = STAGES * shape<TILE>::STAGE * int(sizeof(bf16));
-    cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
-    if (rc != cudaSuccess) return rc;
-    LAUNCH(kernel, dim3((a.n + TILE - 1) / TILE, (a.rows + TILE - 1) / TILE), dim3(shape<TILE>::THREADS), BYTES, stream, a);
-    return cudaGetLastError();
-}
-
-template <int TILE> cudaError_t prefill_tile(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
-{
-    switch (epilogue) {
-    case CUDA_STORE: return launch_prefill<TILE, CUDA_STORE>(a, stream);
-    case CUDA_STORE_BF16: return launch_prefill<TILE, CUDA_STORE_BF16>(a, stream);
-    case CUDA_ADD: return launch_prefill<TILE, CUDA_ADD>(a, stream);
-    case CUDA_SILU: return launch_prefill<TILE, CUDA_SILU>(a, stream);
-    case CUDA_GELU: return launch_prefill<TILE, CUDA_GELU>(a, stream);
-    }
-    return cudaErrorInvalidValue;
+    const linear_kernels kernels = {linear_prefill_kernel<TILE, CUDA_STORE>, linear_prefill_kernel<TILE, CUDA_STORE_BF16>,
+                                    linear_prefill_kernel<TILE, CUDA_ADD>, linear_prefill_kernel<TILE, CUDA_SILU>,
+                                    linear_prefill_kernel<TILE, CUDA_GELU>};
+    const dim3 grid((a.n + TILE - 1) / TILE, (a.rows + TILE - 1) / TILE);
+    return linear_launch(kernels, epilogue, grid, shape<TILE>::THREADS, STAGES * shape<TILE>::STAGE * int(sizeof(bf16)), a, stream);
 }
 
 } // namespace
@@ -178,7 +158,7 @@ cudaError_t cuda_linear_bf16_decode(const linear_args &a, enum cuda_epilogue epi
 cudaError_t cuda_linear_bf16_prefill(const linear_args &a, enum cuda_epilogue epilogue, int n_sm, cudaStream_t stream)
 {
     const int blocks = (a.n + 127) / 128 * ((a.rows + 127) / 128);
-    return blocks >= n_sm ? prefill_tile<128>(a, epilogue, stream) : prefill_tile<64>(a, epilogue, stream);
+    return blocks >= n_sm ? launch_prefill<128>(a, epilogue, stream) : launch_prefill<64>(a, epilogue, stream);
 }
 
 int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e)
@@ -195,7 +175,7 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
     }
     cudaError_t rc = cudaSuccess;
     if (n_decode)
-        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
+        rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
     if (rc == cudaSuccess && n_decode < l->rows) {
         const size_t out_bytes = l->epilogue == CUDA_STORE || l->epilogue == CUDA_ADD ? sizeof(float) : sizeof(bf16);
         a.rows = int(l->rows - n_decode);
@@ -205,7 +185,8 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
             a.to += n_decode;
         else
             a.out = static_cast<unsigned char *>(a.out) + n_decode * l->ldo * out_bytes;
-        rc = quantised ? cuda_linear_quant(a, w->quant.bits, l->epilogue, false, d->stream) : cuda_linear_bf16_prefill(a, l->epilogue, d->n_sm, d->stream);
+        rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, false, d->stream)
+                       : cuda_linear_bf16_prefill(a, l->epilogue, d->n_sm, d->stream);
     }
     return rc != cudaSuccess ? cuda_check(d, what, rc, e) : cuda_launched(d, what, e);
 }

@@ -5,8 +5,8 @@
 #include "kernels/cuda/cuda.cuh"
 
 struct linear_args {
-    const void *in;        /* bf16 or int8 (rows, ldi) */
-    const float *in_scale; /* int8: (steps, scale_ld) */
+    const void *in;        /* bf16, int8 or e4m3 (rows, ldi) */
+    const float *in_scale; /* int8: (steps, scale_ld); e4m3: (rows) */
     const void *w, *w_scale;
     const float *bias, *position;
     const uint32_t *to;
@@ -20,7 +20,30 @@ enum { LINEAR_WARPS = 8, LINEAR_OUTS = 16 };
 
 cudaError_t cuda_linear_bf16_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream);
 cudaError_t cuda_linear_bf16_prefill(const linear_args &a, enum cuda_epilogue epilogue, int n_sm, cudaStream_t stream);
-cudaError_t cuda_linear_quant(const linear_args &a, unsigned bits, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream);
+cudaError_t cuda_linear_quant(const linear_args &a, const struct quant_format &quant, enum cuda_epilogue epilogue, bool decode,
+                              cudaStream_t stream);
+
+/* A kernel's instances by epilogue; NULL where there is none: of decode rows two, as vision has no such rows. */
+struct linear_kernels {
+    void (*store)(linear_args), (*store_bf16)(linear_args), (*add)(linear_args), (*silu)(linear_args), (*gelu)(linear_args);
+};
+inline cudaError_t linear_launch(const linear_kernels &k, enum cuda_epilogue epilogue, dim3 grid, int threads, int shared_bytes,
+                                 const linear_args &a, cudaStream_t stream)
+{
+    void (*kernel)(linear_args) = nullptr;
+    switch (epilogue) {
+    case CUDA_STORE: kernel = k.store; break;
+    case CUDA_STORE_BF16: kernel = k.store_bf16; break;
+    case CUDA_ADD: kernel = k.add; break;
+    case CUDA_SILU: kernel = k.silu; break;
+    case CUDA_GELU: kernel = k.gelu; break;
+    }
+    if (!kernel) return cudaErrorInvalidValue;
+    cudaError_t rc = shared_bytes ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) : cudaSuccess;
+    if (rc != cudaSuccess) return rc;
+    LAUNCH(kernel, grid, dim3(unsigned(threads)), shared_bytes, stream, a);
+    return cudaGetLastError();
+}
 
 __device__ __forceinline__ float gelu_tanh(float x)
 {

@@ -1,105 +1,152 @@
-/* Products of int8 rows with int8 and int4 weights, as kernels/quant.h defines them: exact whole sums over a step of k, each times the scales of
- * weight and row, added in float32.
+/* Products of quantised rows with quantised weights, as kernels/quant.h defines them. int8 and int4: exact whole sums over a step of k, each
+ * times the scales of weight and row, added in float32. fp8: float32 sums of e4m3 products, taken out of the mma every 64 k; then scales.
  *
- * Weights are packed in the order of mma.m16n8k32's fragment A: 16 outputs x 32 k of int8 (x 64 k of int4) are 512 bytes of which a lane loads 16,
- * straight from global memory to registers. Lane (g, t) has k = 8 t .. 8 t + 7 of each 32, of outputs g and g + 8, so a row's operand is one load
- * of 8 bytes. A byte of int4 holds a number of the first 32 k in its low and one of the second in its high half, in two's complement: shifted up
- * they are int8 numbers of 16 times the value, and the sums are shifted back, which is exact.
+ * Weights are packed in the order of mma.m16n8k32's fragment A: 16 outputs x 32 k of 8 bits (x 64 k of int4) are 512 bytes of which a lane
+ * loads 16, straight from global memory to registers. Lane (g, t) has k = 8 t .. 8 t + 7 of each 32, of outputs g and g + 8, so a row's
+ * operand is one load of 8 bytes. A byte of int4 holds a number of the first 32 k in its low and one of the second in its high half, in
+ * two's complement: shifted up they are int8 numbers of 16 times the value, and the sums are shifted back, which is exact. Where there is
+ * no mma of e4m3 (before sm_89), weights and rows become fp16 by a shift, 2^-8 of the value each, and go through two mma of k16.
  *   Decode rows: a block takes 16 outputs, its eight warps an eighth of the steps each. Bytes: weights once for 8 MT rows. Bound by memory.
- *   Prefill rows: a warp takes 16 outputs over all of k in rising order, a block 128 outputs and 32 rows; the order is that of the definition, so
- *   the bytes are the CPU's where the rows' are. Bound by the tensor cores and the first-level cache. */
+ *   Prefill rows: a warp takes 16 outputs over all of k in rising order, a block 128 outputs and 32 rows; of whole numbers the order is the
+ *   definition's, so the bytes are the CPU's where the rows' are. Bound by the tensor cores and the first-level cache. */
 #include "kernels/cuda/linear.cuh"
 
 namespace {
+
+enum form { INT4, INT8, E4M3 };
 
 __device__ __forceinline__ float weight_scale(const linear_args &a, int at)
 {
     return a.w_scale_bf16 ? __bfloat162float(static_cast<const bf16 *>(a.w_scale)[at]) : static_cast<const float *>(a.w_scale)[at];
 }
 
+/* Scales of step `step` of the lane's two rows in the eight from first_row on. */
+__device__ __forceinline__ const float *row_scales(const linear_args &a, int step, int first_row)
+{
+    return a.in_scale + size_t(step) * a.scale_ld + min(first_row, (a.rows - 1) / 8 * 8) + threadIdx.x % 4 * 2;
+}
+
 /* What a step's whole sums add. first_row: of the warp's rows; out: of the lane's first output. */
-template <int MT, int BITS>
+template <int MT, enum form FORM>
 __device__ __forceinline__ void add_step(const linear_args &a, int step, int first_row, int out, int n_padded, int (&dot)[MT][4], float (&sum)[MT][4])
 {
-    const int t = threadIdx.x % 4;
     float of_w[2] = {1, 1};
     if (!a.w_per_channel)
         for (int i = 0; i < 2; i++) of_w[i] = weight_scale(a, step * n_padded + out + i * 8);
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        const float *of_x = a.in_scale + size_t(step) * a.scale_ld + min(first_row + m * 8, (a.rows - 1) / 8 * 8) + t * 2;
+        const float *of_x = row_scales(a, step, first_row + m * 8);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float whole = float(BITS == 4 ? dot[m][i] >> 4 : dot[m][i]), x = of_x[i % 2];
+            const float whole = float(FORM == INT4 ? dot[m][i] >> 4 : dot[m][i]), x = of_x[i % 2];
             sum[m][i] = fmaf(whole, a.w_per_channel ? x : of_w[i / 2] * x, sum[m][i]);
             dot[m][i] = 0;
         }
     }
 }
 
+/* 32 k of e4m3. Which k the fragments' elements stand for is free if both have the same: fp16 takes them as e4m3_to_f16x2 gives them. */
+__device__ __forceinline__ void multiply_e4m3(float (&sum)[4], const uint32_t (&w)[4], uint2 x, bool has_mma)
+{
+    if (has_mma) {
+        mma_m16n8k32_e4m3(sum, w, {x.x, x.y});
+        return;
+    }
+    uint32_t a[4][2], b[2][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++) e4m3_to_f16x2(w[i], a[i]);
+    e4m3_to_f16x2(x.x, b[0]);
+    e4m3_to_f16x2(x.y, b[1]);
+#pragma unroll
+    for (int i = 0; i < 2; i++) mma_m16n8k16_f16(sum, {a[2 * i][0], a[2 * i + 1][0], a[2 * i][1], a[2 * i + 1][1]}, b[i]);
+}
+
 /* Tiles of 32 k from begin to end, whole steps: 16 outputs from first_out on, 8 MT rows from first_row on. */
-template <int MT, int BITS>
+template <int MT, enum form FORM>
 __device__ __forceinline__ void multiply(const linear_args &a, int begin, int end, int first_row, int first_out, float (&sum)[MT][4])
 {
+    constexpr int TWO = FORM == INT4 ? 512 : 1024; /* bytes of two tiles */
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tiles = a.k_padded / 32, n_padded = (a.n + CUDA_N_PAD - 1) / CUDA_N_PAD * CUDA_N_PAD;
-    const unsigned char *w = static_cast<const unsigned char *>(a.w) + (size_t(first_out / LINEAR_OUTS) * tiles * (BITS == 4 ? 256 : 512)) + lane * 16;
-    const int8_t *x[MT];
+    const unsigned char *w = static_cast<const unsigned char *>(a.w) + size_t(first_out / LINEAR_OUTS) * tiles * (TWO / 2) + lane * 16;
+    const unsigned char *x[MT];
+    const bool has_mma = FORM == E4M3 && has_mma_e4m3();
     int dot[MT][4] = {};
 #pragma unroll
-    for (int m = 0; m < MT; m++) x[m] = static_cast<const int8_t *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
+    for (int m = 0; m < MT; m++)
+        x[m] = static_cast<const unsigned char *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
 #pragma unroll 2
     for (int two = begin / 2; two < end / 2; two++) { /* k is padded to 64 */
         uint4 packed[2];
-        packed[0] = load16(w + size_t(two) * (BITS == 4 ? 512 : 1024));
-        if (BITS == 8) packed[1] = load16(w + size_t(two) * 1024 + 512);
+        float part[MT][4] = {};
+        packed[0] = load16(w + size_t(two) * TWO);
+        if (FORM != INT4) packed[1] = load16(w + size_t(two) * TWO + 512);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int tile = two * 2 + half;
-            const uint4 p = packed[BITS == 4 ? 0 : half];
+            const uint4 p = packed[FORM == INT4 ? 0 : half];
             uint32_t f[4] = {p.x, p.y, p.z, p.w};
-            if (BITS == 4)
+            if (FORM == INT4)
                 for (int i = 0; i < 4; i++) f[i] = (half ? f[i] : f[i] << 4) & 0xF0F0F0F0u;
 #pragma unroll
             for (int m = 0; m < MT; m++) {
                 const uint2 b = *reinterpret_cast<const uint2 *>(x[m] + tile * 32);
-                mma_m16n8k32_s8(dot[m], f, {b.x, b.y});
+                if (FORM == E4M3)
+                    multiply_e4m3(part[m], f, b, has_mma);
+                else
+                    mma_m16n8k32_s8(dot[m], f, {b.x, b.y});
             }
-            if ((tile + 1) % a.step_tiles == 0) add_step<MT, BITS>(a, tile / a.step_tiles, first_row, first_out + g, n_padded, dot, sum);
+            if (FORM != E4M3 && (tile + 1) % a.step_tiles == 0)
+                add_step<MT, FORM>(a, tile / a.step_tiles, first_row, first_out + g, n_padded, dot, sum);
+        }
+        if (FORM == E4M3)
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) sum[m][i] += part[m][i];
+    }
+}
+
+/* What is left when all k are summed. */
+template <int MT, enum form FORM>
+__device__ __forceinline__ void scale_sums(const linear_args &a, int first_row, int out, float (&sum)[MT][4])
+{
+    if (!a.w_per_channel) return;
+    const float of_w[2] = {weight_scale(a, out), weight_scale(a, out + 8)};
+    const float unit = FORM == E4M3 && !has_mma_e4m3() ? 1 / (E4M3_UNIT * E4M3_UNIT) : 1;
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        const float *of_x = row_scales(a, 0, first_row + m * 8);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (FORM == E4M3) sum[m][i] *= unit, sum[m][i] *= of_x[i % 2];
+            sum[m][i] *= of_w[i / 2];
         }
     }
 }
 
-template <int MT> __device__ __forceinline__ void scale_channels(const linear_args &a, int out, float (&sum)[MT][4])
-{
-    if (!a.w_per_channel) return;
-    const float of_w[2] = {weight_scale(a, out), weight_scale(a, out + 8)};
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[m][i] *= of_w[i / 2];
-}
-
-template <int MT, int BITS, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_decode_kernel(const __grid_constant__ linear_args a)
+template <int MT, enum form FORM, int EPILOGUE>
+__global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_decode_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
     const int unit = max(a.step_tiles, 2), units = a.k_padded / 32 / unit;
     float sum[MT][4] = {};
-    multiply<MT, BITS>(a, warp * units / LINEAR_WARPS * unit, (warp + 1) * units / LINEAR_WARPS * unit, first_row, first_out, sum);
-    scale_channels<MT>(a, first_out + threadIdx.x % 32 / 4, sum);
+    multiply<MT, FORM>(a, warp * units / LINEAR_WARPS * unit, (warp + 1) * units / LINEAR_WARPS * unit, first_row, first_out, sum);
+    scale_sums<MT, FORM>(a, first_row, first_out + threadIdx.x % 32 / 4, sum);
     SHARED_ARRAY(float, parts, LINEAR_WARPS * linear_sums<MT>::FLOATS);
     linear_join_warps<MT, EPILOGUE>(a, sum, parts, first_row, first_out);
 }
 
 constexpr int PREFILL_MT = 4;
 
-template <int BITS, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_prefill_kernel(const __grid_constant__ linear_args a)
+template <enum form FORM, int EPILOGUE>
+__global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_prefill_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int first_out = (blockIdx.x * LINEAR_WARPS + warp) * LINEAR_OUTS, first_row = blockIdx.y * PREFILL_MT * 8;
     if (first_out >= a.n) return;
     float sum[PREFILL_MT][4] = {};
-    multiply<PREFILL_MT, BITS>(a, 0, a.k_padded / 32, first_row, first_out, sum);
-    scale_channels<PREFILL_MT>(a, first_out + g, sum);
+    multiply<PREFILL_MT, FORM>(a, 0, a.k_padded / 32, first_row, first_out, sum);
+    scale_sums<PREFILL_MT, FORM>(a, first_row, first_out + g, sum);
 #pragma unroll
     for (int m = 0; m < PREFILL_MT; m++)
 #pragma unroll
@@ -113,50 +160,29 @@ template <int BITS, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS
         }
 }
 
-template <int MT, int BITS> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+template <int MT, enum form FORM> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8)), block(LINEAR_WARPS * 32);
-    auto *const store = quant_decode_kernel<MT, BITS, CUDA_STORE>;
-    auto *const add = quant_decode_kernel<MT, BITS, CUDA_ADD>;
-    auto *const gate = quant_decode_kernel<MT, BITS, CUDA_SILU>;
-    switch (epilogue) {
-    case CUDA_STORE: LAUNCH(store, grid, block, 0, stream, a); break;
-    case CUDA_ADD: LAUNCH(add, grid, block, 0, stream, a); break;
-    case CUDA_SILU: LAUNCH(gate, grid, block, 0, stream, a); break;
-    default: return cudaErrorInvalidValue; /* vision has no decode rows */
-    }
-    return cudaGetLastError();
+    const linear_kernels kernels = {quant_decode_kernel<MT, FORM, CUDA_STORE>, nullptr, quant_decode_kernel<MT, FORM, CUDA_ADD>,
+                                    quant_decode_kernel<MT, FORM, CUDA_SILU>, nullptr};
+    const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8));
+    return linear_launch(kernels, epilogue, grid, LINEAR_WARPS * 32, 0, a, stream);
 }
 
-template <int BITS> cudaError_t launch_prefill(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+template <enum form FORM> cudaError_t launch(const linear_args &a, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream)
 {
     constexpr int OUTS = LINEAR_WARPS * LINEAR_OUTS, ROWS = PREFILL_MT * 8;
-    const dim3 grid((a.n + OUTS - 1) / OUTS, (a.rows + ROWS - 1) / ROWS), block(LINEAR_WARPS * 32);
-    auto *const store = quant_prefill_kernel<BITS, CUDA_STORE>;
-    auto *const store_bf16 = quant_prefill_kernel<BITS, CUDA_STORE_BF16>;
-    auto *const add = quant_prefill_kernel<BITS, CUDA_ADD>;
-    auto *const gate = quant_prefill_kernel<BITS, CUDA_SILU>;
-    auto *const gelu = quant_prefill_kernel<BITS, CUDA_GELU>;
-    switch (epilogue) {
-    case CUDA_STORE: LAUNCH(store, grid, block, 0, stream, a); break;
-    case CUDA_STORE_BF16: LAUNCH(store_bf16, grid, block, 0, stream, a); break;
-    case CUDA_ADD: LAUNCH(add, grid, block, 0, stream, a); break;
-    case CUDA_SILU: LAUNCH(gate, grid, block, 0, stream, a); break;
-    case CUDA_GELU: LAUNCH(gelu, grid, block, 0, stream, a); break;
-    }
-    return cudaGetLastError();
-}
-
-template <int BITS> cudaError_t launch(const linear_args &a, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream)
-{
-    if (!decode) return launch_prefill<BITS>(a, epilogue, stream);
-    if (a.rows <= 8) return launch_decode<1, BITS>(a, epilogue, stream);
-    return launch_decode<4, BITS>(a, epilogue, stream);
+    const linear_kernels prefill = {quant_prefill_kernel<FORM, CUDA_STORE>, quant_prefill_kernel<FORM, CUDA_STORE_BF16>,
+                                    quant_prefill_kernel<FORM, CUDA_ADD>, quant_prefill_kernel<FORM, CUDA_SILU>,
+                                    quant_prefill_kernel<FORM, CUDA_GELU>};
+    if (decode) return a.rows <= 8 ? launch_decode<1, FORM>(a, epilogue, stream) : launch_decode<4, FORM>(a, epilogue, stream);
+    return linear_launch(prefill, epilogue, dim3((a.n + OUTS - 1) / OUTS, (a.rows + ROWS - 1) / ROWS), LINEAR_WARPS * 32, 0, a, stream);
 }
 
 } // namespace
 
-cudaError_t cuda_linear_quant(const linear_args &a, unsigned bits, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream)
+cudaError_t cuda_linear_quant(const linear_args &a, const struct quant_format &quant, enum cuda_epilogue epilogue, bool decode,
+                              cudaStream_t stream)
 {
-    return bits == 4 ? launch<4>(a, epilogue, decode, stream) : launch<8>(a, epilogue, decode, stream);
+    if (quant.e4m3) return launch<E4M3>(a, epilogue, decode, stream);
+    return quant.bits == 4 ? launch<INT4>(a, epilogue, decode, stream) : launch<INT8>(a, epilogue, decode, stream);
 }

@@ -1,7 +1,7 @@
 /* Operands of products: rows normalised, or as they are, in the form that the product reads (struct cuda_rows), with zeros from k to k_padded.
  *   rmsnorm:   y[r, i] = w[i] x[r, i] / sqrt(mean over i of x[r, i]^2 + eps)
  *   layernorm: y[r, i] = w[i] (x[r, i] - mean) / sqrt(variance + eps) + b[i]
- *   then       bf16, or int8 and a scale a step (kernels/quant.h: scale = largest size / 127, numbers to the nearest).
+ *   then       bf16, int8 and a scale a step, or e4m3 and a scale a row (kernels/quant.h).
  * A block a row; sums are float32 in one order: thread by thread, lanes by halves, warps in rising order. Bytes: rows x (4 or 2 in, 2 or 1 out) x k;
  * bound by memory, or by being launched where rows are few. */
 #include "kernels/cuda/cuda.cuh"
@@ -21,9 +21,9 @@ struct operand_args {
     int row_n;         /* numbers of a row of out without its zeros */
     void *out;
     size_t ldo;
-    float *scale; /* (steps, scale_ld); NULL: out is bf16 */
+    float *scale; /* (steps, scale_ld), e4m3: (rows); NULL: out is bf16 */
     size_t scale_ld;
-    int step; /* of k that shares a scale: 32, 64 or 128 */
+    int step; /* of k that shares a scale: 32, 64 or 128; 0: all, and the numbers are e4m3 */
 };
 
 /* Every thread gets the block's sum. */
@@ -100,6 +100,32 @@ template <class READER> __device__ __forceinline__ void quantise_row(const opera
     }
 }
 
+/* The block's largest size, as bits, of which those of what is not finite are the largest. */
+__device__ __forceinline__ uint32_t block_most(uint32_t most, float *warp_values)
+{
+    most = __reduce_max_sync(0xffffffffu, most);
+    __syncthreads(); /* whoever reads the last sum is done */
+    if (threadIdx.x % 32 == 0) warp_values[threadIdx.x / 32] = __uint_as_float(most);
+    __syncthreads(); /* the warps' are there */
+    for (int i = 0; i < THREADS / 32; i++) most = max(most, __float_as_uint(warp_values[i]));
+    return most;
+}
+
+/* Two numbers a thread, twice: for the scale, and to be rounded by it. */
+template <class READER> __device__ __forceinline__ void e4m3_row(const operand_args &a, const READER &read, int row, float *warp_values)
+{
+    uint32_t bits = 0;
+    for (int i = threadIdx.x; i < a.n; i += THREADS) bits = max(bits, __float_as_uint(read(i)) & 0x7fffffffu);
+    bits = block_most(bits, warp_values);
+    const float most = __uint_as_float(bits);
+    const bool finite = most < INFINITY, zero = most < QUANT_TINY;
+    const float inverse = !finite || zero ? 0 : 448 / most;
+    uint16_t *out = reinterpret_cast<uint16_t *>(static_cast<unsigned char *>(a.out) + row * a.ldo);
+    for (int i = threadIdx.x; i < int(a.ldo) / 2; i += THREADS)
+        out[i] = finite ? cvt_e4m3x2(read(2 * i) * inverse, read(2 * i + 1) * inverse) : 0;
+    if (threadIdx.x == 0) a.scale[row] = !finite ? NAN : zero ? 0 : most / 448;
+}
+
 template <enum source SOURCE> __global__ void __launch_bounds__(THREADS) operand_kernel(const __grid_constant__ operand_args a)
 {
     SHARED_ARRAY(float, warp_sums, THREADS / 32);
@@ -112,7 +138,10 @@ template <enum source SOURCE> __global__ void __launch_bounds__(THREADS) operand
         if (first + a.n < a.row_n) end = first + a.n; /* the last one of a row has the zeros */
     }
     if (a.scale) {
-        quantise_row(a, read, row, first, end);
+        if (a.step)
+            quantise_row(a, read, row, first, end);
+        else
+            e4m3_row(a, read, row, warp_sums);
         return;
     }
     bf16 *out = static_cast<bf16 *>(a.out) + row * a.ldo;
@@ -123,7 +152,7 @@ int run(struct device *d, enum source source, operand_args *a, size_t blocks, co
 {
     a->row_n = int(w->k), a->ldo = quantised ? w->k_padded : cuda_round_up(w->k, CUDA_K_PAD);
     a->out = quantised ? static_cast<void *>(d->q_operand) : d->operand;
-    if (quantised) a->scale = d->q_scale, a->scale_ld = d->q_pitch, a->step = int(quant_step(&w->quant));
+    if (quantised) a->scale = d->q_scale, a->scale_ld = d->q_pitch, a->step = w->quant.e4m3 ? 0 : int(quant_step(&w->quant));
     *out = {a->out, a->ldo, a->scale, a->scale_ld};
     const dim3 grid{unsigned(blocks)};
     switch (source) {
@@ -157,7 +186,8 @@ int cuda_layernorm_shuffled(struct device *d, const float *x, size_t grids, size
 {
     operand_args a = {};
     a.x = x, a.w = norm, a.b = bias, a.eps = eps, a.n = int(n), a.grid = int(grid), a.shuffle = int(scale);
-    int rc = run(d, LAYERNORM, &a, grids * grid * grid, w, false, out, e); /* a step of k may span two neighbours: it is quantised when both are there */
+    /* What shares a scale may span neighbours: it is quantised when all are there. */
+    int rc = run(d, LAYERNORM, &a, grids * grid * grid, w, false, out, e);
     return rc ? rc : cuda_as_operand(d, d->operand, grids * (grid / scale) * (grid / scale), w, out, e);
 }
 

@@ -90,8 +90,9 @@ PTX_FN void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 /* mma m16n8k32 (s8: sm_80, e4m3: sm_89): as above with four 8-bit values a register: A 0 (row g, k 4t..4t+3), 1 (g+8), 2 (g, k 4t+16..),
- * 3 (g+8, k 4t+16..); B 0 (k 4t..4t+3, column g), 1 (k 4t+16..). s8 sums are exact modulo 2^32; the e4m3 sums of an H100 keep fewer bits
- * than float32, so tests of them need a tolerance of 2^-10 of the sum of magnitudes. */
+ * 3 (g+8, k 4t+16..); B 0 (k 4t..4t+3, column g), 1 (k 4t+16..). s8 sums are exact modulo 2^32. Of e4m3, sm_89 and sm_90 align what they
+ * add to the largest of it and keep 13 bits below that one's first (DeepSeek-V3, arXiv 2412.19437, section 3.3.2; SageAttention2, arXiv
+ * 2411.10958): whoever adds many k takes the sums out between. */
 PTX_FN void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -108,11 +109,20 @@ PTX_FN void mma_m16n8k32_u8s8(int32_t (&d)[4], const uint32_t (&a)[4], const uin
 PTX_FN void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
-    __trap(); /* its launcher refuses devices below sm_89 */
+    __trap(); /* has_mma_e4m3 says so */
 #else
     asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+/* Whether the machine code that runs has it: known when it is compiled, so that the other way costs nothing. */
+PTX_FN bool has_mma_e4m3()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+    return false;
+#else
+    return true;
 #endif
 }
 
@@ -247,6 +257,7 @@ PTX_MMA(mma_m16n8k32_s8, s8, int32_t)
 PTX_MMA(mma_m16n8k32_u8s8, u8s8, int32_t)
 PTX_MMA(mma_m16n8k32_e4m3, e4m3, float)
 #undef PTX_MMA
+inline bool has_mma_e4m3() { return sim::compute_capability() >= 89; }
 
 inline uint32_t cvt_bf16x2(float lo, float hi) { return sim::bf16_from_f32(lo) | uint32_t(sim::bf16_from_f32(hi)) << 16; }
 inline uint32_t cvt_f16x2(float lo, float hi) { return sim::f16_from_f64(lo) | uint32_t(sim::f16_from_f64(hi)) << 16; }
@@ -295,5 +306,22 @@ inline void griddepcontrol_launch_dependents() { sim::preempt_point(); }
 /* The two floats of a register of bf16. */
 __device__ __forceinline__ float bf16x2_lo(uint32_t v) { return __uint_as_float(v << 16); }
 __device__ __forceinline__ float bf16x2_hi(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }
+
+/* Four e4m3 numbers as fp16, each E4M3_UNIT of its value, which is exact: [0] the first and the third, [1] the second and the fourth. The
+ * formats differ in where exponent and fraction lie and in the bias, subnormals included, so a shift is all; it would make 480 of a NaN. */
+constexpr float E4M3_UNIT = 0x1p-8f;
+__device__ __forceinline__ void e4m3_to_f16x2(uint32_t four, uint32_t (&two)[2])
+{
+    const uint32_t up = four << 8;
+    two[0] = (up & 0x80008000u) | (up & 0x7f007f00u) >> 1;
+    two[1] = (four & 0x80008000u) | (four & 0x7f007f00u) >> 1;
+}
+__device__ __forceinline__ void e4m3x4_to_f32(uint32_t four, float *f) /* likewise */
+{
+    uint32_t two[2];
+    e4m3_to_f16x2(four, two);
+#pragma unroll
+    for (int i = 0; i < 4; i++) f[i] = __half2float(__ushort_as_half(static_cast<unsigned short>(two[i % 2] >> i / 2 * 16)));
+}
 
 #endif

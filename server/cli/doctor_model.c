@@ -50,7 +50,8 @@ static int read_weights(struct folder *f, struct err *e)
         values[t->dtype] += n;
         f->parameters += n;
         f->file_bytes += t->bytes;
-        if (t->dtype != TENSOR_F32 && t->dtype != TENSOR_F16 && t->dtype != TENSOR_BF16)
+        const bool fp8 = t->dtype == TENSOR_F8_E4M3 && f->config.fp8;
+        if (t->dtype != TENSOR_F32 && t->dtype != TENSOR_F16 && t->dtype != TENSOR_BF16 && !fp8)
             return err_set(e, ERR_UNSUPPORTED, "%s is %s; F32, F16 and BF16 are computed with", t->name, tensor_dtype_name(t->dtype));
         if (values[t->dtype] > values[most]) most = (size_t)t->dtype;
     }

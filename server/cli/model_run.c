@@ -17,7 +17,10 @@ int model_run_dir(const struct options *o, char *path, size_t n, const char **di
 
 static enum model_quant quant_of(const char *choice)
 {
-    return choice && !strcmp(choice, "int8") ? MODEL_QUANT_INT8 : choice && !strcmp(choice, "int4") ? MODEL_QUANT_INT4 : MODEL_QUANT_NONE;
+    static const char *const names[] = {[MODEL_QUANT_INT8] = "int8", [MODEL_QUANT_INT4] = "int4", [MODEL_QUANT_FP8] = "fp8"};
+    for (size_t q = MODEL_QUANT_INT8; choice && q <= MODEL_QUANT_FP8; q++)
+        if (!strcmp(choice, names[q])) return (enum model_quant)q;
+    return MODEL_QUANT_NONE;
 }
 
 int model_run_open(struct model **out, const char *dir, const struct options *o, enum compute auto_compute, uint64_t kv_tokens,
@@ -30,6 +33,7 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
     if (o->kv_dtype && !strcmp(o->kv_dtype, "f32")) kv_dtype = DTYPE_F32;
     if (o->kv_dtype && !strcmp(o->kv_dtype, "bf16")) kv_dtype = DTYPE_BF16;
     if (o->kv_dtype && !strcmp(o->kv_dtype, "int8")) kv_dtype = DTYPE_I8;
+    if (o->kv_dtype && !strcmp(o->kv_dtype, "fp8")) kv_dtype = DTYPE_E4M3;
     struct model_options mo = {.device = o->device,
                                .cuda_library = o->cuda_library,
                                .compute = compute,
@@ -41,6 +45,7 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
                                .quant_vision = quant_of(o->quant_vision),
                                .kv_tokens = kv_tokens,
                                .progress = progress};
-    if ((!o->quant_head || !strcmp(o->quant_head, "auto")) && mo.quant) mo.quant_head = MODEL_QUANT_INT8;
+    if ((!o->quant_head || !strcmp(o->quant_head, "auto")) && mo.quant)
+        mo.quant_head = mo.quant == MODEL_QUANT_FP8 ? MODEL_QUANT_FP8 : MODEL_QUANT_INT8;
     return dir ? model_open(out, dir, &mo, e) : model_open_random(out, o->random_weights, &mo, e);
 }

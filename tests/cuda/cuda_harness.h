@@ -88,7 +88,7 @@ static inline struct weight *pack_cuda(enum pack_kind kind, const struct matrix 
 {
     struct weight_part parts[3];
     struct weight *w = NULL;
-    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){m[i].file, m[i].dtype, m[i].n};
+    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){.data = m[i].file, .dtype = m[i].dtype, .rows = m[i].n};
     OK(ops->weight_pack(dev, kind, parts, n_parts, m[0].k, q, &w, &e));
     return w;
 }

@@ -22,7 +22,8 @@ static const struct device_limits limits = {.max_rows = 160,
 static const struct quant_format forms[] = {{.bits = 8, .group = 0, .scale = DTYPE_F32},   {.bits = 8, .group = 32, .scale = DTYPE_BF16},
                                             {.bits = 8, .group = 64, .scale = DTYPE_F32},  {.bits = 8, .group = 128, .scale = DTYPE_BF16},
                                             {.bits = 4, .group = 32, .scale = DTYPE_BF16}, {.bits = 4, .group = 64, .scale = DTYPE_BF16},
-                                            {.bits = 4, .group = 128, .scale = DTYPE_F32}};
+                                            {.bits = 4, .group = 128, .scale = DTYPE_F32},
+                                            {.bits = 8, .group = 0, .scale = DTYPE_F32, .e4m3 = true}};
 
 /* --- x += W in --- */
 
@@ -56,7 +57,7 @@ static struct near wanted(const struct product *p, size_t r, size_t o, const int
         size_t kp = quant_steps(p->quant, p->k) * quant_step(p->quant), n_scales = quant_scales(p->quant, p->k);
         const int8_t *wq = p->wq + o * kp;
         const float *ws = p->ws + o * n_scales;
-        v = (struct near){quant_product(p->quant, p->k, wq, ws, xq, xs), quant_bound(p->quant, p->k, wq, ws, xq, xs)};
+        v = near_quant_product(p->quant, p->k, wq, ws, xq, xs);
     } else {
         struct near *x = malloc(p->k * sizeof *x);
         for (size_t i = 0; i < p->k; i++) x[i] = (struct near){(double)p->in[r * p->k + i], 0};
@@ -74,11 +75,19 @@ static void quantise(struct product *p)
     for (size_t o = 0; o < p->n; o++) quant_weights(p->quant, p->m.seen + o * p->k, p->k, p->wq + o * kp, p->ws + o * n_scales);
 }
 
-static void check_product(struct product p)
+static void quantise_row(const struct quant_format *f, const float *x, size_t k, int8_t *q, float *scale)
+{
+    if (f->e4m3)
+        quant_e4m3(x, k, 1, (uint8_t *)q, scale);
+    else
+        quant_activations(x, k, quant_step(f), q, scale);
+}
+
+static void check_once(struct product p, const char *path)
 {
     size_t keep = n_edges, rows = p.n_decode + p.n_prefill, step = p.quant ? quant_step(p.quant) : 1, steps = (p.k + step - 1) / step;
     char what[128];
-    snprintf(what, sizeof what, "%zu x %zu, %u bits by %zu", p.n, p.k, p.quant ? p.quant->bits : 16, p.quant ? p.quant->group : 0);
+    snprintf(what, sizeof what, "%zu x %zu, %u bits by %zu%s", p.n, p.k, p.quant ? p.quant->bits : 16, p.quant ? p.quant->group : 0, path);
     p.m = matrix_new(p.n, p.k, DTYPE_BF16, COMPUTE_BF16);
     p.x = noise_new(rows * p.n), p.in = noise_new(rows * p.k), p.out = malloc(rows * p.n * sizeof *p.out);
     for (size_t i = 0; i < rows * p.k; i++) p.in[i] = bf16_to_f32(bf16_from_f32(p.in[i]));
@@ -89,7 +98,7 @@ static void check_product(struct product p)
     struct near *want = malloc(p.n * sizeof *want);
     run_rows(&p, w, 0, p.n_decode, p.n_prefill, p.out);
     for (size_t r = 0; r < rows; r++) {
-        if (p.quant) quant_activations(p.in + r * p.k, p.k, step, xq, xs);
+        if (p.quant) quantise_row(p.quant, p.in + r * p.k, p.k, xq, xs);
         for (size_t o = 0; o < p.n; o++) want[o] = wanted(&p, r, o, xq, xs);
         near_check(p.out + r * p.n, want, p.n, r < p.n_decode ? "decode" : "prefill", what, r);
         if (r % 7 && r + 1 < rows) continue; /* each kind of place in a tile */
@@ -99,6 +108,16 @@ static void check_product(struct product p)
     ops->weight_free(dev, w);
     free(p.x), free(p.in), free(p.out), free(p.wq), free(p.ws), free(alone), free(xs), free(xq), free(want);
     edges_release(keep);
+}
+
+/* fp8 once more as on a card that has no mma of it; on a card it is the same again. */
+static void check_product(struct product p)
+{
+    check_once(p, p.quant && p.quant->e4m3 ? ", e4m3" : "");
+    if (!p.quant || !p.quant->e4m3) return;
+    setenv("SIM_CUDA_CC", "86", 1);
+    check_once(p, ", e4m3 as fp16");
+    unsetenv("SIM_CUDA_CC");
 }
 
 static void test_products_of_the_models(void **unused)
@@ -145,24 +164,44 @@ static void normed(const float *x, const float *norm, size_t n, struct near *out
     for (size_t i = 0; i < n; i++) out[i] = near_operand(out[i], COMPUTE_BF16);
 }
 
-static void check_gate_up(size_t inter, size_t hidden, size_t n_decode, size_t n_prefill)
+/* A normalised row's product with a row of the file as fp8 has it. h: as float32 at its best; near: what rounding it may give. */
+static struct near fp8_product(const struct near *h, const float *w, size_t k)
+{
+    float x[1024] = {0}, xs, ws;
+    int8_t xq[1024 + QUANT_CHANNEL_STEP] = {0}, wq[1024 + QUANT_CHANNEL_STEP];
+    struct near seen[1024];
+    assert_true(k <= 1024);
+    for (size_t i = 0; i < k; i++) x[i] = (float)h[i].v;
+    quant_e4m3(x, k, 1, (uint8_t *)xq, &xs);
+    quant_weights(&quant_fp8, w, k, wq, &ws);
+    near_e4m3(h, k, seen);
+    struct near v = near_quant_product(&quant_fp8, k, wq, &ws, xq, &xs);
+    for (size_t i = 0; i < k; i++) v.err += seen[i].err * fabs((double)e4m3_to_f32((uint8_t)wq[i]) * (double)ws) * (1 + 1e-3);
+    return v;
+}
+
+static void check_gate_up(size_t inter, size_t hidden, size_t n_decode, size_t n_prefill, const struct quant_format *quant)
 {
     size_t keep = n_edges, rows = n_decode + n_prefill;
-    struct matrix m[2] = {matrix_new(inter, hidden, DTYPE_BF16, COMPUTE_BF16), matrix_new(inter, hidden, DTYPE_F16, COMPUTE_BF16)};
+    const enum dtype other = quant ? DTYPE_BF16 : DTYPE_F16; /* of fp16 `seen` is what bf16 has */
+    struct matrix m[2] = {matrix_new(inter, hidden, DTYPE_BF16, COMPUTE_BF16), matrix_new(inter, hidden, other, COMPUTE_BF16)};
     float *x = noise_new(rows * hidden), *norm = noise_new(hidden), *got = malloc(inter * sizeof *got);
     struct near *h = malloc(hidden * sizeof *h), *want = malloc(inter * sizeof *want);
     void *d_x = to_device(x, rows * hidden * sizeof *x), *d_norm = to_device(norm, hidden * sizeof *norm),
          *out = to_device(NULL, rows * (inter + 64) * sizeof(float));
-    struct weight *w = pack_cuda(PACK_GATE_UP, m, 2, NULL);
+    struct weight *w = pack_cuda(PACK_GATE_UP, m, 2, quant);
     plan_roles(n_decode, n_prefill);
     OK(ops->gate_up(dev, &(struct gate_up_args){d_x, d_norm, 1e-5f, w, out, hidden, inter}, &e));
     for (size_t r = 0; r < rows; r++) {
-        normed(x + r * hidden, norm, hidden, h);
-        for (size_t o = 0; o < inter; o++)
-            want[o] = rounded_to_bf16(
-                near_silu_mul(near_product(h, m[0].seen + o * hidden, hidden), near_product(h, m[1].seen + o * hidden, hidden)));
+        near_rmsnorm(x + r * hidden, norm, 1e-5f, hidden, h);
+        for (size_t i = 0; i < hidden && !quant; i++) h[i] = near_operand(h[i], COMPUTE_BF16);
+        struct near (*const product)(const struct near *, const float *, size_t) = quant ? fp8_product : near_product;
+        for (size_t o = 0; o < inter; o++) {
+            const struct near gate = product(h, m[0].seen + o * hidden, hidden), up = product(h, m[1].seen + o * hidden, hidden);
+            want[o] = rounded_to_bf16(near_silu_mul(gate, up));
+        }
         read_operand(out, r, inter, got);
-        near_check(got, want, inter, r < n_decode ? "decode" : "prefill", "gate and up", r);
+        near_check(got, want, inter, r < n_decode ? "decode" : "prefill", quant ? "gate and up, fp8" : "gate and up", r);
     }
     ops->weight_free(dev, w);
     ops->free(dev, d_x), ops->free(dev, d_norm), ops->free(dev, out);
@@ -173,9 +212,11 @@ static void check_gate_up(size_t inter, size_t hidden, size_t n_decode, size_t n
 static void test_gate_up(void **unused)
 {
     (void)unused;
-    check_gate_up(160, 128, 3, 20);
-    check_gate_up(50, 576, 9, 70);
-    check_gate_up(7, 63, 1, 1);
+    check_gate_up(160, 128, 3, 20, NULL);
+    check_gate_up(50, 576, 9, 70, NULL);
+    check_gate_up(7, 63, 1, 1, NULL);
+    check_gate_up(50, 576, 9, 40, &quant_fp8);
+    check_gate_up(7, 63, 1, 1, &quant_fp8);
 }
 
 /* --- head: rows picked, some of them decode --- */
@@ -228,7 +269,10 @@ static void test_embed(void **unused)
         for (size_t r = 0; r < rows; r++) {
             if (q && token[r] >= 0) quant_weights(q, m.seen + token[r] * HIDDEN, HIDDEN, wq, ws);
             for (size_t i = 0; i < HIDDEN; i++) {
-                float want = token[r] < 0 ? picture[(-1 - token[r]) * HIDDEN + (int)i] : q ? ws[q->group ? i / q->group : 0] * (float)wq[i] : m.seen[token[r] * HIDDEN + (int)i];
+                const float number = q && q->e4m3 ? e4m3_to_f32((uint8_t)wq[i]) : (float)wq[i];
+                float want = token[r] < 0 ? picture[(-1 - token[r]) * HIDDEN + (int)i]
+                             : q          ? ws[q->group ? i / q->group : 0] * number
+                                          : m.seen[token[r] * HIDDEN + (int)i];
                 if (got[r * HIDDEN + i] != want) fail_msg("form %zu, row %zu [%zu]: %g is not %g", f, r, i, (double)got[r * HIDDEN + i], (double)want);
             }
         }

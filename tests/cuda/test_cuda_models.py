@@ -62,9 +62,12 @@ def test_logits_of_every_family(name, tmp_path):
     compare(model, ("--tokens", ids_for(model, 75)), tmp_path)
 
 
-@pytest.mark.parametrize("options", [(), ("--quant", "int8"), ("--quant", "int4", "--quant-head", "int4"), ("--kv-dtype", "int8"), ("--quant", "int8", "--quant-vision", "int8")],
-                         ids=["bf16", "int8", "int4", "int8 cache", "int8 vision"])
-def test_the_trained_model_tells_what_is_on_a_picture(options, tmp_path):
+@pytest.mark.parametrize("options", [(), ("--quant", "int8"), ("--quant", "int4", "--quant-head", "int4"), ("--kv-dtype", "int8"), ("--quant", "int8", "--quant-vision", "int8"),
+                                     ("--quant", "fp8", "--kv-dtype", "fp8"), ("--quant", "fp8", "--quant-vision", "fp8")],
+                         ids=["bf16", "int8", "int4", "int8 cache", "int8 vision", "fp8 and its cache", "fp8 vision without mma"])
+def test_the_trained_model_tells_what_is_on_a_picture(options, tmp_path, monkeypatch, request):
+    if "without mma" in request.node.callspec.id:
+        monkeypatch.setenv("SIM_CUDA_CC", "80")
     prompt = "<|im_start|>User:<image>Describe the picture.<end_of_utterance>\nAssistant:"
     pictures = [ROOT / "weights/demo/samples/shapes.png"]
     if not options:

@@ -25,6 +25,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/e4m3.h"
 
 #define U 0x1p-24
 #define EXP_ERROR 2e-7 /* relative, kern_impl.h, exp_vf; libm's expf and tanhf stay below one unit in the last place, 1.2e-7 */
@@ -138,7 +139,7 @@ static inline struct weight *pack(struct device *d, enum pack_kind kind, const s
     struct weight *w;
     struct err e = {0};
     assert_true(n_parts <= 3);
-    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){m[i].file, m[i].dtype, m[i].n};
+    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){.data = m[i].file, .dtype = m[i].dtype, .rows = m[i].n};
     assert_int_equal(ops_cpu.weight_pack(d, kind, parts, n_parts, m[0].k, NULL, &w, &e), 0);
     return w;
 }
@@ -146,7 +147,8 @@ static inline struct weight *pack(struct device *d, enum pack_kind kind, const s
 /* --- instruction sets --- */
 static const char *const kernel_sets[] = {"ref", "avx2", "avx512", "avx512bf16"};
 enum { N_SETS = sizeof kernel_sets / sizeof *kernel_sets };
-static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8, DTYPE_E4M3};
+enum { N_KV_DTYPES = sizeof kv_dtypes / sizeof *kv_dtypes };
 
 static inline int tell_missing_sets(void **unused)
 {
@@ -203,6 +205,21 @@ static inline struct near near_operand(struct near x, enum compute compute)
     return (struct near){v, fmax(hi - v, v - lo)};
 }
 
+/* Numbers with one e4m3 scale (quant_e4m3) as they come back. The scale is known as well as the largest number is, and what lies near the
+ * edge of two steps may be either; the product with the scale rounds. */
+static inline void near_e4m3(const struct near *x, size_t n, struct near *out)
+{
+    double most = 0, err = 0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(x[i].v)), err = fmax(err, x[i].err);
+    const double scale = most / 448, off = err / 448 + 3 * U * scale;
+    for (size_t i = 0; i < n; i++) {
+        const double at = scale > 0 ? x[i].v / scale : 0, slack = scale > 0 ? x[i].err / scale + fabs(at) * (off / scale + 4 * U) : 0;
+        const double q = (double)e4m3_to_f32(e4m3_from_f32((float)at)), lo = (double)e4m3_to_f32(e4m3_from_f32((float)(at - slack))),
+                     hi = (double)e4m3_to_f32(e4m3_from_f32((float)(at + slack)));
+        out[i] = (struct near){q * scale, fmax(hi - q, q - lo) * scale + fmax(fabs(lo), fabs(hi)) * off + 2 * U * fabs(q * scale)};
+    }
+}
+
 static inline struct near near_product(const struct near *x, const float *w, size_t k)
 {
     double s = 0, magnitude = 0, carried = 0;
@@ -213,6 +230,32 @@ static inline struct near near_product(const struct near *x, const float *w, siz
         carried += x[i].err * a;
     }
     return (struct near){s, carried + gamma_of(k + 1) * magnitude + (double)k * TINY};
+}
+
+/* A product of quantised numbers (kernels/quant.h). On a card the e4m3 sums of an mma keep 13 bits below the first of the largest it adds
+ * (ptx.cuh): 32 products and the sum so far are cut there, then the sum at its own; so far: of 64 k, after which float32 takes over. */
+static inline struct near near_quant_product(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq,
+                                             const float *xs)
+{
+    struct near v = {quant_product(f, k, wq, ws, xq, xs), quant_bound(f, k, wq, ws, xq, xs)};
+#ifdef ORACLE_DEVICE
+    double cut = 0, sum = 0, off = 0;
+    v.err *= f->e4m3 ? GAMMA_FACTOR : 1;
+    for (size_t i = 0; f->e4m3 && i < k; i += 32) {
+        double most = i % 64 ? fabs(sum) + off : 0;
+        if (i % 64 == 0) sum = off = 0;
+        for (size_t j = i; j < i + 32 && j < k; j++) {
+            const double p = (double)e4m3_to_f32((uint8_t)wq[j]) * (double)e4m3_to_f32((uint8_t)xq[j]);
+            most = fmax(most, fabs(p));
+            sum += p;
+        }
+        off += 33 * 0x1p-13 * most;
+        off += 0x1p-13 * (fabs(sum) + off);
+        if (i % 64 || i + 32 >= k) cut += off;
+    }
+    v.err += cut * fabs((double)xs[0] * (double)ws[0]);
+#endif
+    return v;
 }
 
 /* w x / sqrt(mean x^2 + eps). n squares (all positive) and their sum, the mean, eps: n + 3 roundings, halved by the

@@ -261,6 +261,13 @@ static void test_bad_sizes(void **unused)
     }
 }
 
+/* compressed-tensors' FP8 and what may be wrong in it. */
+#define CT(more) "{" more "\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"}"
+#define FLOAT8(strategy, dynamic) "{\"num_bits\":8,\"type\":\"float\",\"strategy\":" strategy ",\"dynamic\":" dynamic "}"
+#define WEIGHTS(weights) "\"config_groups\":{\"g\":{\"weights\":" weights "}},"
+#define GROUP(activations, output) \
+    WEIGHTS(FLOAT8("\"channel\"", "false") ",\"input_activations\":" activations ",\"output_activations\":" output)
+
 static const struct {
     const char *base, *path, *value, *word;
 } bad[] = {
@@ -269,6 +276,19 @@ static const struct {
     {llama, "architectures", "[7]", "architectures"},
     {llama, "architectures", "[\"MambaForCausalLM\"]", "MambaForCausalLM"},
     {llama, "quantization_config", "{\"quant_method\":\"gptq\"}", "gptq"},
+    {llama, "quantization_config", "7", "quantization_config"},
+    {llama, "quantization_config", "{}", "quantization_config.quant_method"},
+    {llama, "quantization_config", CT(""), "config_groups is missing"},
+    {llama, "quantization_config", CT("\"kv_cache_scheme\":{},"), "kv_cache_scheme"},
+    {llama, "quantization_config", CT("\"config_groups\":{\"g\":7},"), "config_groups.g must be an object"},
+    {llama, "quantization_config", CT("\"config_groups\":{\"g\":null},"), "config_groups.g must be an object"},
+    {llama, "quantization_config", CT("\"config_groups\":{\"g\":{}},"), "config_groups.g.weights is missing"},
+    {llama, "quantization_config", CT(WEIGHTS(FLOAT8("\"group\"", "false"))), "weights.strategy 'group'"},
+    {llama, "quantization_config", CT(WEIGHTS(FLOAT8("\"channel\"", "true"))), "weights.dynamic"},
+    {llama, "quantization_config", CT(WEIGHTS(FLOAT8("\"channel\"", "false"))), "input_activations is missing"},
+    {llama, "quantization_config", CT(GROUP(FLOAT8("\"token\"", "false"), "null")), "input_activations.dynamic"},
+    {llama, "quantization_config", CT(GROUP(FLOAT8("\"token\"", "true"), "{}")), "output_activations"},
+    {llama, "quantization_config", CT(GROUP(FLOAT8("\"token\"", "true,\"symmetric\":false"), "null")), "input_activations.symmetric"},
     {llama, "num_attention_heads", "5", "num_attention_heads"},
     {llama, "num_attention_heads", "7", "num_attention_heads"},
     {llama, "hidden_size", "200", "hidden_size 200"},
@@ -330,6 +350,13 @@ static const struct {
     {idefics3, "vision_config.hidden_act", "\"gelu\"", "hidden_act"},
     {idefics3, "vision_config.layer_norm_eps", "-1", "layer_norm_eps"},
 };
+
+static void test_fp8(void **unused)
+{
+    (void)unused;
+    assert_true(read_ok(llama, "quantization_config", CT(GROUP(FLOAT8("\"token\"", "true"), "null"))).fp8);
+    assert_false(read_ok(llama, "quantization_config", "null").fp8);
+}
 
 static void test_bad_fields(void **unused)
 {
@@ -473,6 +500,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_configs), cmocka_unit_test(test_llama),      cmocka_unit_test(test_smollm3),
         cmocka_unit_test(test_idefics3),       cmocka_unit_test(test_bad_sizes),  cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_fp8),
         cmocka_unit_test(test_bad_texts),      cmocka_unit_test(test_deep_texts), cmocka_unit_test(test_damage),
         cmocka_unit_test(test_damaged_bytes),
     };

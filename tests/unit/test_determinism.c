@@ -27,7 +27,7 @@ static const struct form forms[] = {
 #endif
     {"smollm3-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_NONE, MODEL_QUANT_NONE, false},
     {"smollm2-bf16", COMPUTE_BF16, DTYPE_I8, MODEL_QUANT_INT8, MODEL_QUANT_INT8, false},
-    {"smollm2-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_INT4, MODEL_QUANT_INT8, false},
+    {"smollm2-bf16", COMPUTE_BF16, DTYPE_E4M3, MODEL_QUANT_INT4, MODEL_QUANT_FP8, false},
     {"idefics3-bf16", COMPUTE_BF16, DTYPE_BF16, MODEL_QUANT_NONE, MODEL_QUANT_NONE, true},
 };
 enum { FORMS = sizeof forms / sizeof *forms };

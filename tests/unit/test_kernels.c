@@ -347,6 +347,10 @@ struct cache {
 static void near_stored(const struct near *x, size_t n, enum dtype dtype, struct near *out)
 {
     double most = 0, err = 0;
+    if (dtype == DTYPE_E4M3) {
+        near_e4m3(x, n, out);
+        return;
+    }
     for (size_t i = 0; i < n; i++) {
         most = fmax(most, fabs(x[i].v));
         err = fmax(err, x[i].err);
@@ -517,7 +521,7 @@ static void test_attention(void **unused)
 {
     (void)unused;
     static const enum dtype mixed[3] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-    for (int kv = 0; kv < 3; kv++)
+    for (int kv = 0; kv < N_KV_DTYPES; kv++)
         for (int c = 0; c < 2; c++) {
             struct scene sc = {.shape = {70, 6, 2, 32},
                                .schedule = &short_schedule,
@@ -539,7 +543,7 @@ static void test_attention(void **unused)
 static void test_attention_over_splits(void **unused)
 {
     (void)unused;
-    for (int kv = 0; kv < 3; kv++)
+    for (int kv = 0; kv < N_KV_DTYPES; kv++)
         scene_check((struct scene){.shape = {24, 4, 2, 16},
                                    .schedule = &long_schedule,
                                    .weights = {DTYPE_F32, DTYPE_F32, DTYPE_F32},
@@ -549,14 +553,13 @@ static void test_attention_over_splits(void **unused)
 }
 
 /* A sequence whose numbers went bad spoils no other in its steps. */
-static void test_nan_stays_in_its_sequence(void **unused)
+static void nan_check(enum dtype kv)
 {
-    (void)unused;
     struct scene sc = {.shape = {70, 6, 2, 32},
                        .schedule = &short_schedule,
                        .compute = COMPUTE_BF16,
                        .weights = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16},
-                       .kv = DTYPE_BF16,
+                       .kv = kv,
                        .rope_scale = 1};
     scene_open(&sc);
     float *clean = edge(sc.rows * sc.width * 4), *out = edge(sc.rows * sc.width * 4);
@@ -579,6 +582,12 @@ static void test_nan_stays_in_its_sequence(void **unused)
                 }
     }
     edges_release(0);
+}
+
+static void test_nan_stays_in_its_sequence(void **unused)
+{
+    (void)unused;
+    for (int kv = 0; kv < N_KV_DTYPES; kv++) nan_check(kv_dtypes[kv]);
 }
 
 /* The comparison itself: a wrong formula is found in every row in which it is wrong. */
@@ -632,6 +641,9 @@ static void test_device(void **unused)
                      3 * 5 * 64 * 16 * 2 * 4);
     assert_int_equal(ops_cpu.kv_block_bytes(
                          &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_I8}),
+                     3 * 5 * 2 * 16 * (64 + 4));
+    assert_int_equal(ops_cpu.kv_block_bytes(
+                         &(struct kv_layout){.layers = 3, .kv_heads = 5, .head_dim = 64, .block_tokens = KV_BLOCK, .dtype = DTYPE_E4M3}),
                      3 * 5 * 2 * 16 * (64 + 4));
     void *p;
     unsigned char bytes[1000], back[1000];

@@ -17,9 +17,10 @@ static const struct device_limits limits = {.max_rows = 208,
                                             .vision_dim = 77,
                                             .vision_inter = 77,
                                             .vision_head_dim = 16};
-static const struct quant_format formats[] = {{8, 0, DTYPE_F32},   {8, 32, DTYPE_BF16}, {8, 32, DTYPE_F32}, {8, 64, DTYPE_BF16},
-                                              {8, 128, DTYPE_F32}, {4, 32, DTYPE_BF16}, {4, 32, DTYPE_F32}, {4, 64, DTYPE_BF16},
-                                              {4, 64, DTYPE_F32},  {4, 128, DTYPE_BF16}};
+static const struct quant_format formats[] = {{8, 0, DTYPE_F32, false},  {8, 32, DTYPE_BF16, false}, {8, 32, DTYPE_F32, false},
+                                              {8, 64, DTYPE_BF16, false}, {8, 128, DTYPE_F32, false}, {4, 32, DTYPE_BF16, false},
+                                              {4, 32, DTYPE_F32, false},  {4, 64, DTYPE_BF16, false}, {4, 64, DTYPE_F32, false},
+                                              {4, 128, DTYPE_BF16, false}, {8, 0, DTYPE_F32, true}};
 enum { N_FORMATS = sizeof formats / sizeof *formats, MOST_K = 640, MOST_STEPS = MOST_K / 32 };
 /* "emulated": the kernels' source with VNNI's instructions in plain C (kern_q_emulated.c), beside this machine's best float kernels; "amx emulated": likewise
  * with tile registers (kern_q_amx_emulated.c). */
@@ -30,7 +31,7 @@ enum { N_QUANT_SETS = sizeof sets / sizeof *sets };
 static const char *format_text(const struct quant_format *f)
 {
     static char text[64];
-    snprintf(text, sizeof text, "int%u in groups of %zu, scales of dtype %d", f->bits, f->group, f->scale);
+    snprintf(text, sizeof text, "%s%u in groups of %zu, scales of dtype %d", f->e4m3 ? "fp" : "int", f->bits, f->group, f->scale);
     return text;
 }
 
@@ -68,7 +69,7 @@ static struct weight *quant_pack(struct device *d, enum pack_kind kind, const st
     struct weight_part parts[3];
     struct weight *w;
     struct err e = {0};
-    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){m[i].w, DTYPE_F32, m[i].n};
+    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){.data = m[i].w, .dtype = DTYPE_F32, .rows = m[i].n};
     assert_int_equal(ops_cpu.weight_pack(d, kind, parts, n_parts, m[0].k, m[0].f, &w, &e), 0);
     return w;
 }
@@ -78,12 +79,13 @@ static void products(const struct quant_matrix *m, const float *x, struct near *
 {
     int8_t q[MOST_K + QUANT_MAX_STEP];
     float scale[MOST_STEPS + 1];
-    quant_activations(x, m->k, quant_step(m->f), q, scale);
-    for (size_t o = 0; o < m->n; o++) {
-        const int8_t *wq = m->q + o * m->kp;
-        const float *ws = m->scale + o * m->per_output;
-        out[o] = (struct near){quant_product(m->f, m->k, wq, ws, q, scale), quant_bound(m->f, m->k, wq, ws, q, scale)};
-    }
+    memset(q, 0, sizeof q);
+    if (m->f->e4m3)
+        quant_e4m3(x, m->k, 1, (uint8_t *)q, scale);
+    else
+        quant_activations(x, m->k, quant_step(m->f), q, scale);
+    for (size_t o = 0; o < m->n; o++)
+        out[o] = near_quant_product(m->f, m->k, m->q + o * m->kp, m->scale + o * m->per_output, q, scale);
 }
 
 static const struct quant_kernels *emulated(const char *isa)
@@ -126,6 +128,7 @@ static void test_weights_are_rounded_well(void **unused)
     int8_t q[K + QUANT_MAX_STEP];
     for (size_t i = 0; i < N_FORMATS * 200; i++) {
         const struct quant_format *f = &formats[i % N_FORMATS];
+        if (f->e4m3) continue; /* the next test's */
         for (size_t j = 0; j < K; j++) w[j] = powf(noise(), 3) * (i % 7 ? 1.0f : 1e-3f);
         quant_weights(f, w, K, q, scale);
         size_t group = f->group ? f->group : K;
@@ -144,6 +147,48 @@ static void test_weights_are_rounded_well(void **unused)
             if (f->bits == 4) assert_true(squared(w + at, q + at, scale[g], n) <= with_scale * (1 + 1e-5));
         }
     }
+}
+
+/* Every number of e4m3, what lies half way between two, what is too large; then numbers with a scale: off by at most 2^-4 of themselves, or
+ * half of the least number. */
+static void test_e4m3_is_the_nearest(void **unused)
+{
+    (void)unused;
+    assert_true(e4m3_to_f32(0x7E) == 448 && e4m3_to_f32(0x01) == 0x1p-9f && e4m3_to_f32(0x38) == 1 && e4m3_to_f32(0xB9) == -1.125f);
+    assert_true(isnan(e4m3_to_f32(0x7F)) && isnan(e4m3_to_f32(0xFF)) && (e4m3_from_f32(NAN) & 0x7F) == 0x7F);
+    assert_true(e4m3_from_f32(449) == 0x7E && e4m3_from_f32(-1e30f) == 0xFE && e4m3_from_f32(INFINITY) == 0x7E);
+    assert_true(e4m3_from_f32(0x1p-11f) == 0 && e4m3_from_f32(-0.0f) == 0x80);
+    for (int b = 0; b < 0x7F; b++) {
+        const float v = e4m3_to_f32((uint8_t)b), half = b < 0x7E ? (v + e4m3_to_f32((uint8_t)(b + 1))) / 2 : 460;
+        assert_true(e4m3_from_f32(v) == b && e4m3_from_f32(-v) == (b | 0x80));
+        assert_int_equal(e4m3_from_f32(half), b < 0x7E ? b + b % 2 : b); /* to even */
+        assert_int_equal(e4m3_from_f32(nextafterf(half, 0)), b);
+        assert_int_equal(e4m3_from_f32(nextafterf(half, 1e9f)), b < 0x7E ? b + 1 : b);
+    }
+    enum { N = 300 };
+    float x[N], scale;
+    uint8_t q[2 * N];
+    for (size_t i = 0; i < 300; i++) {
+        double most = 0;
+        for (size_t j = 0; j < N; j++) x[j] = powf(noise(), 3) * (i % 7 ? 1.0f : 1e-20f), most = fmax(most, fabs((double)x[j]));
+        quant_e4m3(x, N, 2, q, &scale);
+        assert_true(scale == (float)most / 448);
+        for (size_t j = 0; j < N; j++) {
+            const double v = (double)x[j], off = fabs(v - (double)e4m3_to_f32(q[2 * j]) * (double)scale);
+            assert_true(off <= fmax(fabs(v) * 0x1p-4, (double)scale * 0x1p-10) * (1 + 4 * U));
+        }
+    }
+    x[N / 2] = -INFINITY;
+    quant_e4m3(x, N, 1, q, &scale);
+    assert_true(isnan(scale) && q[0] == 0 && q[N - 1] == 0);
+    for (size_t j = 0; j < N; j++) x[j] = 0x1p-101f;
+    quant_e4m3(x, N, 1, q, &scale);
+    assert_true(scale == 0 && q[0] == 0);
+    int8_t padded[2 * QUANT_CHANNEL_STEP];
+    memset(padded, 1, sizeof padded);
+    for (size_t j = 0; j < 70; j++) x[j] = noise();
+    quant_weights(&quant_fp8, x, 70, padded, &scale);
+    for (size_t j = 70; j < sizeof padded; j++) assert_int_equal(padded[j], 0);
 }
 
 static void test_the_search_for_a_scale_gains(void **unused)
@@ -355,7 +400,9 @@ static void test_planted_faults_are_found(void **unused)
             float *x = edge(N * 4), *in = noise_edge(K), *out = edge(N * 4);
             struct near want[N];
             quant_project(d, w, 1, &m, x, in, NULL, out);
-            if (fault == 1) m.q[7 * m.kp + 40] += m.q[7 * m.kp + 40] > 0 ? -1 : 1; /* one weight by one step */
+            int8_t *weight = &m.q[7 * m.kp + 40];
+            if (fault == 1) /* one weight by one step, or its sign */
+                *weight = m.f->e4m3 ? (int8_t)(*weight ^ -128) : (int8_t)(*weight + (*weight > 0 ? -1 : 1));
             if (fault == 2) m.scale[7 * m.per_output] *= 1 + 0x1p-8f;              /* one scale by its last bit */
             if (fault == 3) in[40] = 0.99f - in[40];                               /* one activation */
             products(&m, in, want);
@@ -458,11 +505,11 @@ static void test_head_and_embedding_share_a_matrix(void **unused)
     static const int32_t tokens[] = {0, 1, 31, 32, 49151, 49152, 49154};
     enum { N_TOKENS = sizeof tokens / sizeof *tokens };
     static const uint32_t row[PICKED] = {5, 0, 5};
-    static const struct quant_format *const used[] = {&quant_int8, &quant_int4, &formats[1]};
-    for (size_t i = 0; i < 3 * N_QUANT_SETS; i++) {
-        const char *isa = sets[i / 3];
+    static const struct quant_format *const used[] = {&quant_int8, &quant_int4, &formats[1], &quant_fp8};
+    for (size_t i = 0; i < 4 * N_QUANT_SETS; i++) {
+        const char *isa = sets[i / 4];
         if (!quant_kernels_of(isa)) continue;
-        struct quant_matrix m = quant_matrix_new(used[i % 3], VOCAB, HIDDEN);
+        struct quant_matrix m = quant_matrix_new(used[i % 4], VOCAB, HIDDEN);
         float *x = noise_edge(MAX_ROWS * HIDDEN), *norm = noise_edge(HIDDEN), *logits = edge(PICKED * VOCAB * 4),
               *rows = edge(N_TOKENS * HIDDEN * 4);
         struct device *d = quant_device(isa, 2);
@@ -475,7 +522,8 @@ static void test_head_and_embedding_share_a_matrix(void **unused)
             for (size_t j = 0; j < HIDDEN; j++) {
                 size_t o = (size_t)tokens[t];
                 float scale = m.scale[o * m.per_output + (m.f->group ? j / m.f->group : 0)];
-                assert_true(rows[t * HIDDEN + j] == (float)m.q[o * m.kp + j] * scale);
+                const int8_t q = m.q[o * m.kp + j];
+                assert_true(rows[t * HIDDEN + j] == (m.f->e4m3 ? e4m3_to_f32((uint8_t)q) : (float)q) * scale);
             }
         struct head_args a = {x, row, PICKED, norm, 1e-5f, w, logits, HIDDEN, VOCAB};
         assert_int_equal(ops_cpu.head(d, &a, &e), 0);
@@ -486,7 +534,8 @@ static void test_head_and_embedding_share_a_matrix(void **unused)
             near_check(logits + r * VOCAB, want, VOCAB, isa, format_text(m.f), r);
         }
         assert_memory_equal(logits, logits + 2 * VOCAB, VOCAB * 4);
-        assert_in_range(ops_cpu.weight_bytes(w), quant_bytes(m.f, VOCAB, HIDDEN), quant_bytes(m.f, VOCAB + 32, 128) + 64 * 4);
+        assert_in_range(ops_cpu.weight_bytes(w), quant_bytes(m.f, VOCAB, HIDDEN),
+                        quant_bytes(m.f, VOCAB + 32, m.f->e4m3 ? 256 : 128) + 64 * 4); /* fp8 as bf16 */
         ops_cpu.weight_free(d, w);
         ops_cpu.close(d);
         quant_matrix_free(&m);
@@ -507,7 +556,7 @@ static void test_parts_of_any_dtype_are_quantised(void **unused)
         float *all = edge(77 * K * 4), *x = edge(77 * 4), *in = noise_edge(K), *out = edge(77 * 4);
         for (size_t i = 0, at = 0; i < 3; at += parts[i++].n) {
             memcpy(all + at * K, parts[i].seen, parts[i].n * K * 4);
-            p[i] = (struct weight_part){parts[i].file, parts[i].dtype, parts[i].n};
+            p[i] = (struct weight_part){.data = parts[i].file, .dtype = parts[i].dtype, .rows = parts[i].n};
         }
         struct quant_matrix m = quant_matrix_of(&formats[f], all, 77, K);
         struct device *d = quant_device(NULL, 2);
@@ -518,6 +567,37 @@ static void test_parts_of_any_dtype_are_quantised(void **unused)
         quant_project(d, w, 1, &m, x, in, NULL, out);
         products(&m, in, want);
         near_check(out, want, 77, "best", format_text(&formats[f]), 0);
+        ops_cpu.weight_free(d, w);
+        ops_cpu.close(d);
+        quant_matrix_free(&m);
+        edges_release(0);
+    }
+}
+
+/* A matrix that comes as e4m3 with its scales is taken as it is by fp8, and by other formats by its values. */
+static void test_e4m3_parts_keep_their_bytes(void **unused)
+{
+    (void)unused;
+    enum { N = 40, K = 70, NAN_AT = 9 };
+    for (int how = 0; how < 3; how++) { /* fp8, int8, fp8 with a NaN among the numbers of output NAN_AT */
+        const struct quant_format *f = how == 1 ? &quant_int8 : &quant_fp8;
+        uint8_t *bytes = edge(N * K);
+        float *scales = noise_edge(N), *values = edge(N * K * 4), *x = edge(N * 4), *in = noise_edge(K), *out = edge(N * 4);
+        for (size_t i = 0; i < N * K; i++) bytes[i] = e4m3_from_f32(noise() * 400), values[i] = e4m3_to_f32(bytes[i]) * scales[i / K];
+        struct quant_matrix m = quant_matrix_of(f, values, N, K);
+        for (size_t o = 0; o < N && how != 1; o++) memcpy(m.q + o * m.kp, bytes + o * K, K), m.scale[o] = scales[o];
+        if (how == 2) bytes[NAN_AT * K + 3] = 0xFF;
+        const struct weight_part part = {.data = bytes, .dtype = DTYPE_E4M3, .rows = N, .scale = scales};
+        struct device *d = quant_device(NULL, 2);
+        struct weight *w;
+        struct err e = {0};
+        struct near want[N];
+        assert_int_equal(ops_cpu.weight_pack(d, PACK_LINEAR, &part, 1, K, f, &w, &e), 0);
+        quant_project(d, w, 1, &m, x, in, NULL, out);
+        products(&m, in, want);
+        for (size_t o = 0; o < N; o++)
+            if (how == 2 && o == NAN_AT ? !isnan(out[o]) : !near_holds(out[o], want[o]))
+                fail_msg("%d: output %zu is %g", how, o, (double)out[o]);
         ops_cpu.weight_free(d, w);
         ops_cpu.close(d);
         quant_matrix_free(&m);
@@ -537,6 +617,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_are_rounded_well),
+        cmocka_unit_test(test_e4m3_is_the_nearest),
         cmocka_unit_test(test_the_search_for_a_scale_gains),
         cmocka_unit_test(test_weights_that_are_not_finite_are_not_hidden),
         cmocka_unit_test(test_activations_are_the_same_in_every_set),
@@ -548,6 +629,7 @@ int main(void)
         cmocka_unit_test(test_vision_up),
         cmocka_unit_test(test_head_and_embedding_share_a_matrix),
         cmocka_unit_test(test_parts_of_any_dtype_are_quantised),
+        cmocka_unit_test(test_e4m3_parts_keep_their_bytes),
     };
     return cmocka_run_group_tests(tests, tell_missing_quant_sets, NULL);
 }

@@ -121,24 +121,28 @@ static void test_linear_kernels(void **unused)
     }
 }
 
-/* One KV block's keys or values from plain numbers (16, dim); what int8 makes of them comes back in `seen`. */
+/* One KV block's keys or values from plain numbers (16, dim); what int8 or e4m3 makes of them comes back in `seen`. */
 static void kv_block_fill(unsigned char *block, enum dtype dtype, size_t dim, bool value, const float *plain, struct near *seen)
 {
     for (size_t token = 0; token < KV_BLOCK; token++) {
         const float *from = plain + token * dim;
         float most = 0;
         for (size_t c = 0; c < dim; c++) most = fmaxf(most, fabsf(from[c]));
-        float scale = isnan(from[0]) ? NAN : most / 127;
-        if (dtype == DTYPE_I8) memcpy(block + KV_BLOCK * dim + token * 4, &scale, 4);
+        const bool scaled = dtype == DTYPE_I8 || dtype == DTYPE_E4M3;
+        float scale = isnan(from[0]) ? NAN : most / (dtype == DTYPE_I8 ? 127 : E4M3_MOST);
+        if (scaled) memcpy(block + KV_BLOCK * dim + token * 4, &scale, 4);
         for (size_t c = 0; c < dim; c++) {
             size_t at = value ? token * dim + c : c * KV_BLOCK + token;
             bf16 h = bf16_from_f32(from[c]);
-            int8_t q = isnan(from[c]) ? 1 : (int8_t)lrintf(from[c] / scale);
-            double v = dtype == DTYPE_F32 ? (double)from[c] : dtype == DTYPE_BF16 ? (double)bf16_to_f32(h) : q * (double)scale;
+            int8_t q = isnan(from[c]) ? 1 : dtype == DTYPE_I8 ? (int8_t)lrintf(from[c] / scale) : (int8_t)e4m3_from_f32(from[c] / scale);
+            double v = dtype == DTYPE_F32    ? (double)from[c]
+                       : dtype == DTYPE_BF16 ? (double)bf16_to_f32(h)
+                       : dtype == DTYPE_I8   ? q * (double)scale
+                                             : (double)e4m3_to_f32((uint8_t)q) * (double)scale;
             if (dtype == DTYPE_F32) memcpy(block + at * 4, &from[c], 4);
             if (dtype == DTYPE_BF16) memcpy(block + at * 2, &h, 2);
-            if (dtype == DTYPE_I8) memcpy(block + at, &q, 1);
-            seen[token * dim + c] = (struct near){v, dtype == DTYPE_I8 ? U * fabs(v) : 0}; /* the scale multiplies later */
+            if (scaled) memcpy(block + at, &q, 1);
+            seen[token * dim + c] = (struct near){v, scaled ? U * fabs(v) : 0}; /* the scale multiplies later */
         }
     }
 }
@@ -167,7 +171,8 @@ static void attention_tile_check(const struct cpu_kernels *k, size_t rows, size_
     enum { MOST = 20 };
     const void *k_block[MOST] = {0}, *v_block[MOST] = {0};
     size_t blocks = (limit + KV_BLOCK - 1) / KV_BLOCK, cells = blocks * KV_BLOCK * dim;
-    size_t block_bytes = dtype == DTYPE_I8 ? KV_BLOCK * dim + KV_BLOCK * 4 : KV_BLOCK * dim * (dtype == DTYPE_BF16 ? 2 : 4);
+    const bool scaled = dtype == DTYPE_I8 || dtype == DTYPE_E4M3;
+    size_t block_bytes = scaled ? KV_BLOCK * dim + KV_BLOCK * 4 : KV_BLOCK * dim * (dtype == DTYPE_BF16 ? 2 : 4);
     struct near *keys = malloc(cells * sizeof *keys), *values = malloc(cells * sizeof *values), q[MAX_HEAD_DIM], want[MAX_HEAD_DIM];
     float *plain = malloc(KV_BLOCK * dim * sizeof *plain), *out = edge(rows * dim * sizeof *out);
     const float *query = noise_edge(rows * dim);
@@ -215,7 +220,7 @@ static void test_attention_kernel(void **unused)
         for (size_t n = 0; n < sizeof rows / sizeof *rows; n++)
             for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
                 for (size_t j = n % 2; j < sizeof limits / sizeof *limits; j += 2)
-                    attention_tile_check(k, rows[n], dims[i], limits[j], kv_dtypes[(n + i + j / 2) % 3]);
+                    attention_tile_check(k, rows[n], dims[i], limits[j], kv_dtypes[(n + i + j / 2) % N_KV_DTYPES]);
     }
 }
 

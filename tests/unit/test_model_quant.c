@@ -89,9 +89,10 @@ static double distance(const float *a, const float *b, size_t n)
  * largest of a scale's values over 127 or 7, and the largest is at most 4 times (int8, a row of some hundred) or 2.5 times (int4, 32) their own
  * spread. Activations: at most sqrt(64) times, the worst case, one value alone in its group, but then it is exact; 4 in practice. Errors of different
  * inputs are independent, so a product is off by that part of its spread; a layer's four products, in a row, and the head's add up as the
- * root of their number. Attention and silu can double it. */
+ * root of their number. Attention and silu can double it. fp8: each number, of either, by at most 2^-4 of itself, evenly. */
 static double expected_distance(enum model_quant q, uint32_t layers)
 {
+    if (q == MODEL_QUANT_FP8) return 2 * sqrt(2) * 0x1p-4 / sqrt(3) * sqrt(4.0 * layers + 1);
     double activations = 4.0 / 127 / sqrt(12), weights = (q == MODEL_QUANT_INT4 ? 2.5 / 7 : 4.0 / 127) / sqrt(12);
     return 2 * sqrt(activations * activations + weights * weights) * sqrt(4.0 * layers + 1);
 }
@@ -102,7 +103,7 @@ static void test_quantised_logits_are_near(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
-        for (enum model_quant q = MODEL_QUANT_INT8; q <= MODEL_QUANT_INT4; q++) {
+        for (enum model_quant q = MODEL_QUANT_INT8; q <= MODEL_QUANT_FP8; q++) {
             struct model_limits l, plain;
             float *want = logits_of(models[i], &(struct model_options){.compute = COMPUTE_F32}, 64, &plain);
             float *got = logits_of(models[i],
@@ -140,7 +141,7 @@ static void test_rows_do_not_depend_on_the_batch(void **state)
 {
     (void)state;
     static const size_t chunks[] = {1, 7, 64};
-    for (enum model_quant q = MODEL_QUANT_INT8; q <= MODEL_QUANT_INT4; q++) {
+    for (enum model_quant q = MODEL_QUANT_INT8; q <= MODEL_QUANT_FP8; q++) {
         float *first = NULL;
         for (int run = 0; run < 6; run++) {
             struct model_limits l;

@@ -34,6 +34,8 @@ int blocks_at_once(int threads, size_t smem)
 
 } // namespace
 
+int compute_capability() { return int(setting("SIM_CUDA_CC", 90)); }
+
 cudaError_t sticky_error() { return sticky; }
 void set_sticky(cudaError_t e)
 {
@@ -90,7 +92,7 @@ cudaError_t get_function_attributes(cudaFuncAttributes *out, const void *functio
     API_CALL();
     *out = {};
     out->maxThreadsPerBlock = max_threads;
-    out->ptxVersion = out->binaryVersion = int(setting("SIM_CUDA_CC", 90));
+    out->ptxVersion = out->binaryVersion = compute_capability();
     out->maxDynamicSharedSizeBytes = int(smem_limit(function));
     return cudaSuccess;
 }
@@ -201,7 +203,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 {
     API_CALL();
     if (device < 0 || device >= devices()) return leave_call(cudaErrorInvalidDevice);
-    const int cc = int(setting("SIM_CUDA_CC", 90));
+    const int cc = compute_capability();
     *p = {};
     std::snprintf(p->name, sizeof p->name, "Simulated GPU");
     p->totalGlobalMem = total_bytes();

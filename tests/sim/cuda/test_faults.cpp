@@ -50,6 +50,23 @@ std::string test_faults_are_found()
     return "";
 }
 
+/* An instruction that the device of SIM_CUDA_CC has not. */
+std::string test_mma_of_a_later_device()
+{
+    const std::string out = output_of_child([] {
+        device_array<uint32_t> a(std::vector<uint32_t>(128)), b(std::vector<uint32_t>(64)), d(std::vector<uint32_t>(128));
+        std::string said;
+        for (const char *cc : {"89", "86"}) {
+            setenv("SIM_CUDA_CC", cc, 1);
+            probe_mma(PROBE_E4M3, a.p, b.p, d.p);
+            said += std::string(cudaGetErrorName(cudaDeviceSynchronize())) + (has_mma_e4m3() ? " has it\n" : " has not\n");
+        }
+        return said + sim::last_report();
+    });
+    const std::string want = "cudaSuccess has it\ncudaErrorLaunchFailure has not\n";
+    return out.rfind(want, 0) == 0 && has_one_of(out, "mma of e4m3") ? "" : "got " + out;
+}
+
 /* A race-checked build must report the order that is missing; every build accepts the one that is there. */
 template <class F> std::string test_order(F run, const std::vector<double> &want)
 {
@@ -129,6 +146,7 @@ std::string test_half_warps()
 
 const test_case cases[] = {
     {"faults_are_found", test_faults_are_found},
+    {"mma_of_a_later_device", test_mma_of_a_later_device},
     {"flag_between_blocks", test_flag_between_blocks},
     {"last_block", test_last_block},
     {"syncwarp", test_syncwarp},

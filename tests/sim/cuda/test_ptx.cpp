@@ -186,6 +186,21 @@ std::string test_convert()
     return "";
 }
 
+/* Every e4m3 number but NaN, in each of the four places. */
+std::string test_e4m3()
+{
+    for (uint32_t b = 0; b < 256; ++b)
+        for (int at = 0; at < 4 && (b & 0x7f) != 0x7f; ++at) {
+            float f[4];
+            e4m3x4_to_f32(b << 8 * at | 0x38u << 8 * ((at + 1) % 4), f); /* and a 1 beside it */
+            for (int i = 0; i < 4; ++i) {
+                const float want = (i == at ? sim::fp8_values[0][b] : i == (at + 1) % 4 ? 1.0f : 0.0f) * E4M3_UNIT;
+                if (__float_as_uint(f[i]) != __float_as_uint(want)) return "e4m3 " + std::to_string(b) + " in place " + std::to_string(at);
+            }
+        }
+    return "";
+}
+
 /* lop3 by the manual's own immediates: 0x80 a&b&c, 0xfe a|b|c, 0x40 a&b&~c, 0x1a (a&b|c)^a. dp4a: 127*4 + 1*3 + -1*2 + -128*-128 + 1000. */
 std::string test_scalar()
 {
@@ -323,6 +338,7 @@ const test_case cases[] = {
     {"shuffle", test_shuffle},
     {"vote_match_reduce", test_vote},
     {"cvt", test_convert},
+    {"e4m3", test_e4m3},
     {"lop3_prmt_dp4a", test_scalar},
     {"ex2_tanh_rcp", test_approx},
     {"load16_store16", test_vector},

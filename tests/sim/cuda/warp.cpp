@@ -354,6 +354,8 @@ void mma(mma_type type, void *d, const uint32_t *a, const uint32_t *b, site at)
     fiber &f = *current;
     warp &w = f.owner->warps[f.warp];
     const int l = f.lane;
+    if (type == mma_type::e4m3 && l == 0 && compute_capability() < 89)
+        fault("mma of e4m3 at %s:%d: this device has none, see has_mma_e4m3", at.file, at.line);
     for (int i = 0; i < 4; ++i) w.in[i][l] = a[i];
     for (int i = 0; i < 2; ++i) w.in[4 + i][l] = b[i];
     for (int i = 0; i < 4; ++i) std::memcpy(&w.in[6 + i][l], static_cast<char *>(d) + 4 * i, 4);

@@ -37,6 +37,7 @@ void ldmatrix(uint32_t *r, int n, const void *row, bool trans, site at);
 void stmatrix(const uint32_t *r, int n, void *row, bool trans, site at);
 enum class mma_type { bf16, f16, s8, u8s8, e4m3, e5m2 };
 void mma(mma_type type, void *d, const uint32_t *a, const uint32_t *b, site at); /* d: 4 float or int32; D += A B */
+int compute_capability(); /* SIM_CUDA_CC: 90 for 9.0 */
 void deny_misaligned(const void *p, size_t align, site at);
 void grid_dependency_sync(site at);
 
