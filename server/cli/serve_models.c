@@ -34,7 +34,7 @@ static void args_make(struct worker_args *a, const struct options *o)
             char *number = a->numbers[a->n_numbers++];
             snprintf(number, sizeof *a->numbers, "%" PRId64, *(const int64_t *)field);
             value = number;
-        } else if (r->kind == OPTION_TEXT || r->kind == OPTION_CHOICE)
+        } else if (r->kind == OPTION_TEXT || r->kind == OPTION_CHOICE || r->kind == OPTION_GPUS)
             value = *(const char *const *)field;
         else
             CHECK(r->kind == OPTION_FLAG);
@@ -48,8 +48,13 @@ static int model_begin(struct serve *s, const char *path, const char *id, const 
                        struct err *e)
 {
     struct worker_args args;
+    struct gateway_gpus gpus = {.n = 0};
+    _Static_assert((int)OPTIONS_MAX_GPUS == (int)GATEWAY_MAX_REPLICAS, "a worker on each GPU");
+    int rc = options_check_device(o, e);
+    if (!rc) rc = options_gpus(o->gpus, gpus.number, &gpus.n, e);
+    if (rc) return rc;
     args_make(&args, o);
-    return gateway_model_add(&s->g, path, id, args.words, args.n, out, e);
+    return gateway_model_add(&s->g, path, id, args.words, args.n, &gpus, out, e);
 }
 
 static int start_one(struct serve *s, const char *arg, const char *name, struct err *e)
