@@ -218,15 +218,16 @@ int cuda_group_wait(struct device *d, struct err *e)
     struct cuda_group *g = d->group;
     const int64_t from_ms = now_ms();
     if (!g->comm) return err_set(e, ERR_GONE, "%s", g->why.msg);
+    if (!g->under_way) return cuda_check(d, "step", cudaStreamSynchronize(d->stream), e);
     for (unsigned turn = 0;; turn++) {
         const cudaError_t rc = cudaStreamQuery(d->stream);
-        const int fault = g->under_way ? async_error(g) : int(NCCL_SUCCESS);
+        const int fault = async_error(g);
         if (fault != NCCL_SUCCESS) return nccl_failed(g, fault, e);
         if (rc != cudaErrorNotReady) {
             g->under_way = false;
             return cuda_check(d, "step", rc, e);
         }
-        if (g->under_way && now_ms() - from_ms >= g->limit_ms) {
+        if (now_ms() - from_ms >= g->limit_ms) {
             err_set(&g->why, ERR_GONE, "cuda: rank %d of %d: a collective has not ended within %.1f s: the group is given up", g->rank, g->size,
                     g->limit_ms / 1e3);
             return give_up(g, e);

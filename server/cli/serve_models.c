@@ -177,6 +177,7 @@ int serve_model_order(struct gateway *g, const struct model_order *order, struct
         int rc = is_orders_own(key) ? 0 : take_option(&o, key, v, e);
         if (rc) return rc;
     }
+    if (strcmp(o.device, "cpu") == 0 && !json_object_get(order->options, "gpus")) o.gpus = NULL; /* the server's own are not meant */
     int rc = find_folder(s, order->model, path, e);
     if (rc) return rc;
     rc = model_begin(s, path, order->name ? order->name : model_path_id(order->model, path), &o, out, e);

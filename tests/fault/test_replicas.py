@@ -191,6 +191,11 @@ def test_unloading_ends_all_workers_and_loading_starts_them(server):
     assert ask(server) == (200, GOOD)
 
 
+def test_a_model_may_leave_the_gpus_of_the_server_alone(server):
+    made = requests.post(server.url + "/admin/models", json={"model": "demo", "name": "other", "device": "cpu", "wait": True}, timeout=60)
+    assert made.status_code == 201 and len(made.json()["workers"]) == 1 and "gpu" not in made.json()["worker"], made.text
+
+
 def test_an_unload_waits_for_what_runs_on_all_of_them(server):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(ask, server, f"slow {i}", seed=server.seeds["slow"], max_tokens=3) for i in range(2)]
