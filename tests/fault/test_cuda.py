@@ -112,7 +112,7 @@ def test_t51_an_error_that_stays_costs_what_was_in_flight(start, error, says):
         results = list(pool.map(lambda i: ask(s, f"number {i}", max_tokens=30), range(3)))
     lost = [r for r in results if r != GOOD]
     assert lost and all(r == (503, "worker_down") for r in lost)
-    assert s.log_has(says) and s.log_has("ended with exit code 1")
+    assert s.log_has(says) and s.log_has("worker m: ended ")  # by itself, or by signal 9 where it took long to
     assert ask(s) == GOOD  # it waits for the next worker
     assert s.workers()[0]["worker"]["restarts"] == 1 and "device: cuda:0" in s.readyz()[1]
 
