@@ -8,6 +8,7 @@
 #include <string.h>
 #include <stdio.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -175,6 +176,45 @@ static void test_a_device_alone_keeps_its_numbers(void **state)
     ops->close(d);
 }
 
+/* --- one device, several threads: each has a current device of its own, and a kernel runs on that of its stream --- */
+
+enum { VOCAB = 100, BEST = 42 };
+
+static void *sample_elsewhere(void *arg)
+{
+    struct device *d = arg;
+    static struct err e;
+    float logits[VOCAB] = {[BEST] = 5};
+    void *x = NULL;
+    struct sample_result r = {.token = -1};
+    int rc = ops->alloc(d, sizeof logits, &x, &e);
+    struct sample_row row = {.logits = x, .params = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1}, .position = 1};
+    if (!rc) rc = ops->upload(d, x, logits, sizeof logits, &e);
+    if (!rc) rc = ops->sample(d, &row, 1, VOCAB, &r, &e);
+    ops->free(d, x);
+    return rc ? e.msg : r.token == BEST ? NULL : "another token";
+}
+
+static void test_any_thread_computes_on_the_device_that_was_named(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct err e;
+    pthread_t thread;
+    void *wrong;
+    const struct device_limits l = {.max_rows = 8, .max_sequences = 2, .max_blocks_per_sequence = 1, .hidden = 64, .heads = 1, .kv_heads = 1,
+                                    .head_dim = 64, .inter = 64, .vocab = VOCAB};
+    char bus_id[32];
+    assert_int_equal(ops->open(&d, &(struct device_options){.compute = COMPUTE_BF16, .gpu = 2}, &e), 0);
+    assert_int_equal(ops->reserve(d, &l, &e), 0);
+    assert_int_equal(pthread_create(&thread, NULL, sample_elsewhere, d), 0);
+    assert_int_equal(pthread_join(thread, &wrong), 0);
+    if (wrong) fail_msg("%s", (const char *)wrong);
+    ops->bus_id(d, bus_id, sizeof bus_id);
+    assert_string_equal(bus_id, "0000:03:00.0");
+    ops->close(d);
+}
+
 static int check_without(void)
 {
     unsigned char id[DEVICE_GROUP_ID_BYTES];
@@ -204,6 +244,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_an_error_that_nccl_reports_ends_the_group),
         cmocka_unit_test(test_a_rank_that_nobody_meets_gives_up),
         cmocka_unit_test(test_a_device_alone_keeps_its_numbers),
+        cmocka_unit_test(test_any_thread_computes_on_the_device_that_was_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
