@@ -303,7 +303,7 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     int rc = m->ops->open(
         &m->device,
         &(struct device_options){
-            .compute = o->compute, .threads = o->threads, .pin_threads = o->pin_threads, .isa = o->isa, .progress = o->progress},
+            .compute = o->compute, .threads = o->threads, .pin_threads = o->pin_threads, .isa = o->isa, .progress = o->progress, .gpu = o->gpu},
         e);
     if (rc) return rc;
     struct model_limits *l = &m->limits;
@@ -316,6 +316,7 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
         l->tile_px = c->vision.image_px, l->tile_layers = c->vision.layers, l->tokens_per_tile = side * side;
     }
     m->ops->describe(m->device, l->device, sizeof l->device);
+    if (m->ops->bus_id) m->ops->bus_id(m->device, l->bus_id, sizeof l->bus_id);
     struct loader load = {.m = m, .src = src, .e = e, .o = *o};
     load_text(&load);
     if (c->family->vision) load_vision(&load);

@@ -41,12 +41,12 @@ void worker_prepare(void)
 
 uint64_t *worker_progress_map(void)
 {
-    static uint64_t own;
+    static uint64_t own[WORKER_SIGNS];
     struct stat st;
     int seals = fcntl(WORKER_PROGRESS_FD, F_GET_SEALS); /* fails for whatever else was inherited as descriptor 4 */
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own) return &own;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(WORKER_PROGRESS_FD, &st) || st.st_size < (off_t)sizeof own) return own;
     void *p = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, WORKER_PROGRESS_FD, 0);
-    return p == MAP_FAILED ? &own : p;
+    return p == MAP_FAILED ? own : p;
 }
 
 static void bump(struct worker *w)
@@ -158,12 +158,15 @@ static void flush_all(struct worker *w)
     }
 }
 
+/* A gateway that has gone meanwhile is no error. */
 static int say_hello(struct worker *w, struct err *e)
 {
     struct frame_hello hello;
     engine_hello(w->engine, &hello);
     if (frame_put_hello(frame_conn_out(w->conn), &hello)) return err_set(e, ERR_LIMIT, "hello does not fit the queue");
-    return frame_conn_flush(w->conn, e) < 0 ? -(int)e->code : 0;
+    int left = frame_conn_flush(w->conn, e);
+    w->closed = left == -ERR_GONE;
+    return left < 0 && !w->closed ? left : 0;
 }
 
 int worker_serve(int sock, struct model *model, const struct engine_options *o, uint64_t *progress)
@@ -180,6 +183,6 @@ int worker_serve(int sock, struct model *model, const struct engine_options *o, 
         flush_all(&w);
     engine_free(w.engine);
     frame_conn_free(w.conn);
-    if (!rc || rc == -ERR_GONE) return WORKER_EXIT_OK;
+    if (!rc) return WORKER_EXIT_OK; /* a gateway that is gone is told by closed, so ERR_GONE is the device */
     return rc == -ERR_INPUT || rc == -ERR_LIMIT ? WORKER_EXIT_PROTOCOL : WORKER_EXIT_FAILED;
 }

@@ -27,8 +27,18 @@ struct device;
 struct weight;       /* a matrix packed for the backend */
 struct quant_format; /* kernels/quant.h */
 
+/* Several devices that compute one model together, a process each. All give the same size and id; ranks are 0 .. size - 1. */
+enum { DEVICE_GROUP_ID_BYTES = 128, DEVICE_GROUP_LIMIT_MS = 10000 };
+struct device_group {
+    int rank, size;
+    unsigned char id[DEVICE_GROUP_ID_BYTES]; /* made once, by ops->group_id in any of the processes */
+    int limit_ms;                            /* until all have come to open, then for a collective; 0: DEVICE_GROUP_LIMIT_MS */
+};
+
 struct device_options {
     enum compute compute;
+    int gpu;                          /* which of the GPUs that the process sees; the CPU ignores it */
+    const struct device_group *group; /* NULL: a device alone. Read by open only */
     int threads;      /* CPU: 0 = all that the process may use */
     bool pin_threads; /* CPU: each thread stays on one processor */
     const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16", "avxvnni", "avx512vnni" for tests and measurements */
@@ -229,6 +239,7 @@ struct ops {
     void (*describe)(const struct device *d, char *out, size_t n); /* "cpu (2 threads, avx512bf16)" */
     size_t (*kv_block_tokens)(const struct device *d);             /* 16 CPU, 64 GPU */
     uint64_t (*available)(const struct device *d);                 /* bytes of its memory that are free; UINT64_MAX: not known */
+    void (*bus_id)(const struct device *d, char *out, size_t n);   /* of a GPU, "0000:3b:00.0", "" if not known; NULL where a backend has none */
     MUST_USE int (*reserve)(struct device *d, const struct device_limits *l, struct err *e);
 
     /* Memory, taken at start only. alloc zeroes. */
@@ -269,7 +280,11 @@ struct ops {
     MUST_USE int (*graph_begin)(struct device *d, struct err *e);
     MUST_USE int (*graph_end)(struct device *d, uint32_t *graph, struct err *e);
     MUST_USE int (*graph_launch)(struct device *d, uint32_t graph, struct err *e);
-    MUST_USE int (*all_reduce)(struct device *d, void *x, size_t rows, size_t n, struct err *e);
+    MUST_USE int (*group_id)(unsigned char id[DEVICE_GROUP_ID_BYTES], struct err *e);
+    /* x (rows, n) [device], DTYPE_F32 or DTYPE_BF16, becomes the sum over all devices of the group, in order with the operations. One that does not
+     * finish within the group's limit, or that NCCL reports as failed, is -ERR_GONE of the call that waits, naming rank and seconds; the group is
+     * given up then. Without a group x stays as it is. */
+    MUST_USE int (*all_reduce)(struct device *d, void *x, size_t rows, size_t n, enum dtype dtype, struct err *e);
     MUST_USE int (*decode_step)(struct device *d, const void *model, struct err *e);
 };
 

@@ -1,4 +1,5 @@
-/* Admission: whether a model can take one more prompt now, and when to come again.
+/* Admission: whether a model's worker can take one more prompt now, and when to come again. Each worker of a model (server/route.h chooses one) is
+ * measured and bounded for itself.
  *
  * What waits is bounded by time, not by a number that fits one machine: a prompt is taken if, as fast as the model reads, it is predicted to wait no
  * longer than the model's answers lately took from their first token to their last. So waiting at most doubles what a request would take anyway,
@@ -19,16 +20,19 @@
 /* Before anything is known of a request. -ERR_BUSY: whatever its model, there is no room; with *retry_after_s. */
 MUST_USE int admission_check_any(const struct gateway *g, int *retry_after_s, struct err *e);
 /* n: the prompt's tokens, times its sequences; left_ms: until its deadline. -ERR_BUSY, with *retry_after_s. */
-MUST_USE int admission_check_prompt(const struct gateway_model *m, int64_t n, int64_t n_sequences, int64_t left_ms, int *retry_after_s, struct err *e);
+MUST_USE int admission_check_prompt(const struct gateway_replica *r, int64_t n, int64_t n_sequences, int64_t left_ms, int *retry_after_s, struct err *e);
 /* n sequences are under way from now on; no longer, whatever became of them. */
-void admission_enter(struct gateway_model *m, int64_t n);
-void admission_leave(struct gateway_model *m, int64_t n);
+void admission_enter(struct gateway_replica *r, int64_t n);
+void admission_leave(struct gateway_replica *r, int64_t n);
 /* A prompt of n tokens waits for its first token from now on; it waits no longer: because it is there (served), or because it was given up. */
-void admission_prompt_waits(struct gateway_model *m, int64_t n);
-void admission_prompt_ends(struct gateway_model *m, int64_t n, bool served);
+void admission_prompt_waits(struct gateway_replica *r, int64_t n);
+void admission_prompt_ends(struct gateway_replica *r, int64_t n, bool served);
 /* An answer has come to its end, so long after its first token and after it was admitted. */
-void admission_answer_ends(struct gateway_model *m, int64_t took_ms, int64_t in_all_ms);
-/* The longest predicted wait of all models. */
+void admission_answer_ends(struct gateway_replica *r, int64_t took_ms, int64_t in_all_ms);
+/* Until a prompt that came now would begin to be read, and how long the worker reads n tokens; 0: not known. */
+double admission_load_ms(const struct gateway_replica *r);
+double admission_prompt_ms(const struct gateway_replica *r, int64_t n);
+/* The longest predicted wait of all models; a model's is that of its least loaded worker. */
 double admission_wait_ms(const struct gateway *g);
 /* For Retry-After: the wait rounded up and lengthened by up to a half at random, so that those who were refused together do not come again
  * together; 1 to 60. */

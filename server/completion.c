@@ -14,6 +14,7 @@
 #include "engine/media/data_url.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
+#include "server/route.h"
 
 enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
 
@@ -53,11 +54,12 @@ static int take_tokens(struct completion *c, struct err *e)
     int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
     if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
         return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
-    int rc = admission_check_prompt(c->model, n, c->params.n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
+    c->replica = route_choose(c);
+    int rc = admission_check_prompt(c->replica, n, c->params.n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
     if (rc) return rc;
     g->n_prompt_tokens += n;
-    admission_enter(c->model, c->params.n);
-    admission_prompt_waits(c->model, n);
+    admission_enter(c->replica, c->params.n);
+    admission_prompt_waits(c->replica, n);
     c->admitted_ms = loop_now_ms(g->loop);
     c->counted_tokens = c->waiting_tokens = n;
     return 0;
@@ -65,8 +67,21 @@ static int take_tokens(struct completion *c, struct err *e)
 
 static void stop_waiting(struct completion *c, bool served)
 {
-    if (c->waiting_tokens) admission_prompt_ends(c->model, c->waiting_tokens, served);
+    if (c->waiting_tokens) admission_prompt_ends(c->replica, c->waiting_tokens, served);
     c->waiting_tokens = 0;
+}
+
+/* It is among the sequences of the other from now on. */
+void completion_move(struct completion *c, struct gateway_replica *to)
+{
+    int64_t n = c->waiting_tokens;
+    if (to == c->replica) return;
+    stop_waiting(c, false);
+    admission_leave(c->replica, c->params.n);
+    c->replica = to;
+    admission_enter(to, c->params.n);
+    if (n) admission_prompt_waits(to, n);
+    c->waiting_tokens = n;
 }
 
 void completion_first_token(struct completion *c)
@@ -102,7 +117,7 @@ static void completion_free(struct loop_call *call)
         close_fd(&c->pictures[i].tiles_fd);
     }
     stop_waiting(c, false);
-    if (c->admitted_ms) admission_leave(c->model, c->params.n);
+    if (c->admitted_ms) admission_leave(c->replica, c->params.n);
     gateway_model_release(c->model);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
@@ -550,7 +565,7 @@ void completion_event(struct completion *c, const struct event *ev)
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
-    if (c->first_token_ms) admission_answer_ends(c->model, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
+    if (c->first_token_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
     completion_done(c);
 }

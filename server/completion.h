@@ -38,6 +38,7 @@ struct completion {
     struct buf body;
     json_t *request;
     struct gateway_model *model;
+    struct gateway_replica *replica; /* of it: who answers. NULL: the prompt is not known yet */
     uint32_t max_context; /* the model's, read once */
     struct chat_params params;
     struct prompt_messages messages;
@@ -81,6 +82,8 @@ void completion_event(struct completion *c, const struct event *ev);
 void completion_first_token(struct completion *c);
 /* Every completion that is not done, of this model or (NULL) of all, ends with this error. */
 void completion_fail_all(struct gateway *g, const struct gateway_model *m, const struct err *e);
+/* For sources: another worker of its model than was thought answers it. */
+void completion_move(struct completion *c, struct gateway_replica *to);
 /* For sources: the pictures' tiles are no longer needed here. */
 void completion_close_tiles(struct completion *c);
 /* For sinks: the client does not take its bytes. */

@@ -24,7 +24,7 @@
 #include "server/quarantine.h"
 #include "server/worker_proc.h"
 
-enum { GATEWAY_MAX_MODELS = 64 };
+enum { GATEWAY_MAX_MODELS = 64, GATEWAY_MAX_REPLICAS = 8 };
 
 struct gateway;
 
@@ -35,18 +35,20 @@ enum gateway_model_state {
     MODEL_FAILED    /* could not be loaded: why says it. Stays in the list until it is unloaded or loaded anew */
 };
 
-/* The ready half (prompt, max_context, worker) is written before state becomes MODEL_READY, and only read afterwards. */
-struct gateway_model {
-    struct gateway *gateway;
-    char id[256];
-    char path[4096];
-    enum gateway_model_state state;
-    struct err why;
-    unsigned holders; /* under models_lock */
-    struct prompt_model *prompt;
-    struct worker_proc *worker; /* NULL: it failed */
-    struct quarantine *quarantine;
-    struct local *waiting; /* source_local.c: requests that came while the worker is restarted */
+/* GPUs by number, a worker on each. n 0: one worker, and where it runs is the backend's to say. */
+struct gateway_gpus {
+    int number[GATEWAY_MAX_REPLICAS];
+    size_t n;
+};
+
+/* One worker of a model. All of them hold the same model, so any of them can answer a request (server/route.h chooses). */
+struct gateway_replica {
+    struct gateway_model *model;
+    struct worker_proc *worker; /* NULL: the model has failed */
+    int gpu;                    /* its number; -1: none was named */
+    char gpu_text[12];          /* the same for the worker's command line */
+    char name[280];             /* for people: the model's id, and the GPU if one was named */
+    uint64_t n_routed, turn;    /* route.c's: requests that it was chosen for; the model's n_routed when it was last */
     struct {
         size_t prompts;                             /* of completions without a first token */
         int64_t tokens;                             /* of these */
@@ -55,7 +57,25 @@ struct gateway_model {
         double share_ms;                            /* of a request's whole time for each sequence that was under way when it ended, smoothed */
         int64_t counted_ms, busy_ms, served_tokens; /* of the window that is measured now */
     } queue;                                        /* admission.c's */
-    uint32_t max_context;                           /* the smaller of the model's and the worker's */
+};
+
+/* The ready half (prompt, max_context, replicas) is written before state becomes MODEL_READY, and only read afterwards. */
+struct gateway_model {
+    struct gateway *gateway;
+    char id[256];
+    char path[4096];
+    enum gateway_model_state state;
+    struct err why;
+    unsigned holders; /* under models_lock */
+    struct prompt_model *prompt;
+    struct gateway_replica replicas[GATEWAY_MAX_REPLICAS];
+    size_t n_replicas;         /* at least 1 */
+    uint64_t n_routed;         /* of all of them */
+    struct affinity *affinity; /* route.c's; NULL: there is one worker only */
+    bool shared_cache;         /* accounts find each other's prompts in it (--cache-scope) */
+    struct quarantine *quarantine;
+    struct local *waiting; /* source_local.c: requests that came while no worker was ready */
+    uint32_t max_context;  /* the smallest of the model's and the workers' */
     int64_t created_s;
     /* gateway_models.c's */
     struct {
@@ -64,6 +84,7 @@ struct gateway_model {
         int rc;
         struct err e;
         bool running, down;
+        const char *down_name; /* of the first worker that could not start */
         struct err down_why;
     } opening;
     struct loop_timer drain;
@@ -107,10 +128,10 @@ struct gateway {
     int64_t n_prompt_tokens; /* of all completions */
 };
 
-/* Begins to load. path, id and args (n_args words of the worker's command line) are copied. What cannot be said at once becomes the model's
- * state. -ERR_INPUT: no usable name; -ERR_BUSY: there is one of that name (that has not failed); -ERR_LIMIT: too many models. */
+/* Begins to load, a worker on each of the GPUs. path, id and args (n_args words of the workers' command line) are copied. What cannot be said at
+ * once becomes the model's state. -ERR_INPUT: no usable name; -ERR_BUSY: there is one of that name (that has not failed); -ERR_LIMIT: too many models. */
 MUST_USE int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
-                               struct gateway_model **out, struct err *e);
+                               const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e);
 /* In any state; NULL if there is no such model. Loop's thread. */
 struct gateway_model *gateway_model_find(const struct gateway *g, const char *id, size_t n);
 /* One that is ready, for a request. Any thread. -ERR_NOT_FOUND, -ERR_GONE (it is still loading, or is being unloaded). */
@@ -120,6 +141,10 @@ void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts N
  * it is gone already. */
 bool gateway_model_unload(struct gateway_model *m);
 const char *gateway_model_state_name(const struct gateway_model *m);
+/* One of its workers at least takes requests. */
+bool gateway_model_serves(const struct gateway_model *m);
+/* None of its workers ever will again: their devices are lost. What the last one said; NULL: one at least may come back. */
+const char *gateway_model_lost(const struct gateway_model *m);
 /* At the end, when nothing holds them any more. */
 void gateway_models_free(struct gateway *g);
 struct endpoint;

@@ -1,11 +1,14 @@
-/* Models of a gateway: see gateway.h. A model is loaded by two parties at once: a pool thread reads what the gateway needs of its folder, the worker
- * loads the weights. settle() puts the two together; until then nobody can hold the model, so its fields are this file's. */
+/* Models of a gateway: see gateway.h. A model is loaded by several parties at once: a pool thread reads what the gateway needs of its folder, each
+ * worker loads the weights. settle() puts them together; until then nobody can hold the model, so its fields are this file's. At first all workers
+ * must start; later each dies and comes back alone. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/affinity.h"
 #include "server/completion.h"
 
 enum { DRAIN_LOOK_MS = 50 };
@@ -22,6 +25,21 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
     for (size_t i = 0; i < g->n_models; i++)
         if (strlen(g->models[i]->id) == n && memcmp(g->models[i]->id, id, n) == 0) return g->models[i];
     return NULL;
+}
+
+bool gateway_model_serves(const struct gateway_model *m)
+{
+    for (size_t i = 0; i < m->n_replicas; i++)
+        if (m->replicas[i].worker && worker_is_ready(m->replicas[i].worker)) return true;
+    return false;
+}
+
+const char *gateway_model_lost(const struct gateway_model *m)
+{
+    const char *why = NULL;
+    for (size_t i = 0; i < m->n_replicas; i++)
+        if (!m->replicas[i].worker || !(why = worker_lost(m->replicas[i].worker))) return NULL;
+    return why;
 }
 
 int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e)
@@ -41,10 +59,19 @@ int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gatew
     return rc;
 }
 
+static void workers_free(struct gateway_model *m)
+{
+    for (size_t i = 0; i < m->n_replicas; i++) {
+        worker_proc_free(m->replicas[i].worker);
+        m->replicas[i].worker = NULL;
+    }
+}
+
 static void model_free(struct gateway_model *m)
 {
     loop_timer_clear(m->gateway->loop, &m->drain);
-    worker_proc_free(m->worker);
+    workers_free(m);
+    affinity_free(m->affinity);
     quarantine_free(m->quarantine);
     prompt_model_close(m->prompt);
     free(m->args_text);
@@ -67,7 +94,7 @@ static void list_remove(struct gateway_model *m)
     pthread_mutex_unlock(&g->models_lock);
 }
 
-/* Freed on the loop's next round: whoever is calling may be its worker. */
+/* Freed on the loop's next round: whoever is calling may be a worker of its. */
 static void model_end(struct gateway_model *m)
 {
     if (m->state != MODEL_DRAINING || m->holders || m->opening.running || m->freeing_posted) return;
@@ -97,12 +124,11 @@ static void set_state(struct gateway_model *m, enum gateway_model_state state)
 
 /* --- loading --- */
 
-static void worker_free_call(struct loop_call *call)
+static void workers_free_call(struct loop_call *call)
 {
     struct gateway_model *m = (struct gateway_model *)((char *)call - offsetof(struct gateway_model, freeing));
     m->freeing_posted = false;
-    worker_proc_free(m->worker);
-    m->worker = NULL;
+    workers_free(m);
     m->gateway->model_changed(m);
     model_end(m); /* unloaded meanwhile */
 }
@@ -113,14 +139,17 @@ static void model_fail(struct gateway_model *m, const struct err *why)
     m->why = *why;
     set_state(m, MODEL_FAILED);
     m->freeing_posted = true;
-    m->freeing.fn = worker_free_call;
+    m->freeing.fn = workers_free_call;
     loop_post(m->gateway->loop, &m->freeing);
 }
 
-/* The worker and the gateway read the same folder; they must have understood the same. */
+/* The workers and the gateway read the same folder; they must have understood the same. */
 static int check_hello(const struct gateway_model *m, const struct frame_hello *h, struct err *e)
 {
     const struct prompt_info *info = prompt_model_info(m->prompt);
+    const struct frame_hello *first = worker_hello(m->replicas[0].worker);
+    if (memcmp(h->model_hash, first->model_hash, sizeof h->model_hash) != 0)
+        return err_set(e, ERR_INPUT, "%s: the model's files have changed while it was loaded", m->id);
     if (h->vocab != info->vocab)
         return err_set(e, ERR_INTERNAL, "%s: the worker has %u rows in its head, config.json says %u", m->id, h->vocab, info->vocab);
     if (info->has_images && (h->image_token != info->image_token || h->tile_px != (uint32_t)info->images.tile_px ||
@@ -129,15 +158,20 @@ static int check_hello(const struct gateway_model *m, const struct frame_hello *
     return 0;
 }
 
-static uint32_t max_context(const struct gateway_model *m, const struct frame_hello *h)
+/* most 0: no bound yet. */
+static uint32_t lower_context(uint32_t most, const struct frame_hello *h)
 {
-    uint32_t own = prompt_model_info(m->prompt)->max_context;
     uint64_t cache = (uint64_t)h->n_blocks * h->block_tokens; /* a sequence that cannot fit alone is never admitted */
     uint32_t limit = cache < h->max_context ? (uint32_t)cache : h->max_context;
-    return own && own < limit ? own : limit;
+    return most && most < limit ? most : limit;
 }
 
-/* Files and worker are looked at when both have something to say; what is wrong with the files is the better reason. */
+static void say_ready(const struct gateway_replica *r)
+{
+    log_info("model %s: worker ready on %.64s, context %u", r->name, worker_hello(r->worker)->device, r->model->max_context);
+}
+
+/* Files and workers are looked at when all have something to say; what is wrong with the files is the better reason. */
 static void settle(struct gateway_model *m)
 {
     struct err e;
@@ -148,38 +182,47 @@ static void settle(struct gateway_model *m)
     }
     if (m->opening.down) {
         e = m->opening.down_why;
-        err_prefix(&e, "model %s: its worker could not start", m->id);
+        err_prefix(&e, "model %s: its worker could not start", m->opening.down_name);
         model_fail(m, &e);
         return;
     }
-    if (!worker_is_ready(m->worker)) return;
-    const struct frame_hello *h = worker_hello(m->worker);
-    if (check_hello(m, h, &e)) {
-        model_fail(m, &e);
-        return;
+    uint32_t context = prompt_model_info(m->prompt)->max_context;
+    for (size_t i = 0; i < m->n_replicas; i++)
+        if (!worker_is_ready(m->replicas[i].worker)) return;
+    for (size_t i = 0; i < m->n_replicas; i++) {
+        const struct frame_hello *h = worker_hello(m->replicas[i].worker);
+        if (check_hello(m, h, &e)) {
+            model_fail(m, &e);
+            return;
+        }
+        context = lower_context(context, h);
     }
-    m->max_context = max_context(m, h);
+    m->max_context = context;
     set_state(m, MODEL_READY);
-    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
+    for (size_t i = 0; i < m->n_replicas; i++) say_ready(&m->replicas[i]);
     m->gateway->model_changed(m);
 }
 
-static void model_ready(void *ctx, const struct frame_hello *h)
+static void replica_ready(void *ctx, const struct frame_hello *h)
 {
-    struct gateway_model *m = ctx;
-    if (m->state == MODEL_LOADING) {
-        settle(m);
+    struct gateway_replica *r = ctx;
+    (void)h;
+    if (r->model->state == MODEL_LOADING) {
+        settle(r->model);
         return;
     }
-    log_info("model %s: worker ready on %.64s, context %u", m->id, h->device, m->max_context);
-    source_local_ready(m);
+    say_ready(r);
+    source_local_ready(r->model);
 }
 
-static void model_down(void *ctx, const struct err *why)
+static void replica_down(void *ctx, const struct err *why)
 {
-    struct gateway_model *m = ctx;
-    if (m->state != MODEL_LOADING) return; /* has served: it is restarted */
+    struct gateway_replica *r = ctx;
+    struct gateway_model *m = r->model;
+    affinity_forget(m->affinity, (int)(r - m->replicas)); /* its cache went with it */
+    if (m->state != MODEL_LOADING || m->opening.down) return; /* has served: it is restarted */
     m->opening.down = true;
+    m->opening.down_name = r->name;
     m->opening.down_why = *why;
     settle(m);
 }
@@ -231,17 +274,41 @@ static int check_name(struct gateway *g, const char *id, struct err *e)
     return err_set_param(e, ERR_BUSY, "name", "two models are called '%s'", id);
 }
 
-static int model_start(struct gateway_model *m, struct err *e)
+static int replica_start(struct gateway_replica *r, struct err *e)
 {
-    struct gateway *g = m->gateway;
-    struct worker_config c = {.path = m->path, .name = m->id, .args = m->args, .n_args = m->n_args, .limits = &g->limits};
-    struct worker_events events = {.ready = model_ready, .down = model_down, .ctx = m};
-    int rc = quarantine_new(&m->quarantine, g->loop, e);
-    return rc ? rc : worker_proc_new(&m->worker, g->loop, &c, &events, e);
+    const struct gateway_model *m = r->model;
+    struct worker_config c = {.path = m->path,
+                              .name = r->name,
+                              .args = m->args,
+                              .n_args = m->n_args,
+                              .gpu = r->gpu < 0 ? NULL : r->gpu_text,
+                              .limits = &m->gateway->limits};
+    struct worker_events events = {.ready = replica_ready, .down = replica_down, .ctx = r};
+    return worker_proc_new(&r->worker, m->gateway->loop, &c, &events, e);
+}
+
+static int model_start(struct gateway_model *m, const struct gateway_gpus *gpus, struct err *e)
+{
+    m->n_replicas = gpus->n ? gpus->n : 1;
+    for (size_t i = 0; i + 1 < m->n_args; i++)
+        if (strcmp(m->args[i], "--cache-scope") == 0) m->shared_cache = strcmp(m->args[i + 1], "shared") == 0;
+    CHECK(m->n_replicas <= GATEWAY_MAX_REPLICAS);
+    int rc = quarantine_new(&m->quarantine, m->gateway->loop, e);
+    if (!rc && m->n_replicas > 1) rc = affinity_new(&m->affinity, e);
+    for (size_t i = 0; i < m->n_replicas && !rc; i++) {
+        struct gateway_replica *r = &m->replicas[i];
+        r->model = m;
+        r->gpu = gpus->n ? gpus->number[i] : -1;
+        snprintf(r->gpu_text, sizeof r->gpu_text, "%d", r->gpu);
+        size_t n = (size_t)snprintf(r->name, sizeof r->name, "%s", m->id);
+        if (gpus->n) snprintf(r->name + n, sizeof r->name - n, " on GPU %d", r->gpu);
+        rc = replica_start(r, e);
+    }
+    return rc;
 }
 
 int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
-                      struct gateway_model **out, struct err *e)
+                      const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e)
 {
     int rc = check_name(g, id, e);
     if (rc) return rc;
@@ -257,7 +324,7 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     strcpy(m->id, id);
     CHECK(strlen(path) < sizeof m->path);
     strcpy(m->path, path);
-    rc = copy_args(m, args, n_args) ? err_set(e, ERR_MEMORY, "out of memory") : model_start(m, e);
+    rc = copy_args(m, args, n_args) ? err_set(e, ERR_MEMORY, "out of memory") : model_start(m, gpus, e);
     if (rc) {
         model_free(m);
         return rc;

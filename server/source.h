@@ -64,8 +64,8 @@ struct sink_ops {
 };
 
 struct gateway_model;
-extern const struct source_ops source_local; /* source_local.c: the model's own worker */
-/* The worker is ready (again): what came meanwhile goes in. */
+extern const struct source_ops source_local; /* source_local.c: a worker of the model */
+/* A worker of it is ready (again): what came meanwhile goes in. */
 void source_local_ready(struct gateway_model *m);
 extern const struct sink_ops sink_chat_json; /* api/sink_chat_json.c: one JSON object */
 extern const struct sink_ops sink_chat_sse;  /* api/sink_chat_sse.c: chat.completion.chunk events */

@@ -1,4 +1,4 @@
-/* Local source: the model's own worker. One sequence a choice; ids become text here, stop strings are matched here.
+/* Local source: a worker of the model. One sequence a choice; ids become text here, stop strings are matched here.
  *
  * Tokens count up to the one that completes a stop string; what the worker made after it is neither sent nor counted.
  * Logprobs are sent with the text of their token: held back with it while it may still become a stop string. */
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "server/completion.h"
+#include "server/route.h"
 
 struct held_logprob {
     size_t start, end; /* of the token's text in all text of the choice */
@@ -201,7 +202,7 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     if (rc < 0)
         fail(c, ERR_INTERNAL, "the text of a step does not fit");
     else if (rc == 1) {
-        worker_cancel(c->model->worker, s);
+        worker_cancel(c->replica->worker, s);
         finish(ch, FINISH_STOP);
     } else if (row->finish != FINISH_NONE)
         take_end(ch, row);
@@ -213,7 +214,8 @@ static void choice_down(struct worker_sequence *s, const struct err *why)
 {
     struct completion *c = ((struct local_choice *)s)->owner;
     struct local *l = c->source_state;
-    quarantine_died(c->model->quarantine, &l->ticket, worker_deaths(c->model->worker));
+    uint64_t which = (uint64_t)(c->replica - c->model->replicas); /* a death's number is unique among all workers of the model */
+    quarantine_died(c->model->quarantine, &l->ticket, worker_deaths(c->replica->worker) * GATEWAY_MAX_REPLICAS + which);
     completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why});
 }
 
@@ -279,7 +281,7 @@ static void local_stop(struct completion *c)
     wait_end(l);
     for (size_t i = 0; i < l->n; i++) {
         struct local_choice *ch = &l->choices[i];
-        worker_cancel(c->model->worker, &ch->sequence);
+        worker_cancel(c->replica->worker, &ch->sequence);
         stop_match_free(&ch->stop);
         buf_free(&ch->piece);
         buf_free(&ch->text);
@@ -301,13 +303,14 @@ static int submit_choices(struct local *l, struct err *e)
         buf_init(&ch->piece, TEXT_MAX_BYTES);
         buf_init(&ch->text, TEXT_MAX_BYTES);
         l->submit.sampling.choice = (uint32_t)i;
-        rc = worker_submit(c->model->worker, &ch->sequence, &l->submit, e);
+        rc = worker_submit(c->replica->worker, &ch->sequence, &l->submit, e);
     }
+    if (!rc) route_note(c);
     completion_close_tiles(c); /* the worker has its own */
     return rc;
 }
 
-/* --- waiting for a worker that is being restarted --- */
+/* --- waiting while no worker is ready --- */
 
 static void wait_end(struct local *l)
 {
@@ -344,18 +347,23 @@ static int wait_begin(struct local *l, struct err *e)
     return 0;
 }
 
+/* Its worker may have died since it was chosen. */
 static int submit_or_wait(struct local *l, struct err *e)
 {
-    return worker_is_ready(l->owner->model->worker) ? submit_choices(l, e) : wait_begin(l, e);
+    struct completion *c = l->owner;
+    if (!worker_is_ready(c->replica->worker)) completion_move(c, route_choose(c));
+    if (worker_is_ready(c->replica->worker)) return submit_choices(l, e);
+    if (gateway_model_lost(c->model)) return err_set(e, ERR_GONE, "The model's GPU is lost.");
+    return wait_begin(l, e);
 }
 
 void source_local_ready(struct gateway_model *m)
 {
-    while (m->waiting && worker_is_ready(m->worker)) {
+    while (m->waiting && gateway_model_serves(m)) {
         struct local *l = m->waiting;
         struct err e;
         wait_end(l);
-        if (submit_choices(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+        if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
     }
 }
 

@@ -1,5 +1,5 @@
 /* Worker process: see worker_proc.h. States: down (restart timer armed) -> starting (hello sent, none received) ->
- * ready. */
+ * ready; lost, of which there is no way back. */
 #include "server/worker_proc.h"
 
 #include <errno.h>
@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "engine/worker.h"
+#include "kernels/xid.h"
 #include "server/child.h"
 #include "server/watchdog.h"
 
@@ -25,8 +27,7 @@ enum {
     GRACE_MS = 200,    /* from the end of its socket to its own */
     STEADY_MS = 30000, /* who lived that long is restarted at once */
     AGAIN_MS = 20,     /* its frames wait for memory */
-    MAX_AGAIN = 50,
-    EXIT_NO_FIT = 78 /* engine/worker.h: the memory plan does not fit */
+    MAX_AGAIN = 50
 };
 
 struct worker_proc {
@@ -41,12 +42,14 @@ struct worker_proc {
     struct watchdog watchdog;
     int n_again;
     int progress_fd;
-    const uint64_t *progress; /* shared with the worker */
+    const uint64_t *signs; /* shared with the worker: enum worker_sign */
     uint64_t n_deaths;
     bool ready, ever_ready, want_write;
     bool closing; /* its socket has ended, it has not yet: its exit tells the reason */
     struct frame_hello hello;
     struct frame_prediction prediction;
+    bool lost;         /* its device, by what it has reported: lost_why */
+    struct err lost_why;
     struct err failed; /* what it has said for its end before it was ready; ERR_NONE: nothing */
     int64_t backoff_ms, started_ms;
     unsigned n_starts, n_sequences;
@@ -119,7 +122,7 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
     child_kill(&w->child);
     log_error("worker %s: %s", w->config.name, why->msg);
     struct err told;
-    err_set(&told, ERR_GONE, "The model's worker ended while it was answering. It is being restarted: try again.");
+    err_set(&told, ERR_GONE, "The model's worker ended while it was answering. %s", w->lost ? "Its GPU is lost." : "It is being restarted: try again.");
     for (size_t i = 0; i < BUCKETS; i++) {
         while (w->sequences[i]) {
             struct worker_sequence *s = w->sequences[i];
@@ -132,20 +135,36 @@ static void worker_fail(struct worker_proc *w, const struct err *why)
     w->events.down(w->events.ctx, why);
 }
 
+/* true: its GPU has reported what is the end of it; *why says so. Whatever else the word holds is not believed. */
+static bool device_event(struct worker_proc *w, struct err *why)
+{
+    const struct xid_event *x = xid_find(__atomic_load_n(&w->signs[WORKER_XID], __ATOMIC_RELAXED));
+    if (!x) return false;
+    err_set(why, ERR_GONE, "its GPU reports Xid %llu: %s%s", (unsigned long long)x->xid, x->what,
+            x->restart_helps ? "" : "; it is not started again, as only a reset helps");
+    if (!x->restart_helps) {
+        w->lost = true;
+        err_set(&w->lost_why, ERR_GONE, "Xid %llu: %s", (unsigned long long)x->xid, x->what);
+    }
+    return true;
+}
+
 static void worker_exited(void *ctx, int status)
 {
     struct worker_proc *w = ctx;
     struct err why;
-    if (w->failed.code)
+    if (w->conn && device_event(w, &why)) {
+        /* whatever its calls have said, this is the reason */
+    } else if (w->failed.code)
         why = w->failed;
     else if (WIFSIGNALED(status))
         err_set(&why, ERR_GONE, "ended by signal %d", WTERMSIG(status));
-    else if (WEXITSTATUS(status) == EXIT_NO_FIT)
+    else if (WEXITSTATUS(status) == WORKER_EXIT_NO_ROOM)
         err_set(&why, ERR_LIMIT, "the model does not fit into memory as configured");
     else
         err_set(&why, ERR_GONE, "ended with exit code %d", WEXITSTATUS(status));
     worker_fail(w, &why);
-    if (!w->ever_ready) return;
+    if (!w->ever_ready || w->lost) return;
     int64_t now_ms = loop_now_ms(w->loop);
     if (now_ms - w->started_ms > STEADY_MS) w->backoff_ms = 0;
     restart_later(w);
@@ -331,14 +350,18 @@ static void look_fired(void *ctx)
 {
     struct worker_proc *w = ctx;
     if (!w->conn || w->closing) return;
-    uint64_t counter = __atomic_load_n(w->progress, __ATOMIC_RELAXED);
+    struct err why;
+    if (device_event(w, &why)) {
+        worker_fail(w, &why);
+        return;
+    }
+    uint64_t counter = __atomic_load_n(&w->signs[WORKER_PROGRESS], __ATOMIC_RELAXED);
     bool busy = !w->ready || w->n_sequences > 0 || w->n_owed > 0;
     bool hung = watchdog_look(&w->watchdog, busy, counter, loop_now_ms(w->loop), look_interval_ms(w), hang_floor_ms(w));
     if (!hung) {
         look_again(w);
         return;
     }
-    struct err why;
     err_set(&why, ERR_TIMEOUT, "hangs: no progress for %lld ms while %s", (long long)watchdog_still_ms(&w->watchdog),
             w->ready ? "it has requests" : "it loads the model");
     worker_fail(w, &why);
@@ -357,10 +380,14 @@ static void worker_event_again(void *ctx)
 static int worker_spawn(struct worker_proc *w, int sock, struct err *e)
 {
     const struct worker_config *c = &w->config;
-    const char *argv[WORKER_MAX_ARGS + 8] = {"spillway", "worker", "--name", c->name};
+    const char *argv[WORKER_MAX_ARGS + 10] = {"spillway", "worker", "--name", c->name};
     size_t n = 4;
     CHECK(c->n_args <= WORKER_MAX_ARGS);
     for (size_t i = 0; i < c->n_args; i++) argv[n++] = c->args[i];
+    if (c->gpu) {
+        argv[n++] = "--gpus"; /* the last one given holds */
+        argv[n++] = c->gpu;
+    }
     argv[n++] = "--";
     if (c->path) argv[n++] = c->path;
     int fds[] = {sock, w->progress_fd};
@@ -372,6 +399,8 @@ static int worker_start(struct worker_proc *w, struct err *e)
     int socks[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks)) return err_set(e, ERR_IO, "socketpair: %s", strerror(errno));
     w->started_ms = loop_now_ms(w->loop);
+    const uint64_t no_event = 0;
+    (void)!pwrite(w->progress_fd, &no_event, sizeof no_event, WORKER_XID * sizeof no_event);
     int rc = worker_spawn(w, socks[1], e);
     close(socks[1]);
     if (!rc) rc = frame_conn_new(&w->conn, socks[0], QUEUE_BYTES, e);
@@ -402,11 +431,11 @@ static int worker_start(struct worker_proc *w, struct err *e)
     return 0;
 }
 
-/* The counter that the worker bumps while it computes. */
+/* What the worker tells while it computes, or hangs. */
 static int progress_make(struct err *e)
 {
     int fd = memfd_create("spillway-progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && ftruncate(fd, sizeof(uint64_t)) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+    if (fd >= 0 && ftruncate(fd, WORKER_SIGNS * sizeof(uint64_t)) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
         return fd;
     int rc = err_set(e, ERR_IO, "memfd: %s", strerror(errno));
     if (fd >= 0) close(fd);
@@ -415,9 +444,9 @@ static int progress_make(struct err *e)
 
 static int progress_map(struct worker_proc *w, struct err *e)
 {
-    void *p = mmap(NULL, sizeof *w->progress, PROT_READ, MAP_SHARED, w->progress_fd, 0);
+    void *p = mmap(NULL, WORKER_SIGNS * sizeof *w->signs, PROT_READ, MAP_SHARED, w->progress_fd, 0);
     if (p == MAP_FAILED) return err_set(e, ERR_IO, "mmap: %s", strerror(errno));
-    w->progress = p;
+    w->signs = p;
     return 0;
 }
 
@@ -456,7 +485,7 @@ void worker_proc_free(struct worker_proc *w)
     loop_watch_remove(w->loop, w->watch);
     frame_conn_free(w->conn);
     child_close(&w->child);
-    if (w->progress) munmap((void *)(uintptr_t)w->progress, sizeof *w->progress);
+    if (w->signs) munmap((void *)(uintptr_t)w->signs, WORKER_SIGNS * sizeof *w->signs);
     if (w->progress_fd >= 0) close(w->progress_fd);
     free(w);
 }
@@ -469,6 +498,11 @@ bool worker_is_ready(const struct worker_proc *w)
 bool worker_is_moving(const struct worker_proc *w)
 {
     return w->ready && 2 * watchdog_still_ms(&w->watchdog) < watchdog_allowed_ms(&w->watchdog, hang_floor_ms(w));
+}
+
+const char *worker_lost(const struct worker_proc *w)
+{
+    return w->lost ? w->lost_why.msg : NULL;
 }
 
 uint64_t worker_deaths(const struct worker_proc *w)
@@ -490,6 +524,7 @@ struct worker_info worker_info(const struct worker_proc *w)
 {
     struct worker_info i = {.state = w->ready  ? "ready"
                                      : w->conn ? "starting"
+                                     : w->lost ? "lost"
                                                : "down",
                             .restarts = w->n_starts > 0 ? w->n_starts - 1 : 0,
                             .state_ms = loop_now_ms(w->loop) - w->started_ms,

@@ -1,7 +1,8 @@
 /* Worker process, seen from the gateway: starts it, speaks the frame protocol with it, starts it again when it dies.
  *
  * Its death, a malformed frame or a full queue end every sequence in it with -ERR_GONE (down is called once for each)
- * and it is restarted (so does standing still while it has work: server/watchdog.h): at once the first time, then after 0.1 s doubling to 10 s, until it has lived for a while. All
+ * and it is restarted (so does standing still while it has work: server/watchdog.h): at once the first time, then after 0.1 s doubling to 10 s,
+ * until it has lived for a while. A critical event of its GPU (kernels/xid.h) ends it, too; for good, if only a reset of the device helps. All
  * calls on the loop's thread. Frames are hostile input here: rows for sequences never submitted end the worker. */
 #ifndef SPILLWAY_SERVER_WORKER_PROC_H
 #define SPILLWAY_SERVER_WORKER_PROC_H
@@ -20,6 +21,7 @@ struct worker_config {
     const char *path, *name;
     const char *const *args; /* of its command line besides: "--threads", "2", ...; all borrowed for good */
     size_t n_args;
+    const char *gpu; /* the one of --gpus that is its; NULL: none was named. Borrowed for good */
     const struct limits *limits; /* for the watchdog; borrowed for good. NULL: defaults */
 };
 
@@ -46,11 +48,12 @@ MUST_USE int worker_proc_new(struct worker_proc **out, struct loop *l, const str
 void worker_proc_free(struct worker_proc *w);
 bool worker_is_ready(const struct worker_proc *w);
 bool worker_is_moving(const struct worker_proc *w);                            /* ready, and not half way to being called hung */
+const char *worker_lost(const struct worker_proc *w);                          /* why it is never started again; NULL: it is */
 uint64_t worker_deaths(const struct worker_proc *w);                           /* how many times it has ended */
 const struct frame_hello *worker_hello(const struct worker_proc *w);           /* of the last one that was ready */
 const struct frame_prediction *worker_prediction(const struct worker_proc *w); /* the last one; zeros: none has come */
 struct worker_info {
-    const char *state; /* "ready", "starting", "down" */
+    const char *state; /* "ready", "starting", "down", "lost" */
     unsigned restarts, sequences;
     int64_t state_ms; /* since its process was started */
     int64_t still_ms; /* age of its last progress while it has work */

@@ -63,6 +63,8 @@ struct cuda_step {
 struct device {
     struct device_limits limits;
     volatile uint64_t *progress;
+    int gpu;                  /* its number */
+    struct cuda_group *group; /* group.cu's; null: alone */
     cudaStream_t stream;
     int n_sm;
     char name[96];
@@ -100,6 +102,13 @@ static inline size_t cuda_round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
 }
+
+/* --- group.cu: several devices, one model --- */
+int cuda_group_id(unsigned char id[DEVICE_GROUP_ID_BYTES], struct err *e);
+int cuda_group_open(struct device *d, const struct device_group *o, struct err *e); /* o may be null; cuda_group_close in any case */
+void cuda_group_close(struct device *d);
+int cuda_group_wait(struct device *d, struct err *e);
+int cuda_all_reduce(struct device *d, void *x, size_t rows, size_t n, enum dtype dtype, struct err *e);
 
 /* --- linear.cu: products --- */
 enum cuda_epilogue {

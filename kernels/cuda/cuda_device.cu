@@ -16,6 +16,15 @@ namespace {
 
 constexpr size_t REGION_LEAST = size_t(2) << 20, REGION_MOST = size_t(64) << 20, ALIGN = 256;
 
+thread_local int gpu_of_thread = -1;
+
+cudaError_t use_gpu(int gpu)
+{
+    const cudaError_t rc = gpu == gpu_of_thread ? cudaSuccess : cudaSetDevice(gpu);
+    if (rc == cudaSuccess) gpu_of_thread = gpu;
+    return rc;
+}
+
 /* What is no mistake of ours: the device is lost, and its process with it. */
 bool is_lost(cudaError_t rc)
 {
@@ -34,10 +43,11 @@ int take_bytes(struct device *d, const char *what, size_t bytes, void **out, str
     return err_set(e, ERR_MEMORY, "cuda: %s need %zu MiB of device memory, %zu of %zu MiB are free", what, (bytes >> 20) + 1, free_bytes >> 20, all >> 20);
 }
 
-void close(struct device *d)
+void close_device(struct device *d)
 {
     if (!d) return;
-    if (d->stream) cudaStreamSynchronize(d->stream);
+    if (d->stream) cuda_wait(d, nullptr);
+    cuda_group_close(d);
     cuda_sample_close(d);
     while (d->regions) {
         struct cuda_region *r = d->regions;
@@ -54,16 +64,24 @@ void close(struct device *d)
 
 int open_device(struct device *d, const struct device_options *o, struct err *e)
 {
-    int n = 0;
+    int n = 0, has = 0, needs = 0;
     cudaDeviceProp p;
     cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc == cudaErrorInsufficientDriver && cudaDriverGetVersion(&has) == cudaSuccess && has && cudaRuntimeGetVersion(&needs) == cudaSuccess)
+        return err_set(e, ERR_UNSUPPORTED, "cuda: the driver is too old: it is for CUDA %d.%d, and %d.%d is needed", has / 1000, has % 1000 / 10, needs / 1000,
+                       needs % 1000 / 10);
     if (rc != cudaSuccess || n == 0) return err_set(e, ERR_UNSUPPORTED, "cuda: no device: %s", rc == cudaSuccess ? "none is there" : cudaGetErrorString(rc));
     if (o->compute != COMPUTE_BF16) return err_set(e, ERR_UNSUPPORTED, "cuda: computes in bf16 only; use --device cpu for float32");
-    if ((rc = cudaGetDeviceProperties(&p, 0)) != cudaSuccess) return cuda_check(d, "device", rc, e);
+    if (o->gpu < 0 || o->gpu >= n)
+        return err_set(e, ERR_UNSUPPORTED, "cuda: --gpus: %d is not there, %d %s", o->gpu, n, n == 1 ? "device is" : "devices are");
+    d->gpu = o->gpu;
+    if ((rc = use_gpu(d->gpu)) == cudaSuccess) rc = cudaGetDeviceProperties(&p, d->gpu);
+    if (rc != cudaSuccess) return cuda_check(d, "device", rc, e);
     if (p.major < 8) return err_set(e, ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d; 8.0 is the least", p.name, p.major, p.minor);
     d->n_sm = p.multiProcessorCount;
     snprintf(d->name, sizeof d->name, "%.60s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
-    return cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
+    int done = cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
+    return done ? done : cuda_group_open(d, o->group, e);
 }
 
 int open(struct device **out, const struct device_options *o, struct err *e)
@@ -74,7 +92,7 @@ int open(struct device **out, const struct device_options *o, struct err *e)
     d->progress = o->progress;
     int rc = open_device(d, o, e);
     if (rc)
-        close(d);
+        close_device(d);
     else
         *out = d;
     return rc;
@@ -82,7 +100,12 @@ int open(struct device **out, const struct device_options *o, struct err *e)
 
 void describe(const struct device *d, char *out, size_t n)
 {
-    snprintf(out, n, "cuda (%s)", d->name);
+    snprintf(out, n, "cuda:%d (%s)", d->gpu, d->name);
+}
+
+void bus_id(const struct device *d, char *out, size_t n)
+{
+    if (cudaDeviceGetPCIBusId(out, int(n), d->gpu) != cudaSuccess) *out = '\0';
 }
 
 size_t kv_block_tokens(const struct device *)
@@ -90,10 +113,10 @@ size_t kv_block_tokens(const struct device *)
     return CUDA_KV_BLOCK;
 }
 
-uint64_t available(const struct device *)
+uint64_t available(const struct device *d)
 {
     size_t free_bytes, all;
-    return cudaMemGetInfo(&free_bytes, &all) == cudaSuccess ? free_bytes : UINT64_MAX;
+    return use_gpu(d->gpu) == cudaSuccess && cudaMemGetInfo(&free_bytes, &all) == cudaSuccess ? free_bytes : UINT64_MAX;
 }
 
 size_t larger(size_t a, size_t b)
@@ -139,7 +162,8 @@ void release(struct device *, void *p)
 
 int read_back(struct device *d, void *dst, const void *src, size_t bytes, struct err *e)
 {
-    int rc = cuda_check(d, "reading back", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, d->stream), e);
+    int rc = d->group ? cuda_wait(d, e) : 0; /* the copy itself would wait for a collective, without end */
+    if (!rc) rc = cuda_check(d, "reading back", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, d->stream), e);
     return rc ? rc : cuda_wait(d, e);
 }
 
@@ -148,7 +172,7 @@ int copy(struct device *d, void *dst, const void *src, size_t bytes, struct err 
     return cuda_check(d, "copy", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, d->stream), e);
 }
 
-int sync(struct device *d, struct err *e)
+int sync_device(struct device *d, struct err *e)
 {
     return cuda_wait(d, e);
 }
@@ -158,12 +182,14 @@ int sync(struct device *d, struct err *e)
 int cuda_check(struct device *, const char *what, cudaError_t rc, struct err *e)
 {
     if (rc == cudaSuccess) return 0;
+    cudaGetLastError(); /* it is told here, and not by the next launch as its own */
     return err_set(e, is_lost(rc) ? ERR_GONE : ERR_INTERNAL, "cuda: %s: %s", what, cudaGetErrorString(rc));
 }
 
 int cuda_wait(struct device *d, struct err *e)
 {
     d->queued = false;
+    if (d->group) return cuda_group_wait(d, e);
     return cuda_check(d, "step", cudaStreamSynchronize(d->stream), e);
 }
 
@@ -198,18 +224,31 @@ int cuda_region_take(struct device *d, size_t bytes, void **out, struct err *e)
     return 0;
 }
 
+/* cudaSetDevice holds for the thread that calls it, and any thread may call an operation: so each row of the table sees to it. */
+template <auto F> struct on_device;
+template <class R, class... A, R (*F)(struct device *, A...)> struct on_device<F> {
+    static R call(struct device *d, A... a)
+    {
+        if (d) (void)use_gpu(d->gpu); /* what is wrong with it the call itself finds */
+        return F(d, a...);
+    }
+};
+#define ON(f) on_device<f>::call
+
 static const struct ops *table(void)
 {
     static struct ops t;
     t.name = "cuda", t.two_paths = true;
-    t.open = open, t.close = close, t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available;
-    t.reserve = reserve;
-    t.alloc = alloc, t.free = release, t.upload = cuda_upload, t.read_back = read_back, t.copy = copy, t.sync = sync;
-    t.weight_pack = cuda_weight_pack, t.weight_free = cuda_weight_free, t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
-    t.plan = cuda_plan, t.embed = cuda_embed, t.qkv = cuda_qkv, t.attention = cuda_attention, t.project = cuda_project, t.gate_up = cuda_gate_up;
-    t.head = cuda_head, t.sample = cuda_sample;
-    t.patch_embed = cuda_patch_embed, t.vision_qkv = cuda_vision_qkv, t.vision_attention = cuda_vision_attention, t.vision_up = cuda_vision_up;
-    t.connect = cuda_connect;
+    t.open = open, t.close = ON(close_device), t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available, t.bus_id = bus_id;
+    t.reserve = ON(reserve);
+    t.alloc = ON(alloc), t.free = ON(release), t.upload = ON(cuda_upload), t.read_back = ON(read_back), t.copy = ON(copy), t.sync = ON(sync_device);
+    t.weight_pack = ON(cuda_weight_pack), t.weight_free = ON(cuda_weight_free);
+    t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
+    t.plan = ON(cuda_plan), t.embed = ON(cuda_embed), t.qkv = ON(cuda_qkv), t.attention = ON(cuda_attention), t.project = ON(cuda_project);
+    t.gate_up = ON(cuda_gate_up), t.head = ON(cuda_head), t.sample = ON(cuda_sample);
+    t.patch_embed = ON(cuda_patch_embed), t.vision_qkv = ON(cuda_vision_qkv), t.vision_attention = ON(cuda_vision_attention);
+    t.vision_up = ON(cuda_vision_up), t.connect = ON(cuda_connect);
+    t.group_id = cuda_group_id, t.all_reduce = ON(cuda_all_reduce);
     return &t;
 }
 

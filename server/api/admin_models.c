@@ -36,17 +36,47 @@ static void write_prediction(struct buf *b, const struct frame_prediction *p)
     buf_putc(b, '}');
 }
 
-static void write_worker(struct buf *b, const struct gateway_model *m)
+static void write_replica(struct buf *b, const struct gateway_replica *r)
 {
-    struct worker_info w = worker_info(m->worker);
-    const struct frame_hello *h = worker_hello(m->worker);
-    buf_printf(b, ",\"worker\":{\"state\":\"%s\",\"device\":\"%s\",\"sequences\":%u,\"restarts\":%u}", w.state, model_device(m),
+    struct worker_info w = worker_info(r->worker);
+    const struct frame_hello *h = worker_hello(r->worker);
+    buf_printf(b, "\"worker\":{\"state\":\"%s\",\"device\":\"%s\",\"sequences\":%u,\"restarts\":%u", w.state, replica_device(r),
                w.sequences, w.restarts);
+    if (r->gpu >= 0) buf_printf(b, ",\"gpu\":%d,\"routed\":%" PRIu64, r->gpu, r->n_routed);
+    if (worker_lost(r->worker)) {
+        buf_puts(b, ",\"reason\":");
+        json_write_string(b, worker_lost(r->worker), strlen(worker_lost(r->worker)));
+    }
+    buf_putc(b, '}');
     buf_printf(b,
                ",\"memory\":{\"weight_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64 ",\"kv_blocks\":%" PRIu32 ",\"block_tokens\":%" PRIu32
                ",\"rss_bytes\":%" PRId64 "}",
                h->weight_bytes, h->kv_bytes, h->n_blocks, h->block_tokens, process_resident_bytes(w.pid));
-    write_prediction(b, worker_prediction(m->worker));
+    write_prediction(b, worker_prediction(r->worker));
+}
+
+/* The first that is ready stands for all in the model's own members; each is among the workers. */
+static void write_replicas(struct buf *b, const struct gateway_model *m)
+{
+    const struct gateway_replica *first = &m->replicas[0];
+    for (size_t i = m->n_replicas; i-- > 0;)
+        if (worker_is_ready(m->replicas[i].worker)) first = &m->replicas[i];
+    buf_putc(b, ',');
+    write_replica(b, first);
+    buf_puts(b, ",\"workers\":[");
+    for (size_t i = 0; i < m->n_replicas; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        write_replica(b, &m->replicas[i]);
+        buf_putc(b, '}');
+    }
+    buf_putc(b, ']');
+}
+
+static int64_t waiting_tokens(const struct gateway_model *m)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < m->n_replicas; i++) n += m->replicas[i].queue.tokens;
+    return n;
 }
 
 static void write_state(struct buf *b, const struct gateway_model *m)
@@ -59,7 +89,7 @@ static void write_state(struct buf *b, const struct gateway_model *m)
         json_write_string(b, m->why.msg, strlen(m->why.msg));
     else
         buf_puts(b, "null");
-    buf_printf(b, ",\"requests\":%u,\"waiting_tokens\":%" PRId64, m->holders, m->queue.tokens);
+    buf_printf(b, ",\"requests\":%u,\"waiting_tokens\":%" PRId64, m->holders, waiting_tokens(m));
     buf_puts(b, ",\"options\":{");
     for (size_t i = 0; i < m->n_args; i++) {
         const char *flag = m->args[i] + strspn(m->args[i], "-");
@@ -73,10 +103,10 @@ static void write_state(struct buf *b, const struct gateway_model *m)
         }
     }
     buf_putc(b, '}');
-    if (m->worker)
-        write_worker(b, m);
+    if (m->replicas[0].worker)
+        write_replicas(b, m);
     else
-        buf_puts(b, ",\"worker\":null,\"memory\":null,\"load\":null,\"prediction\":null");
+        buf_puts(b, ",\"worker\":null,\"workers\":[],\"memory\":null,\"load\":null,\"prediction\":null");
     buf_putc(b, '}');
 }
 

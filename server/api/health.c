@@ -1,5 +1,5 @@
-/* GET /livez: the loop turns. GET /readyz: every model's worker is ready and the server is not draining; on which devices. Both are open
- * and tell nothing else. GET /healthz: details, for an admin key only; always 200, so that monitors read the body. */
+/* GET /livez: the loop turns. GET /readyz: of every model a worker is ready and the server is not draining; on which devices, and which of them are
+ * lost. Both are open and tell nothing else. GET /healthz: details, for an admin key only; always 200, so that monitors read the body. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,23 +28,44 @@ static const char *why_not_ready(const struct gateway *g)
         const struct gateway_model *m = g->models[i];
         if (m->state != MODEL_READY) continue;
         n_ready++;
-        if (!worker_is_moving(m->worker)) why = worker_is_ready(m->worker) ? "worker_stalled" : "worker_down";
+        bool moves = false;
+        for (size_t j = 0; j < m->n_replicas; j++) moves |= worker_is_moving(m->replicas[j].worker);
+        if (!moves) why = gateway_model_serves(m) ? "worker_stalled" : gateway_model_lost(m) ? "device_lost" : "worker_down";
     }
     return why || n_ready ? why : "worker_down";
+}
+
+static bool is_said(const char *const *said, size_t n, const char *device)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(said[i], device) == 0) return true;
+    return false;
+}
+
+/* Each device once; of a lost one also what it has reported, whether or not others serve. */
+static void write_devices(struct buf *b, const struct gateway *g, bool ready)
+{
+    const char *said[GATEWAY_MAX_MODELS * GATEWAY_MAX_REPLICAS];
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_models; i++) {
+        const struct gateway_model *m = g->models[i];
+        for (size_t j = 0; j < m->n_replicas && m->state == MODEL_READY; j++) {
+            const struct gateway_replica *r = &m->replicas[j];
+            const char *device = replica_device(r), *lost = worker_lost(r->worker);
+            if ((!ready && !lost) || is_said(said, n, device)) continue;
+            said[n++] = device;
+            buf_printf(b, "device: %s%s%s\n", device, lost ? ", lost: " : "", lost ? lost : "");
+        }
+    }
 }
 
 static void readyz_get(struct gateway *g, struct http_request *r)
 {
     const char *why = why_not_ready(g);
     struct buf b;
-    buf_init(&b, GATEWAY_MAX_MODELS * 128);
+    buf_init(&b, GATEWAY_MAX_MODELS * GATEWAY_MAX_REPLICAS * 256);
     buf_printf(&b, "%s\n", why ? why : "ok");
-    for (size_t i = 0; i < g->n_models && !why; i++) {
-        bool said = g->models[i]->state != MODEL_READY;
-        for (size_t j = 0; j < i; j++)
-            said |= g->models[j]->state == MODEL_READY && strcmp(model_device(g->models[i]), model_device(g->models[j])) == 0;
-        if (!said) buf_printf(&b, "device: %s\n", model_device(g->models[i]));
-    }
+    write_devices(&b, g, !why);
     if (b.failed) {
         struct err e;
         err_set(&e, ERR_MEMORY, "The server is out of memory: try again.");
@@ -54,15 +75,18 @@ static void readyz_get(struct gateway *g, struct http_request *r)
     buf_free(&b);
 }
 
-static void write_model(struct buf *b, const struct gateway_model *m)
+/* One entry a worker. */
+static void write_replica(struct buf *b, const struct gateway_replica *r)
 {
-    struct worker_info w = m->worker ? worker_info(m->worker) : (struct worker_info){.state = gateway_model_state_name(m)};
+    const struct gateway_model *m = r->model;
+    struct worker_info w = r->worker ? worker_info(r->worker) : (struct worker_info){.state = gateway_model_state_name(m)};
     buf_puts(b, "{\"id\":");
     json_write_string(b, m->id, strlen(m->id));
+    if (r->gpu >= 0) buf_printf(b, ",\"gpu\":%d", r->gpu);
     buf_printf(b,
                ",\"state\":\"%s\",\"device\":\"%s\",\"max_context\":%u,\"sequences\":%u,\"restarts\":%u,\"process_age_ms\":%" PRId64
                ",\"still_ms\":%" PRId64 ",\"rss_bytes\":%" PRId64 "}",
-               w.state, model_device(m), m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms, process_resident_bytes(w.pid));
+               w.state, replica_device(r), m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms, process_resident_bytes(w.pid));
 }
 
 static void write_health(const struct gateway *g, struct buf *b)
@@ -71,8 +95,10 @@ static void write_health(const struct gateway *g, struct buf *b)
     int64_t now_ms = clock_boot_ms();
     buf_printf(b, "{\"status\":\"%s\",\"uptime_ms\":%" PRId64 ",\"models\":[", why ? why : "ok", now_ms - g->started_ms);
     for (size_t i = 0; i < g->n_models; i++) {
-        if (i) buf_putc(b, ',');
-        write_model(b, g->models[i]);
+        for (size_t j = 0; j < g->models[i]->n_replicas; j++) {
+            if (i || j) buf_putc(b, ',');
+            write_replica(b, &g->models[i]->replicas[j]);
+        }
     }
     struct media_info m = media_info(g->media);
     buf_printf(b, "],\"media\":{\"processes\":%u,\"up\":%u,\"busy\":%u,\"waiting\":%u,\"restarts\":%u}", m.processes, m.up, m.busy,

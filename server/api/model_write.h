@@ -8,13 +8,14 @@
 #include "base/json.h"
 #include "server/gateway.h"
 
-/* {"id":..., "object":"model", ... without the closing brace: what OpenAI has, then context_length, modalities and state. */
+/* {"id":..., "object":"model", ... without the closing brace: what OpenAI has, then context_length, modalities and state, and where GPUs were
+ * named, how the worker on each is. */
 void model_write_begin(struct buf *b, const struct gateway_model *m);
 /* Sends b and frees it; an error if it did not fit. */
 void model_reply(struct http_request *r, unsigned status, struct buf *b);
 void model_reply_unknown(struct http_request *r, const char *id); /* 404 */
-/* What its worker says of itself, if that is text; "unknown" until then. */
-const char *model_device(const struct gateway_model *m);
+/* What a worker says of itself, if that is text; "unknown" until then. */
+const char *replica_device(const struct gateway_replica *r);
 int64_t process_resident_bytes(pid_t pid); /* 0 if it cannot be told */
 
 #endif

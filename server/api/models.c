@@ -19,6 +19,11 @@ void model_write_begin(struct buf *b, const struct gateway_model *m)
     buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"local\",\"max_model_len\":%" PRIu32 ",\"context_length\":%" PRIu32,
                (long long)m->created_s, m->max_context, m->max_context);
     buf_printf(b, ",\"modalities\":[\"text\"%s],\"state\":\"%s\"", pictures ? ",\"image\"" : "", gateway_model_state_name(m));
+    for (size_t i = 0; m->replicas[0].gpu >= 0 && i < m->n_replicas; i++) {
+        const struct gateway_replica *r = &m->replicas[i];
+        buf_printf(b, "%s{\"gpu\":%d,\"state\":\"%s\"}%s", i ? "," : ",\"replicas\":[", r->gpu,
+                   r->worker ? worker_info(r->worker).state : gateway_model_state_name(m), i + 1 == m->n_replicas ? "]" : "");
+    }
 }
 
 void model_reply(struct http_request *r, unsigned status, struct buf *b)
@@ -39,14 +44,14 @@ void model_reply_unknown(struct http_request *r, const char *id)
     api_error_reply(r, API_MODEL_NOT_FOUND, &e);
 }
 
-const char *model_device(const struct gateway_model *m)
+const char *replica_device(const struct gateway_replica *r)
 {
-    if (!m->worker || !m->max_context) return "unknown";
-    const char *name = worker_hello(m->worker)->device;
-    size_t n = strnlen(name, sizeof worker_hello(m->worker)->device);
+    if (!r->worker || !r->model->max_context) return "unknown";
+    const char *name = worker_hello(r->worker)->device;
+    size_t n = strnlen(name, sizeof worker_hello(r->worker)->device);
     for (size_t i = 0; i < n; i++)
         if (name[i] < ' ' || name[i] > '~' || name[i] == '"' || name[i] == '\\') return "unknown";
-    return n && n < sizeof worker_hello(m->worker)->device ? name : "unknown";
+    return n && n < sizeof worker_hello(r->worker)->device ? name : "unknown";
 }
 
 int64_t process_resident_bytes(pid_t pid)

@@ -111,12 +111,12 @@ void doctor_memory(struct doctor *d)
 }
 
 /* As a worker opens it; what is wrong here keeps `serve` from starting. */
-static void say_cuda(struct doctor *d)
+static void say_cuda(struct doctor *d, int gpu)
 {
     struct err e = {0};
     struct device *device = NULL;
     const struct ops *ops = backend_find("cuda", doctor_options(d)->cuda_library, &e);
-    if (!ops || ops->open(&device, &(struct device_options){.compute = COMPUTE_BF16}, &e)) {
+    if (!ops || ops->open(&device, &(struct device_options){.compute = COMPUTE_BF16, .gpu = gpu}, &e)) {
         doctor_say(d, "gpu", DOCTOR_PROBLEM, "with --device cpu models run on the CPU", "%s", e.msg);
         return;
     }
@@ -132,8 +132,13 @@ void doctor_gpu(struct doctor *d)
 {
     const char *asked = doctor_options(d)->device;
     bool driver = access("/proc/driver/nvidia/version", F_OK) == 0;
-    if (strcmp(asked, "cuda") == 0 || (backend_has_gpu() && strcmp(asked, "cpu") != 0))
-        say_cuda(d);
+    struct err e;
+    int gpus[OPTIONS_MAX_GPUS] = {0};
+    size_t n = 0;
+    if (options_check_device(doctor_options(d), &e) || options_gpus(doctor_options(d)->gpus, gpus, &n, &e))
+        doctor_say(d, "gpu", DOCTOR_PROBLEM, "leave out one of the two", "%s", e.msg);
+    else if (n || strcmp(asked, "cuda") == 0 || (backend_has_gpu() && strcmp(asked, "cpu") != 0))
+        for (size_t i = 0; i < (n ? n : 1); i++) say_cuda(d, gpus[i]);
     else if (backend_has_gpu())
         doctor_say(d, "gpu", DOCTOR_OK, NULL, "there is an NVIDIA GPU; --device cpu leaves it alone");
     else if (driver)

@@ -34,7 +34,14 @@ int model_run_open(struct model **out, const char *dir, const struct options *o,
     if (o->kv_dtype && !strcmp(o->kv_dtype, "bf16")) kv_dtype = DTYPE_BF16;
     if (o->kv_dtype && !strcmp(o->kv_dtype, "int8")) kv_dtype = DTYPE_I8;
     if (o->kv_dtype && !strcmp(o->kv_dtype, "fp8")) kv_dtype = DTYPE_E4M3;
-    struct model_options mo = {.device = o->device,
+    int gpus[OPTIONS_MAX_GPUS] = {0};
+    size_t n_gpus;
+    int rc = options_check_device(o, e);
+    if (!rc) rc = options_gpus(o->gpus, gpus, &n_gpus, e);
+    if (!rc && n_gpus > 1) rc = err_set(e, ERR_INPUT, "--gpus: one process computes on one GPU; serve starts a process on each");
+    if (rc) return rc;
+    struct model_options mo = {.device = n_gpus ? "cuda" : o->device, /* who names one does not mean the CPU */
+                               .gpu = gpus[0],
                                .cuda_library = o->cuda_library,
                                .compute = compute,
                                .kv_dtype = kv_dtype,

@@ -98,7 +98,7 @@ static json_t *value_of(const struct options *o, const struct option_row *r)
     const void *field = (const char *)o + r->field;
     if (r->kind == OPTION_FLAG) return json_true();
     if (r->kind == OPTION_INT) return json_integer(*(const int64_t *)field);
-    CHECK(r->kind == OPTION_CHOICE || r->kind == OPTION_TEXT);
+    CHECK(r->kind == OPTION_CHOICE || r->kind == OPTION_TEXT || r->kind == OPTION_GPUS);
     return json_string(*(const char *const *)field);
 }
 

@@ -80,6 +80,9 @@ const struct option_row option_rows[] = {
     {LOG_COMMANDS | LOG, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text",
      "lines of text, or one JSON object a line"},
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(DOCTOR) | ENGINE, "--gpus", "N,N,...", OPTION_GPUS, F(gpus), 0, 0, NULL,
+     "GPUs by number, as the process sees them; serve: a copy of the model on each, which share the requests; else one. Not with --device cpu "
+     "(default: the first)"},
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--cuda-library", "FILE", OPTION_TEXT, F(cuda_library), 0, 0, NULL,
      "the CUDA backend; default: libspillway_cuda.so beside the program"},
     {MODEL_COMMANDS | ENGINE, "--threads", "N", OPTION_INT, F(threads), 0, 1024, "0", "threads of the engine; 0: one a core"},
@@ -230,6 +233,32 @@ int options_listen(const char *text, char host[OPTIONS_HOST_BYTES], uint16_t *po
     return 0;
 }
 
+int options_gpus(const char *text, int out[OPTIONS_MAX_GPUS], size_t *n, struct err *e)
+{
+    *n = 0;
+    for (const char *p = text, *comma; p; p = comma ? comma + 1 : NULL) {
+        comma = strchr(p, ',');
+        char word[8] = "";
+        int64_t number;
+        size_t length = comma ? (size_t)(comma - p) : strlen(p);
+        if (length < sizeof word) memcpy(word, p, length);
+        if (!str_parse_int64(word, 0, 1023, &number))
+            return err_set(e, ERR_INPUT, "--gpus: '%.80s' is not a list of GPU numbers such as 0,1", text);
+        for (size_t i = 0; i < *n; i++)
+            if (out[i] == (int)number) return err_set(e, ERR_INPUT, "--gpus: %d is there twice", out[i]);
+        if (*n == OPTIONS_MAX_GPUS) return err_set(e, ERR_INPUT, "--gpus: at most %d", OPTIONS_MAX_GPUS);
+        out[(*n)++] = (int)number;
+    }
+    return 0;
+}
+
+int options_check_device(const struct options *o, struct err *e)
+{
+    if (o->gpus && o->device && strcmp(o->device, "cpu") == 0)
+        return err_set_param(e, ERR_INPUT, "gpus", "--gpus: there are none to choose from with --device cpu");
+    return 0;
+}
+
 bool options_loopback(const char *host)
 {
     return strcmp(host, "::1") == 0 || str_starts_with(host, "127.");
@@ -280,6 +309,13 @@ int option_set(const struct option_row *r, struct options *o, const char *value,
         if (!choice_allowed(r->arg, value)) return err_set(e, ERR_INPUT, "%s: '%s' is not one of %s", r->flag, value, r->arg);
         *(const char **)field = value;
         return 0;
+    case OPTION_GPUS: {
+        int gpus[OPTIONS_MAX_GPUS];
+        size_t n;
+        int rc = options_gpus(value, gpus, &n, e);
+        if (!rc) *(const char **)field = value;
+        return rc;
+    }
     case OPTION_INT:
         if (!str_parse_int64(value, (int64_t)r->min, (int64_t)r->max, field))
             return err_set(e, ERR_INPUT, "%s: '%s' is not a whole number from %.0f to %.0f", r->flag, value, r->min, r->max);
@@ -385,7 +421,7 @@ int options_check_serve(const struct options *o, struct err *e)
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
         return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);
-    return 0;
+    return options_check_device(o, e);
 }
 
 int options_command(const char *name, enum command *out)

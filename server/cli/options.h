@@ -36,6 +36,7 @@ enum {
     OPTIONS_MAX_ARGS = 64,
     OPTIONS_MAX_IMAGES = 20,
     OPTIONS_MAX_LIST = 64,
+    OPTIONS_MAX_GPUS = 8,
     OPTIONS_MAX_ROWS = 128,
     OPTIONS_KEY_BYTES = 64,
     OPTIONS_HOST_BYTES = 64,
@@ -73,7 +74,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
-    const char *device, *cuda_library, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
+    const char *device, *gpus, *cuda_library, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
     int64_t threads, kv_tokens;
     bool pin_threads;
 
@@ -99,6 +100,10 @@ MUST_USE int options_parse(enum command c, int argc, char **argv, struct options
 MUST_USE int options_check_serve(const struct options *o, struct err *e);
 /* "127.0.0.1:8080", "[::1]:8080", "localhost:0" -> numeric host and port. -ERR_INPUT without a message. */
 MUST_USE int options_listen(const char *text, char host[OPTIONS_HOST_BYTES], uint16_t *port);
+/* "0,1" -> the GPUs' numbers, in this order; NULL: none, *n is 0. -ERR_INPUT names what is wrong, "--gpus: ..." */
+MUST_USE int options_gpus(const char *text, int out[OPTIONS_MAX_GPUS], size_t *n, struct err *e);
+/* What must hold between the options that say where a model runs. */
+MUST_USE int options_check_device(const struct options *o, struct err *e);
 bool options_loopback(const char *host);
 /* -ERR_NOT_FOUND if there is no such command. */
 MUST_USE int options_command(const char *name, enum command *out);

@@ -207,7 +207,7 @@ static int put_option(struct buf *b, const struct option_row *row, const struct 
         return put_list(b, field, key, e);
     }
     const char *text = NULL;
-    if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE || row->kind == OPTION_ADDRESS) text = *(const char *const *)field;
+    if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE || row->kind == OPTION_ADDRESS || row->kind == OPTION_GPUS) text = *(const char *const *)field;
     if (text) {
         buf_printf(b, "%s: ", key);
         int rc = put_text(b, text, key, e);

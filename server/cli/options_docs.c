@@ -211,6 +211,7 @@ static void reference_option(FILE *f, const struct option_row *r)
         [OPTION_TEXT] = "text",
         [OPTION_ADDRESS] = "address",
         [OPTION_CHOICE] = NULL,
+        [OPTION_GPUS] = "numbers",
         [OPTION_IMAGES] = "list",
         [OPTION_NAMES] = "list of names",
         [OPTION_NETWORKS] = "list of networks",

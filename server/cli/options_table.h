@@ -16,7 +16,7 @@ struct command_row {
 };
 extern const struct command_row option_commands[COMMANDS];
 
-/* ADDRESS is a HOST:PORT; NETWORKS, NAMES and ORIGINS are lists, given several times. */
+/* ADDRESS is a HOST:PORT; GPUS are numbers with commas between; NETWORKS, NAMES and ORIGINS are lists, given several times. */
 enum option_kind {
     OPTION_FLAG,
     OPTION_INT,
@@ -24,6 +24,7 @@ enum option_kind {
     OPTION_TEXT,
     OPTION_ADDRESS,
     OPTION_CHOICE,
+    OPTION_GPUS,
     OPTION_IMAGES,
     OPTION_NAMES,
     OPTION_NETWORKS,

@@ -165,12 +165,12 @@ static struct serve *serve_of(struct gateway_model *m)
     return (struct serve *)m->gateway; /* its first member */
 }
 
-/* Every worker has said hello, and a picture decoder is in its cage. */
+/* Every model is there, and a picture decoder is in its cage. */
 static void look_ready(struct serve *s)
 {
     if (s->ready) return;
     for (size_t i = 0; i < s->g.n_models; i++)
-        if (s->g.models[i]->state != MODEL_READY || !worker_is_ready(s->g.models[i]->worker)) return;
+        if (s->g.models[i]->state != MODEL_READY || !gateway_model_serves(s->g.models[i])) return;
     if (media_info(s->g.media).up) announce(s);
 }
 

@@ -34,7 +34,7 @@ static void args_make(struct worker_args *a, const struct options *o)
             char *number = a->numbers[a->n_numbers++];
             snprintf(number, sizeof *a->numbers, "%" PRId64, *(const int64_t *)field);
             value = number;
-        } else if (r->kind == OPTION_TEXT || r->kind == OPTION_CHOICE)
+        } else if (r->kind == OPTION_TEXT || r->kind == OPTION_CHOICE || r->kind == OPTION_GPUS)
             value = *(const char *const *)field;
         else
             CHECK(r->kind == OPTION_FLAG);
@@ -48,8 +48,13 @@ static int model_begin(struct serve *s, const char *path, const char *id, const 
                        struct err *e)
 {
     struct worker_args args;
+    struct gateway_gpus gpus = {.n = 0};
+    _Static_assert((int)OPTIONS_MAX_GPUS == (int)GATEWAY_MAX_REPLICAS, "a worker on each GPU");
+    int rc = options_check_device(o, e);
+    if (!rc) rc = options_gpus(o->gpus, gpus.number, &gpus.n, e);
+    if (rc) return rc;
     args_make(&args, o);
-    return gateway_model_add(&s->g, path, id, args.words, args.n, out, e);
+    return gateway_model_add(&s->g, path, id, args.words, args.n, &gpus, out, e);
 }
 
 static int start_one(struct serve *s, const char *arg, const char *name, struct err *e)
@@ -172,6 +177,7 @@ int serve_model_order(struct gateway *g, const struct model_order *order, struct
         int rc = is_orders_own(key) ? 0 : take_option(&o, key, v, e);
         if (rc) return rc;
     }
+    if (strcmp(o.device, "cpu") == 0 && !json_object_get(order->options, "gpus")) o.gpus = NULL; /* the server's own are not meant */
     int rc = find_folder(s, order->model, path, e);
     if (rc) return rc;
     rc = model_begin(s, path, order->name ? order->name : model_path_id(order->model, path), &o, out, e);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "engine/device_watch.h"
 #include "engine/engine.h"
 #include "engine/frame.h"
 #include "server/cli/command.h"
@@ -38,7 +39,7 @@ int command_worker(const struct options *o)
     snprintf(part, sizeof part, "worker %s", id ? id : "");
     command_log(o, part);
     log_start(); /* a reader of standard error that stands still must not look like a hang */
-    uint64_t *progress = worker_progress_map();
+    uint64_t *signs = worker_progress_map(), *progress = &signs[WORKER_PROGRESS];
     if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, (uint64_t)o->kv_tokens, progress, &e);
     if (rc) {
         log_error("%s", e.msg);
@@ -53,7 +54,9 @@ int command_worker(const struct options *o)
     struct engine_options eo = {.shared_cache = strcmp(o->cache_scope, "shared") == 0,
                                 .no_guesses = strcmp(o->speculation, "off") == 0,
                                 .picture_cache_bytes = ENGINE_PICTURE_CACHE_BYTES};
+    struct device_watch *watch = device_watch_start(l->bus_id, &signs[WORKER_XID]);
     int code = worker_serve(WORKER_SOCKET_FD, model, &eo, progress);
+    device_watch_stop(watch);
     model_close(model);
     log_stop(LAST_LINES_MS);
     return code;

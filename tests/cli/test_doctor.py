@@ -116,7 +116,7 @@ def test_the_device_that_the_backend_opens_is_told(doctor, program):
     if not simulated.exists():
         pytest.skip("no simulated device in this build")
     found = doctor("--device", "cuda", "--cuda-library", simulated)[0]["gpu"]
-    assert found["status"] == "ok" and re.match(r"cuda \(.+, \d+ SMs, sm_\d+\), \d+\.\d GiB of its memory are free$", found["message"])
+    assert found["status"] == "ok" and re.match(r"cuda:0 \(.+, \d+ SMs, sm_\d+\), \d+\.\d GiB of its memory are free$", found["message"])
 
 
 def damage(folder, kind, safetensors):

@@ -2,6 +2,7 @@
  * the worker is one that misbehaves as its MODEL argument says, over the real frame protocol: what a real worker must
  * never do has to be made somewhere. */
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/worker.h"
 #include "server/media_proc.h"
 #include "server/worker_proc.h"
 
@@ -37,7 +39,9 @@ static void worker_row(struct frame_conn *c, uint64_t sequence, const int32_t *t
 
 static void worker_answer(struct frame_conn *c, const struct frame_submit *f, const char *how)
 {
-    if (!strcmp(how, "die")) raise(SIGKILL);
+    uint64_t xid;
+    if (sscanf(how, "xid %" SCNu64, &xid) == 1 && pwrite(WORKER_PROGRESS_FD, &xid, sizeof xid, WORKER_XID * sizeof xid) < 0) _exit(3);
+    if (!strcmp(how, "die") || strstr(how, "and die")) raise(SIGKILL);
     if (!strcmp(how, "hang")) pause();
     if (!strcmp(how, "large token")) worker_row(c, f->sequence, (int32_t[]){1000}, 1, FINISH_NONE);
     if (!strcmp(how, "many tokens")) worker_row(c, f->sequence, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, FINISH_NONE);
@@ -318,6 +322,60 @@ static void test_worker_that_hangs_without_listeners_is_ended(void **state)
     run_until(&t.n_ready, 2, 2000);
 }
 
+static void one_request(const char *how, struct sequence *a)
+{
+    start_worker(how);
+    run_until(&t.n_ready, 1, 3000);
+    assert_int_equal(submit(a, 2, -1), 0);
+}
+
+static void check_lost(const char *how)
+{
+    struct sequence a;
+    one_request(how, &a);
+    run_until(&t.n_down, 1, 3000);
+    assert_string_equal(t.why, "its GPU reports Xid 79: it has fallen off the bus; it is not started again, as only a reset helps");
+    assert_int_equal(a.n_down, 1);
+    run_for(500);
+    assert_int_equal(t.n_ready, 1);
+    assert_string_equal(worker_info(t.worker).state, "lost");
+    assert_string_equal(worker_lost(t.worker), "Xid 79: it has fallen off the bus");
+}
+
+static void test_worker_whose_gpu_is_lost_is_not_started_again(void **state)
+{
+    (void)state;
+    check_lost("xid 79");
+}
+
+static void test_worker_that_dies_by_what_its_gpu_reports_says_so(void **state)
+{
+    (void)state;
+    check_lost("xid 79 and die");
+}
+
+static void test_worker_whose_gpu_can_be_used_again_is_started_again(void **state)
+{
+    (void)state;
+    struct sequence a;
+    one_request("xid 94", &a);
+    run_until(&t.n_down, 1, 3000);
+    assert_non_null(strstr(t.why, "Xid 94"));
+    run_until(&t.n_ready, 2, 3000);
+    assert_null(worker_lost(t.worker));
+    run_for(500); /* the event is not its successor's */
+    assert_int_equal(t.n_down, 1);
+}
+
+static void test_worker_may_report_what_is_no_reason_to_end_it(void **state)
+{
+    (void)state;
+    struct sequence a;
+    one_request("xid 31", &a);
+    run_for(500);
+    assert_int_equal(t.n_down, 0);
+}
+
 static void test_worker_restarts_ever_more_slowly(void **state)
 {
     (void)state;
@@ -484,6 +542,10 @@ int main(int argc, char **argv)
         PROC_TEST(test_worker_sending_garbage_is_ended),
         PROC_TEST(test_worker_answering_for_strangers_is_ended),
         PROC_TEST(test_worker_restarts_ever_more_slowly),
+        PROC_TEST(test_worker_whose_gpu_is_lost_is_not_started_again),
+        PROC_TEST(test_worker_that_dies_by_what_its_gpu_reports_says_so),
+        PROC_TEST(test_worker_whose_gpu_can_be_used_again_is_started_again),
+        PROC_TEST(test_worker_may_report_what_is_no_reason_to_end_it),
         PROC_TEST(test_worker_that_cannot_start_is_not_repeated),
         PROC_TEST(test_worker_with_a_token_outside_the_vocabulary_is_ended),
         PROC_TEST(test_worker_making_more_than_was_asked_for_is_ended),

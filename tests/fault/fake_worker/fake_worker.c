@@ -10,7 +10,8 @@
  *   cached         prompt tokens said to be cached, of choice 0, 1, ... of each request
  *   deadlines      true: sequences are dropped at their deadline, as the real engine does; else only the gateway looks at it
  *   submit         what is done with every submit: a word of submit_words below (default "answer")
- *   record         a file to which one JSON line is appended for each start, submit, cancel and expiry: {"t_ms", "event", "pid", ...}; t_ms is the boot
+ *   only_gpu       start and submit hold for the worker on that GPU (--gpus), the others answer
+ *   record         a file to which one JSON line is appended for each start, submit, cancel and expiry: {"t_ms", "event", "pid", "gpu", ...}; t_ms is the boot
  *                  clock
  * A request's `seed` of SEED_BASE + i does what submit_words[i] says, whatever the file says: one server can have good and bad requests at once. */
 #include <errno.h>
@@ -111,6 +112,7 @@ static struct {
     struct frame_conn *conn;
     struct frame_hello hello;
     uint64_t *progress;
+    int gpu; /* -1: none was named */
     double tokens_per_s;
     struct frame_prediction prediction;
     uint32_t cached[MAX_CHOICES];
@@ -159,6 +161,11 @@ static void script_read(void)
     for (size_t i = 0; json_is_array(ids) && i < w.n_ids; i++) w.ids[i] = (int32_t)json_integer_value(json_array_get(ids, i));
     w.start = (enum start)word_index(json_object_get(script, "start"), start_words, STARTS, START_OK);
     w.submit = (enum submit)word_index(json_object_get(script, "submit"), submit_words, SUBMITS, ANSWER);
+    const json_t *only = json_object_get(script, "only_gpu");
+    if (only && json_integer_value(only) != w.gpu) {
+        w.start = START_OK;
+        w.submit = ANSWER;
+    }
     const json_t *prediction = json_object_get(script, "prediction"), *cached = json_object_get(script, "cached");
     w.prediction.first_token_ms = (float)json_number_value(json_object_get(prediction, "first_token_ms"));
     w.prediction.side_by_side = (uint32_t)json_integer_value(json_object_get(prediction, "side_by_side"));
@@ -178,9 +185,9 @@ static void record(const char *event, uint64_t sequence, const struct frame_subm
     char line[512];
     int n = snprintf(
         line, sizeof line,
-        "{\"t_ms\":%lld,\"event\":\"%s\",\"pid\":%d,\"sequence\":%llu,\"n_ids\":%u,\"seed\":%llu,\"account\":%llu,\"weight\":%u,"
+        "{\"t_ms\":%lld,\"event\":\"%s\",\"pid\":%d,\"gpu\":%d,\"sequence\":%llu,\"n_ids\":%u,\"seed\":%llu,\"account\":%llu,\"weight\":%u,"
         "\"priority\":%d,\"deadline_ms\":%lld}\n",
-        (long long)clock_boot_ms(), event, (int)getpid(), (unsigned long long)sequence, f->n_ids, (unsigned long long)f->sampling.seed,
+        (long long)clock_boot_ms(), event, (int)getpid(), w.gpu, (unsigned long long)sequence, f->n_ids, (unsigned long long)f->sampling.seed,
         (unsigned long long)f->account, f->weight, (int)f->priority, (long long)f->deadline_ms);
     int fd = open(w.record, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     CHECK(fd >= 0 && write(fd, line, (size_t)n) == n);
@@ -454,11 +461,15 @@ int command_worker(const struct options *o)
     struct engine *engine = NULL;
     const char *dir;
     char path[4096];
+    struct options on_cpu = *o; /* its hello is all that is wanted of the model */
+    on_cpu.device = "cpu";
+    on_cpu.gpus = NULL;
+    w.gpu = o->gpus ? atoi(o->gpus) : -1;
     worker_prepare();
     log_setup(LOG_INFO, "fake worker");
     w.progress = worker_progress_map();
     int rc = model_run_dir(o, path, sizeof path, &dir, &e);
-    if (!rc) rc = model_run_open(&model, dir, o, COMPUTE_BF16, (uint64_t)o->kv_tokens, w.progress, &e);
+    if (!rc) rc = model_run_open(&model, dir, &on_cpu, COMPUTE_BF16, (uint64_t)o->kv_tokens, w.progress, &e);
     if (!rc) rc = engine_new(&engine, model, &e);
     if (!rc) rc = frame_conn_new(&w.conn, WORKER_SOCKET_FD, 64 << 20, &e);
     if (rc) {

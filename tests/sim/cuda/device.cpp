@@ -1,9 +1,14 @@
 /* The runtime API but for streams and graphs: errors, the device's properties, memory. The device is that of the environment:
- * SIM_CUDA_DEVICES (1), SIM_CUDA_SMS (132), SIM_CUDA_CC (90), SIM_CUDA_MEMORY_MB (4096), read at each call so that a test can change it.
+ * SIM_CUDA_DEVICES (1), SIM_CUDA_SMS (132), SIM_CUDA_CC (90), SIM_CUDA_MEMORY_MB (4096), SIM_CUDA_DRIVER (13000), read at each call so that a test can
+ * change it. Several devices share one memory, but a kernel runs only on a stream of the device that its thread has set.
  *
  * Errors as in the real runtime: a call's own error is remembered until cudaGetLastError(); a kernel's fault stays, and every later call
- * returns it. A test orders failures with sim::fail_call(). */
+ * returns it. A test orders failures with sim::fail_call(), or from outside of the process with SIM_CUDA_FAIL=CALL:N:ERROR: the N-th call of that
+ * name returns that error, for good if it is one that stays (cudaErrorIllegalAddress and its like); "hang" in place of the error never returns.
+ * SIM_CUDA_FAIL=@FILE: the same is read from that file whenever it is there; whichever process reads it removes it, and counts from then on. */
 #include "internal.h"
+
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +19,7 @@ namespace {
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 int fail_in = 0, calls = 0;
 cudaError_t fail_with = cudaSuccess;
+thread_local int device_of_thread = 0;
 
 long setting(const char *name, long otherwise)
 {
@@ -22,6 +28,7 @@ long setting(const char *name, long otherwise)
 }
 size_t total_bytes() { return size_t(setting("SIM_CUDA_MEMORY_MB", 4096)) << 20; }
 long devices() { return setting("SIM_CUDA_DEVICES", 1); }
+long driver() { return setting("SIM_CUDA_DRIVER", 13000); }
 int multiprocessors() { return int(setting("SIM_CUDA_SMS", 132)); }
 constexpr size_t shared_a_multiprocessor = 228 << 10, shared_a_block = 227 << 10, shared_reserved = 1 << 10;
 constexpr int threads_a_multiprocessor = 2048, blocks_a_multiprocessor = 32;
@@ -30,6 +37,52 @@ int blocks_at_once(int threads, size_t smem)
 {
     const int by_threads = threads_a_multiprocessor / std::max((threads + 31) / 32 * 32, 32);
     return std::min({by_threads, int(shared_a_multiprocessor / (smem + shared_reserved)), blocks_a_multiprocessor});
+}
+
+cudaError_t error_named(const char *name);
+
+struct outside_order { /* SIM_CUDA_FAIL */
+    char call[64], error[64];
+    int n;
+};
+outside_order order = {};
+bool order_read = false;
+
+void read_order(const char *text)
+{
+    order = {};
+    if (std::sscanf(text, "%63[^:]:%d:%63s", order.call, &order.n, order.error) == 3 && order.n > 0) return;
+    std::fprintf(stderr, "SIM_CUDA_FAIL: '%s' is not CALL:N:ERROR\n", text);
+    std::abort();
+}
+
+/* The file is taken by renaming it, so that one process alone has it. */
+void take_order(const char *path)
+{
+    char mine[4096], text[256] = "";
+    std::snprintf(mine, sizeof mine, "%s.%d", path, int(getpid()));
+    if (std::rename(path, mine)) return;
+    std::FILE *f = std::fopen(mine, "r");
+    if (f && std::fgets(text, sizeof text, f)) read_order(text);
+    if (f) std::fclose(f);
+    std::remove(mine);
+}
+
+cudaError_t ordered_by_environment(const char *name)
+{
+    const char *v = std::getenv("SIM_CUDA_FAIL");
+    if (!v || !*v) return cudaSuccess;
+    if (*v == '@') take_order(v + 1);
+    else if (!order_read) read_order(v);
+    order_read = true;
+    if (order.n == 0 || std::strcmp(name, order.call) || --order.n > 0) return cudaSuccess;
+    if (!std::strcmp(order.error, "hang"))
+        for (;;) pause();
+    const cudaError_t e = error_named(order.error);
+    const bool stays = e == cudaErrorIllegalAddress || e == cudaErrorMisalignedAddress || e == cudaErrorLaunchFailure || e == cudaErrorLaunchTimeout ||
+                       e == cudaErrorUnknown;
+    if (stays) set_sticky(e);
+    return e;
 }
 
 } // namespace
@@ -45,10 +98,15 @@ void set_sticky(cudaError_t e)
 void fail_call(int n, cudaError_t e) { fail_in = n, fail_with = e, calls = 0; }
 int fallible_calls() { return calls; }
 
-cudaError_t enter_call()
+int device_now() { return device_of_thread; }
+
+cudaError_t enter_call(const char *name)
 {
     ++calls;
     if (sticky != cudaSuccess) return last_error = sticky;
+    if (driver() < 13000) return last_error = cudaErrorInsufficientDriver;
+    const cudaError_t from_outside = ordered_by_environment(name);
+    if (from_outside != cudaSuccess) return last_error = from_outside;
     if (devices() < 1) return last_error = cudaErrorNoDevice;
     if (fail_in && calls == fail_in) return last_error = fail_with;
     return cudaSuccess;
@@ -67,7 +125,7 @@ size_t cooperative_blocks(const launch_config &c)
 cudaError_t malloc_device(void **p, size_t n)
 {
     *p = nullptr;
-    API_CALL();
+    API_CALL_AS("cudaMalloc");
     const cudaError_t e = wait_allowed();
     if (e != cudaSuccess || n == 0) return leave_call(e);
     if (n > total_bytes() || device_bytes() > total_bytes() - n) return leave_call(cudaErrorMemoryAllocation);
@@ -76,7 +134,7 @@ cudaError_t malloc_device(void **p, size_t n)
 cudaError_t malloc_host(void **p, size_t n)
 {
     *p = nullptr;
-    API_CALL();
+    API_CALL_AS("cudaMallocHost");
     const cudaError_t e = wait_allowed();
     if (e != cudaSuccess || n == 0) return leave_call(e);
     return leave_call(allocate_pinned(p, n));
@@ -168,6 +226,17 @@ const error_text &text_of(cudaError_t e)
     return error_texts[sizeof error_texts / sizeof *error_texts - 1];
 }
 } // namespace
+namespace sim {
+namespace {
+cudaError_t error_named(const char *name)
+{
+    for (const error_text &t : error_texts)
+        if (!std::strcmp(t.name, name)) return t.e;
+    std::fprintf(stderr, "SIM_CUDA_FAIL: there is no error '%s' here\n", name);
+    std::abort();
+}
+} // namespace
+} // namespace sim
 const char *cudaGetErrorString(cudaError_t e) { return text_of(e).text; }
 const char *cudaGetErrorName(cudaError_t e) { return text_of(e).name; }
 
@@ -181,12 +250,21 @@ cudaError_t cudaGetDeviceCount(int *n)
 cudaError_t cudaSetDevice(int device)
 {
     API_CALL();
-    return leave_call(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); /* one is used, however many there are */
+    if (device < 0 || device >= devices()) return leave_call(cudaErrorInvalidDevice);
+    device_of_thread = device;
+    return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int *device)
 {
     API_CALL();
-    *device = 0;
+    *device = device_of_thread;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char *out, int n, int device)
+{
+    API_CALL();
+    if (n < 13 || device < 0 || device >= devices()) return leave_call(cudaErrorInvalidValue);
+    std::snprintf(out, size_t(n), "0000:%02x:00.0", device + 1);
     return cudaSuccess;
 }
 cudaError_t cudaDeviceReset()
@@ -237,10 +315,14 @@ cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device)
 }
 cudaError_t cudaDriverGetVersion(int *v)
 {
+    *v = int(driver());
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v)
+{
     *v = 13000;
     return cudaSuccess;
 }
-cudaError_t cudaRuntimeGetVersion(int *v) { return cudaDriverGetVersion(v); }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     API_CALL();

@@ -173,7 +173,8 @@ std::string describe_address(const void *p);
 /* device.cpp */
 void set_sticky(cudaError_t e);
 cudaError_t sticky_error();
-cudaError_t enter_call();              /* what a call finds before it does anything: an earlier kernel's fault, a failure to order */
+cudaError_t enter_call(const char *name); /* what a call finds before it does anything: an earlier kernel's fault, a failure to order */
+int device_now();                         /* of this thread: cudaSetDevice */
 cudaError_t leave_call(cudaError_t e); /* remembers e; returns it */
 size_t cooperative_blocks(const launch_config &c);
 
@@ -189,9 +190,10 @@ private:
 cudaError_t wait_allowed(); /* in the state of captures */
 cudaError_t wait_all();
 void drop_streams();
-#define API_CALL()                                                                                                                         \
+#define API_CALL() API_CALL_AS(__func__)
+#define API_CALL_AS(name)                                                                                                                  \
     recursive_lock lock_;                                                                                                                  \
-    const cudaError_t entered_ = enter_call();                                                                                             \
+    const cudaError_t entered_ = enter_call(name);                                                                                         \
     if (entered_ != cudaSuccess) return entered_
 
 /* In the race-checked build the linker may give the runtime a template of the standard library that was instrumented with a kernel. What

@@ -7,6 +7,8 @@
  * fault what was queued is dropped. */
 #include "internal.h"
 
+#include <unistd.h>
+
 #include <functional>
 #include <map>
 #include <mutex>
@@ -21,6 +23,7 @@ struct item {
     action run;
     std::vector<uint64_t> after;
     std::shared_ptr<serials> previous;
+    std::function<bool()> gate = nullptr; /* outside of this device: whether it may run; none: it may */
 };
 struct node {
     action run;
@@ -54,6 +57,7 @@ struct sim_capture {
 };
 struct sim_stream {
     bool blocking = true;
+    int device = sim::device_now();
     uint64_t last = 0;
     std::shared_ptr<sim::serials> previous = std::make_shared<sim::serials>();
     sim_capture *capture = nullptr;
@@ -80,12 +84,14 @@ std::vector<sim_capture *> captures;
 
 bool is_done(uint64_t id) { return !waiting.count(id); }
 
-bool can_run(const item &i)
+bool has_turn(const item &i)
 {
     for (uint64_t a : i.after)
         if (!is_done(a)) return false;
     return true;
 }
+
+bool can_run(const item &i) { return has_turn(i) && (!i.gate || i.gate()); }
 
 /* Runs one item whose turn it may be; false if there is none. */
 bool run_one()
@@ -107,9 +113,20 @@ bool run_one()
     return true;
 }
 
+/* true: a moment was waited for what comes from outside. */
+bool waited_outside()
+{
+    for (const auto &w : waiting) {
+        if (!w.second.gate || !has_turn(w.second)) continue;
+        usleep(100);
+        return true;
+    }
+    return false;
+}
+
 void run_until(uint64_t id)
 {
-    while (!is_done(id) && run_one()) {}
+    while (!is_done(id) && (run_one() || waited_outside())) {}
 }
 void run_some()
 {
@@ -132,7 +149,7 @@ sim_stream *stream_of(cudaStream_t s)
 }
 
 /* Puts work into a stream, or a node into the graph it is captured to. */
-cudaError_t put(cudaStream_t handle, action run, uint64_t also_after = 0)
+cudaError_t put(cudaStream_t handle, action run, uint64_t also_after = 0, std::function<bool()> gate = nullptr)
 {
     sim_stream *s = stream_of(handle);
     if (!s) return cudaErrorInvalidResourceHandle;
@@ -148,7 +165,7 @@ cudaError_t put(cudaStream_t handle, action run, uint64_t also_after = 0)
             invalidate_captures();
             return cudaErrorStreamCaptureImplicit;
         }
-    item i{std::move(run), {s->last, also_after}, s->previous};
+    item i{std::move(run), {s->last, also_after}, s->previous, std::move(gate)};
     if (s == &legacy) {
         for (const sim_stream *o : streams)
             if (o->blocking) i.after.push_back(o->last);
@@ -279,7 +296,9 @@ bool valid(const launch_config &c)
 
 cudaError_t launch(const launch_config &c, cudaStream_t s, std::shared_ptr<const kernel_call> call)
 {
-    API_CALL();
+    API_CALL_AS("cudaLaunchKernel");
+    const sim_stream *of = stream_of(s);
+    if (of && of != &legacy && of->device != device_now()) return leave_call(cudaErrorInvalidResourceHandle);
     if (!valid(c)) return leave_call(cudaErrorInvalidConfiguration);
     if (c.smem > smem_limit(c.function)) return leave_call(cudaErrorInvalidValue);
     if (c.cooperative && size_t(c.grid.x) * c.grid.y * c.grid.z > cooperative_blocks(c))
@@ -287,12 +306,26 @@ cudaError_t launch(const launch_config &c, cudaStream_t s, std::shared_ptr<const
     return leave_call(put(s, [c, call](serials *previous) { run_grid(c, *call, previous); }));
 }
 
+cudaError_t gated_work(cudaStream_t s, std::function<bool()> gate, std::function<void()> run)
+{
+    API_CALL();
+    return leave_call(put(
+        s,
+        [run](serials *previous) {
+            *previous = serials();
+            open_device_memory(true);
+            run();
+            open_device_memory(false);
+        },
+        0, std::move(gate)));
+}
+
 cudaError_t wait_allowed() { return may_wait(nullptr); }
 
 cudaError_t wait_all()
 {
     const cudaError_t e = may_wait(nullptr);
-    while (e == cudaSuccess && run_one()) {}
+    while (e == cudaSuccess && (run_one() || waited_outside())) {}
     return e != cudaSuccess ? e : sticky_error();
 }
 
@@ -479,7 +512,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t h, cudaGraph_t *g)
 {
     recursive_lock lock;
     *g = nullptr;
-    const cudaError_t ordered = enter_call();
+    const cudaError_t ordered = enter_call(__func__);
     sim_stream *s = stream_of(h);
     if (!s || !s->capture || s->capture->origin != s)
         return leave_call(s && s->capture ? cudaErrorStreamCaptureUnmatched : cudaErrorInvalidValue);

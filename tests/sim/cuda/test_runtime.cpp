@@ -319,7 +319,103 @@ std::string test_fresh_memory_is_poisoned()
     return "";
 }
 
+std::string numbers(std::initializer_list<int> list)
+{
+    std::string s;
+    for (int n : list) s += (s.empty() ? "" : " ") + std::to_string(n);
+    return s;
+}
+
+/* Failures that come from outside of the process: by the name of a call, and how they stay. */
+std::string test_failures_of_the_environment()
+{
+    const std::string passes = output_of_child([] {
+        setenv("SIM_CUDA_FAIL", "cudaMemset:2:cudaErrorInvalidValue", 1);
+        cell c; /* the first */
+        return numbers({cudaMemset(c.p, 0, 4), cudaMemset(c.p, 0, 4)});
+    });
+    WANT(passes == "1 0");
+    const std::string stays = output_of_child([] {
+        setenv("SIM_CUDA_FAIL", "cudaDeviceSynchronize:1:cudaErrorIllegalAddress", 1);
+        cell c;
+        return numbers({cudaDeviceSynchronize(), cudaMemset(c.p, 0, 4)});
+    });
+    WANT(stays == "700 700");
+    const std::string file = "/tmp/sim_cuda_fail." + std::to_string(getpid());
+    const std::string once = output_of_child([&file] {
+        setenv("SIM_CUDA_FAIL", ("@" + file).c_str(), 1);
+        cell c;
+        std::string got = std::to_string(cudaMemset(c.p, 0, 4));
+        std::FILE *f = std::fopen(file.c_str(), "w");
+        std::fputs("cudaMemset:1:cudaErrorNotSupported\n", f);
+        std::fclose(f);
+        for (int i = 0; i < 2; ++i) got += " " + std::to_string(cudaMemset(c.p, 0, 4));
+        return got + (access(file.c_str(), F_OK) ? " taken" : " there");
+    });
+    WANT(once == "0 801 0 taken");
+    WANT(has_one_of(output_of_child([] {
+                        setenv("SIM_CUDA_FAIL", "cudaMemset", 1);
+                        return std::to_string(cudaDeviceSynchronize());
+                    }),
+                    "is not CALL:N:ERROR"));
+    const std::string old = output_of_child([] {
+        int n, has = 0, needs = 0;
+        setenv("SIM_CUDA_DRIVER", "12040", 1);
+        const cudaError_t e = cudaGetDeviceCount(&n);
+        cudaDriverGetVersion(&has), cudaRuntimeGetVersion(&needs);
+        return numbers({e, has, needs});
+    });
+    WANT(old == "35 12040 13000");
+    return "";
+}
+
+std::string test_a_kernel_runs_on_the_device_of_its_stream()
+{
+    setenv("SIM_CUDA_DEVICES", "2", 1);
+    cell c;
+    cudaStream_t s;
+    char id[32];
+    int now = -1;
+    OK(cudaSetDevice(1));
+    OK(cudaGetDevice(&now));
+    OK(cudaStreamCreate(&s));
+    WANT(now == 1 && cudaSetDevice(2) == cudaErrorInvalidDevice);
+    (void)cudaGetLastError();
+    probe_add(c.p, 1, s);
+    OK(cudaGetLastError());
+    OK(cudaSetDevice(0));
+    probe_add(c.p, 1, s);
+    WANT(cudaGetLastError() == cudaErrorInvalidResourceHandle);
+    OK(cudaStreamSynchronize(s));
+    WANT(c.value() == 1);
+    OK(cudaStreamDestroy(s));
+    OK(cudaDeviceGetPCIBusId(id, sizeof id, 1));
+    WANT(std::string(id) == "0000:02:00.0");
+    unsetenv("SIM_CUDA_DEVICES");
+    return "";
+}
+
+std::string test_gated_work_waits_for_what_is_outside()
+{
+    cell c;
+    cudaStream_t s;
+    static bool open;
+    open = false;
+    OK(cudaStreamCreate(&s));
+    OK(sim::gated_work(s, [] { return open; }, [&c] { *c.p = 5; }));
+    probe_add(c.p, 1, s);
+    for (int i = 0; i < 3; ++i) WANT(cudaStreamQuery(s) == cudaErrorNotReady);
+    open = true;
+    OK(cudaStreamSynchronize(s));
+    WANT(c.value() == 16); /* 3 * 5 + 1 */
+    OK(cudaStreamDestroy(s));
+    return "";
+}
+
 const test_case cases[] = {
+    {"failures_of_the_environment", test_failures_of_the_environment},
+    {"device_of_a_stream", test_a_kernel_runs_on_the_device_of_its_stream},
+    {"gated_work", test_gated_work_waits_for_what_is_outside},
     {"stream_order", test_stream_order},
     {"events_order_streams", test_events_order_streams},
     {"legacy_stream", test_legacy_stream_waits_for_blocking_ones},

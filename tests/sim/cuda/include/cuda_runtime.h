@@ -5,6 +5,7 @@
  * patterns, fenced by guard pages and out of the host's reach between calls. A faulting kernel leaves a sticky error.
  * See docs/kernels.md. */
 #pragma once
+#include <functional>
 #include <memory>
 
 #include "sim_device.h"
@@ -116,6 +117,7 @@ const char *cudaGetErrorName(cudaError_t e);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaDeviceGetPCIBusId(char *out, int n, int device);
 cudaError_t cudaDeviceReset();
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
@@ -202,6 +204,9 @@ cudaError_t malloc_host(void **p, size_t n);
 cudaError_t set_function_attribute(const void *function, cudaFuncAttribute a, int v);
 cudaError_t get_function_attributes(cudaFuncAttributes *out, const void *function);
 cudaError_t occupancy(int *blocks, const void *function, int threads, size_t smem);
+
+/* Work that waits for what is not of this device (another rank of a collective): run() comes in its turn, once gate() is true. */
+cudaError_t gated_work(cudaStream_t s, std::function<bool()> gate, std::function<void()> run);
 
 /* Failures to order. The n-th call from now on that can fail does so with e, once (n = 0: none); fallible calls are counted since then. */
 void fail_call(int n, cudaError_t e);
