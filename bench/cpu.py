@@ -15,6 +15,7 @@ tile       one 512 px tile through the encoder of a 256M picture model, and 17 i
            is named (bench/onnx_tile.py)
 memory     anonymous memory after load beside weights and cache, and its growth over 10,000 requests
 scheduler  work of the scheduler a step (bench_scheduler)
+host       all that a step costs the host, with a device that computes nothing (bench_host)
 exact      what --decode exact costs against fast
 
 llama.cpp is run where its programs are named, in turns with ours: every round runs each side once, and a ratio is of one round. FOLDER holds
@@ -495,6 +496,15 @@ def bench_scheduler(args):
     return {"text": text}
 
 
+def bench_host(args):
+    program, library = BUILD / "bench/bench_host", BUILD / "bench/libspillway_no_device.so"
+    if not program.exists() or not library.exists():
+        return not_there("bench_host")
+    text = subprocess.check_output([program, "--library", library], text=True)
+    say(text.rstrip())
+    return {"text": text}
+
+
 def bench_exact(args):
     if not {"exact", "fast"} <= set(choices("--decode") or []):
         return not_there("a path that is not exact (--decode fast): this backend has one path, which is exact, so that costs nothing")
@@ -511,7 +521,7 @@ def bench_exact(args):
 
 
 BENCHES = {"read": bench_read, "model": bench_model, "streams": bench_streams, "guess": bench_guess, "busy": bench_busy, "start": bench_start, "prefix": bench_prefix,
-           "tile": bench_tile, "memory": bench_memory, "scheduler": bench_scheduler, "exact": bench_exact}
+           "tile": bench_tile, "memory": bench_memory, "scheduler": bench_scheduler, "host": bench_host, "exact": bench_exact}
 
 
 def parse():
