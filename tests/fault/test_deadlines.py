@@ -79,7 +79,7 @@ def test_t62_expires_in_a_stream_as_an_error_event(serve):
 
 def test_t62_expires_mid_answer_as_a_plain_error(serve):
     s = serve(tokens_per_s=50)
-    assert_expired(ask(s, 300))
+    assert_expired(ask(s, 1000))
     assert len(s.recorded("cancel")) == 1
 
 
