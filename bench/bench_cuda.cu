@@ -246,7 +246,9 @@ struct weight_part part_of(size_t rows, size_t cols)
             noise[i] = i < (1u << 20) ? uint16_t((state >> 16 & 0x80ff) | 0x3d00) : noise[i - (1u << 20)]; /* +-0.03 to 0.12 */
         }
     }
-    return {noise.data(), DTYPE_BF16, rows, nullptr};
+    weight_part p = {};
+    p.data = noise.data(), p.dtype = DTYPE_BF16, p.rows = rows;
+    return p;
 }
 
 struct device *device_open(const struct device_limits &l)
@@ -268,11 +270,13 @@ void *zeros(struct device *d, size_t bytes)
     return p;
 }
 
-struct weight *pack(struct device *d, enum pack_kind kind, size_t rows, size_t cols, const struct quant_format *q)
+/* head_dim: of PACK_QKV. */
+struct weight *pack(struct device *d, enum pack_kind kind, size_t rows, size_t cols, const struct quant_format *q, size_t head_dim = 0)
 {
     struct weight *w;
     const size_t n_parts = kind == PACK_GATE_UP ? 2 : 1;
-    const struct weight_part parts[2] = {part_of(rows, cols), part_of(rows, cols)};
+    struct weight_part parts[2] = {part_of(rows, cols), part_of(rows, cols)};
+    parts[0].head_dim = head_dim;
     OK(ops->weight_pack(d, kind, parts, n_parts, cols, q, &w, &e));
     return w;
 }
@@ -292,7 +296,7 @@ void plan(struct device *d, size_t rows, size_t positions, bool prefill, const s
         sequence[r] = uint32_t(prefill ? 0 : r);
     }
     static_assert(sizeof(bool) == 1, "roles");
-    const struct step_plan p = {rows, position.data(), sequence.data(), reinterpret_cast<const bool *>(role.data()), n_sequences, tables.data()};
+    const struct step_plan p = {rows, position.data(), sequence.data(), reinterpret_cast<const bool *>(role.data()), n_sequences, tables.data(), 0};
     OK(ops->plan(d, &p, &rope, head_dim, &e));
     OK(ops->sync(d, &e));
 }
@@ -392,7 +396,7 @@ void bench_layer(const text_shape &s)
     for (int p = 0; p < PRODUCTS; p++)
         for (const form &f : forms) {
             const product_size z = size_of(s, product(p));
-            struct weight *w = pack(l.d, p == GATE_UP ? PACK_GATE_UP : PACK_LINEAR, p == GATE_UP ? s.inter : z.n, z.k, f.quant);
+            struct weight *w = pack(l.d, p == GATE_UP ? PACK_GATE_UP : p == QKV ? PACK_QKV : PACK_LINEAR, p == GATE_UP ? s.inter : z.n, z.k, f.quant, s.head_dim);
             for (int role = 0; role < 2; role++)
                 for (size_t rows : role ? prefill : decode) {
                     plan(l.d, rows, role ? rows : 1, role, rope, s.head_dim);
@@ -527,7 +531,10 @@ void bench_sampling(struct device *d, const text_shape &s, float *logits, const 
             }
             /* Bytes: the logits once. The host waits for the tokens in it. */
             report(std::string(s.name) + " sampling, " + (kind ? "top-k, top-p" : "greedy") + ", with its wait, " + std::to_string(n),
-                   median_us(d->stream, [&] { OK(ops->sample(d, rows.data(), n, s.vocab, results.data(), &e)); }), {double(n * s.vocab) * 4, 0, false});
+                   median_us(d->stream, [&] {
+                       OK(ops->sample(d, rows.data(), n, s.vocab, results.data(), &e));
+                       OK(ops->sampled(d, &e));
+                   }), {double(n * s.vocab) * 4, 0, false});
         }
 }
 

@@ -206,7 +206,7 @@ static struct weight *weight_new(struct device *d, enum pack_kind kind, size_t n
     bf16 *data = malloc(n * k * sizeof *data);
     if (!data) abort();
     for (size_t i = 0; i < n * k; i++) data[i] = bf16_from_f32(noise() * 0.05f);
-    struct weight_part parts[2] = {{.data = data, .dtype = DTYPE_BF16, .rows = n}, {.data = data, .dtype = DTYPE_BF16, .rows = n}};
+    const struct weight_part part = {.data = data, .dtype = DTYPE_BF16, .rows = n}, parts[2] = {part, part};
     struct weight *w;
     struct err e = {0};
     must(ops_cpu.weight_pack(d, kind, parts, kind == PACK_GATE_UP ? 2 : 1, k, NULL, &w, &e), &e);
@@ -274,7 +274,7 @@ static void attention_plan(struct attention_bench *t, size_t first, size_t rows)
         t->prefill[i] = rows > 1;
     }
     const uint32_t *tables[] = {t->block};
-    struct step_plan p = {rows, t->position, t->sequence, t->prefill, 1, tables};
+    struct step_plan p = {rows, t->position, t->sequence, t->prefill, 1, tables, 0};
     must(ops_cpu.plan(t->d, &p, &no_rope, HEAD_DIM, &e), &e);
 }
 

@@ -8,8 +8,7 @@
 #include "engine/engine_parts.h"
 
 enum {
-    STEP_ROWS_MAX = 256,      /* a prompt chunk holds up the tokens of the others and a cancel: not longer than this */
-    BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well: a stream's next token waits for them ... */
+    BESIDE_ROWS = 32,         /* of prompts in a step that decodes as well, or an eighth of a step: a stream's next token waits for them ... */
     SPREAD_STEPS = 20,        /* ... and this part of those that came together: see docs/performance.md, "Steps that mix" */
     LAYER_ROWS_AT_FIRST = 64, /* what a layer of a tile costs, until both have been measured */
     PROMISED_TOKENS = 256,
@@ -22,10 +21,15 @@ static uint32_t mixed_rows(uint32_t step_rows)
     return step_rows - (step_rows + 3) / 4;
 }
 
+static uint32_t beside_rows(uint32_t step_rows)
+{
+    return step_rows / 8 > BESIDE_ROWS ? step_rows / 8 : BESIDE_ROWS;
+}
+
 static int scheduler_make(struct engine *en, struct err *e)
 {
     const struct model_limits *m = &en->limits;
-    const uint32_t step_rows = m->step_rows < STEP_ROWS_MAX ? m->step_rows : STEP_ROWS_MAX, layers = m->tile_layers ? m->tile_layers : 1;
+    const uint32_t step_rows = m->fill_rows, layers = m->tile_layers ? m->tile_layers : 1, mixed = mixed_rows(step_rows);
     struct scheduler_limits l = {.max_running = step_rows < ENGINE_MAX_RUNNING ? step_rows : ENGINE_MAX_RUNNING,
                                  .max_waiting = ENGINE_MAX_WAITING,
                                  .max_waiting_tokens = MAX_WAITING_TOKENS,
@@ -35,9 +39,10 @@ static int scheduler_make(struct engine *en, struct err *e)
                                  .max_context = m->max_context,
                                  .promised_tokens = en->options.promised_tokens ? en->options.promised_tokens : PROMISED_TOKENS,
                                  .step_rows = step_rows,
-                                 .step_decode_rows = mixed_rows(step_rows),
+                                 .step_decode_rows = mixed < ENGINE_MAX_RUNNING ? mixed : ENGINE_MAX_RUNNING,
+                                 .mixed_rows = mixed,
                                  .prompt_rows = en->options.prompt_rows,
-                                 .beside_rows = BESIDE_ROWS,
+                                 .beside_rows = beside_rows(step_rows),
                                  .spread_steps = SPREAD_STEPS,
                                  .tile_units = layers,
                                  .unit_rows = LAYER_ROWS_AT_FIRST,
@@ -426,7 +431,7 @@ static int run_model(struct engine *en, struct err *e)
     if (rc) return rc;
     for (size_t i = 0; i < en->n_groups; i++)
         for (uint32_t r = 0; r < n_samples(&en->planned[i]); r++) fill_sample(en, n++, en->planned[i].sequence->request.user, r);
-    return n ? model_sample(en->model, en->sample_rows, n, en->results, e) : 0;
+    return n ? model_sample_begin(en->model, en->sample_rows, n, en->results, e) : 0;
 }
 
 static int copy_blocks(struct engine *en, struct err *e)
@@ -476,37 +481,57 @@ static int part_with_failed(struct engine *en, struct err *e)
     return lost;
 }
 
-/* rc, why: of what went before the rows; if that failed nothing is computed and all of them end. */
-static int compute_rows(struct engine *en, int rc, struct err *why, struct err *e)
+/* What the rows made. If one of the halves failed nothing is used, and all of them end. */
+static int end_rows(struct engine *en, struct err *e)
 {
-    int64_t from_ns = clock_boot_ns();
-    if (!rc) rc = run_model(en, why);
+    struct begun *b = &en->begun;
+    if (!b->rc) b->rc = model_sampled(en->model, &b->why);
     size_t i_sample = 0;
     uint32_t n_made = 0;
     for (size_t i = 0; i < en->n_groups; i++) {
         const struct schedule_rows *g = &en->planned[i];
-        if (rc)
-            fail_sequence(en, g->sequence, why);
+        if (b->rc)
+            fail_sequence(en, g->sequence, &b->why);
         else
             n_made += end_group(en, g, i_sample);
         i_sample += n_samples(g);
     }
-    if (!rc) measure(en, (double)(clock_boot_ns() - from_ns) / 1e6, n_made);
-    return rc == -ERR_GONE ? err_set(e, ERR_GONE, "%s", why->msg) : 0;
+    if (!b->rc) measure(en, (double)(clock_boot_ns() - b->from_ns) / 1e6, n_made);
+    return b->rc == -ERR_GONE ? err_set(e, ERR_GONE, "%s", b->why.msg) : 0;
+}
+
+void engine_begin(struct engine *en, int64_t now_ms)
+{
+    struct begun *b = &en->begun;
+    *b = (struct begun){0};
+    en->n_rows = 0;
+    scheduler_plan(en->scheduler, now_ms, &en->plan);
+    tell_ended(en);
+    b->rc = copy_blocks(en, &b->why);
+    encode_tiles(en);
+    b->lost = part_with_failed(en, &b->lost_why);
+    b->from_ns = clock_boot_ns();
+    if (!b->rc && !b->lost && en->n_groups) b->rc = run_model(en, &b->why);
+}
+
+int engine_end(struct engine *en, struct frame_step *out, struct err *e)
+{
+    struct begun *b = &en->begun;
+    int lost = b->lost ? err_set(e, b->lost_why.code, "%s", b->lost_why.msg) : 0;
+    if (!lost && en->n_groups) lost = end_rows(en, e);
+    *out = (struct frame_step){.rows = en->rows, .n_rows = en->n_rows};
+    return lost;
 }
 
 int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struct err *e)
 {
-    struct err why = {0};
-    en->n_rows = 0;
-    scheduler_plan(en->scheduler, now_ms, &en->plan);
-    tell_ended(en);
-    int rc = copy_blocks(en, &why);
-    encode_tiles(en);
-    int lost = part_with_failed(en, e);
-    if (!lost && en->n_groups) lost = compute_rows(en, rc, &why, e);
-    *out = (struct frame_step){.rows = en->rows, .n_rows = en->n_rows};
-    return lost;
+    engine_begin(en, now_ms);
+    return engine_end(en, out, e);
+}
+
+bool engine_queues(const struct engine *en)
+{
+    return en->limits.queues;
 }
 
 /* Behind the prompts and encodes that are there. */
@@ -516,14 +541,14 @@ double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t 
     struct scheduler_backlog b = scheduler_backlog(en->scheduler);
     struct scheduler_load l = scheduler_load(en->scheduler);
     const uint32_t there = l.running + l.waiting;
-    const uint32_t step_rows = en->limits.step_rows < STEP_ROWS_MAX ? en->limits.step_rows : STEP_ROWS_MAX;
+    const uint32_t step_rows = en->limits.fill_rows;
     struct predict_queue q = {.prompts = there > b.decoding ? there - b.decoding : 0,
                               .rows = (double)b.prompt_rows,
                               .decoding = b.decoding,
                               .answer_steps = en->step_tokens > 0 ? en->answer_tokens / en->step_tokens : 0,
                               .step_rows = step_rows,
                               .mixed_rows = mixed_rows(step_rows),
-                              .beside_rows = BESIDE_ROWS,
+                              .beside_rows = beside_rows(step_rows),
                               .spread_steps = SPREAD_STEPS};
     double tiles_ms = (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
     return predict_first_token_ms(&en->step_costs, &q, n_rows) + tiles_ms;

@@ -51,6 +51,10 @@ bool engine_busy(const struct engine *en);
  * failed forward pass ends the sequences of this step with FINISH_ERROR and the engine goes on; only a device that is
  * lost gives a negative code. */
 MUST_USE int engine_step(struct engine *en, int64_t now_ms, struct frame_step *out, struct err *e);
+/* The same in halves, between which a device that queues (engine_queues) computes; nothing else is called of the engine between them. */
+void engine_begin(struct engine *en, int64_t now_ms);
+MUST_USE int engine_end(struct engine *en, struct frame_step *out, struct err *e);
+bool engine_queues(const struct engine *en);
 
 /* first_token_ms is of a new prompt of 512 tokens, behind all that is there; 0 until steps were measured. */
 void engine_prediction(const struct engine *en, struct frame_prediction *out);

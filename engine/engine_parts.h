@@ -39,6 +39,13 @@ struct engine_sequence {
     double predicted_ms; /* of the first token, at submit; below 0: nothing was known */
 };
 
+/* A step between its halves. */
+struct begun {
+    int rc, lost; /* of what went before the rows, and of these; the device is lost */
+    struct err why, lost_why;
+    int64_t from_ns;
+};
+
 struct engine {
     struct model *model;
     struct model_limits limits;
@@ -50,6 +57,7 @@ struct engine {
     struct schedule_rows planned[ENGINE_MAX_RUNNING]; /* its groups without those whose encode failed */
     struct model_group groups[ENGINE_MAX_RUNNING];
     size_t n_groups;
+    struct begun begun;
     struct sample_row sample_rows[ENGINE_MAX_RUNNING];
     struct sample_result results[ENGINE_MAX_RUNNING];
     /* What the step tells: one row a sequence at most, and its tokens with the alternatives, each sequence's one after another. */

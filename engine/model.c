@@ -93,7 +93,8 @@ int model_step(struct model *m, const struct model_group *groups, size_t n_group
                                    .sequence = m->sequence,
                                    .prefill = m->prefill,
                                    .n_sequences = s.n_sequences,
-                                   .blocks = m->blocks};
+                                   .blocks = m->blocks,
+                                   .n_logits = m->n_logits};
     const struct rope rope = {t->inv_freq, t->rope_scale};
     const struct embed_args embed = {.table = m->embed, .token = m->token, .pictures = m->pictures, .x = m->x, .hidden = t->hidden};
     const struct head_args head = {.x = m->x,
@@ -122,9 +123,20 @@ int model_read_logits(struct model *m, size_t i, float *out, struct err *e)
     return m->ops->read_back(m->device, out, model_logits(m, i), m->config.text.vocab * sizeof *out, e);
 }
 
-int model_sample(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e)
+int model_sample_begin(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e)
 {
     return m->ops->sample(m->device, rows, n, m->config.text.vocab, out, e);
+}
+
+int model_sampled(struct model *m, struct err *e)
+{
+    return m->ops->sampled ? m->ops->sampled(m->device, e) : 0;
+}
+
+int model_sample(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e)
+{
+    int rc = model_sample_begin(m, rows, n, out, e);
+    return rc ? rc : model_sampled(m, e);
 }
 
 /* --- vision --- */

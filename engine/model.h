@@ -31,7 +31,7 @@ struct model_options {
     enum model_quant quant_head; /* of the head and the embedding; one matrix, if they are tied */
     enum model_quant quant_vision; /* of the vision model and the connector */
     uint64_t kv_tokens;          /* positions the KV cache holds in all; 0: 4 x the longest context, at most 1 GiB */
-    uint32_t step_rows;          /* most rows of a step; 0: 512 */
+    uint32_t step_rows;          /* most rows of a step; 0: 512, or what the backend fills a step with if that is more */
     volatile uint64_t *progress; /* see device_options */
 };
 
@@ -39,8 +39,9 @@ struct model_limits {
     uint32_t vocab, hidden, layers;
     uint32_t max_context; /* of the model, lowered to what the cache holds */
     uint32_t block_tokens, n_blocks;
-    uint32_t step_rows;
+    uint32_t step_rows, fill_rows;     /* most rows of a step; what a step is best filled with, if others wait */
     bool two_paths;                    /* see struct ops */
+    bool queues;                       /* steps and samples are queued, and done by model_sampled */
     uint32_t tile_px, tokens_per_tile; /* 0: no pictures */
     uint32_t tile_layers;              /* of the picture encoder */
     int32_t image_token;               /* -1 */
@@ -92,5 +93,8 @@ MUST_USE int model_step(struct model *m, const struct model_group *groups, size_
 const float *model_logits(const struct model *m, size_t i);
 MUST_USE int model_read_logits(struct model *m, size_t i, float *out /* (vocab) */, struct err *e);
 MUST_USE int model_sample(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e);
+/* The same in halves: rows and out are borrowed until model_sampled, and a device that queues computes meanwhile. */
+MUST_USE int model_sample_begin(struct model *m, const struct sample_row *rows, size_t n, struct sample_result *out, struct err *e);
+MUST_USE int model_sampled(struct model *m, struct err *e);
 
 #endif

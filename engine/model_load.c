@@ -120,7 +120,8 @@ static void load_text_layer(struct loader *l, struct text_layer *t, uint32_t i)
     get(l, name_of(n, "%slayers.%u.self_attn.q_proj.weight", p, i), q, c->hidden, &parts[0]);
     get(l, name_of(n, "%slayers.%u.self_attn.k_proj.weight", p, i), kv, c->hidden, &parts[1]);
     get(l, name_of(n, "%slayers.%u.self_attn.v_proj.weight", p, i), kv, c->hidden, &parts[2]);
-    t->qkv = pack(l, PACK_LINEAR, parts, 3, c->hidden);
+    for (size_t k = 0; k < 3; k++) parts[k].head_dim = c->head_dim;
+    t->qkv = pack(l, PACK_QKV, parts, 3, c->hidden);
     t->o = matrix(l, name_of(n, "%slayers.%u.self_attn.o_proj.weight", p, i), c->hidden, q);
     get(l, name_of(n, "%slayers.%u.mlp.gate_proj.weight", p, i), c->inter, c->hidden, &parts[0]);
     get(l, name_of(n, "%slayers.%u.mlp.up_proj.weight", p, i), c->inter, c->hidden, &parts[1]);
@@ -227,7 +228,9 @@ static int plan_cache(struct model *m, const struct model_options *o, struct err
     l->kv_bytes = blocks * block_bytes;
     uint64_t capacity = blocks * l->block_tokens;
     l->max_context = capacity < t->max_positions ? (uint32_t)capacity : t->max_positions;
-    m->max_blocks = l->n_blocks; /* the scheduler keeps to max_context; comparisons (`logits`) may go past it */
+    /* The scheduler keeps to max_context; comparisons (`logits`) may go past it. The backend's tables are as long, so not the whole cache. */
+    const uint32_t twice = (uint32_t)((2ull * l->max_context + l->block_tokens - 1) / l->block_tokens);
+    m->max_blocks = twice < l->n_blocks ? twice : l->n_blocks;
     uint64_t have = m->ops->available(m->device);
     if (l->kv_bytes > have)
         return err_set(e, ERR_MEMORY,
@@ -309,8 +312,9 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     struct model_limits *l = &m->limits;
     l->vocab = c->text.vocab, l->hidden = c->text.hidden, l->layers = c->text.layers, l->image_token = c->image_token;
     l->block_tokens = (uint32_t)m->ops->kv_block_tokens(m->device);
-    l->step_rows = o->step_rows ? o->step_rows : 512;
-    l->two_paths = m->ops->two_paths;
+    l->step_rows = o->step_rows ? o->step_rows : m->ops->fill_rows > 512 ? m->ops->fill_rows : 512;
+    l->fill_rows = m->ops->fill_rows < l->step_rows ? m->ops->fill_rows : l->step_rows;
+    l->two_paths = m->ops->two_paths, l->queues = m->ops->sampled != NULL;
     if (c->family->vision) {
         uint32_t side = c->vision.grid / c->vision.scale;
         l->tile_px = c->vision.image_px, l->tile_layers = c->vision.layers, l->tokens_per_tile = side * side;

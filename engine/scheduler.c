@@ -661,7 +661,7 @@ static void plan_prompt(struct scheduler *s, struct sequence *q, struct budget *
 
 static uint32_t beside_rows(const struct scheduler *s, uint32_t n_decodes)
 {
-    const uint32_t most = s->limits.step_decode_rows > n_decodes ? s->limits.step_decode_rows - n_decodes : 0;
+    const uint32_t all = s->limits.mixed_rows ? s->limits.mixed_rows : s->limits.step_decode_rows, most = all > n_decodes ? all - n_decodes : 0;
     uint64_t left = 0;
     for (uint32_t i = 0; i < s->n_running; i++)
         if (!is_decoding(s->live[i])) left += s->live[i]->n_fill - s->live[i]->n_computed;

@@ -43,8 +43,9 @@ struct scheduler_limits {
     uint32_t max_context;                           /* tokens of a sequence, prompt and made */
     uint32_t promised_tokens;                       /* of those a sequence may make: room for so many is kept for it */
     uint32_t step_rows;                             /* rows of a step; at least 2 */
-    uint32_t step_decode_rows;                      /* of these at most so many decode rows, so that prompts go on; and in all where both are; < step_rows */
+    uint32_t step_decode_rows;                      /* of these at most so many decode rows, so that prompts go on; < step_rows */
     uint32_t prompt_rows;            /* of prompts at most so many; 0: no limit */
+    uint32_t mixed_rows;             /* rows of a step that has both, unless these are beside_rows; 0: step_decode_rows */
     uint32_t beside_rows;            /* prompt rows beside decodes: so many where there are that many, or this part of the running prompts' if that is more ... */
     uint32_t spread_steps;           /* ... so that tokens come evenly and prompts are read as fast as they come; at least 1. beside_rows 0: no limit */
     uint32_t tile_units;                            /* units of one tile's encode; at least 1 */

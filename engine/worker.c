@@ -120,10 +120,18 @@ static int send_prediction(struct worker *w)
     return frame_put_prediction(frame_conn_out(w->conn), &p);
 }
 
+static void flush(struct worker *w, struct err *e)
+{
+    if (frame_conn_flush(w->conn, e) == -ERR_GONE) w->closed = true;
+}
+
+/* What the step before told goes out while the device computes this one, if it does so by itself. */
 static int step(struct worker *w, struct err *e)
 {
     struct frame_step out;
-    int rc = engine_step(w->engine, clock_boot_ms(), &out, e);
+    engine_begin(w->engine, clock_boot_ms());
+    if (engine_queues(w->engine)) flush(w, e);
+    int rc = engine_end(w->engine, &out, e);
     bump(w);
     if (rc) return rc;
     if (out.n_rows && frame_put_step(frame_conn_out(w->conn), &out))
@@ -143,8 +151,7 @@ static int turn(struct worker *w, struct err *e)
     if (!rc && !w->closed && engine_busy(w->engine)) rc = step(w, e);
     if (!rc && !w->closed && send_prediction(w)) rc = err_set(e, ERR_LIMIT, "the gateway does not read: the queue is full");
     if (rc || w->closed) return rc;
-    int left = frame_conn_flush(w->conn, e);
-    if (left == -ERR_GONE) w->closed = true;
+    if (!engine_queues(w->engine) || !engine_busy(w->engine)) flush(w, e);
     return 0;
 }
 

@@ -39,7 +39,7 @@ struct device_options {
     enum compute compute;
     int gpu;                          /* which of the GPUs that the process sees; the CPU ignores it */
     const struct device_group *group; /* NULL: a device alone. Read by open only */
-    int threads;      /* CPU: 0 = all that the process may use */
+    int threads;      /* of the host; 0 = all that the process may use. CUDA: they pack weights */
     bool pin_threads; /* CPU: each thread stays on one processor */
     const char *isa;  /* CPU: NULL = best; "ref", "avx2", "avx512", "avx512bf16", "avxvnni", "avx512vnni" for tests and measurements */
     volatile uint64_t *
@@ -51,6 +51,7 @@ struct weight_part {
     const void *data;
     enum dtype dtype;
     size_t rows;
+    size_t head_dim; /* PACK_QKV: of its heads */
     const float *scale; /* DTYPE_E4M3: (rows), what the numbers of each are multiplied by; else NULL */
 };
 
@@ -62,6 +63,7 @@ struct step_plan {
     const bool *prefill;      /* (rows) the row's role: prompt chunk, or decode */
     size_t n_sequences;
     const uint32_t *const *blocks; /* (sequences) block tables: block i holds positions i*block_tokens ... */
+    size_t n_logits; /* not 0: all operations of a model follow, each time the same, the head for so many rows last; a backend may replay them */
 };
 
 /* One KV cache, all layers: block b starts at b * block_bytes; inside, layer after layer, keys then values. */
@@ -89,7 +91,7 @@ struct qkv_args {
     const void *x;     /* (rows, hidden) */
     const float *norm; /* (hidden) [device] */
     float eps;
-    const struct weight *w; /* ((heads + 2 kv_heads) * head_dim, hidden) */
+    const struct weight *w; /* PACK_QKV of ((heads + 2 kv_heads) * head_dim, hidden) */
     size_t hidden, heads;
     struct rope rope;
     void *kv; /* the slab [device] */
@@ -221,7 +223,7 @@ struct connect_args {
     size_t hidden;
 };
 
-enum pack_kind { PACK_LINEAR, PACK_GATE_UP, PACK_EMBED };
+enum pack_kind { PACK_LINEAR, PACK_GATE_UP, PACK_EMBED, PACK_QKV };
 
 /* Sizes the device's scratch is made for, once. */
 struct device_limits {
@@ -233,6 +235,7 @@ struct device_limits {
 
 struct ops {
     const char *name;
+    uint32_t fill_rows; /* of a step, if there are as many: more would hold up the tokens of others for longer and gain little */
     bool two_paths; /* a row's bytes depend on its role, prompt or decode; else the same path computes both */
     MUST_USE int (*open)(struct device **out, const struct device_options *o, struct err *e);
     void (*close)(struct device *d);                               /* accepts NULL */
@@ -266,9 +269,10 @@ struct ops {
     MUST_USE int (*project)(struct device *d, const struct project_args *a, struct err *e);
     MUST_USE int (*gate_up)(struct device *d, const struct gate_up_args *a, struct err *e);
     MUST_USE int (*head)(struct device *d, const struct head_args *a, struct err *e);
-    /* Samples n rows; results are [host] and there when it returns (one wait for all). */
+    /* Samples n rows to out [host]; rows and out are borrowed until sampled returns, which waits for them. sampled NULL: sample has done it all. */
     MUST_USE int (*sample)(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out,
                            struct err *e);
+    MUST_USE int (*sampled)(struct device *d, struct err *e);
 
     MUST_USE int (*patch_embed)(struct device *d, const struct patch_args *a, struct err *e);
     MUST_USE int (*vision_qkv)(struct device *d, const struct vision_qkv_args *a, struct err *e);
@@ -276,10 +280,7 @@ struct ops {
     MUST_USE int (*vision_up)(struct device *d, const struct vision_up_args *a, struct err *e);
     MUST_USE int (*connect)(struct device *d, const struct connect_args *a, struct err *e);
 
-    /* Optional (NULL where a backend has none): recorded steps, tensor parallelism, one kernel for a whole decode step. */
-    MUST_USE int (*graph_begin)(struct device *d, struct err *e);
-    MUST_USE int (*graph_end)(struct device *d, uint32_t *graph, struct err *e);
-    MUST_USE int (*graph_launch)(struct device *d, uint32_t graph, struct err *e);
+    /* Optional (NULL where a backend has none): tensor parallelism, one kernel for a whole decode step. */
     MUST_USE int (*group_id)(unsigned char id[DEVICE_GROUP_ID_BYTES], struct err *e);
     /* x (rows, n) [device], DTYPE_F32 or DTYPE_BF16, becomes the sum over all devices of the group, in order with the operations. One that does not
      * finish within the group's limit, or that NCCL reports as failed, is -ERR_GONE of the call that waits, naming rank and seconds; the group is

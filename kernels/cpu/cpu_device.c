@@ -254,6 +254,7 @@ int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rop
 
 const struct ops ops_cpu = {
     .name = "cpu",
+    .fill_rows = 256,
     .open = device_open,
     .close = device_close,
     .describe = device_describe,

@@ -11,10 +11,10 @@ namespace {
 
 constexpr int THREADS = 128;
 
-/* Blocks an SM by GROUP, for which 48, 72, 96 and 128 registers a thread are left. Not told, ptxas aims at 64 for a GROUP of 2, and spills. */
+/* Blocks an SM by GROUP, for which 56, 72, 96 and 128 registers a thread are left. Not told, ptxas aims at 64 for a GROUP of 2, and spills. */
 constexpr int split_blocks(int group)
 {
-    return group == 1 ? 10 : group == 2 ? 7 : group == 3 ? 5 : 4;
+    return group == 1 ? 9 : group == 2 ? 7 : group == 3 ? 5 : 4;
 }
 
 struct decode_args {
@@ -24,11 +24,29 @@ struct decode_args {
     const uint32_t *sequence, *blocks; /* (sequences, max_blocks) */
     size_t max_blocks;
     cuda_kv kv;
-    float *parts; /* (rows, heads, splits, head_dim + 2): sum of p v, largest score, sum of p */
+    float *parts; /* (tasks, heads, head_dim + 2): sum of p v, largest score, sum of p */
     bf16 *out;    /* (rows, ldo) */
     size_t ldo;
-    int heads, splits; /* splits: of the longest row */
+    int heads;
+    const uint32_t *first_task; /* (all rows + 1): a task is a split of a row; those of a row come one after another */
+    int row0, rows;             /* of this launch */
+    bool early;                 /* host */
+    uint32_t task0;             /* first_task[row0] */
 };
+
+/* The row that a task belongs to. */
+__device__ __forceinline__ int row_of(const decode_args &a, uint32_t task)
+{
+    int row = a.row0;
+    for (int end = a.row0 + a.rows; end - row > 1;) {
+        const int middle = (row + end) / 2;
+        if (a.first_task[middle] <= task)
+            row = middle;
+        else
+            end = middle;
+    }
+    return row;
+}
 
 /* Eight numbers of a key or value. */
 __device__ __forceinline__ void load8(const cuda_kv &kv, const unsigned char *head, const float *scales, int at, int dim, float (&f)[8])
@@ -64,13 +82,16 @@ __device__ __forceinline__ void add(running &s, float score, const float (&v)[8]
     s.most = most;
 }
 
-/* Grid (splits, kv_heads, rows). GROUP query heads from blockIdx.y * heads / kv_heads + first_head on. */
+/* Grid (tasks, kv_heads). GROUP query heads from blockIdx.y * heads / kv_heads + first_head on. */
 template <int HEAD_DIM, int GROUP>
 __global__ void __launch_bounds__(THREADS, split_blocks(GROUP)) attention_split_kernel(const __grid_constant__ decode_args a, int first_head)
 {
     constexpr int LANES = HEAD_DIM / 8, GROUPS = THREADS / LANES;
-    const int split = blockIdx.x, row = blockIdx.z, begin = split * CUDA_KV_SPLIT, end = min(a.position[row] + 1, begin + CUDA_KV_SPLIT);
-    if (begin >= end) return;
+    const uint32_t task = a.task0 + blockIdx.x;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
+    if (task >= a.first_task[a.row0 + a.rows]) return;
+    const int row = row_of(a, task), begin = int(task - a.first_task[row]) * CUDA_KV_SPLIT, end = min(a.position[row] + 1, begin + CUDA_KV_SPLIT);
     const uint32_t kv_head = blockIdx.y, *table = a.blocks + a.sequence[row] * a.max_blocks;
     const int head0 = kv_head * (a.heads / a.kv.kv_heads) + first_head, mine = threadIdx.x / LANES, dim = threadIdx.x % LANES * 8;
     float q[GROUP][8];
@@ -116,7 +137,7 @@ __global__ void __launch_bounds__(THREADS, split_blocks(GROUP)) attention_split_
             const float *p = groups + (g * GROUP + h) * EACH, keep = p[HEAD_DIM + 1] > 0 ? __expf(p[HEAD_DIM] - most) : 0;
             sum += keep * p[c], weight += keep * p[HEAD_DIM + 1];
         }
-        float *out = a.parts + ((size_t(row) * a.heads + head0 + h) * a.splits + split) * EACH;
+        float *out = a.parts + (size_t(blockIdx.x) * a.heads + head0 + h) * EACH;
         out[c] = sum;
         if (c == 0) out[HEAD_DIM] = most, out[HEAD_DIM + 1] = weight;
     }
@@ -125,53 +146,63 @@ __global__ void __launch_bounds__(THREADS, split_blocks(GROUP)) attention_split_
 /* Grid (heads, rows), a thread a number of the head. */
 template <int HEAD_DIM> __global__ void __launch_bounds__(HEAD_DIM) attention_join_kernel(const __grid_constant__ decode_args a)
 {
-    const int head = blockIdx.x, row = blockIdx.y, n = a.position[row] / CUDA_KV_SPLIT + 1;
-    const float *p = a.parts + (size_t(row) * a.heads + head) * a.splits * (HEAD_DIM + 2);
+    const int head = blockIdx.x, row = a.row0 + blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
+    const uint32_t first = a.first_task[row], n = a.first_task[row + 1] - first;
+    if (n == 0) return;
+    const size_t pitch = size_t(a.heads) * (HEAD_DIM + 2);
+    const float *p = a.parts + (first - a.task0) * pitch + head * (HEAD_DIM + 2);
     float most = -INFINITY, sum = 0, weight = 0;
-    for (int s = 0; s < n; s++) most = fmaxf(most, p[s * (HEAD_DIM + 2) + HEAD_DIM]);
-    for (int s = 0; s < n; s++, p += HEAD_DIM + 2) {
+    for (uint32_t s = 0; s < n; s++) most = fmaxf(most, p[s * pitch + HEAD_DIM]);
+    for (uint32_t s = 0; s < n; s++, p += pitch) {
         const float keep = __expf(p[HEAD_DIM] - most);
         sum += keep * p[threadIdx.x], weight += keep * p[HEAD_DIM + 1];
     }
     a.out[row * a.ldo + size_t(head) * HEAD_DIM + threadIdx.x] = __float2bfloat16_rn(sum / weight);
 }
 
-template <int HEAD_DIM, int GROUP> cudaError_t launch_group(const decode_args &a, int first_head, size_t rows, cudaStream_t stream)
+template <int HEAD_DIM, int GROUP> cudaError_t launch_group(const decode_args &a, int first_head, size_t tasks, cudaStream_t stream)
 {
     auto *const kernel = attention_split_kernel<HEAD_DIM, GROUP>;
     const size_t bytes = THREADS / (HEAD_DIM / 8) * GROUP * (HEAD_DIM + 2) * sizeof(float);
-    LAUNCH(kernel, dim3(unsigned(a.splits), a.kv.kv_heads, unsigned(rows)), dim3(THREADS), bytes, stream, a, first_head);
+    LAUNCH_EARLY(a.early, kernel, dim3(unsigned(tasks), a.kv.kv_heads), dim3(THREADS), bytes, stream, a, first_head);
     return cudaGetLastError();
 }
 
 /* Groups of up to four query heads: more would not fit the registers, and read the keys again from the cache. */
-template <int HEAD_DIM> cudaError_t launch(const decode_args &a, size_t rows, cudaStream_t stream)
+template <int HEAD_DIM> cudaError_t launch(const decode_args &a, size_t tasks, cudaStream_t stream)
 {
     cudaError_t rc = cudaSuccess;
     for (int first = 0, group = a.heads / int(a.kv.kv_heads), n; first < group && rc == cudaSuccess; first += n) {
         n = min(group - first, 4);
-        if (n == 1) rc = launch_group<HEAD_DIM, 1>(a, first, rows, stream);
-        if (n == 2) rc = launch_group<HEAD_DIM, 2>(a, first, rows, stream);
-        if (n == 3) rc = launch_group<HEAD_DIM, 3>(a, first, rows, stream);
-        if (n == 4) rc = launch_group<HEAD_DIM, 4>(a, first, rows, stream);
+        if (n == 1) rc = launch_group<HEAD_DIM, 1>(a, first, tasks, stream);
+        if (n == 2) rc = launch_group<HEAD_DIM, 2>(a, first, tasks, stream);
+        if (n == 3) rc = launch_group<HEAD_DIM, 3>(a, first, tasks, stream);
+        if (n == 4) rc = launch_group<HEAD_DIM, 4>(a, first, tasks, stream);
     }
     if (rc != cudaSuccess) return rc;
-    LAUNCH(attention_join_kernel<HEAD_DIM>, dim3(unsigned(a.heads), unsigned(rows)), dim3(HEAD_DIM), 0, stream, a);
+    LAUNCH_EARLY(a.early, attention_join_kernel<HEAD_DIM>, dim3(unsigned(a.heads), unsigned(a.rows)), dim3(HEAD_DIM), 0, stream, a);
     return cudaGetLastError();
 }
 
 } // namespace
 
+/* Rows whose tasks find room in d->parts at a time: as a rule all. */
 int cuda_attention_decode(struct device *d, const struct attention_args *a, struct err *e)
 {
     const struct cuda_step *s = &d->step;
-    const size_t hd = a->layout->head_dim, splits = (s->longest_decode + CUDA_KV_SPLIT - 1) / CUDA_KV_SPLIT;
-    CHECK(splits <= d->max_splits);
-    const decode_args args = {d->qkv, (a->heads + 2 * a->layout->kv_heads) * hd, s->position, s->sequence, s->blocks, d->limits.max_blocks_per_sequence,
-                              cuda_kv_of(a->kv, a->layout, a->layer), d->parts, static_cast<bf16 *>(a->out), cuda_round_up(a->heads * hd, CUDA_K_PAD),
-                              int(a->heads), int(splits)};
-    cudaError_t rc = hd == 64 ? launch<64>(args, s->n_decode, d->stream) : hd == 128 ? launch<128>(args, s->n_decode, d->stream)
-                   : hd == 32 ? launch<32>(args, s->n_decode, d->stream) : hd == 16 ? launch<16>(args, s->n_decode, d->stream) : cudaErrorInvalidValue;
+    const size_t hd = a->layout->head_dim;
+    decode_args args = {d->qkv, (a->heads + 2 * a->layout->kv_heads) * hd, s->position, s->sequence, s->blocks, d->limits.max_blocks_per_sequence,
+                        cuda_kv_of(a->kv, a->layout, a->layer), d->parts, static_cast<bf16 *>(a->out), cuda_round_up(a->heads * hd, CUDA_K_PAD),
+                        int(a->heads), s->first_task, 0, 0, d->early, 0};
+    cudaError_t rc = cudaSuccess;
+    for (size_t row = 0, end; row < s->n_decode && rc == cudaSuccess; row = end) {
+        const size_t tasks = cuda_plan_tasks(d, row, &end);
+        args.row0 = int(row), args.rows = int(end - row), args.task0 = s->task[row];
+        rc = hd == 64 ? launch<64>(args, tasks, d->stream) : hd == 128 ? launch<128>(args, tasks, d->stream)
+           : hd == 32 ? launch<32>(args, tasks, d->stream) : hd == 16 ? launch<16>(args, tasks, d->stream) : cudaErrorInvalidValue;
+    }
     if (rc != cudaSuccess) return cuda_check(d, "attention of decode rows", rc, e);
     return cuda_launched(d, "attention of decode rows", e);
 }

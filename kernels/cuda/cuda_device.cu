@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -47,6 +48,8 @@ void close_device(struct device *d)
 {
     if (!d) return;
     if (d->stream) cuda_wait(d, nullptr);
+    cuda_graph_close(d);
+    cuda_load_close(d);
     cuda_group_close(d);
     cuda_sample_close(d);
     while (d->regions) {
@@ -79,6 +82,7 @@ int open_device(struct device *d, const struct device_options *o, struct err *e)
     if (rc != cudaSuccess) return cuda_check(d, "device", rc, e);
     if (p.major < 8) return err_set(e, ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d; 8.0 is the least", p.name, p.major, p.minor);
     d->n_sm = p.multiProcessorCount;
+    d->early = p.major >= 9;
     snprintf(d->name, sizeof d->name, "%.60s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
     int done = cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
     return done ? done : cuda_group_open(d, o->group, e);
@@ -90,6 +94,8 @@ int open(struct device **out, const struct device_options *o, struct err *e)
     struct device *d = static_cast<struct device *>(calloc(1, sizeof *d));
     if (!d) return err_set(e, ERR_MEMORY, "cuda: out of memory");
     d->progress = o->progress;
+    const long cores = o->threads > 0 ? o->threads : sysconf(_SC_NPROCESSORS_ONLN);
+    d->pack_threads = cores < 1 ? 1 : cores > CUDA_PACK_THREADS ? size_t(CUDA_PACK_THREADS) : size_t(cores);
     int rc = open_device(d, o, e);
     if (rc)
         close_device(d);
@@ -127,13 +133,13 @@ size_t larger(size_t a, size_t b)
 int reserve(struct device *d, const struct device_limits *l, struct err *e)
 {
     d->limits = *l;
-    d->max_splits = (l->max_blocks_per_sequence * CUDA_KV_BLOCK + CUDA_KV_SPLIT - 1) / CUDA_KV_SPLIT;
+    d->max_tasks = larger(size_t(CUDA_TASKS), (l->max_blocks_per_sequence * CUDA_KV_BLOCK + CUDA_KV_SPLIT - 1) / CUDA_KV_SPLIT);
     const size_t text_k = cuda_round_up(l->hidden, CUDA_K_PAD), vision_k = cuda_round_up(larger(l->vision_dim, l->patch_in), CUDA_K_PAD);
     const size_t positions = l->vision_rows, connector = cuda_round_up(l->connector_in, CUDA_K_PAD);
     const size_t connector_rows = l->connector_in ? positions * l->vision_dim / l->connector_in : 0;
     const size_t operand = larger(larger(l->max_rows * text_k, positions * vision_k), connector_rows * connector);
     const size_t qkv = l->max_rows * (l->heads + 2 * l->kv_heads) * l->head_dim;
-    const size_t parts = l->max_rows * l->heads * d->max_splits * (l->head_dim + 2);
+    const size_t parts = d->max_tasks * l->heads * (l->head_dim + 2);
     int rc = cuda_region_take(d, operand * sizeof(bf16), reinterpret_cast<void **>(&d->operand), e);
     const size_t wide_k = cuda_round_up(larger(larger(l->inter, l->vision_inter), larger(l->heads * l->head_dim, larger(l->hidden, l->connector_in))), QUANT_MAX_STEP);
     const size_t q_rows = larger(l->max_rows, positions), q_k = larger(wide_k, cuda_round_up(larger(l->vision_dim, l->patch_in), QUANT_MAX_STEP));
@@ -179,9 +185,10 @@ int sync_device(struct device *d, struct err *e)
 
 } // namespace
 
-int cuda_check(struct device *, const char *what, cudaError_t rc, struct err *e)
+int cuda_check(struct device *d, const char *what, cudaError_t rc, struct err *e)
 {
     if (rc == cudaSuccess) return 0;
+    cuda_graph_abandon(d);
     cudaGetLastError(); /* it is told here, and not by the next launch as its own */
     return err_set(e, is_lost(rc) ? ERR_GONE : ERR_INTERNAL, "cuda: %s: %s", what, cudaGetErrorString(rc));
 }
@@ -238,14 +245,14 @@ template <class R, class... A, R (*F)(struct device *, A...)> struct on_device<F
 static const struct ops *table(void)
 {
     static struct ops t;
-    t.name = "cuda", t.two_paths = true;
+    t.name = "cuda", t.fill_rows = 2048, t.two_paths = true;
     t.open = open, t.close = ON(close_device), t.describe = describe, t.kv_block_tokens = kv_block_tokens, t.available = available, t.bus_id = bus_id;
     t.reserve = ON(reserve);
     t.alloc = ON(alloc), t.free = ON(release), t.upload = ON(cuda_upload), t.read_back = ON(read_back), t.copy = ON(copy), t.sync = ON(sync_device);
     t.weight_pack = ON(cuda_weight_pack), t.weight_free = ON(cuda_weight_free);
     t.weight_bytes = cuda_weight_bytes, t.kv_block_bytes = cuda_kv_block_bytes;
     t.plan = ON(cuda_plan), t.embed = ON(cuda_embed), t.qkv = ON(cuda_qkv), t.attention = ON(cuda_attention), t.project = ON(cuda_project);
-    t.gate_up = ON(cuda_gate_up), t.head = ON(cuda_head), t.sample = ON(cuda_sample);
+    t.gate_up = ON(cuda_gate_up), t.head = ON(cuda_head), t.sample = ON(cuda_sample), t.sampled = ON(cuda_sampled);
     t.patch_embed = ON(cuda_patch_embed), t.vision_qkv = ON(cuda_vision_qkv), t.vision_attention = ON(cuda_vision_attention);
     t.vision_up = ON(cuda_vision_up), t.connect = ON(cuda_connect);
     t.group_id = cuda_group_id, t.all_reduce = ON(cuda_all_reduce);

@@ -52,5 +52,13 @@ static inline void launch_pdl(void (*kernel)(P...), dim3 grid, dim3 block, size_
     (void)cudaLaunchKernelEx(&config, kernel, static_cast<A &&>(a)...); /* kept for cudaGetLastError() */
 }
 #define LAUNCH_PDL(kernel, grid, block, smem, stream, ...) launch_pdl(kernel, (grid), (block), (smem), (stream), __VA_ARGS__)
+/* Either, by whether the device can. */
+#define LAUNCH_EARLY(early, kernel, grid, block, smem, stream, ...)                                                                         \
+    do {                                                                                                                                    \
+        if (early)                                                                                                                          \
+            LAUNCH_PDL(kernel, grid, block, smem, stream, __VA_ARGS__);                                                                     \
+        else                                                                                                                                \
+            LAUNCH(kernel, grid, block, smem, stream, __VA_ARGS__);                                                                         \
+    } while (0)
 
 #endif

@@ -1,5 +1,5 @@
-/* The operations of a text layer but attention: embedding, queries, keys and values with their rotation and place in the cache, projections, head. */
-#include "kernels/cuda/cuda.cuh"
+/* The operations of a text layer but attention: embedding, queries, keys and values, projections, head. */
+#include "kernels/cuda/norm.cuh"
 
 namespace {
 
@@ -36,50 +36,27 @@ __device__ __forceinline__ float table_number(const gather_args &a, int o, int k
 
 __global__ void __launch_bounds__(THREADS) embed_kernel(const __grid_constant__ gather_args a)
 {
+    griddepcontrol_launch_dependents();
     const int token = a.token[blockIdx.x];
     float *x = a.x + size_t(blockIdx.x) * a.hidden;
     const float *picture = token < 0 ? a.picture[blockIdx.x] + size_t(-1 - token) * a.hidden : nullptr;
     for (int i = threadIdx.x; i < a.hidden; i += THREADS) x[i] = picture ? picture[i] : table_number(a, token, i);
 }
 
-/* --- rotation and cache: q stays in its place, scaled for attention; k and v go to the row's block. A warp a head --- */
+/* --- a cache with scales: keys and values, as the product left them, to the row's block. A warp a head --- */
 
 struct append_args {
-    float *qkv;
-    const int32_t *position;
-    const uint32_t *sequence, *blocks;
-    size_t max_blocks;
-    const float2 *rope; /* (positions, head_dim / 2), or NULL */
-    cuda_kv kv;
-    int heads;
+    const float *qkv;
+    cuda_kv_place place;
 };
 
-/* Numbers i, i + 32, ... of a head: its rotated values, of queries and keys. */
-template <int HEAD_DIM> __device__ __forceinline__ void rotate(float (&v)[HEAD_DIM / 32], const float *head, const float2 *rope, int lane)
+/* Numbers i, i + 32, ... of a head to the nearest of 255 steps; the scale is the largest size over 127, and none where a number is none. */
+template <int HEAD_DIM> __device__ __forceinline__ void put_int8(int8_t *to, float *scale, const float *from, int lane)
 {
-    constexpr int HALF = HEAD_DIM / 2;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 32; i++) {
-        const int c = i * 32 + lane;
-        const float2 turn = rope ? rope[c % HALF] : make_float2(1, 0);
-        const float other = head[c < HALF ? c + HALF : c - HALF];
-        v[i] = rope ? (c < HALF ? head[c] * turn.x - other * turn.y : head[c] * turn.x + other * turn.y) : head[c];
-    }
-}
-
-template <int HEAD_DIM> __device__ __forceinline__ void put_bf16(bf16 *to, const float (&v)[HEAD_DIM / 32], int lane)
-{
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 32; i++) to[i * 32 + lane] = __float2bfloat16_rn(v[i]);
-}
-
-/* To the nearest of 255 steps; the scale is the largest size over 127, and none where a number is none. */
-template <int HEAD_DIM> __device__ __forceinline__ void put_int8(int8_t *to, float *scale, const float (&v)[HEAD_DIM / 32], int lane)
-{
-    float most = 0;
+    float v[HEAD_DIM / 32], most = 0;
     bool finite = true;
 #pragma unroll
-    for (int i = 0; i < HEAD_DIM / 32; i++) most = fmaxf(most, fabsf(v[i])), finite = finite && fabsf(v[i]) < INFINITY;
+    for (int i = 0; i < HEAD_DIM / 32; i++) v[i] = from[i * 32 + lane], most = fmaxf(most, fabsf(v[i])), finite = finite && fabsf(v[i]) < INFINITY;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
     finite = __all_sync(0xffffffffu, finite);
@@ -90,11 +67,12 @@ template <int HEAD_DIM> __device__ __forceinline__ void put_int8(int8_t *to, flo
 }
 
 /* The scale is the largest size over 448 (quant_e4m3). */
-template <int HEAD_DIM> __device__ __forceinline__ void put_e4m3(unsigned char *to, float *scale, const float (&v)[HEAD_DIM / 32], int lane)
+template <int HEAD_DIM> __device__ __forceinline__ void put_e4m3(unsigned char *to, float *scale, const float *from, int lane)
 {
+    float v[HEAD_DIM / 32];
     uint32_t bits = 0; /* of the largest size: what is not finite has the largest */
 #pragma unroll
-    for (int i = 0; i < HEAD_DIM / 32; i++) bits = max(bits, __float_as_uint(v[i]) & 0x7fffffffu);
+    for (int i = 0; i < HEAD_DIM / 32; i++) v[i] = from[i * 32 + lane], bits = max(bits, __float_as_uint(v[i]) & 0x7fffffffu);
     const float most = __uint_as_float(__reduce_max_sync(0xffffffffu, bits));
     const bool finite = most < INFINITY, zero = most < QUANT_TINY;
     const float inverse = !finite || zero ? 0 : 448 / most;
@@ -103,47 +81,48 @@ template <int HEAD_DIM> __device__ __forceinline__ void put_e4m3(unsigned char *
     if (lane == 0) *scale = !finite ? NAN : zero ? 0 : most / 448;
 }
 
-/* Grid (rows, heads + 2 kv_heads over 4). */
+/* Grid (rows, 2 kv_heads over 4). */
 template <int HEAD_DIM> __global__ void __launch_bounds__(THREADS) append_kernel(const __grid_constant__ append_args a)
 {
-    const int row = blockIdx.x, head = blockIdx.y * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32, kv_heads = a.kv.kv_heads;
-    if (head >= a.heads + 2 * kv_heads) return;
-    const int position = a.position[row], at = position % CUDA_KV_BLOCK;
-    float *from = a.qkv + (size_t(row) * (a.heads + 2 * kv_heads) + head) * HEAD_DIM, v[HEAD_DIM / 32];
-    const bool value = head >= a.heads + kv_heads;
-    rotate<HEAD_DIM>(v, from, value || !a.rope ? nullptr : a.rope + size_t(position) * (HEAD_DIM / 2), lane);
-    if (head < a.heads) {
-        __syncwarp(); /* all have read what is written now */
-        const float scale = 1 / sqrtf(float(HEAD_DIM));
-#pragma unroll
-        for (int i = 0; i < HEAD_DIM / 32; i++) from[i * 32 + lane] = v[i] * scale;
-        return;
-    }
-    const uint32_t block = a.blocks[a.sequence[row] * a.max_blocks + position / CUDA_KV_BLOCK], kv_head = (head - a.heads) % kv_heads;
-    unsigned char *to = kv_at(a.kv, block, value, kv_head);
-    if (a.kv.is_int8)
-        put_int8<HEAD_DIM>(reinterpret_cast<int8_t *>(to) + at * HEAD_DIM, kv_scales(a.kv, block, value, kv_head) + at, v, lane);
-    else if (a.kv.is_e4m3)
-        put_e4m3<HEAD_DIM>(to + at * HEAD_DIM, kv_scales(a.kv, block, value, kv_head) + at, v, lane);
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
+    const cuda_kv_place &p = a.place;
+    const int row = blockIdx.x, head = blockIdx.y * (THREADS / 32) + threadIdx.x / 32, kv_heads = p.kv.kv_heads, position = p.position[row];
+    if (head >= 2 * kv_heads || position < 0) return;
+    const uint32_t block = p.blocks[p.sequence[row] * p.max_blocks + position / CUDA_KV_BLOCK], kv_head = head % kv_heads;
+    const bool value = head >= kv_heads;
+    const int at = position % CUDA_KV_BLOCK, lane = threadIdx.x % 32;
+    const float *from = a.qkv + (size_t(row) * (p.heads + 2 * kv_heads) + p.heads + head) * HEAD_DIM;
+    unsigned char *to = kv_at(p.kv, block, value, kv_head) + at * HEAD_DIM;
+    float *scale = kv_scales(p.kv, block, value, kv_head) + at;
+    if (p.kv.is_int8)
+        put_int8<HEAD_DIM>(reinterpret_cast<int8_t *>(to), scale, from, lane);
     else
-        put_bf16<HEAD_DIM>(reinterpret_cast<bf16 *>(to) + at * HEAD_DIM, v, lane);
+        put_e4m3<HEAD_DIM>(to, scale, from, lane);
 }
 
-int append(struct device *d, const struct qkv_args *a, struct err *e)
+int append(struct device *d, const struct cuda_kv_place *place, struct err *e)
 {
-    const size_t hd = a->layout->head_dim, all = a->heads + 2 * a->layout->kv_heads;
-    const struct cuda_step *s = &d->step;
-    CHECK(!a->rope.inv_freq || a->rope.inv_freq == d->rope_made);
-    const append_args args = {d->qkv, s->position, s->sequence, s->blocks, d->limits.max_blocks_per_sequence, a->rope.inv_freq ? d->rope : nullptr,
-                              cuda_kv_of(a->kv, a->layout, a->layer), int(a->heads)};
-    const dim3 grid(unsigned(s->n_rows), unsigned((all + THREADS / 32 - 1) / (THREADS / 32)));
-    switch (hd) {
-    case 32: LAUNCH(append_kernel<32>, grid, dim3(THREADS), 0, d->stream, args); break;
-    case 64: LAUNCH(append_kernel<64>, grid, dim3(THREADS), 0, d->stream, args); break;
-    case 128: LAUNCH(append_kernel<128>, grid, dim3(THREADS), 0, d->stream, args); break;
+    const append_args args = {d->qkv, *place};
+    const dim3 grid(unsigned(d->step.n_rows), (2 * place->kv.kv_heads + THREADS / 32 - 1) / (THREADS / 32));
+    switch (place->kv.head_dim) {
+    case 32: LAUNCH_EARLY(d->early, append_kernel<32>, grid, dim3(THREADS), 0, d->stream, args); break;
+    case 64: LAUNCH_EARLY(d->early, append_kernel<64>, grid, dim3(THREADS), 0, d->stream, args); break;
+    case 128: LAUNCH_EARLY(d->early, append_kernel<128>, grid, dim3(THREADS), 0, d->stream, args); break;
     default: return cuda_check(d, "head_dim", cudaErrorInvalidValue, e);
     }
     return cuda_launched(d, "keys and values", e);
+}
+
+/* A product with rows of x normalised: where few rows decode, it does so itself. */
+int normed_product(struct device *d, const float *x, const uint32_t *pick, const float *norm, float eps, struct cuda_linear *l, size_t n_decode, const char *what,
+                   struct err *e)
+{
+    const operand_args own = cuda_rmsnorm_args(x, pick, norm, eps, l->w);
+    const bool itself = cuda_linear_makes(l->w, l->rows, n_decode);
+    if (itself) l->own = &own;
+    int rc = itself ? 0 : cuda_rmsnorm(d, x, pick, l->rows, norm, eps, l->w, &l->in, e);
+    return rc ? rc : cuda_linear_run(d, l, n_decode, what, e);
 }
 
 } // namespace
@@ -167,7 +146,7 @@ int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
     const struct cuda_step *s = &d->step;
     CHECK(a->table->k == a->hidden);
     int rc = cuda_stage_tokens(d, a->token, a->pictures, e);
-    if (rc) return rc;
+    if (rc || cuda_replays(d)) return rc;
     const struct weight *w = a->table;
     const gather_args args = {static_cast<const unsigned char *>(w->data), static_cast<const unsigned char *>(w->scale), w->k_padded,
                               int(cuda_round_up(w->n, CUDA_N_PAD)), int(w->quant.bits), int(w->quant.group), w->quant.scale == DTYPE_BF16,
@@ -178,49 +157,54 @@ int cuda_embed(struct device *d, const struct embed_args *a, struct err *e)
 
 int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e)
 {
-    const size_t rows = d->step.n_rows;
-    struct cuda_rows in = {};
+    const struct cuda_step *s = &d->step;
     CHECK(a->w->n == (a->heads + 2 * a->layout->kv_heads) * a->layout->head_dim && a->w->k == a->hidden);
-    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->norm, a->eps, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, rows, a->w->n, nullptr, d->qkv, CUDA_STORE, nullptr, nullptr};
-    if (!rc) rc = cuda_linear_run(d, &l, d->step.n_decode, "queries, keys, values", e);
-    return rc ? rc : append(d, a, e);
+    CHECK(!a->rope.inv_freq || a->rope.inv_freq == d->rope_made);
+    if (cuda_replays(d)) return 0;
+    const struct cuda_kv_place place = {s->position, s->sequence, s->blocks, d->limits.max_blocks_per_sequence, a->rope.inv_freq ? d->rope : nullptr,
+                                        cuda_kv_of(a->kv, a->layout, a->layer), uint32_t(a->heads)};
+    struct cuda_linear l = {{}, a->w, s->n_rows, a->w->n, nullptr, d->qkv, CUDA_QKV, nullptr, nullptr, &place, nullptr};
+    int rc = normed_product(d, static_cast<const float *>(a->x), nullptr, a->norm, a->eps, &l, s->n_decode, "queries, keys, values", e);
+    return rc || !(place.kv.is_int8 || place.kv.is_e4m3) ? rc : append(d, &place, e);
 }
 
 int cuda_attention(struct device *d, const struct attention_args *a, struct err *e)
 {
+    if (cuda_replays(d)) return 0;
     int rc = d->step.n_decode ? cuda_attention_decode(d, a, e) : 0;
     return rc || d->step.n_tiles == 0 ? rc : cuda_attention_prefill(d, a, e);
 }
 
 int cuda_project(struct device *d, const struct project_args *a, struct err *e)
 {
-    CHECK(a->w->n == a->n && a->w->k == a->k);
-    struct cuda_rows in = {};
-    int rc = cuda_as_operand(d, static_cast<const bf16 *>(a->in), a->rows, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, a->rows, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr};
-    return rc ? rc : cuda_linear_run(d, &l, a->tiles ? 0 : d->step.n_decode, "projection", e);
+    CHECK(a->w->n == a->n && a->w->k == a->k && (a->tiles || a->rows == d->step.n_given));
+    if (cuda_replays(d)) return 0;
+    const bf16 *in = static_cast<const bf16 *>(a->in);
+    const size_t rows = a->tiles ? a->rows : d->step.n_rows, n_decode = a->tiles ? 0 : d->step.n_decode;
+    const operand_args own = cuda_rows_args(in, a->w);
+    struct cuda_linear l = {{}, a->w, rows, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr, nullptr, nullptr};
+    if (a->w->quant.bits && cuda_linear_makes(a->w, rows, n_decode)) l.own = &own;
+    int rc = l.own ? 0 : cuda_as_operand(d, in, rows, a->w, &l.in, e);
+    return rc ? rc : cuda_linear_run(d, &l, n_decode, "projection", e);
 }
 
 int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e)
 {
-    const size_t rows = d->step.n_rows;
-    struct cuda_rows in = {};
     CHECK(a->w->n == cuda_round_up(a->inter, 8) * 2 && a->w->k == a->hidden);
-    int rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), nullptr, rows, a->norm, a->eps, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, rows, cuda_round_up(a->inter, CUDA_K_PAD), nullptr, a->out, CUDA_SILU, nullptr, nullptr};
-    return rc ? rc : cuda_linear_run(d, &l, d->step.n_decode, "gate and up", e);
+    if (cuda_replays(d)) return 0;
+    struct cuda_linear l = {{}, a->w, d->step.n_rows, cuda_round_up(a->inter, CUDA_K_PAD), nullptr, a->out, CUDA_SILU, nullptr, nullptr, nullptr, nullptr};
+    return normed_product(d, static_cast<const float *>(a->x), nullptr, a->norm, a->eps, &l, d->step.n_decode, "gate and up", e);
 }
 
 /* The rows whose logits are wanted have the decode kernel's path if they decode. Those of prompts come after them: slots rise with them. */
 int cuda_head(struct device *d, const struct head_args *a, struct err *e)
 {
-    struct cuda_rows in = {};
-    size_t n_decode;
+    size_t n, n_decode;
     CHECK(a->n <= d->limits.max_rows && a->w->n == a->vocab && a->w->k == a->hidden);
-    int rc = cuda_stage_head(d, a->row, a->n, &n_decode, e);
-    if (!rc) rc = cuda_rmsnorm(d, static_cast<const float *>(a->x), d->step.head_row, a->n, a->norm, a->eps, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, a->n, a->vocab, nullptr, a->logits, CUDA_STORE, nullptr, d->step.logits_row};
-    if (!rc) rc = cuda_linear_run(d, &l, n_decode, "head", e);
-    return rc;
+    int rc = cuda_stage_head(d, a->row, a->n, &n, &n_decode, e);
+    if (!rc && !cuda_replays(d)) {
+        struct cuda_linear l = {{}, a->w, n, a->vocab, nullptr, a->logits, CUDA_STORE, nullptr, d->step.logits_row, nullptr, nullptr};
+        rc = normed_product(d, static_cast<const float *>(a->x), d->step.head_row, a->norm, a->eps, &l, n_decode, "head", e);
+    }
+    return rc || !d->step.graph ? rc : cuda_graph_step(d, e);
 }

@@ -4,6 +4,7 @@
  * Weights are A of mma.m16n8k16 and go from global memory straight to registers, 16 bytes a lane: which k a lane's fragment elements stand
  * for is free as long as A and B agree, so lane t of a row's four takes k = 8 t .. 8 t + 7 of every 32. Eight rows cost what one costs.
  *   Bytes: n k 2 of weights once for every 8 MT rows, rows k 2 of operands for each block (they come from L2). Bound by memory.
+ *   From 33 rows on a block may take 128 outputs, a warp 16 of them over all of k (see linear.cuh): 8 times fewer bytes of operands.
  * Prefill rows: tiles of 128 x 128 (64 x 64 where these would be few), k in steps of 32 through shared memory by cp.async, four stages.
  *   FLOPs: 2 rows n k. Bound by the tensor cores' mma.sync rate.
  * Whatever the tile, an output's products are added in the order of k, 16 at a time: a row's bytes depend on nothing but the row. */
@@ -11,19 +12,14 @@
 
 namespace {
 
+constexpr int WIDE_MT = 8; /* rows over 8 */
+
 /* --- decode --- */
 
-/* 8 MT rows from blockIdx.y * 8 MT on, outputs from blockIdx.x * 16 on. */
-template <int MT, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS * 32) linear_decode_kernel(const __grid_constant__ linear_args a)
+/* Chunks of 32 k from begin to end of 16 outputs and 8 MT rows; w0, w1, x: of the lane. */
+template <int MT>
+__device__ __forceinline__ void multiply_rows(const bf16 *w0, const bf16 *w1, const bf16 *const (&x)[MT], int begin, int end, float (&sum)[MT][4])
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
-    const int chunks = a.k_padded / 32, begin = warp * chunks / LINEAR_WARPS, end = (warp + 1) * chunks / LINEAR_WARPS;
-    const bf16 *w0 = static_cast<const bf16 *>(a.w) + size_t(first_out + g) * a.k_padded + t * 8, *w1 = w0 + size_t(8) * a.k_padded;
-    const bf16 *x[MT];
-#pragma unroll
-    for (int m = 0; m < MT; m++) x[m] = static_cast<const bf16 *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
-    float sum[MT][4] = {};
 #pragma unroll 4
     for (int c = begin; c < end; c++) {
         const uint4 lo = load16(w0 + c * 32), hi = load16(w1 + c * 32);
@@ -35,16 +31,74 @@ template <int MT, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS *
             mma_m16n8k16_bf16(sum[m], second, {b.z, b.w});
         }
     }
+}
+
+/* 8 MT rows from blockIdx.y * 8 MT on, outputs from blockIdx.x * 16 on. */
+template <int MT, int EPILOGUE, enum operand_source MADE>
+__global__ void __launch_bounds__(LINEAR_WARPS * 32) linear_decode_kernel(const __grid_constant__ linear_args a)
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
+    const int chunks = a.k_padded / 32, begin = warp * chunks / LINEAR_WARPS, end = (warp + 1) * chunks / LINEAR_WARPS;
+    const bf16 *w0 = static_cast<const bf16 *>(a.w) + size_t(first_out + g) * a.k_padded + t * 8, *w1 = w0 + size_t(8) * a.k_padded;
+    griddepcontrol_launch_dependents();
+    for (int c = begin + t % 2 * 2; c < end; c += 4) prefetch_global_L2((t < 2 ? w0 : w1) + c * 32 - t * 8);
+    griddepcontrol_wait();
+    const linear_in in = linear_rows<MADE, false>(a);
+    const bf16 *x[MT];
+#pragma unroll
+    for (int m = 0; m < MT; m++) x[m] = static_cast<const bf16 *>(in.data) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * in.ld + t * 8;
+    float sum[MT][4] = {};
+    multiply_rows<MT>(w0, w1, x, begin, end, sum);
     SHARED_ARRAY(float, parts, LINEAR_WARPS * linear_sums<MT>::FLOATS);
     linear_join_warps<MT, EPILOGUE>(a, sum, parts, first_row, first_out);
 }
 
+/* Outputs from (blockIdx.x * LINEAR_WARPS + warp) * 16 on: see LINEAR_WIDE_OUTS. */
+template <int MT, int EPILOGUE> __global__ void __launch_bounds__(LINEAR_WARPS * 32) linear_wide_kernel(const __grid_constant__ linear_args a)
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int first_out = (blockIdx.x * LINEAR_WARPS + warp) * LINEAR_OUTS, first_row = blockIdx.y * MT * 8, chunks = a.k_padded / 32;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
+    if (first_out >= a.n) return;
+    const bf16 *w0 = static_cast<const bf16 *>(a.w) + size_t(first_out + g) * a.k_padded + t * 8, *w1 = w0 + size_t(8) * a.k_padded;
+    const bf16 *x[MT];
+#pragma unroll
+    for (int m = 0; m < MT; m++) x[m] = static_cast<const bf16 *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
+    float all[MT][4] = {};
+    for (int part = 0; part < LINEAR_WARPS; part++) {
+        float sum[MT][4] = {};
+        multiply_rows<MT>(w0, w1, x, part * chunks / LINEAR_WARPS, (part + 1) * chunks / LINEAR_WARPS, sum);
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) all[m][i] += sum[m][i];
+    }
+    linear_put_tile<MT, EPILOGUE>(a, all, first_row, first_out);
+}
+
+cudaError_t launch_wide(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+{
+    constexpr int MT = WIDE_MT;
+    const linear_kernels kernels = {linear_wide_kernel<MT, CUDA_STORE>, nullptr, linear_wide_kernel<MT, CUDA_ADD>, linear_wide_kernel<MT, CUDA_SILU>, nullptr,
+                                    linear_wide_kernel<MT, CUDA_QKV>};
+    return linear_launch(kernels, epilogue, linear_wide_grid<MT>(a), LINEAR_WARPS * 32, 0, a, stream);
+}
+
 template <int MT> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const linear_kernels kernels = {linear_decode_kernel<MT, CUDA_STORE>, nullptr, linear_decode_kernel<MT, CUDA_ADD>,
-                                    linear_decode_kernel<MT, CUDA_SILU>, nullptr};
+    const linear_kernels kernels = {linear_decode_kernel<MT, CUDA_STORE, GIVEN>, nullptr, linear_decode_kernel<MT, CUDA_ADD, GIVEN>,
+                                    linear_decode_kernel<MT, CUDA_SILU, GIVEN>, nullptr, linear_decode_kernel<MT, CUDA_QKV, GIVEN>};
     const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8));
     return linear_launch(kernels, epilogue, grid, LINEAR_WARPS * 32, 0, a, stream);
+}
+
+cudaError_t launch_decode_own(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+{
+    const linear_kernels kernels = {linear_decode_kernel<1, CUDA_STORE, RMSNORM>, nullptr, nullptr, linear_decode_kernel<1, CUDA_SILU, RMSNORM>, nullptr,
+                                    linear_decode_kernel<1, CUDA_QKV, RMSNORM>};
+    return linear_launch(kernels, epilogue, dim3((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS), LINEAR_WARPS * 32, linear_own_bytes(a, false), a, stream);
 }
 
 /* --- prefill --- */
@@ -104,10 +158,10 @@ template <int TILE, int EPILOGUE> __device__ __forceinline__ void finish(const f
             for (int e = 0; e < 4; e++) {
                 const int row = row0 + i * 16 + e / 2 * 8, o = out0 + j * 8 + e % 2;
                 if (row >= a.rows || o >= a.n) continue;
-                if (EPILOGUE != CUDA_SILU)
+                if (!linear_in_pairs<EPILOGUE>)
                     linear_put<EPILOGUE>(a, row, o, sum[i][j][e]);
                 else if (j % 2 == 0)
-                    linear_put_silu(a, row, o, sum[i][j][e], sum[i][j + 1][e]);
+                    linear_put_pair<EPILOGUE>(a, row, o, sum[i][j][e], sum[i][j + 1][e]);
             }
 }
 
@@ -126,6 +180,8 @@ __global__ void __launch_bounds__(shape<TILE>::THREADS) linear_prefill_kernel(co
         }
         cp_async_commit();
     };
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     for (int i = 0; i < STAGES - 1; i++) load(i);
     for (int i = 0; i < steps; i++) {
         cp_async_wait<STAGES - 2>();
@@ -140,8 +196,8 @@ __global__ void __launch_bounds__(shape<TILE>::THREADS) linear_prefill_kernel(co
 template <int TILE> cudaError_t launch_prefill(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
     const linear_kernels kernels = {linear_prefill_kernel<TILE, CUDA_STORE>, linear_prefill_kernel<TILE, CUDA_STORE_BF16>,
-                                    linear_prefill_kernel<TILE, CUDA_ADD>, linear_prefill_kernel<TILE, CUDA_SILU>,
-                                    linear_prefill_kernel<TILE, CUDA_GELU>};
+                                    linear_prefill_kernel<TILE, CUDA_ADD>, linear_prefill_kernel<TILE, CUDA_SILU>, linear_prefill_kernel<TILE, CUDA_GELU>,
+                                    linear_prefill_kernel<TILE, CUDA_QKV>};
     const dim3 grid((a.n + TILE - 1) / TILE, (a.rows + TILE - 1) / TILE);
     return linear_launch(kernels, epilogue, grid, shape<TILE>::THREADS, STAGES * shape<TILE>::STAGE * int(sizeof(bf16)), a, stream);
 }
@@ -150,9 +206,10 @@ template <int TILE> cudaError_t launch_prefill(const linear_args &a, enum cuda_e
 
 cudaError_t cuda_linear_bf16_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
+    if (a.own.x) return launch_decode_own(a, epilogue, stream);
     if (a.rows <= 8) return launch_decode<1>(a, epilogue, stream);
     if (a.rows <= 16) return launch_decode<2>(a, epilogue, stream);
-    return launch_decode<4>(a, epilogue, stream);
+    return linear_is_wide<WIDE_MT>(a) ? launch_wide(a, epilogue, stream) : launch_decode<4>(a, epilogue, stream);
 }
 
 cudaError_t cuda_linear_bf16_prefill(const linear_args &a, enum cuda_epilogue epilogue, int n_sm, cudaStream_t stream)
@@ -161,14 +218,24 @@ cudaError_t cuda_linear_bf16_prefill(const linear_args &a, enum cuda_epilogue ep
     return blocks >= n_sm ? launch_prefill<128>(a, epilogue, stream) : launch_prefill<64>(a, epilogue, stream);
 }
 
+bool cuda_linear_makes(const struct weight *w, size_t rows, size_t n_decode)
+{
+    constexpr size_t MOST = 40 << 10; /* of 48 KiB, beside what warps exchange */
+    return rows == n_decode && rows <= LINEAR_OWN_ROWS && rows * linear_own_ld(w->k_padded) * (w->quant.bits ? 1 : sizeof(bf16)) <= MOST;
+}
+
 int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e)
 {
     const struct weight *w = l->w;
     const bool quantised = w->quant.bits != 0;
-    CHECK(l->in.ld >= w->k_padded && n_decode <= l->rows && (l->epilogue == CUDA_SILU) == (w->kind == PACK_GATE_UP));
+    CHECK((l->own ? cuda_linear_makes(w, l->rows, n_decode) : l->in.ld >= w->k_padded) && n_decode <= l->rows && (l->epilogue == CUDA_SILU) == (w->kind == PACK_GATE_UP) &&
+          (l->epilogue == CUDA_QKV) == (w->kind == PACK_QKV));
     linear_args a = {};
     a.in = l->in.data, a.in_scale = l->in.scale, a.w = w->data, a.w_scale = w->scale, a.bias = l->bias, a.position = l->position, a.to = l->to, a.out = l->out;
     a.rows = int(n_decode), a.n = int(w->n), a.k_padded = int(w->k_padded), a.ldi = l->in.ld, a.ldo = l->ldo;
+    if (l->place) a.place = *l->place;
+    if (l->own) a.own = *l->own;
+    a.early = d->early, a.n_sm = d->n_sm;
     if (quantised) {
         a.scale_ld = int(l->in.scale_ld), a.step_tiles = int(quant_step(&w->quant) / 32);
         a.w_scale_bf16 = w->quant.scale == DTYPE_BF16, a.w_per_channel = w->quant.group == 0;
@@ -177,10 +244,11 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
     if (n_decode)
         rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, true, d->stream) : cuda_linear_bf16_decode(a, l->epilogue, d->stream);
     if (rc == cudaSuccess && n_decode < l->rows) {
-        const size_t out_bytes = l->epilogue == CUDA_STORE || l->epilogue == CUDA_ADD ? sizeof(float) : sizeof(bf16);
+        const size_t out_bytes = l->epilogue == CUDA_STORE || l->epilogue == CUDA_ADD || l->epilogue == CUDA_QKV ? sizeof(float) : sizeof(bf16);
         a.rows = int(l->rows - n_decode);
         a.in = static_cast<const unsigned char *>(a.in) + n_decode * a.ldi * (quantised ? 1 : sizeof(bf16));
         a.in_scale += quantised ? n_decode : 0;
+        if (l->place) a.place.position += n_decode, a.place.sequence += n_decode;
         if (l->to)
             a.to += n_decode;
         else

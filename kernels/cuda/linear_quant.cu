@@ -13,6 +13,8 @@
 
 namespace {
 
+constexpr int WIDE_MT = 4; /* rows over 8 */
+
 enum form { INT4, INT8, E4M3 };
 
 __device__ __forceinline__ float weight_scale(const linear_args &a, int at)
@@ -21,21 +23,22 @@ __device__ __forceinline__ float weight_scale(const linear_args &a, int at)
 }
 
 /* Scales of step `step` of the lane's two rows in the eight from first_row on. */
-__device__ __forceinline__ const float *row_scales(const linear_args &a, int step, int first_row)
+__device__ __forceinline__ const float *row_scales(const linear_args &a, const linear_in &in, int step, int first_row)
 {
-    return a.in_scale + size_t(step) * a.scale_ld + min(first_row, (a.rows - 1) / 8 * 8) + threadIdx.x % 4 * 2;
+    return in.scale + size_t(step) * in.scale_ld + min(first_row, (a.rows - 1) / 8 * 8) + threadIdx.x % 4 * 2;
 }
 
 /* What a step's whole sums add. first_row: of the warp's rows; out: of the lane's first output. */
 template <int MT, enum form FORM>
-__device__ __forceinline__ void add_step(const linear_args &a, int step, int first_row, int out, int n_padded, int (&dot)[MT][4], float (&sum)[MT][4])
+__device__ __forceinline__ void add_step(const linear_args &a, const linear_in &in, int step, int first_row, int out, int n_padded, int (&dot)[MT][4],
+                                         float (&sum)[MT][4])
 {
     float of_w[2] = {1, 1};
     if (!a.w_per_channel)
         for (int i = 0; i < 2; i++) of_w[i] = weight_scale(a, step * n_padded + out + i * 8);
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        const float *of_x = row_scales(a, step, first_row + m * 8);
+        const float *of_x = row_scales(a, in, step, first_row + m * 8);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float whole = float(FORM == INT4 ? dot[m][i] >> 4 : dot[m][i]), x = of_x[i % 2];
@@ -63,7 +66,7 @@ __device__ __forceinline__ void multiply_e4m3(float (&sum)[4], const uint32_t (&
 
 /* Tiles of 32 k from begin to end, whole steps: 16 outputs from first_out on, 8 MT rows from first_row on. */
 template <int MT, enum form FORM>
-__device__ __forceinline__ void multiply(const linear_args &a, int begin, int end, int first_row, int first_out, float (&sum)[MT][4])
+__device__ __forceinline__ void multiply(const linear_args &a, const linear_in &in, int begin, int end, int first_row, int first_out, float (&sum)[MT][4])
 {
     constexpr int TWO = FORM == INT4 ? 512 : 1024; /* bytes of two tiles */
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tiles = a.k_padded / 32, n_padded = (a.n + CUDA_N_PAD - 1) / CUDA_N_PAD * CUDA_N_PAD;
@@ -72,8 +75,7 @@ __device__ __forceinline__ void multiply(const linear_args &a, int begin, int en
     const bool has_mma = FORM == E4M3 && has_mma_e4m3();
     int dot[MT][4] = {};
 #pragma unroll
-    for (int m = 0; m < MT; m++)
-        x[m] = static_cast<const unsigned char *>(a.in) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * a.ldi + t * 8;
+    for (int m = 0; m < MT; m++) x[m] = static_cast<const unsigned char *>(in.data) + size_t(min(first_row + m * 8 + g, a.rows - 1)) * in.ld + t * 8;
 #pragma unroll 2
     for (int two = begin / 2; two < end / 2; two++) { /* k is padded to 64 */
         uint4 packed[2];
@@ -95,8 +97,7 @@ __device__ __forceinline__ void multiply(const linear_args &a, int begin, int en
                 else
                     mma_m16n8k32_s8(dot[m], f, {b.x, b.y});
             }
-            if (FORM != E4M3 && (tile + 1) % a.step_tiles == 0)
-                add_step<MT, FORM>(a, tile / a.step_tiles, first_row, first_out + g, n_padded, dot, sum);
+            if (FORM != E4M3 && (tile + 1) % a.step_tiles == 0) add_step<MT, FORM>(a, in, tile / a.step_tiles, first_row, first_out + g, n_padded, dot, sum);
         }
         if (FORM == E4M3)
 #pragma unroll
@@ -106,16 +107,24 @@ __device__ __forceinline__ void multiply(const linear_args &a, int begin, int en
     }
 }
 
+/* The same tiles of weights into the second-level cache, while the kernel before still runs. */
+template <enum form FORM> __device__ __forceinline__ void prefetch(const linear_args &a, int begin, int end, int first_out)
+{
+    constexpr int TILE = FORM == INT4 ? 256 : 512;
+    const unsigned char *w = static_cast<const unsigned char *>(a.w) + size_t(first_out / LINEAR_OUTS) * (a.k_padded / 32) * TILE;
+    for (int at = begin * TILE + threadIdx.x % 32 * 128; at < end * TILE; at += 32 * 128) prefetch_global_L2(w + at);
+}
+
 /* What is left when all k are summed. */
 template <int MT, enum form FORM>
-__device__ __forceinline__ void scale_sums(const linear_args &a, int first_row, int out, float (&sum)[MT][4])
+__device__ __forceinline__ void scale_sums(const linear_args &a, const linear_in &in, int first_row, int out, float (&sum)[MT][4])
 {
     if (!a.w_per_channel) return;
     const float of_w[2] = {weight_scale(a, out), weight_scale(a, out + 8)};
     const float unit = FORM == E4M3 && !has_mma_e4m3() ? 1 / (E4M3_UNIT * E4M3_UNIT) : 1;
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        const float *of_x = row_scales(a, 0, first_row + m * 8);
+        const float *of_x = row_scales(a, in, 0, first_row + m * 8);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (FORM == E4M3) sum[m][i] *= unit, sum[m][i] *= of_x[i % 2];
@@ -124,58 +133,72 @@ __device__ __forceinline__ void scale_sums(const linear_args &a, int first_row, 
     }
 }
 
-template <int MT, enum form FORM, int EPILOGUE>
+template <int MT, enum form FORM, int EPILOGUE, enum operand_source MADE>
 __global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_decode_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
     const int unit = max(a.step_tiles, 2), units = a.k_padded / 32 / unit;
+    const int begin = warp * units / LINEAR_WARPS * unit, end = (warp + 1) * units / LINEAR_WARPS * unit;
     float sum[MT][4] = {};
-    multiply<MT, FORM>(a, warp * units / LINEAR_WARPS * unit, (warp + 1) * units / LINEAR_WARPS * unit, first_row, first_out, sum);
-    scale_sums<MT, FORM>(a, first_row, first_out + threadIdx.x % 32 / 4, sum);
+    griddepcontrol_launch_dependents();
+    prefetch<FORM>(a, begin, end, first_out);
+    griddepcontrol_wait();
+    const linear_in in = linear_rows<MADE, true>(a);
+    multiply<MT, FORM>(a, in, begin, end, first_row, first_out, sum);
+    scale_sums<MT, FORM>(a, in, first_row, first_out + threadIdx.x % 32 / 4, sum);
     SHARED_ARRAY(float, parts, LINEAR_WARPS * linear_sums<MT>::FLOATS);
     linear_join_warps<MT, EPILOGUE>(a, sum, parts, first_row, first_out);
 }
 
-constexpr int PREFILL_MT = 4;
-
-template <enum form FORM, int EPILOGUE>
-__global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_prefill_kernel(const __grid_constant__ linear_args a)
+/* PARTS 1: prefill rows. PARTS LINEAR_WARPS: many decode rows, see linear.cuh. */
+template <enum form FORM, int EPILOGUE, int PARTS>
+__global__ void __launch_bounds__(LINEAR_WARPS * 32, FORM == E4M3 ? 1 : 2) quant_wide_kernel(const __grid_constant__ linear_args a) /* left alone ptxas aims at 2, and spills */
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first_out = (blockIdx.x * LINEAR_WARPS + warp) * LINEAR_OUTS, first_row = blockIdx.y * PREFILL_MT * 8;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
+    const int first_out = (blockIdx.x * LINEAR_WARPS + warp) * LINEAR_OUTS, first_row = blockIdx.y * WIDE_MT * 8;
+    const int unit = max(a.step_tiles, 2), units = a.k_padded / 32 / unit;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (first_out >= a.n) return;
-    float sum[PREFILL_MT][4] = {};
-    multiply<PREFILL_MT, FORM>(a, 0, a.k_padded / 32, first_row, first_out, sum);
-    scale_sums<PREFILL_MT, FORM>(a, first_row, first_out + g, sum);
+    const linear_in in = {a.in, a.in_scale, a.ldi, a.scale_ld};
+    float all[WIDE_MT][4] = {};
+    for (int part = 0; part < PARTS; part++) {
+        float sum[WIDE_MT][4] = {};
+        multiply<WIDE_MT, FORM>(a, in, part * units / PARTS * unit, (part + 1) * units / PARTS * unit, first_row, first_out, sum);
+        scale_sums<WIDE_MT, FORM>(a, in, first_row, first_out + g, sum);
 #pragma unroll
-    for (int m = 0; m < PREFILL_MT; m++)
+        for (int m = 0; m < WIDE_MT; m++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int row = first_row + m * 8 + t * 2 + i % 2, o = first_out + g + i / 2 * 8;
-            if (row >= a.rows || o >= a.n) continue;
-            if (EPILOGUE != CUDA_SILU)
-                linear_put<EPILOGUE>(a, row, o, sum[m][i]);
-            else if (i < 2)
-                linear_put_silu(a, row, o, sum[m][i], sum[m][i + 2]);
-        }
+            for (int i = 0; i < 4; i++) all[m][i] = PARTS == 1 ? sum[m][i] : all[m][i] + sum[m][i];
+    }
+    linear_put_tile<WIDE_MT, EPILOGUE>(a, all, first_row, first_out);
 }
 
 template <int MT, enum form FORM> cudaError_t launch_decode(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
 {
-    const linear_kernels kernels = {quant_decode_kernel<MT, FORM, CUDA_STORE>, nullptr, quant_decode_kernel<MT, FORM, CUDA_ADD>,
-                                    quant_decode_kernel<MT, FORM, CUDA_SILU>, nullptr};
+    const linear_kernels kernels = {quant_decode_kernel<MT, FORM, CUDA_STORE, GIVEN>, nullptr, quant_decode_kernel<MT, FORM, CUDA_ADD, GIVEN>,
+                                    quant_decode_kernel<MT, FORM, CUDA_SILU, GIVEN>, nullptr, quant_decode_kernel<MT, FORM, CUDA_QKV, GIVEN>};
     const dim3 grid((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS, (a.rows + MT * 8 - 1) / (MT * 8));
     return linear_launch(kernels, epilogue, grid, LINEAR_WARPS * 32, 0, a, stream);
 }
 
+template <enum form FORM> cudaError_t launch_decode_own(const linear_args &a, enum cuda_epilogue epilogue, cudaStream_t stream)
+{
+    const linear_kernels kernels = {quant_decode_kernel<1, FORM, CUDA_STORE, RMSNORM>, nullptr, quant_decode_kernel<1, FORM, CUDA_ADD, ROWS>,
+                                    quant_decode_kernel<1, FORM, CUDA_SILU, RMSNORM>, nullptr, quant_decode_kernel<1, FORM, CUDA_QKV, RMSNORM>};
+    return linear_launch(kernels, epilogue, dim3((a.n + LINEAR_OUTS - 1) / LINEAR_OUTS), LINEAR_WARPS * 32, linear_own_bytes(a, true), a, stream);
+}
+
 template <enum form FORM> cudaError_t launch(const linear_args &a, enum cuda_epilogue epilogue, bool decode, cudaStream_t stream)
 {
-    constexpr int OUTS = LINEAR_WARPS * LINEAR_OUTS, ROWS = PREFILL_MT * 8;
-    const linear_kernels prefill = {quant_prefill_kernel<FORM, CUDA_STORE>, quant_prefill_kernel<FORM, CUDA_STORE_BF16>,
-                                    quant_prefill_kernel<FORM, CUDA_ADD>, quant_prefill_kernel<FORM, CUDA_SILU>,
-                                    quant_prefill_kernel<FORM, CUDA_GELU>};
-    if (decode) return a.rows <= 8 ? launch_decode<1, FORM>(a, epilogue, stream) : launch_decode<4, FORM>(a, epilogue, stream);
-    return linear_launch(prefill, epilogue, dim3((a.n + OUTS - 1) / OUTS, (a.rows + ROWS - 1) / ROWS), LINEAR_WARPS * 32, 0, a, stream);
+    const linear_kernels prefill = {quant_wide_kernel<FORM, CUDA_STORE, 1>, quant_wide_kernel<FORM, CUDA_STORE_BF16, 1>, quant_wide_kernel<FORM, CUDA_ADD, 1>,
+                                    quant_wide_kernel<FORM, CUDA_SILU, 1>,  quant_wide_kernel<FORM, CUDA_GELU, 1>,       quant_wide_kernel<FORM, CUDA_QKV, 1>};
+    const linear_kernels wide = {quant_wide_kernel<FORM, CUDA_STORE, LINEAR_WARPS>, nullptr, quant_wide_kernel<FORM, CUDA_ADD, LINEAR_WARPS>,
+                                 quant_wide_kernel<FORM, CUDA_SILU, LINEAR_WARPS>,  nullptr, quant_wide_kernel<FORM, CUDA_QKV, LINEAR_WARPS>};
+    if (a.own.x) return launch_decode_own<FORM>(a, epilogue, stream);
+    if (!decode || linear_is_wide<WIDE_MT>(a))
+        return linear_launch(decode ? wide : prefill, epilogue, linear_wide_grid<WIDE_MT>(a), LINEAR_WARPS * 32, 0, a, stream);
+    return a.rows <= 8 ? launch_decode<1, FORM>(a, epilogue, stream) : launch_decode<4, FORM>(a, epilogue, stream);
 }
 
 } // namespace

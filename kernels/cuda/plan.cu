@@ -1,4 +1,4 @@
-/* A step's plan: which row sits in which slot, and what of it the kernels read, copied to the device in one piece. Decode rows come first, then
+/* A step's plan: which row sits in which slot, and what of it the kernels read, copied to the device. Decode rows come first, then
  * prefill rows, which are cut into tiles of up to 64 rows of one sequence for their attention. The table of rotations is made with the
  * first plan and lasts. */
 #include <math.h>
@@ -14,7 +14,7 @@ enum { TILE_ROWS = 64 };
 struct staged {
     int32_t *position, *token;
     const float **picture;
-    uint32_t *sequence, *tile, *head_row, *logits_row, *blocks;
+    uint32_t *sequence, *tile, *first_task, *head_row, *logits_row, *blocks;
 };
 
 template <class T> void carve(unsigned char *base, size_t *at, T **out, size_t n)
@@ -33,6 +33,7 @@ size_t lay_out(const struct device_limits *l, unsigned char *base, staged *s)
     carve(base, &at, &s->position, l->max_rows);
     carve(base, &at, &s->sequence, l->max_rows);
     carve(base, &at, &s->tile, 2 * l->max_rows);
+    carve(base, &at, &s->first_task, l->max_rows + 1);
     carve(base, &at, &s->blocks, l->max_sequences * l->max_blocks_per_sequence);
     return at;
 }
@@ -40,6 +41,7 @@ size_t lay_out(const struct device_limits *l, unsigned char *base, staged *s)
 int copy_over(struct device *d, const void *first, size_t bytes, struct err *e)
 {
     const size_t at = static_cast<const unsigned char *>(first) - d->staging;
+    if (d->step.graph) return 0; /* all of it goes over when the graph is launched */
     d->queued = true;
     return cuda_check(d, "the step's plan", cudaMemcpyAsync(d->staged + at, first, bytes, cudaMemcpyHostToDevice, d->stream), e);
 }
@@ -60,6 +62,14 @@ int make_rotations(struct device *d, const struct rope *rope, size_t half, struc
     if (!rc) d->rope_made = rope->inv_freq;
     free(host);
     return rc;
+}
+
+/* Decode rows in splits. */
+void cut_tasks(struct cuda_step *s, const staged &host)
+{
+    host.first_task[0] = 0;
+    for (size_t r = 0; r < s->n_decode; r++) host.first_task[r + 1] = host.first_task[r] + uint32_t(host.position[r]) / CUDA_KV_SPLIT + 1;
+    s->task = host.first_task, s->n_tasks = host.first_task[s->n_decode];
 }
 
 /* Prefill rows in tiles: rows of a sequence that follow one another. */
@@ -89,7 +99,7 @@ int cuda_plan_reserve(struct device *d, struct err *e)
     if (rc) return rc;
     lay_out(l, d->staged, &s);
     d->step.position = s.position, d->step.sequence = s.sequence, d->step.blocks = s.blocks, d->step.token = s.token, d->step.picture = s.picture;
-    d->step.tile = s.tile, d->step.head_row = s.head_row, d->step.logits_row = s.logits_row;
+    d->step.tile = s.tile, d->step.first_task = s.first_task, d->step.head_row = s.head_row, d->step.logits_row = s.logits_row;
     return 0;
 }
 
@@ -98,43 +108,61 @@ int cuda_plan(struct device *d, const struct step_plan *p, const struct rope *ro
 {
     struct cuda_step *s = &d->step;
     staged host;
+    cuda_graph_abandon(d); /* a step that was not ended */
     int rc = d->queued ? cuda_wait(d, e) : 0;
     if (rc) return rc;
     lay_out(&d->limits, d->staging, &host);
     CHECK(p->n_rows > 0 && p->n_rows <= d->limits.max_rows && p->n_sequences <= d->limits.max_sequences);
-    s->n_rows = p->n_rows;
-    s->n_decode = s->longest_decode = 0;
+    s->n_rows = s->n_given = p->n_rows, s->n_sequences = p->n_sequences, s->n_heads = s->n_decode = 0;
     for (size_t r = 0; r < p->n_rows; r++) s->n_decode += !p->prefill[r];
     for (size_t r = 0, decode = 0, prefill = s->n_decode; r < p->n_rows; r++) {
         const size_t slot = p->prefill[r] ? prefill++ : decode++;
         d->slot[r] = uint32_t(slot);
         host.position[slot] = p->position[r];
         host.sequence[slot] = p->sequence[r];
-        if (!p->prefill[r] && size_t(p->position[r]) + 1 > s->longest_decode) s->longest_decode = size_t(p->position[r]) + 1;
     }
+    cut_tasks(s, host);
     cut_tiles(s, host);
     const size_t max_blocks = d->limits.max_blocks_per_sequence;
     for (size_t r = 0; r < p->n_rows; r++) /* rows rise, so a sequence's last row needs most */
         if (r + 1 == p->n_rows || p->sequence[r + 1] != p->sequence[r])
             memcpy(host.blocks + p->sequence[r] * max_blocks, p->blocks[p->sequence[r]], (size_t(p->position[r]) / CUDA_KV_BLOCK + 1) * sizeof(uint32_t));
     rc = rope->inv_freq && rope->inv_freq != d->rope_made ? make_rotations(d, rope, head_dim / 2, e) : 0;
+    if (!rc && p->n_logits && s->n_decode == s->n_rows && s->n_tasks <= d->max_tasks) {
+        s->n_heads = p->n_logits;
+        rc = cuda_graph_choose(d, e);
+    }
+    for (size_t r = p->n_rows; r < s->n_rows; r++) host.position[r] = -1, host.sequence[r] = 0, host.first_task[r + 1] = host.first_task[r];
     const unsigned char *end = reinterpret_cast<unsigned char *>(host.blocks + p->n_sequences * max_blocks);
     return rc ? rc : copy_over(d, host.position, size_t(end - reinterpret_cast<unsigned char *>(host.position)), e);
+}
+
+size_t cuda_plan_tasks(const struct device *d, size_t row, size_t *end)
+{
+    const struct cuda_step *s = &d->step;
+    if (row == 0 && s->n_tasks <= d->max_tasks) {
+        *end = s->n_decode;
+        return s->n_tasks;
+    }
+    for (*end = row + 1; *end < s->n_decode && s->task[*end + 1] - s->task[row] <= d->max_tasks; ++*end) {
+    }
+    return s->task[*end] - s->task[row];
 }
 
 int cuda_stage_tokens(struct device *d, const int32_t *token, const void *const *picture, struct err *e)
 {
     staged host;
     lay_out(&d->limits, d->staging, &host);
-    for (size_t r = 0; r < d->step.n_rows; r++) {
+    for (size_t r = 0; r < d->step.n_given; r++) {
         host.token[d->slot[r]] = token[r];
         host.picture[d->slot[r]] = static_cast<const float *>(picture[r]);
     }
+    for (size_t r = d->step.n_given; r < d->step.n_rows; r++) host.token[r] = 0;
     const unsigned char *end = reinterpret_cast<unsigned char *>(host.token + d->step.n_rows);
     return copy_over(d, host.picture, size_t(end - reinterpret_cast<unsigned char *>(host.picture)), e);
 }
 
-int cuda_stage_head(struct device *d, const uint32_t *row, size_t n, size_t *n_decode, struct err *e)
+int cuda_stage_head(struct device *d, const uint32_t *row, size_t n, size_t *all, size_t *n_decode, struct err *e)
 {
     staged host;
     lay_out(&d->limits, d->staging, &host);
@@ -144,6 +172,20 @@ int cuda_stage_head(struct device *d, const uint32_t *row, size_t n, size_t *n_d
             if ((d->slot[row[i]] >= d->step.n_decode) == prefill) host.head_row[at] = d->slot[row[i]], host.logits_row[at++] = uint32_t(i);
         if (!prefill) *n_decode = at;
     }
-    const unsigned char *end = reinterpret_cast<unsigned char *>(host.logits_row + n);
+    *all = n;
+    if (d->step.n_heads) { /* all decode */
+        CHECK(*n_decode == n && n <= d->step.n_heads);
+        *all = *n_decode = d->step.n_heads;
+        for (; at < *all; at++) host.head_row[at] = 0, host.logits_row[at] = UINT32_MAX;
+    }
+    const unsigned char *end = reinterpret_cast<unsigned char *>(host.logits_row + *all);
     return copy_over(d, host.head_row, size_t(end - reinterpret_cast<unsigned char *>(host.head_row)), e);
+}
+
+int cuda_stage_all(struct device *d, struct err *e)
+{
+    staged host;
+    lay_out(&d->limits, d->staging, &host);
+    const unsigned char *end = reinterpret_cast<unsigned char *>(host.blocks + d->step.n_sequences * d->limits.max_blocks_per_sequence);
+    return copy_over(d, host.picture, size_t(end - reinterpret_cast<unsigned char *>(host.picture)), e);
 }

@@ -560,6 +560,9 @@ struct cuda_sampler {
     sampled *results_host, *results; /* (rows) */
     float *adjusted;                 /* (slots, vocab) */
     uint32_t *counts;
+    size_t queued; /* rows whose results nobody has collected */
+    const struct sample_row *given;
+    struct sample_result *out;
 };
 
 namespace {
@@ -755,20 +758,36 @@ void cuda_sample_close(struct device *d)
     d->sampler = nullptr;
 }
 
-/* One copy over, one back and one wait, unless lists or rows are more than the staging buffer holds. */
+static int collect(struct device *d, struct err *e)
+{
+    struct cuda_sampler *s = d->sampler;
+    const size_t n = s->queued;
+    s->queued = 0;
+    int rc = n ? cuda_wait(d, e) : 0;
+    for (size_t i = 0; i < n && !rc; i++) put_result(&s->results_host[i], s->given[i].params.top_logprobs >= 0, &s->out[i]);
+    return rc;
+}
+
+/* One copy over and one back, unless lists or rows are more than the staging buffer holds; only then is anything waited for here. */
 int cuda_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e)
 {
     struct cuda_sampler *s = d->sampler;
     CHECK(vocab > 0 && vocab <= d->limits.vocab);
     int rc = 0;
+    s->queued = 0;
     for (size_t done = 0, taken, bytes; done < n && !rc; done += taken) {
+        if ((rc = collect(d, e))) break;
         taken = stage(s, rows + done, n - done, vocab, &bytes);
         rc = cuda_check(d, "sampling", cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, d->stream), e);
         if (!rc) rc = launch(d, taken, vocab, e);
         const size_t back = taken * sizeof *s->results;
         if (!rc) rc = cuda_check(d, "sampling", cudaMemcpyAsync(s->results_host, s->results, back, cudaMemcpyDeviceToHost, d->stream), e);
-        if (!rc) rc = cuda_wait(d, e);
-        for (size_t i = 0; i < taken && !rc; i++) put_result(&s->results_host[i], rows[done + i].params.top_logprobs >= 0, &out[done + i]);
+        if (!rc) s->queued = taken, s->given = rows + done, s->out = out + done;
     }
     return rc;
+}
+
+int cuda_sampled(struct device *d, struct err *e)
+{
+    return collect(d, e);
 }

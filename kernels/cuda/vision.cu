@@ -50,7 +50,7 @@ int cuda_patch_embed(struct device *d, const struct patch_args *a, struct err *e
     CHECK(a->n_tiles == 1); /* positions are added by row */
     struct cuda_rows in = {};
     rc = cuda_as_operand(d, d->operand, rows, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, rows, a->dim, a->bias, a->x, CUDA_STORE, a->position, nullptr};
+    const struct cuda_linear l = {in, a->w, rows, a->dim, a->bias, a->x, CUDA_STORE, a->position, nullptr, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "patch embedding", e);
 }
 
@@ -59,7 +59,7 @@ int cuda_vision_qkv(struct device *d, const struct vision_qkv_args *a, struct er
     struct cuda_rows in = {};
     CHECK(a->w->n == 3 * a->dim && a->rows <= d->limits.vision_rows);
     int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->norm_weight, a->norm_bias, a->eps, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, a->rows, 3 * a->dim, a->bias, d->vision_qkv, CUDA_STORE_BF16, nullptr, nullptr};
+    const struct cuda_linear l = {in, a->w, a->rows, 3 * a->dim, a->bias, d->vision_qkv, CUDA_STORE_BF16, nullptr, nullptr, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "queries, keys, values of tiles", e);
 }
 
@@ -68,7 +68,7 @@ int cuda_vision_up(struct device *d, const struct vision_up_args *a, struct err 
     struct cuda_rows in = {};
     CHECK(a->w->n == a->inter && a->rows <= d->limits.vision_rows);
     int rc = cuda_layernorm(d, static_cast<const float *>(a->x), a->rows, a->norm_weight, a->norm_bias, a->eps, a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, a->rows, cuda_round_up(a->inter, CUDA_K_PAD), a->bias, a->out, CUDA_GELU, nullptr, nullptr};
+    const struct cuda_linear l = {in, a->w, a->rows, cuda_round_up(a->inter, CUDA_K_PAD), a->bias, a->out, CUDA_GELU, nullptr, nullptr, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "mlp of tiles", e);
 }
 
@@ -79,6 +79,6 @@ int cuda_connect(struct device *d, const struct connect_args *a, struct err *e)
     CHECK(a->grid % a->scale == 0 && a->w->k == a->dim * a->scale * a->scale && a->w->n == a->hidden);
     int rc = cuda_layernorm_shuffled(d, static_cast<const float *>(a->x), a->n_tiles, a->grid, a->scale, a->dim, a->norm_weight, a->norm_bias, a->eps,
                                      a->w, &in, e);
-    const struct cuda_linear l = {in, a->w, rows, a->hidden, nullptr, a->out, CUDA_STORE, nullptr, nullptr};
+    const struct cuda_linear l = {in, a->w, rows, a->hidden, nullptr, a->out, CUDA_STORE, nullptr, nullptr, nullptr, nullptr};
     return rc ? rc : cuda_linear_run(d, &l, 0, "connector", e);
 }

@@ -5,7 +5,7 @@
  * A prompt of 70 tokens is one step with the logits of every row; 16 decode steps follow, each fed the token that the CPU's logits make likeliest, so
  * that both stay comparable where they would choose apart. Where the CPU's best is ahead by more than twice the largest difference CUDA has to choose
  * the same.
- * Then bytes: a row computed alone and in a step with others. NAMEs choose cases; --seconds: no case begins later than that.
+ * Then bytes: a row computed alone and in a step with others, recorded or not. NAMEs choose cases; --seconds: no case begins later than that.
  *
  * The bound. Both round at the same eight places of a layer (operands of the two normed products, keys, values, queries, weights of
  * attention, what it gives, gate times up), but hold other digits before, so at worst each rounds for itself. Of its rms a rounding to bf16
@@ -207,7 +207,11 @@ static int check_company(const struct run *r, const int32_t tokens[ROWS])
     for (uint32_t s = 0; s < SEQUENCES - 1; s++)
         if (tokens[length[s]] == r->l->image_token) all[s].picture_row = length[s] - 3; /* make_prompt has it begin at 3 */
     must(model_step(r->m, all, SEQUENCES, &e), &e);
-    const int failed = differs(r, 3, decoded, room, "a decode row") + differs(r, SEQUENCES - 1, read, room, "a prompt");
+    int failed = differs(r, 3, decoded, room, "a decode row") + differs(r, SEQUENCES - 1, read, room, "a prompt");
+    for (int i = 0; i < 3; i++) { /* steps that only decode: as they come, then recorded, then replayed */
+        must(model_step(r->m, all, SEQUENCES - 1, &e), &e);
+        failed += differs(r, 3, decoded, room, "a decode row of a step that only decodes");
+    }
     free(decoded), free(read), free(room);
     return failed;
 }

@@ -83,14 +83,24 @@ static inline struct near rounded_to_bf16(struct near x)
     return (struct near){x.v, x.err + (fabs(x.v) + x.err) * BF16_ROUNDING};
 }
 
-/* A matrix of a checkpoint, bf16. */
-static inline struct weight *pack_cuda(enum pack_kind kind, const struct matrix *m, size_t n_parts, const struct quant_format *q)
+static inline struct weight *pack_parts(enum pack_kind kind, const struct matrix *m, size_t n_parts, size_t head_dim, const struct quant_format *q)
 {
     struct weight_part parts[3];
     struct weight *w = NULL;
-    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){.data = m[i].file, .dtype = m[i].dtype, .rows = m[i].n};
+    for (size_t i = 0; i < n_parts; i++) parts[i] = (struct weight_part){.data = m[i].file, .dtype = m[i].dtype, .rows = m[i].n, .head_dim = head_dim};
     OK(ops->weight_pack(dev, kind, parts, n_parts, m[0].k, q, &w, &e));
     return w;
+}
+
+/* A matrix of a checkpoint, bf16. */
+static inline struct weight *pack_cuda(enum pack_kind kind, const struct matrix *m, size_t n_parts, const struct quant_format *q)
+{
+    return pack_parts(kind, m, n_parts, 0, q);
+}
+
+static inline struct weight *pack_qkv(const struct matrix *m, size_t head_dim)
+{
+    return pack_parts(PACK_QKV, m, 3, head_dim, NULL);
 }
 
 /* n_decode sequences of one row each, then n_prefill rows of one more; nobody looks at positions or blocks. */
@@ -106,7 +116,7 @@ static inline void plan_roles(size_t n_decode, size_t n_prefill)
         sequence[i] = (uint32_t)(i < n_decode ? i : n_decode);
         tables[sequence[i]] = &block;
     }
-    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables}, &(struct rope){0}, 64, &e));
+    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables, 0}, &(struct rope){0}, 64, &e));
 }
 
 #endif

@@ -45,7 +45,7 @@ static void scene_open(struct scene *s)
 {
     const size_t rows[3] = {s->heads * s->head_dim, s->kv_heads * s->head_dim, s->kv_heads * s->head_dim};
     for (int i = 0; i < 3; i++) s->m[i] = matrix_new(rows[i], s->hidden, DTYPE_BF16, COMPUTE_BF16);
-    s->w = pack_cuda(PACK_LINEAR, s->m, 3, NULL);
+    s->w = pack_qkv(s->m, s->head_dim);
     s->norm = noise_new(s->hidden);
     for (size_t i = 0; i < s->hidden; i++) s->norm[i] *= 0.2f; /* scores of a few units: beyond, the bound says nothing */
     s->d_norm = to_device(s->norm, s->hidden * sizeof *s->norm);
@@ -145,7 +145,7 @@ static void step(const struct scene *s, const struct part *parts, size_t n_parts
     }
     void *d_x = to_device(x, rows * s->hidden * sizeof *x);
     const struct rope rope = {s->rope ? s->inv_freq : NULL, 1};
-    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables}, &rope, s->head_dim, &e));
+    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables, 0}, &rope, s->head_dim, &e));
     OK(ops->qkv(dev, &(struct qkv_args){d_x, s->d_norm, 1e-5f, s->w, s->hidden, s->heads, rope, s->kv, &s->layout, s->layer}, &e));
     OK(ops->attention(dev, &(struct attention_args){out, s->heads, s->kv, &s->layout, s->layer}, &e));
     OK(ops->sync(dev, &e));

@@ -93,7 +93,8 @@ std::string sample(sampler_device &s, const std::vector<test_row> &rows, std::ve
     for (size_t i = 0; i < rows.size(); i++) in.push_back(rows[i].row(logits.p + i * vocab));
     out->resize(rows.size());
     std::memset(static_cast<void *>(out->data()), 0x55, rows.size() * sizeof(*out)[0]);
-    const int rc = s.rc ? s.rc : cuda_sample(&s.d, in.data(), in.size(), vocab, out->data(), &s.e);
+    int rc = s.rc ? s.rc : cuda_sample(&s.d, in.data(), in.size(), vocab, out->data(), &s.e);
+    if (!rc) rc = cuda_sampled(&s.d, &s.e);
     return rc ? std::string(s.e.msg) + " " + sim::last_report() : "";
 }
 
@@ -630,6 +631,7 @@ std::string test_failures()
             sim::fail_call(n, cudaErrorMemoryAllocation);
             sampler_device s(2, 50);
             rc = s.rc ? s.rc : cuda_sample(&s.d, &row, 1, 50, &out, &s.e);
+            if (!rc) rc = cuda_sampled(&s.d, &s.e);
             calls = sim::fallible_calls();
             sim::fail_call(0, cudaSuccess);
             if (calls >= n && rc != -ERR_INTERNAL) return say("call %g failed and nothing was said", n);

@@ -24,7 +24,7 @@ static void plan_rows(struct device *d, size_t rows)
     const uint32_t *tables[] = {&block};
     struct err e = {0};
     assert_true(rows <= 128);
-    assert_int_equal(ops_cpu.plan(d, &(struct step_plan){rows, position, sequence, prefill, 1, tables}, &(struct rope){0}, 16, &e), 0);
+    assert_int_equal(ops_cpu.plan(d, &(struct step_plan){rows, position, sequence, prefill, 1, tables, 0}, &(struct rope){0}, 16, &e), 0);
 }
 
 /* --- x += W in (+ bias) --- */
@@ -480,12 +480,12 @@ static void scene_run(const struct scene *sc, const char *isa, int threads, bool
                 prefill[rows] = n > 1;
                 const uint32_t *table = tables[s];
                 if (alone)
-                    scene_step(sc, d, &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table}, w, kv,
+                    scene_step(sc, d, &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table, 0}, w, kv,
                                row + rows, out);
             }
             if (n) blocks[n_sequences++] = tables[s];
         }
-        if (!alone) scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks}, w, kv, row, out);
+        if (!alone) scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks, 0}, w, kv, row, out);
         row += rows;
     }
     assert_int_equal(row, sc->rows);
@@ -711,7 +711,7 @@ static void test_odd_alignment(void **unused)
     static const bool prefill[2];
     const uint32_t *blocks[2] = {&first, &second};
     float *out = edge(sc.rows * sc.width * 4);
-    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks}, w, edge(2 * ops_cpu.kv_block_bytes(&layout)), 0,
+    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks, 0}, w, edge(2 * ops_cpu.kv_block_bytes(&layout)), 0,
                out);
     for (size_t i = 0; i < 2 * sc.width; i++) assert_true(isfinite(out[i]));
     ops_cpu.weight_free(d, w);

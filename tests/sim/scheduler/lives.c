@@ -356,6 +356,7 @@ static struct scheduler_limits random_limits(struct world *w)
                                  .step_units = 1 + pick(w, 8),
                                  .prompt_blocks_only = pick(w, 4) == 0};
     l.step_decode_rows = 1 + pick(w, l.step_rows - 1);
+    l.mixed_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
     l.beside_rows = pick(w, 2) ? 0 : 1 + pick(w, l.step_rows);
     l.spread_steps = 1 + pick(w, 16);
     l.prompt_rows = pick(w, 3) ? 0 : 1 + pick(w, l.step_rows);
