@@ -1,4 +1,4 @@
-/* e4m3 as bit patterns: sign, four bits of exponent with bias 7, three of fraction; no infinities, 0x7f and 0xff are NaN, 448 is the largest.
+/* e4m3 as bit patterns: sign, four bits of exponent with bias 7, three of fraction; no infinities, 0x7f and 0xff are NaN, 448 the largest.
  * The same bytes as safetensors' F8_E4M3 (e4m3fn). Source: Micikevicius et al., "FP8 Formats for Deep Learning" (arXiv 2209.05433). */
 #ifndef SPILLWAY_KERNELS_E4M3_H
 #define SPILLWAY_KERNELS_E4M3_H

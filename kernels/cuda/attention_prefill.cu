@@ -144,12 +144,6 @@ template <int HEAD_DIM> __device__ __forceinline__ void flash_end(const flash<HE
 
 /* --- prompt rows over the paged cache. Grid (tiles, heads) --- */
 
-/* Blocks an SM, for which 96 and 128 registers a thread are left. Not told, ptxas takes 99 for heads of 64. */
-constexpr int prompt_blocks(int head_dim)
-{
-    return head_dim <= 64 ? 5 : 4;
-}
-
 template <int HEAD_DIM> __device__ __forceinline__ void load_block(const tiles<HEAD_DIM> &s, const cuda_kv &kv, uint32_t block, uint32_t head)
 {
     constexpr int PITCH = tiles<HEAD_DIM>::PITCH, CHUNKS = HEAD_DIM / 8;
@@ -179,8 +173,14 @@ template <int HEAD_DIM> __device__ __forceinline__ void load_block(const tiles<H
     cp_async_wait<0>();
 }
 
-template <int HEAD_DIM>
-__global__ void __launch_bounds__(THREADS, prompt_blocks(HEAD_DIM)) attention_prompt_kernel(const __grid_constant__ paged_args a)
+/* Not told, ptxas takes 99 registers on sm_80 for heads of 64, three too many for five blocks an SM. From sm_100 on it would spill. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define PROMPT_BOUNDS __launch_bounds__(THREADS, HEAD_DIM <= 64 ? 5 : 4)
+#else
+#define PROMPT_BOUNDS __launch_bounds__(THREADS)
+#endif
+
+template <int HEAD_DIM> __global__ void PROMPT_BOUNDS attention_prompt_kernel(const __grid_constant__ paged_args a)
 {
     constexpr int PITCH = tiles<HEAD_DIM>::PITCH;
     DYN_SHARED(bf16, memory);

@@ -1,4 +1,4 @@
-/* Products of quantised rows with quantised weights, as kernels/quant.h defines them. int8 and int4: exact whole sums over a step of k, each
+/* Products of quantised rows with quantised weights, as kernels/quant.h defines them. int8, int4: exact whole sums over a step of k, each
  * times the scales of weight and row, added in float32. fp8: float32 sums of e4m3 products, taken out of the mma every 64 k; then scales.
  *
  * Weights are packed in the order of mma.m16n8k32's fragment A: 16 outputs x 32 k of 8 bits (x 64 k of int4) are 512 bytes of which a lane
