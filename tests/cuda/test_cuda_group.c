@@ -191,6 +191,7 @@ static void *sample_elsewhere(void *arg)
     struct sample_row row = {.logits = x, .params = {.top_p = 1, .repetition_penalty = 1, .top_logprobs = -1}, .position = 1};
     if (!rc) rc = ops->upload(d, x, logits, sizeof logits, &e);
     if (!rc) rc = ops->sample(d, &row, 1, VOCAB, &r, &e);
+    if (!rc) rc = ops->sampled(d, &e);
     ops->free(d, x);
     return rc ? e.msg : r.token == BEST ? NULL : "another token";
 }
