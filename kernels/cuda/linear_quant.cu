@@ -134,7 +134,7 @@ __device__ __forceinline__ void scale_sums(const linear_args &a, const linear_in
 }
 
 template <int MT, enum form FORM, int EPILOGUE, enum operand_source MADE>
-__global__ void __launch_bounds__(LINEAR_WARPS * 32) quant_decode_kernel(const __grid_constant__ linear_args a)
+__global__ void __launch_bounds__(LINEAR_WARPS * 32, MADE == GIVEN ? 0 : 2) quant_decode_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, first_out = blockIdx.x * LINEAR_OUTS, first_row = blockIdx.y * MT * 8;
     const int unit = max(a.step_tiles, 2), units = a.k_padded / 32 / unit;
