@@ -36,7 +36,7 @@ struct device_watch {
     void *set;
     uint64_t *event;
     pthread_t thread;
-    bool stopping;
+    bool initialised, stopping;
 };
 
 static bool nvml_open(struct device_watch *w)
@@ -100,6 +100,7 @@ static void *watch(void *ctx)
 static void watch_free(struct device_watch *w)
 {
     if (w->set) w->nvml.events_free(w->set);
+    if (w->initialised) w->nvml.shutdown();
     if (w->library) dlclose(w->library);
     free(w);
 }
@@ -125,15 +126,13 @@ struct device_watch *device_watch_start(const char *bus_id, uint64_t *event)
         return NULL;
     }
     int rc = w->nvml.init();
-    const char *why = rc == NVML_SUCCESS ? watch_begin(w, bus_id) : w->nvml.error(rc);
+    w->initialised = rc == NVML_SUCCESS;
+    const char *why = w->initialised ? watch_begin(w, bus_id) : w->nvml.error(rc);
     if (!why) {
         log_debug("NVML: listens for events of the GPU %s", bus_id);
         return w;
     }
     log_debug("NVML: %s: events of the GPU %s are not heard", why, bus_id);
-    if (w->set) w->nvml.events_free(w->set);
-    w->set = NULL;
-    if (rc == NVML_SUCCESS) w->nvml.shutdown();
     watch_free(w);
     return NULL;
 }
@@ -143,8 +142,5 @@ void device_watch_stop(struct device_watch *w)
     if (!w) return;
     __atomic_store_n(&w->stopping, true, __ATOMIC_RELEASE);
     pthread_join(w->thread, NULL);
-    w->nvml.events_free(w->set);
-    w->set = NULL;
-    w->nvml.shutdown();
     watch_free(w);
 }

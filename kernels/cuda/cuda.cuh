@@ -143,7 +143,7 @@ struct cuda_kv {
     size_t block_bytes, layer_bytes; /* of a layer in a block: keys and values */
     uint32_t kv_heads, head_dim, layer, is_int8, is_e4m3;
 };
-__device__ __forceinline__ bool kv_has_scales(const cuda_kv &kv)
+__host__ __device__ __forceinline__ bool kv_has_scales(const cuda_kv &kv)
 {
     return kv.is_int8 || kv.is_e4m3;
 }
@@ -231,10 +231,13 @@ int cuda_stage_all(struct device *d, struct err *e);
 size_t cuda_plan_tasks(const struct device *d, size_t row, size_t *end);
 int cuda_plan_reserve(struct device *d, struct err *e);
 int cuda_plan(struct device *d, const struct step_plan *p, const struct rope *rope, size_t head_dim, struct err *e);
+
+/* graph.cu: begins in cuda_plan, ends in cuda_head; abandon: whatever has begun. */
 int cuda_graph_choose(struct device *d, struct err *e);
 int cuda_graph_step(struct device *d, struct err *e);
 void cuda_graph_abandon(struct device *d);
 void cuda_graph_close(struct device *d);
+
 int cuda_embed(struct device *d, const struct embed_args *a, struct err *e);
 int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e);
 int cuda_attention(struct device *d, const struct attention_args *a, struct err *e);

@@ -165,7 +165,7 @@ int cuda_qkv(struct device *d, const struct qkv_args *a, struct err *e)
                                         cuda_kv_of(a->kv, a->layout, a->layer), uint32_t(a->heads)};
     struct cuda_linear l = {{}, a->w, s->n_rows, a->w->n, nullptr, d->qkv, CUDA_QKV, nullptr, nullptr, &place, nullptr};
     int rc = normed_product(d, static_cast<const float *>(a->x), nullptr, a->norm, a->eps, &l, s->n_decode, "queries, keys, values", e);
-    return rc || !(place.kv.is_int8 || place.kv.is_e4m3) ? rc : append(d, &place, e);
+    return rc || !kv_has_scales(place.kv) ? rc : append(d, &place, e);
 }
 
 int cuda_attention(struct device *d, const struct attention_args *a, struct err *e)

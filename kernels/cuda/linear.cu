@@ -228,7 +228,8 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
 {
     const struct weight *w = l->w;
     const bool quantised = w->quant.bits != 0;
-    CHECK((l->own ? cuda_linear_makes(w, l->rows, n_decode) : l->in.ld >= w->k_padded) && n_decode <= l->rows && (l->epilogue == CUDA_SILU) == (w->kind == PACK_GATE_UP) &&
+    CHECK((l->own ? cuda_linear_makes(w, l->rows, n_decode) : l->in.ld >= w->k_padded) && n_decode <= l->rows &&
+          (l->epilogue == CUDA_SILU) == (w->kind == PACK_GATE_UP) &&
           (l->epilogue == CUDA_QKV) == (w->kind == PACK_QKV));
     linear_args a = {};
     a.in = l->in.data, a.in_scale = l->in.scale, a.w = w->data, a.w_scale = w->scale, a.bias = l->bias, a.position = l->position, a.to = l->to, a.out = l->out;

@@ -133,6 +133,7 @@ __device__ __forceinline__ void scale_sums(const linear_args &a, const linear_in
     }
 }
 
+/* Where rows are made, ptxas left alone aims at more blocks an SM than two, and spills on sm_86 and sm_89. 0: left alone. */
 template <int MT, enum form FORM, int EPILOGUE, enum operand_source MADE>
 __global__ void __launch_bounds__(LINEAR_WARPS * 32, MADE == GIVEN ? 0 : 2) quant_decode_kernel(const __grid_constant__ linear_args a)
 {
@@ -150,9 +151,9 @@ __global__ void __launch_bounds__(LINEAR_WARPS * 32, MADE == GIVEN ? 0 : 2) quan
     linear_join_warps<MT, EPILOGUE>(a, sum, parts, first_row, first_out);
 }
 
-/* PARTS 1: prefill rows. PARTS LINEAR_WARPS: many decode rows, see linear.cuh. */
+/* PARTS 1: prefill rows. PARTS LINEAR_WARPS: many decode rows, see linear.cuh. Left alone ptxas aims at two blocks an SM for e4m3, and spills. */
 template <enum form FORM, int EPILOGUE, int PARTS>
-__global__ void __launch_bounds__(LINEAR_WARPS * 32, FORM == E4M3 ? 1 : 2) quant_wide_kernel(const __grid_constant__ linear_args a) /* left alone ptxas aims at 2, and spills */
+__global__ void __launch_bounds__(LINEAR_WARPS * 32, FORM == E4M3 ? 1 : 2) quant_wide_kernel(const __grid_constant__ linear_args a)
 {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
     const int first_out = (blockIdx.x * LINEAR_WARPS + warp) * LINEAR_OUTS, first_row = blockIdx.y * WIDE_MT * 8;
