@@ -534,38 +534,43 @@ bool engine_queues(const struct engine *en)
     return en->limits.queues;
 }
 
+static struct predict_queue queue_now(const struct engine *en, struct scheduler_backlog b)
+{
+    struct scheduler_load l = scheduler_load(en->scheduler);
+    const uint32_t there = l.running + l.waiting;
+    const uint32_t step_rows = en->limits.fill_rows;
+    return (struct predict_queue){.prompts = there > b.decoding ? there - b.decoding : 0,
+                                  .rows = (double)b.prompt_rows,
+                                  .decoding = b.decoding,
+                                  .answer_steps = en->step_tokens > 0 ? en->answer_tokens / en->step_tokens : 0,
+                                  .step_rows = step_rows,
+                                  .mixed_rows = mixed_rows(step_rows),
+                                  .beside_rows = beside_rows(step_rows),
+                                  .spread_steps = SPREAD_STEPS};
+}
+
 /* Behind the prompts and encodes that are there. */
 double engine_first_token_ms(const struct engine *en, uint32_t n_rows, uint32_t n_tiles)
 {
     if (!en->step_costs.known) return -1;
     struct scheduler_backlog b = scheduler_backlog(en->scheduler);
-    struct scheduler_load l = scheduler_load(en->scheduler);
-    const uint32_t there = l.running + l.waiting;
-    const uint32_t step_rows = en->limits.fill_rows;
-    struct predict_queue q = {.prompts = there > b.decoding ? there - b.decoding : 0,
-                              .rows = (double)b.prompt_rows,
-                              .decoding = b.decoding,
-                              .answer_steps = en->step_tokens > 0 ? en->answer_tokens / en->step_tokens : 0,
-                              .step_rows = step_rows,
-                              .mixed_rows = mixed_rows(step_rows),
-                              .beside_rows = beside_rows(step_rows),
-                              .spread_steps = SPREAD_STEPS};
+    struct predict_queue q = queue_now(en, b);
     double tiles_ms = (double)(b.tiles + n_tiles) * en->limits.tile_layers * en->layer_ms;
     return predict_first_token_ms(&en->step_costs, &q, n_rows) + tiles_ms;
 }
 
 void engine_prediction(const struct engine *en, struct frame_prediction *out)
 {
-    enum { PROMPT_TOKENS = 1024 };
     struct scheduler_load l = scheduler_load(en->scheduler);
-    double none_ms = engine_first_token_ms(en, 0, 0), many_ms = engine_first_token_ms(en, PROMPT_TOKENS, 0);
+    struct predict_queue q = queue_now(en, scheduler_backlog(en->scheduler));
+    double none_ms = engine_first_token_ms(en, 0, 0);
     *out = (struct frame_prediction){.running = l.running,
                                      .waiting = l.waiting,
                                      .free_blocks = l.free_blocks,
                                      .n_blocks = en->limits.n_blocks,
                                      .side_by_side = en->step_costs.known ? predict_side_by_side(&en->step_costs, ENGINE_MAX_RUNNING) : 0,
                                      .first_token_ms = none_ms > 0 ? (float)none_ms : 0,
-                                     .prompt_token_ms = (float)((many_ms - none_ms) / PROMPT_TOKENS),
+                                     .prompt_token_ms = en->step_costs.known ? (float)predict_token_ms(&en->step_costs, &q) : 0,
                                      .tokens_per_s = en->decode_step_ms > 0 ? (float)(1000 * en->step_tokens / en->decode_step_ms) : 0,
                                      .error_p90 = predict_p90(&en->predictions)};
 }

@@ -136,3 +136,10 @@ double predict_first_token_ms(const struct predict_costs *costs, const struct pr
     if (steps < 1) steps = 1;
     return ms + steps * predict_step_ms(costs, n_rows / steps, decoding);
 }
+
+double predict_token_ms(const struct predict_costs *costs, const struct predict_queue *q)
+{
+    enum { TOKENS = 1024 };
+    double ms = (predict_first_token_ms(costs, q, TOKENS) - predict_first_token_ms(costs, q, 0)) / TOKENS;
+    return fmax(ms, predict_prompt_row_ms(costs));
+}

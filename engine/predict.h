@@ -35,6 +35,9 @@ struct predict_queue {
 /* Until the first token of a prompt of n_rows that comes now. Each prompt before it decodes once it is computed, and some of those that decode
  * end meanwhile. costs must be known. */
 double predict_first_token_ms(const struct predict_costs *costs, const struct predict_queue *q, double n_rows);
+/* What each row of that prompt adds, over its first 1,024. At least its own cost in a step, and never below 0, though a longer prompt has the
+ * ones before it computed in fewer, fuller steps. costs must be known. */
+double predict_token_ms(const struct predict_costs *costs, const struct predict_queue *q);
 
 /* The last relative errors |predicted - actual| / actual. Zeroed is a good start. */
 struct predict_errors {

@@ -132,6 +132,21 @@ static void test_decodes_end_while_it_waits(void **unused)
     assert_true(predict_first_token_ms(&c, &q, 64) > 1.1 * 401 * 2 * true_ms(32, 10));
 }
 
+/* Where rows cost nothing, a longer prompt would have those before it computed sooner, in fewer steps, by more than its own take. */
+static void test_a_token_never_costs_less_than_nothing(void **unused)
+{
+    (void)unused;
+    struct predict_costs c = {.cost = {5, 0, 0}, .known = true};
+    struct predict_queue q = {.prompts = 30, .rows = 30 * 64, .decoding = 20, .step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 12};
+    assert_true(predict_first_token_ms(&c, &q, 1024) < predict_first_token_ms(&c, &q, 0));
+    assert_true(predict_token_ms(&c, &q) == 0);
+    c.cost[1] = 0.01;
+    assert_true(predict_token_ms(&c, &q) >= predict_prompt_row_ms(&c));
+    q = (struct predict_queue){.step_rows = 256, .mixed_rows = 192, .beside_rows = 32, .spread_steps = 12};
+    c = known();
+    assert_within(predict_token_ms(&c, &q), 4 * true_ms(256, 0) / 1024, 0.02);
+}
+
 /* A step costs 5 and a decode 2: 45 / 2. */
 static void test_side_by_side_make_nine_tenths_of_the_most(void **unused)
 {
@@ -171,6 +186,7 @@ int main(void)
         cmocka_unit_test(test_first_token_beside_decodes_takes_a_step_for_each_piece),
         cmocka_unit_test(test_prompts_before_it_decode_meanwhile),
         cmocka_unit_test(test_decodes_end_while_it_waits),
+        cmocka_unit_test(test_a_token_never_costs_less_than_nothing),
         cmocka_unit_test(test_side_by_side_make_nine_tenths_of_the_most),
         cmocka_unit_test(test_nine_in_ten_errors_are_at_most_p90),
     };
