@@ -102,7 +102,7 @@ static int open_accounts(struct serve *s, struct err *e)
         int rc = env_data_dir(s->data, sizeof s->data, e);
         if (rc) return rc;
     }
-    int rc = accounts_open(&s->g.accounts, s->data, e);
+    int rc = accounts_open(&s->g.accounts, s->data, NULL, e);
     if (!rc) rc = first_key(s, e);
     if (rc) return rc;
     log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));

@@ -134,7 +134,7 @@ static int use_accounts(struct err *e)
     struct accounts *a;
     char token[ACCOUNTS_TOKEN_BYTES];
     struct accounts_key_spec spec = {.name = "test"};
-    int rc = accounts_open(&a, dir, e);
+    int rc = accounts_open(&a, dir, NULL, e);
     if (rc) return rc;
     int64_t id = accounts_key_make(a, &spec, token, e);
     if (id > 0) {
