@@ -121,6 +121,7 @@ int db_revive(struct db *db, struct err *e)
 
 int db_script(struct db *db, const char *sql, struct err *e)
 {
+    if (!*sql) return 0;
     char *text = translate(db->driver->kind, sql, e);
     if (!text) return -ERR_MEMORY;
     int rc = db->driver->script(db, text, e);

@@ -50,7 +50,7 @@ static int fail(const struct pg *pg, PGresult *r, struct err *e)
 static bool succeeded(const PGresult *r)
 {
     ExecStatusType s = PQresultStatus(r);
-    return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK;
+    return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK || s == PGRES_EMPTY_QUERY;
 }
 
 static int command(struct pg *pg, const char *sql, struct err *e)
