@@ -105,7 +105,7 @@ MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t 
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
 
 /* Of "local/<model>" or a provider; made if it is not there. */
-MUST_USE int64_t ledger_supplier(struct ledger *l, const char *name, struct err *e);
+MUST_USE int64_t ledger_supplier(struct db *db, const char *name, struct err *e);
 int64_t ledger_now_ms(struct ledger *l); /* as of the last transaction, and time that has passed since by the boot clock */
 int64_t ledger_run(const struct ledger *l);
 

@@ -164,31 +164,31 @@ int64_t ledger_run(const struct ledger *l)
 
 /* --- accounts that are not customers' --- */
 
-static int find_account(struct ledger *l, const char *kind, const char *name, int64_t *id, struct err *e)
+static int find_account(struct db *db, const char *kind, const char *name, int64_t *id, struct err *e)
 {
-    return db_number(l->db, "SELECT id FROM accounts WHERE kind = ?1 AND name = ?2 AND closed_s IS NULL", DB_ARGS(db_text(kind), db_text(name)), 0, id, e);
+    return db_number(db, "SELECT id FROM accounts WHERE kind = ?1 AND name = ?2 AND closed_s IS NULL", DB_ARGS(db_text(kind), db_text(name)), 0, id, e);
 }
 
-static int64_t make_supplier(struct ledger *l, const char *name, struct err *e)
+static int64_t make_supplier(struct db *db, const char *name, struct err *e)
 {
     int64_t id;
-    int rc = db_begin(l->db, e);
+    int rc = db_begin(db, e);
     if (rc) return rc;
-    rc = db_number(l->db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('supplier', NULL, ?1, {now_s}) RETURNING id", DB_ARGS(db_text(name)), 0,
+    rc = db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('supplier', NULL, ?1, {now_s}) RETURNING id", DB_ARGS(db_text(name)), 0,
                    &id, e);
-    if (!rc) rc = db_run(l->db, "INSERT INTO balances (account) VALUES (?1)", DB_ARGS(db_int(id)), NULL, e);
-    rc = db_end(l->db, rc, e);
+    if (!rc) rc = db_run(db, "INSERT INTO balances (account) VALUES (?1)", DB_ARGS(db_int(id)), NULL, e);
+    rc = db_end(db, rc, e);
     return rc ? rc : id;
 }
 
-int64_t ledger_supplier(struct ledger *l, const char *name, struct err *e)
+int64_t ledger_supplier(struct db *db, const char *name, struct err *e)
 {
     int64_t id;
-    int rc = find_account(l, "supplier", name, &id, e);
+    int rc = find_account(db, "supplier", name, &id, e);
     if (rc || id) return rc ? rc : id;
-    int64_t made = make_supplier(l, name, e);
+    int64_t made = make_supplier(db, name, e);
     if (made != -ERR_EXISTS && made != -ERR_BUSY) return made;
-    rc = find_account(l, "supplier", name, &id, e); /* another gateway was faster */
+    rc = find_account(db, "supplier", name, &id, e); /* another gateway was faster */
     return rc ? rc : id ? id : made;
 }
 
@@ -213,9 +213,9 @@ int ledger_open(struct ledger **out, struct db *db, const struct ledger_options 
     l->db = db;
     l->o = *o;
     snprintf(l->gateway, sizeof l->gateway, "%s", o->gateway);
-    int rc = find_account(l, "house", "house", &l->house, e);
-    if (!rc) rc = find_account(l, "house", "overrun", &l->overrun, e);
-    if (!rc) rc = find_account(l, "house", "outside", &l->outside, e);
+    int rc = find_account(l->db, "house", "house", &l->house, e);
+    if (!rc) rc = find_account(l->db, "house", "overrun", &l->overrun, e);
+    if (!rc) rc = find_account(l->db, "house", "outside", &l->outside, e);
     if (!rc && (!l->house || !l->overrun || !l->outside)) rc = err_set(e, ERR_INPUT, "accounts database: the house's accounts are not there");
     if (!rc) rc = begin_run(l, e);
     if (rc) {

@@ -39,6 +39,7 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_NUMERIC_ERROR] = {500, "server_error", "numeric_error", NULL},
     [API_INTERNAL_ERROR] = {500, "server_error", "internal_error", NULL},
     [API_WORKER_DOWN] = {503, "server_error", "worker_down", "1"},
+    [API_ACCOUNTS_DOWN] = {503, "server_error", "accounts_unavailable", "1"},
     [API_DRAINING] = {503, "server_error", "draining", "5"},
     [API_DEADLINE_EXCEEDED] = {504, "timeout_error", "deadline_exceeded", NULL},
 };
@@ -69,6 +70,7 @@ static const enum api_error by_err[ERR_CODES] = {
     [ERR_IN_FLIGHT] = API_IDEMPOTENCY_IN_FLIGHT,
     [ERR_DONE] = API_ALREADY_DONE,
     [ERR_MISMATCH] = API_IDEMPOTENCY_MISMATCH,
+    [ERR_STORE] = API_ACCOUNTS_DOWN,
     [ERR_INTERNAL] = API_INTERNAL_ERROR,
 };
 
@@ -87,6 +89,7 @@ static const struct {
     [API_NUMERIC_ERROR] = {"The model computed a number that is not finite; the answer was stopped.", true},
     [API_INTERNAL_ERROR] = {"The server made a mistake; it is in its log.", true},
     [API_WORKER_DOWN] = {"What works on this request ended, was too slow or is being started: try again.", true},
+    [API_ACCOUNTS_DOWN] = {"The accounts cannot be written now: try again.", true},
     [API_DRAINING] = {"The server is shutting down.", true},
     [API_DEADLINE_EXCEEDED] = {"The request's time is up (X-Request-Timeout-Ms, or the server's own limit).", true},
 };

@@ -38,8 +38,8 @@ static int setup(void **state)
     store_new();
     ledger_begin(true);
     key = store_key(db, 2);
-    groq = ledger_supplier(l, "groq", &store_e);
-    local = ledger_supplier(l, "local/demo", &store_e);
+    groq = ledger_supplier(db, "groq", &store_e);
+    local = ledger_supplier(db, "local/demo", &store_e);
     OK(groq);
     OK(local);
     return 0;
