@@ -182,6 +182,13 @@ int db_run(struct db *db, const char *sql, const struct db_arg *args, int n_args
     return rc;
 }
 
+int db_send(struct db *db, const char *sql, const struct db_arg *args, int n_args, int64_t expected, struct err *e)
+{
+    CHECK(n_args <= DB_MAX_ARGS && db->in_transaction);
+    struct db_statement *s = statement(db, sql, e);
+    return s ? db->driver->send(db, s->text, &s->place, args, n_args, expected, e) : -ERR_MEMORY;
+}
+
 int db_next(struct db_rows *rows, struct err *e)
 {
     return rows->db->driver->next(rows, e);

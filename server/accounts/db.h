@@ -73,6 +73,10 @@ MUST_USE int db_run(struct db *db, const char *sql, const struct db_arg *args, i
 #define DB_ARGS(...) (const struct db_arg[]){__VA_ARGS__}, (int)(sizeof((const struct db_arg[]){__VA_ARGS__}) / sizeof(struct db_arg))
 #define DB_NO_ARGS NULL, 0
 
+/* A statement without rows whose outcome nobody waits for: on PostgreSQL it is on its way with others until the next statement that is waited for. A
+ * fault shows there, at the latest at db_commit; also one that changed other than `expected` rows (-1: any) is one, -ERR_INTERNAL. */
+MUST_USE int db_send(struct db *db, const char *sql, const struct db_arg *args, int n_args, int64_t expected, struct err *e);
+
 /* A statement with rows: db_query, then db_next until it is not 1, then db_done (always). A statement is not used again while its rows are read. */
 struct db_rows {
     struct db *db;

@@ -9,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OID_INT8 = 20, OID_TEXT = 25, OID_BYTEA = 17, CONNECT_S = 5, NAME_BYTES = 24 };
+enum { OID_INT8 = 20, OID_TEXT = 25, OID_BYTEA = 17, CONNECT_S = 5, NAME_BYTES = 24, MOST_SENT = 64 /* their answers fit the socket's buffers */ };
 
 struct pg {
     PGconn *c;
     uint64_t epoch; /* of the connection: what was prepared on another is not there */
     uint64_t n_prepared;
+    int64_t expected[MOST_SENT]; /* rows that what is on its way should change */
+    int n_sent;                  /* 0: not in pipeline mode */
 };
 
 struct place {
@@ -53,8 +55,40 @@ static bool succeeded(const PGresult *r)
     return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK || s == PGRES_EMPTY_QUERY;
 }
 
+/* What one of those that were sent came to. */
+static int check_sent(const struct pg *pg, PGresult *r, int64_t expected, struct err *e)
+{
+    if (!succeeded(r)) return fail(pg, r, e);
+    int64_t n_changed = strtoll(PQcmdTuples(r), NULL, 10);
+    PQclear(r);
+    if (expected < 0 || n_changed == expected) return 0;
+    return err_set(e, ERR_INTERNAL, "accounts database: a statement changed %lld rows, not %lld", (long long)n_changed, (long long)expected);
+}
+
+/* Waits for what is on its way. The first fault counts: what came after it was not done. */
+static int flush(struct pg *pg, struct err *e)
+{
+    int rc = 0, n = pg->n_sent;
+    if (n == 0) return 0;
+    pg->n_sent = 0;
+    if (!PQpipelineSync(pg->c)) rc = fail_text(ERR_IO, PQerrorMessage(pg->c), e);
+    for (int i = 0; i < n && PQstatus(pg->c) == CONNECTION_OK; i++) {
+        PGresult *r = PQgetResult(pg->c);
+        if (rc || !r)
+            PQclear(r);
+        else
+            rc = check_sent(pg, r, pg->expected[i], e);
+        if (r) PQclear(PQgetResult(pg->c)); /* the end of this one */
+    }
+    PQclear(PQgetResult(pg->c)); /* the end of all */
+    if (!PQexitPipelineMode(pg->c) && !rc) rc = fail_text(ERR_IO, PQerrorMessage(pg->c), e);
+    return rc;
+}
+
 static int command(struct pg *pg, const char *sql, struct err *e)
 {
+    int rc = flush(pg, e);
+    if (rc) return rc;
     PGresult *r = PQexec(pg->c, sql);
     if (!succeeded(r)) return fail(pg, r, e);
     PQclear(r);
@@ -72,6 +106,7 @@ static int connect_to(struct pg *pg, const char *url, struct err *e)
     const char *names[] = {"dbname", "connect_timeout", "application_name", "keepalives_idle", "tcp_user_timeout", NULL};
     const char *values[] = {url, "5", "spillway", "10", "10000", NULL};
     PQfinish(pg->c);
+    pg->n_sent = 0;
     pg->c = PQconnectdbParams(names, values, 1);
     pg->epoch++;
     if (PQstatus(pg->c) != CONNECTION_OK) return fail_text(ERR_IO, pg->c ? PQerrorMessage(pg->c) : "out of memory", e);
@@ -98,6 +133,8 @@ static void pg_close(struct db *db)
 static int pg_revive(struct db *db, struct err *e)
 {
     struct pg *pg = db->handle;
+    struct err ignored;
+    (void)flush(pg, &ignored);
     if (PQstatus(pg->c) == CONNECTION_OK && PQtransactionStatus(pg->c) == PQTRANS_IDLE) return 0;
     return connect_to(pg, db->where, e);
 }
@@ -122,6 +159,8 @@ static int pg_begin(struct db *db, struct err *e)
 static int pg_commit(struct db *db, struct err *e)
 {
     struct pg *pg = db->handle;
+    int rc = flush(pg, e);
+    if (rc) return rc;
     PGresult *r = PQexec(pg->c, "COMMIT");
     if (PQresultStatus(r) == PGRES_COMMAND_OK) {
         bool done = strcmp(PQcmdStatus(r), "COMMIT") == 0;
@@ -136,6 +175,8 @@ static int pg_commit(struct db *db, struct err *e)
 static void pg_rollback(struct db *db)
 {
     struct pg *pg = db->handle;
+    struct err ignored;
+    (void)flush(pg, &ignored);
     if (PQstatus(pg->c) == CONNECTION_OK && PQtransactionStatus(pg->c) != PQTRANS_IDLE) PQclear(PQexec(pg->c, "ROLLBACK"));
 }
 
@@ -152,36 +193,65 @@ static int prepare(struct pg *pg, struct place *p, const char *text, const struc
     return 0;
 }
 
-/* libpq takes text that ends with a NUL; ours does (db_text) */
-static PGresult *execute(struct pg *pg, const struct place *p, const struct db_arg *args, int n)
-{
+/* Arguments as libpq takes them: text ends with a NUL, as ours does (db_text). */
+struct params {
     const char *values[DB_MAX_ARGS];
     int lengths[DB_MAX_ARGS], formats[DB_MAX_ARGS];
     char numbers[DB_MAX_ARGS][24];
+};
+
+static void params_set(struct params *p, const struct db_arg *args, int n)
+{
     for (int i = 0; i < n; i++) {
         const struct db_arg *a = &args[i];
-        snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)a->i);
-        values[i] = a->is_null ? NULL : a->type == DB_INT ? numbers[i] : a->n ? a->p : "";
-        lengths[i] = (int)a->n;
-        formats[i] = a->type == DB_BLOB;
+        snprintf(p->numbers[i], sizeof p->numbers[i], "%lld", (long long)a->i);
+        p->values[i] = a->is_null ? NULL : a->type == DB_INT ? p->numbers[i] : a->n ? a->p : "";
+        p->lengths[i] = (int)a->n;
+        p->formats[i] = a->type == DB_BLOB;
     }
-    return PQexecPrepared(pg->c, p->name, n, values, lengths, formats, 0);
+}
+
+/* The statement, prepared on this connection. */
+static int find(struct pg *pg, void **place, const char *text, const struct db_arg *args, int n, struct place **out, struct err *e)
+{
+    struct place *p = *out = *place;
+    if (p && p->epoch == pg->epoch) return 0;
+    int rc = flush(pg, e);
+    if (!p) p = *out = *place = calloc(1, sizeof *p);
+    if (!rc && !p) rc = err_set(e, ERR_MEMORY, "out of memory");
+    return rc ? rc : prepare(pg, p, text, args, n, e);
 }
 
 static int pg_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n, int64_t *n_changed, struct err *e)
 {
     struct pg *pg = db->handle;
-    struct place *p = *place;
-    if (!p) p = *place = calloc(1, sizeof *p);
-    if (!p) return err_set(e, ERR_MEMORY, "out of memory");
-    int rc = p->epoch == pg->epoch ? 0 : prepare(pg, p, text, args, n, e);
+    struct place *p;
+    struct params params;
+    int rc = flush(pg, e);
+    if (!rc) rc = find(pg, place, text, args, n, &p, e);
     if (rc) return rc;
-    PGresult *r = execute(pg, p, args, n);
+    params_set(&params, args, n);
+    PGresult *r = PQexecPrepared(pg->c, p->name, n, params.values, params.lengths, params.formats, 0);
     if (!succeeded(r)) return fail(pg, r, e);
     rows->result = r;
     rows->row = -1;
     if (n_changed) *n_changed = strtoll(PQcmdTuples(r), NULL, 10);
     return 0;
+}
+
+static int pg_send(struct db *db, const char *text, void **place, const struct db_arg *args, int n, int64_t expected, struct err *e)
+{
+    struct pg *pg = db->handle;
+    struct place *p;
+    struct params params;
+    int rc = pg->n_sent == MOST_SENT ? flush(pg, e) : 0;
+    if (!rc) rc = find(pg, place, text, args, n, &p, e);
+    if (rc) return rc;
+    params_set(&params, args, n);
+    if (pg->n_sent == 0 && !PQenterPipelineMode(pg->c)) return fail_text(ERR_IO, PQerrorMessage(pg->c), e);
+    pg->expected[pg->n_sent++] = expected;
+    if (PQsendQueryPrepared(pg->c, p->name, n, params.values, params.lengths, params.formats, 0)) return 0;
+    return fail_text(ERR_IO, PQerrorMessage(pg->c), e);
 }
 
 static int pg_next(struct db_rows *rows, struct err *e)
@@ -233,6 +303,7 @@ const struct db_driver db_postgres = {.kind = DB_POSTGRES,
                                       .commit = pg_commit,
                                       .rollback = pg_rollback,
                                       .query = pg_query,
+                                      .send = pg_send,
                                       .next = pg_next,
                                       .done = pg_done,
                                       .null = pg_null,

@@ -115,6 +115,16 @@ static int sqlite_query(struct db *db, struct db_rows *rows, const char *text, v
     return 0;
 }
 
+static int sqlite_send(struct db *db, const char *text, void **place, const struct db_arg *args, int n, int64_t expected, struct err *e)
+{
+    struct db_rows rows = {.db = db};
+    int64_t n_changed = 0;
+    int rc = sqlite_query(db, &rows, text, place, args, n, &n_changed, e);
+    db_done(&rows);
+    if (rc || expected < 0 || n_changed == expected) return rc;
+    return err_set(e, ERR_INTERNAL, "accounts database: a statement changed %lld rows, not %lld", (long long)n_changed, (long long)expected);
+}
+
 static int sqlite_next(struct db_rows *rows, struct err *e)
 {
     if (rows->row == -1) rows->row = sqlite3_step(rows->result); /* the row before was read */
@@ -169,6 +179,7 @@ const struct db_driver db_sqlite = {.kind = DB_SQLITE,
                                     .commit = sqlite_commit,
                                     .rollback = sqlite_rollback,
                                     .query = sqlite_query,
+                                    .send = sqlite_send,
                                     .next = sqlite_next,
                                     .done = sqlite_done,
                                     .null = sqlite_null,

@@ -119,7 +119,7 @@ static int gather_open(struct ledger *l, struct work *w, struct err *e)
     if (rc) return rc;
     if (!w->known)
         return refuse(op, err_set(&op->err, ERR_NOT_FOUND, "request %lld is not open", (long long)op->request)), 0;
-    rc = read_held(l, w, e);
+    rc = l->n_budgets ? read_held(l, w, e) : 0; /* all that ever were */
     if (!rc && op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) {
         struct chain whole;
         rc = ledger_chain(l, w->chain.key, &whole, e);
@@ -130,20 +130,8 @@ static int gather_open(struct ledger *l, struct work *w, struct err *e)
     bool ends = op->type == LEDGER_POST || op->type == LEDGER_VOID;
     if (!rc && ends) rc = rows_want_balance(&l->rows, l->house, e);
     if (!rc && ends) rc = rows_want_balance(&l->rows, l->overrun, e);
+    for (int i = 0; i < op->n_used && ends && !rc; i++) rc = rows_want_balance(&l->rows, op->used[i].supplier, e);
     return rc;
-}
-
-/* Who is paid is named by the operation or stands in its attempts. */
-static int read_suppliers(struct ledger *l, struct work *w, int64_t suppliers[LEDGER_MAX_ATTEMPTS], struct err *e)
-{
-    for (int i = 0; i < w->op->n_used; i++) {
-        int rc = db_number(l->db, "SELECT supplier FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(w->op->request), db_int(w->op->used[i].n)), 0,
-                           &suppliers[i], e);
-        if (!rc && suppliers[i] == 0) rc = err_set(e, ERR_INTERNAL, "request %lld has no attempt %d", (long long)w->op->request, w->op->used[i].n);
-        if (!rc) rc = rows_want_balance(&l->rows, suppliers[i], e);
-        if (rc) return rc;
-    }
-    return 0;
 }
 
 /* --- deciding --- */
@@ -216,22 +204,22 @@ static int write_held(struct ledger *l, const struct work *w, int64_t request, s
     int rc = 0;
     for (size_t i = 0; i < w->n_windows && !rc; i++) {
         const struct held *h = &w->windows[i];
-        rc = db_run(l->db,
+        rc = db_send(l->db,
                     "INSERT INTO request_windows (request, budget, starts_s, held) VALUES (?1, ?2, ?3, ?4)"
                     " ON CONFLICT (request, budget) DO UPDATE SET held = excluded.held",
-                    DB_ARGS(db_int(request), db_int(h->budget), db_int(h->starts_s), db_int(h->amount)), NULL, e);
+                    DB_ARGS(db_int(request), db_int(h->budget), db_int(h->starts_s), db_int(h->amount)), 1, e);
     }
     return rc;
 }
 
 static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, struct err *e)
 {
-    return db_run(l->db,
+    return db_send(l->db,
                   "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
                   " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price), db_int(l->now_ms),
                           db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
-                  NULL, e);
+                  1, e);
 }
 
 /* --- idempotency --- */
@@ -263,13 +251,13 @@ static int refuse_known(struct ledger *l, struct ledger_op *op, struct err *e)
 
 static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
 {
-    return db_run(l->db,
+    return db_send(l->db,
                   "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
                   " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
                   " expires_ms = excluded.expires_ms, answer = NULL",
                   DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES), db_int(op->request),
                           db_int(l->now_ms + LEDGER_ANSWER_MS)),
-                  NULL, e);
+                  1, e);
 }
 
 /* --- one function an operation; not 0 is the store's fault, an op's own is in its rc --- */
@@ -280,13 +268,13 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
     int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
     if (rc || op->rc || hold(l, w)) return rc;
     op->request = l->run << 32 | ++l->seq;
-    rc = db_run(l->db,
+    rc = db_send(l->db,
                 "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
                 " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
                 DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
                         db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(op->deadline_ms), db_int(op->amount_nusd), db_text(op->reason),
                         db_text(op->tags)),
-                NULL, e);
+                1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, e);
     if (!rc && op->idempotency_key) rc = note_key(l, op, e);
@@ -299,13 +287,13 @@ static int do_more(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     if (hold(l, w)) return 0;
     if (op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) w->scope = (int64_t)op->scope;
-    int rc = db_run(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
-                    DB_ARGS(db_int(op->request), db_int(op->amount_nusd), db_int(w->scope)), NULL, e);
+    int rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
+                    DB_ARGS(db_int(op->request), db_int(op->amount_nusd), db_int(w->scope)), 1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (rc) return rc;
     if (op->type == LEDGER_ATTEMPT) return write_attempt(l, op->request, op->n, &op->attempt, e);
-    return db_run(l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
-                  DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), NULL, e);
+    return db_send(l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
+                  DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
 }
 
 static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount, struct err *e)
@@ -313,10 +301,10 @@ static int transfer(struct ledger *l, int64_t request, int attempt, const char *
     if (amount == 0) return 0;
     rows_balance(&l->rows, debit)->more_posted -= amount;
     rows_balance(&l->rows, credit)->more_posted += amount;
-    return db_run(l->db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    return db_send(l->db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                   DB_ARGS(db_int(request), db_int_or_null(attempt != 0, attempt), db_text(kind), db_int(debit), db_int(credit), db_int(amount),
                           db_int(l->now_ms)),
-                  NULL, e);
+                  1, e);
 }
 
 static struct db_arg meter(int64_t v)
@@ -324,25 +312,25 @@ static struct db_arg meter(int64_t v)
     return db_int_or_null(v >= 0, v);
 }
 
-static int end_attempt(struct ledger *l, const struct ledger_op *op, const struct ledger_used *u, int64_t supplier, struct err *e)
+static int end_attempt(struct ledger *l, const struct ledger_op *op, const struct ledger_used *u, struct err *e)
 {
     static const char *const states[] = {[LEDGER_SERVED] = "served", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
     const int64_t *m = u->meters;
     const char *source = u->reported && u->estimated ? "mixed" : u->reported ? "reported" : u->estimated ? "estimated" : NULL;
     CHECK(u->cost_nusd >= 0);
-    int rc = db_run(l->db,
+    int rc = db_send(l->db,
                     "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7, in_cache_write_1h = ?8,"
                     " in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14, source = ?15, cost = ?16,"
-                    " raw = ?17 WHERE request = ?1 AND n = ?2",
+                    " raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m[LEDGER_IN_UNCACHED]),
                             meter(m[LEDGER_IN_CACHE_READ]), meter(m[LEDGER_IN_CACHE_WRITE_5M]), meter(m[LEDGER_IN_CACHE_WRITE_1H]), meter(m[LEDGER_IN_AUDIO]),
                             meter(m[LEDGER_IN_IMAGE]), meter(m[LEDGER_OUT_TEXT]), meter(m[LEDGER_OUT_REASONING]), meter(m[LEDGER_OUT_AUDIO]),
-                            meter(m[LEDGER_SEARCHES]), db_text(source), db_int(u->cost_nusd), db_text(u->raw)),
-                    NULL, e);
-    if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, supplier, u->cost_nusd, e);
+                            meter(m[LEDGER_SEARCHES]), db_text(source), db_int(u->cost_nusd), db_text(u->raw), db_int(u->supplier)),
+                    1, e);
+    if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
     if (!rc && u->reconcile)
-        rc = db_run(l->db, "INSERT INTO reconciliation (request, attempt, reason, created_ms) VALUES (?1, ?2, ?3, ?4)",
-                    DB_ARGS(db_int(op->request), db_int(u->n), db_text(u->reconcile), db_int(l->now_ms)), NULL, e);
+        rc = db_send(l->db, "INSERT INTO reconciliation (request, attempt, reason, created_ms) VALUES (?1, ?2, ?3, ?4)",
+                    DB_ARGS(db_int(op->request), db_int(u->n), db_text(u->reconcile), db_int(l->now_ms)), 1, e);
     return rc;
 }
 
@@ -375,7 +363,7 @@ static int add_tags(struct ledger *l, const struct work *w, const struct usage_s
     int rc = 0;
     for (void *it = json_object_iter(tags); it && !rc; it = json_object_iter_next(tags, it)) {
         const char *value = json_string_value(json_object_iter_value(it));
-        rc = db_run(l->db,
+        rc = db_send(l->db,
                     "INSERT INTO usage_tags (day, project, tag, value, requests, tokens_in, tokens_cached, tokens_out, sale, cost)"
                     " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (day, project, tag, value) DO UPDATE SET"
                     " requests = usage_tags.requests + 1, tokens_in = usage_tags.tokens_in + excluded.tokens_in,"
@@ -383,25 +371,25 @@ static int add_tags(struct ledger *l, const struct work *w, const struct usage_s
                     " sale = usage_tags.sale + excluded.sale, cost = usage_tags.cost + excluded.cost",
                     DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_text(json_object_iter_key(it)), db_text(value ? value : ""),
                             db_int(s->tokens_in), db_int(s->tokens_cached), db_int(s->tokens_out), db_int(s->sale), db_int(s->cost)),
-                    NULL, e);
+                    1, e);
     }
     json_decref(tags);
     return rc;
 }
 
-static int add_usage(struct ledger *l, const struct work *w, const struct ledger_used *u, int64_t supplier, struct err *e)
+static int add_usage(struct ledger *l, const struct work *w, const struct ledger_used *u, struct err *e)
 {
     struct usage_sums s = sums_of(w->op, u);
     bool served = u->n == w->op->served;
-    int rc = db_run(l->db,
+    int rc = db_send(l->db,
                     "INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, estimated)"
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (day, project, account, model, supplier) DO UPDATE SET"
                     " requests = usage_days.requests + excluded.requests, tokens_in = usage_days.tokens_in + excluded.tokens_in,"
                     " tokens_cached = usage_days.tokens_cached + excluded.tokens_cached, tokens_out = usage_days.tokens_out + excluded.tokens_out,"
                     " sale = usage_days.sale + excluded.sale, cost = usage_days.cost + excluded.cost, estimated = usage_days.estimated + excluded.estimated",
-                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(supplier), db_int(served),
+                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(u->supplier), db_int(served),
                             db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost), db_int(u->estimated)),
-                    NULL, e);
+                    1, e);
     return rc || !served ? rc : add_tags(l, w, &s, e);
 }
 
@@ -430,42 +418,38 @@ static void release(struct ledger *l, const struct work *w)
     }
 }
 
-static int end_request(struct ledger *l, const struct work *w, bool estimated, int64_t *n_changed, struct err *e)
+static int end_request(struct ledger *l, const struct work *w, bool estimated, struct err *e)
 {
     const struct ledger_op *op = w->op;
     bool post = op->type == LEDGER_POST;
-    return db_run(l->db,
+    return db_send(l->db,
                   "UPDATE requests SET state = ?2, resolved_ms = ?3, held = 0, charged = ?4, served = ?5, outcome = ?6, estimated = ?7,"
                   " reason = coalesce(?8, reason), price = coalesce(?9, price) WHERE id = ?1 AND state = 'reserved'",
                   DB_ARGS(db_int(op->request), db_text(post ? "posted" : "void"), db_int(l->now_ms), db_int(op->charged_nusd),
                           db_int_or_null(post, op->served), db_text(op->outcome), db_int(estimated), db_text(op->reason),
                           db_int_or_null(op->price != 0, op->price)),
-                  n_changed, e);
+                  1, e);
 }
 
 static int do_end(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
-    int64_t suppliers[LEDGER_MAX_ATTEMPTS] = {0}, n_changed = 0;
     bool post = op->type == LEDGER_POST, estimated = false;
     CHECK(op->sale_nusd >= 0);
     op->charged_nusd = !post ? 0 : op->sale_nusd < w->held ? op->sale_nusd : w->held;
     op->overrun_nusd = post ? op->sale_nusd - op->charged_nusd : 0;
     for (int i = 0; i < op->n_used; i++) estimated |= op->used[i].estimated;
-    int rc = end_request(l, w, estimated, &n_changed, e);
-    if (rc) return rc;
-    if (n_changed == 0) return refuse(op, err_set(&op->err, ERR_NOT_FOUND, "request %lld is not open", (long long)op->request)), 0;
     release(l, w);
     w->known = false; /* to an operation after this one */
-    rc = read_suppliers(l, w, suppliers, e);
+    int rc = end_request(l, w, estimated, e); /* its row is locked */
     if (!rc) rc = transfer(l, op->request, 0, "sale", w->chain.project, l->house, op->charged_nusd, e);
     if (!rc) rc = transfer(l, op->request, 0, "overrun", l->overrun, l->house, op->overrun_nusd, e);
     for (int i = 0; i < op->n_used && !rc; i++) {
-        rc = end_attempt(l, op, &op->used[i], suppliers[i], e);
-        if (!rc) rc = add_usage(l, w, &op->used[i], suppliers[i], e);
+        rc = end_attempt(l, op, &op->used[i], e);
+        if (!rc) rc = add_usage(l, w, &op->used[i], e);
     }
-    if (!rc && w->n_windows) rc = db_run(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), NULL, e);
-    if (!rc && !post) rc = db_run(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), NULL, e); /* it may come again */
+    if (!rc && w->n_windows) rc = db_send(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e);
+    if (!rc && !post) rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
     return rc;
 }
 
@@ -478,14 +462,6 @@ static int gather(struct ledger *l, struct work *w, struct err *e)
     op->err = (struct err){0};
     op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = 0;
     return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
-}
-
-/* Suppliers' rows are locked with the others', in order: they must be known before any is read. */
-static int gather_suppliers(struct ledger *l, struct work *w, struct err *e)
-{
-    int64_t suppliers[LEDGER_MAX_ATTEMPTS];
-    bool ends = w->op->type == LEDGER_POST || w->op->type == LEDGER_VOID;
-    return ends && w->known ? read_suppliers(l, w, suppliers, e) : 0;
 }
 
 /* An operation for the same request has gone before: what that one left. */
@@ -529,10 +505,7 @@ static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e
 {
     rows_clear(&l->rows);
     int rc = ledger_refresh(l, e);
-    for (size_t i = 0; i < n && !rc; i++) {
-        rc = gather(l, &work[i], e);
-        if (!rc) rc = gather_suppliers(l, &work[i], e);
-    }
+    for (size_t i = 0; i < n && !rc; i++) rc = gather(l, &work[i], e);
     if (!rc) rc = rows_read(&l->rows, l->db, e);
     for (size_t i = 0; i < n && !rc; i++) rc = decide(l, &work[i], e);
     return rc ? rc : rows_write(&l->rows, l->db, e);

@@ -49,6 +49,7 @@ struct ledger_attempt {
 enum ledger_end { LEDGER_SERVED, LEDGER_CUT /* after some of it */, LEDGER_FAILED, LEDGER_NOT_KNOWN };
 struct ledger_used {
     int n;                /* the attempt's number, from 1 */
+    int64_t supplier;     /* its */
     enum ledger_end end;
     int64_t meters[LEDGER_METERS];
     bool reported, estimated; /* both: mixed */

@@ -23,13 +23,14 @@ static int find_open(struct ledger *l, struct ledger_op *ops, size_t *n, struct 
 static int read_attempts(struct ledger *l, struct ledger_op *op, struct err *e)
 {
     struct db_rows rows;
-    int rc = db_query(l->db, &rows, "SELECT n, sale_estimate, cost_estimate FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n",
+    int rc = db_query(l->db, &rows, "SELECT n, sale_estimate, cost_estimate, supplier FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n",
                       DB_ARGS(db_int(op->request)), e);
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         rc = 0;
         if (op->n_used == LEDGER_MAX_ATTEMPTS) continue;
         struct ledger_used *u = &op->used[op->n_used++];
         *u = (struct ledger_used){.n = (int)db_get_int(&rows, 0),
+                                  .supplier = db_get_int(&rows, 3),
                                   .end = LEDGER_NOT_KNOWN,
                                   .estimated = true,
                                   .cost_nusd = db_get_int(&rows, 2),

@@ -184,20 +184,18 @@ int rows_read(struct ledger_rows *r, struct db *db, struct err *e)
 /* The rows are locked, so the conditions hold: that they are asked again is for the day on which something above is wrong. */
 static int write_balance(const struct balance_row *b, struct db *db, struct err *e)
 {
-    int64_t n_changed = 0;
     if (!b->more_posted && !b->more_pending) return 0;
-    int rc = db_run(db,
+    return db_send(db,
                     "UPDATE balances SET posted = posted + ?2, pending = pending + ?3 WHERE account = ?1"
                     " AND (?4 = 0 OR floor IS NULL OR posted + ?2 - (pending + ?3) >= floor)",
-                    DB_ARGS(db_int(b->account), db_int(b->more_posted), db_int(b->more_pending), db_int(b->granted)), &n_changed, e);
-    return rc || n_changed == 1 ? rc : err_set(e, ERR_INTERNAL, "the balance of account %lld would go below its floor", (long long)b->account);
+                    DB_ARGS(db_int(b->account), db_int(b->more_posted), db_int(b->more_pending), db_int(b->granted)), 1, e);
 }
 
 static int write_window(const struct window_row *w, struct db *db, struct err *e)
 {
     if (!w->more_posted && !w->more_pending) return 0;
-    return db_run(db, "UPDATE budget_windows SET posted = posted + ?3, pending = pending + ?4 WHERE budget = ?1 AND starts_s = ?2",
-                  DB_ARGS(db_int(w->budget->id), db_int(w->starts_s), db_int(w->more_posted), db_int(w->more_pending)), NULL, e);
+    return db_send(db, "UPDATE budget_windows SET posted = posted + ?3, pending = pending + ?4 WHERE budget = ?1 AND starts_s = ?2",
+                  DB_ARGS(db_int(w->budget->id), db_int(w->starts_s), db_int(w->more_posted), db_int(w->more_pending)), 1, e);
 }
 
 int rows_write(struct ledger_rows *r, struct db *db, struct err *e)

@@ -55,14 +55,14 @@ static struct ledger_op reserve_of(int64_t key, int64_t supplier, int64_t amount
                               .attempt = {.supplier = supplier, .model = "demo"}};
 }
 
-static struct ledger_op post_of(int64_t request, int64_t sale)
+static struct ledger_op post_of(int64_t request, int64_t supplier, int64_t sale)
 {
     return (struct ledger_op){.type = LEDGER_POST,
                               .request = request,
                               .sale_nusd = sale,
                               .served = 1,
                               .n_used = 1,
-                              .used = {{.n = 1, .meters = {1, -1, -1, -1, -1, -1, 1, -1, -1, -1}, .reported = true, .cost_nusd = sale / 2}}};
+                              .used = {{.n = 1, .supplier = supplier, .meters = {1, -1, -1, -1, -1, -1, 1, -1, -1, -1}, .reported = true, .cost_nusd = sale / 2}}};
 }
 
 struct shared {
@@ -86,7 +86,7 @@ static void *spend(void *arg)
         }
         if (rc) return NULL;
         atomic_fetch_add(&s->granted, 1);
-        struct ledger_op end = post_of(op.request, CENT);
+        struct ledger_op end = post_of(op.request, s->supplier, CENT);
         if (ask(w, &end) == 0) atomic_fetch_add(&s->posted, 1);
     }
 }
@@ -146,7 +146,7 @@ static void test_one_bad_operation_spoils_nobody_elses(void **state)
     struct ledger_op a = reserve_of(key, supplier, CENT), b = reserve_of(key, supplier, CENT);
     assert_int_equal(ask(w, &a), 0);
     assert_int_equal(ask(w, &b), 0);
-    struct wait waits[3] = {{.call = {.op = post_of(a.request, CENT)}}, {.call = {.op = post_of(b.request, CENT)}}, {.call = {.op = reserve_of(key, supplier, 1)}}};
+    struct wait waits[3] = {{.call = {.op = post_of(a.request, supplier, CENT)}}, {.call = {.op = post_of(b.request, supplier, CENT)}}, {.call = {.op = reserve_of(key, supplier, 1)}}};
     waits[0].call.op.used[0].n = 7; /* there is no such attempt */
     for (int i = 0; i < 3; i++) {
         sem_init(&waits[i].done, 0, 0);
@@ -157,7 +157,7 @@ static void test_one_bad_operation_spoils_nobody_elses(void **state)
     assert_int_equal(waits[0].call.op.rc, -ERR_INTERNAL);
     assert_int_equal(waits[1].call.op.rc, 0);
     assert_int_equal(waits[2].call.op.rc, 0);
-    struct ledger_op end = post_of(a.request, CENT), last = post_of(waits[2].call.op.request, 1);
+    struct ledger_op end = post_of(a.request, supplier, CENT), last = post_of(waits[2].call.op.request, supplier, 1);
     assert_int_equal(ask(w, &end), 0);
     assert_int_equal(ask(w, &last), 0);
     store_check(db);
@@ -183,7 +183,7 @@ static void test_b15_ends_wait_for_a_store_that_is_away(void **state)
     struct ledger_op op = reserve_of(key, supplier, CENT);
     assert_int_equal(ask(w, &op), 0);
     OK(db_script(db, "ALTER TABLE requests RENAME TO gone", &store_e)); /* every statement fails, as on a disk that does */
-    struct wait end = {.call = {.op = post_of(op.request, CENT)}};
+    struct wait end = {.call = {.op = post_of(op.request, supplier, CENT)}};
     sem_init(&end.done, 0, 0);
     end.call.ctx = &end;
     ledger_writer_submit(w, &end.call);
@@ -199,7 +199,7 @@ static void test_b15_ends_wait_for_a_store_that_is_away(void **state)
     assert_int_equal(end.call.op.rc, 0);
     for (int i = 0; i < 500 && !ledger_writer_state(w).open; i++) usleep(10000);
     assert_int_equal(ask(w, &refused), 0);
-    end.call.op = post_of(refused.request, 0);
+    end.call.op = post_of(refused.request, supplier, 0);
     assert_int_equal(ask(w, &end.call.op), 0);
     store_check(db);
     ledger_writer_stop(w, 1000);
