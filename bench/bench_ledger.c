@@ -70,7 +70,7 @@ static void *client(void *arg)
                                        .served = 1,
                                        .n_used = 1,
                                        .outcome = "stop",
-                                       .used = {{.n = 1, .supplier = supplier, .meters = {100, 20, -1, -1, -1, -1, 64, -1, -1, -1}, .reported = true, .cost_nusd = 500000}}};
+                                       .used = {{.n = 1, .supplier = supplier, .usage = {.count = {100, 20, 0, 0, 0, 0, 64}, .present = 1 | 2 | 64}, .cost_nusd = 500000}}};
         ask(&w);
         unsigned i = atomic_fetch_add(&n_pairs, 1);
         if (i < SAMPLES) pair_us[i] = (uint32_t)((clock_boot_ns() - from_ns) / 1000);

@@ -67,7 +67,7 @@ struct completion {
     char id[40];
     int64_t created_s;
     size_t n_finished;
-    struct usage usage; /* kept by the source */
+    struct usage_told usage; /* kept by the source */
     const struct source_ops *source;
     const struct sink_ops *sink;
     void *source_state, *sink_state;

@@ -16,7 +16,7 @@
 
 struct completion;
 
-struct usage {
+struct usage_told {
     int64_t prompt_tokens, cached_tokens, completion_tokens;
 };
 
@@ -43,7 +43,7 @@ struct event {
     const struct event_logprob *logprobs;
     size_t n_logprobs;
     enum finish_reason finish; /* EVENT_FINISH: FINISH_STOP or FINISH_LENGTH */
-    struct usage usage;        /* EVENT_USAGE */
+    struct usage_told usage;        /* EVENT_USAGE */
     const struct err *err;     /* EVENT_ERROR */
 };
 

@@ -307,30 +307,36 @@ static int transfer(struct ledger *l, int64_t request, int attempt, const char *
                   1, e);
 }
 
-static struct db_arg meter(int64_t v)
+static struct db_arg meter(const struct usage *u, enum usage_meter m)
 {
-    return db_int_or_null(v >= 0, v);
+    return db_int_or_null(usage_has(u, m), u->count[m]);
+}
+
+static bool is_estimated(const struct ledger_used *u)
+{
+    return u->usage.source != USAGE_REPORTED;
 }
 
 static int end_attempt(struct ledger *l, const struct ledger_op *op, const struct ledger_used *u, struct err *e)
 {
     static const char *const states[] = {[LEDGER_SERVED] = "served", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
-    const int64_t *m = u->meters;
-    const char *source = u->reported && u->estimated ? "mixed" : u->reported ? "reported" : u->estimated ? "estimated" : NULL;
+    static const char *const sources[] = {[USAGE_REPORTED] = "reported", [USAGE_ESTIMATED] = "estimated", [USAGE_MIXED] = "mixed"};
+    const struct usage *m = &u->usage;
     CHECK(u->cost_nusd >= 0);
     int rc = db_send(l->db,
-                    "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7, in_cache_write_1h = ?8,"
-                    " in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14, source = ?15, cost = ?16,"
-                    " raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
-                    DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m[LEDGER_IN_UNCACHED]),
-                            meter(m[LEDGER_IN_CACHE_READ]), meter(m[LEDGER_IN_CACHE_WRITE_5M]), meter(m[LEDGER_IN_CACHE_WRITE_1H]), meter(m[LEDGER_IN_AUDIO]),
-                            meter(m[LEDGER_IN_IMAGE]), meter(m[LEDGER_OUT_TEXT]), meter(m[LEDGER_OUT_REASONING]), meter(m[LEDGER_OUT_AUDIO]),
-                            meter(m[LEDGER_SEARCHES]), db_text(source), db_int(u->cost_nusd), db_text(u->raw), db_int(u->supplier)),
-                    1, e);
+                     "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
+                     " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
+                     " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
+                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
+                             meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
+                             meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
+                             meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
+                             db_text(u->raw), db_int(u->supplier)),
+                     1, e);
     if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
     if (!rc && u->reconcile)
         rc = db_send(l->db, "INSERT INTO reconciliation (request, attempt, reason, created_ms) VALUES (?1, ?2, ?3, ?4)",
-                    DB_ARGS(db_int(op->request), db_int(u->n), db_text(u->reconcile), db_int(l->now_ms)), 1, e);
+                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(u->reconcile), db_int(l->now_ms)), 1, e);
     return rc;
 }
 
@@ -340,19 +346,12 @@ struct usage_sums {
     int64_t tokens_in, tokens_cached, tokens_out, sale, cost;
 };
 
-static int64_t told(int64_t v)
-{
-    return v > 0 ? v : 0;
-}
-
 static struct usage_sums sums_of(const struct ledger_op *op, const struct ledger_used *u)
 {
-    const int64_t *m = u->meters;
-    int64_t cached = told(m[LEDGER_IN_CACHE_READ]);
-    return (struct usage_sums){.tokens_in = told(m[LEDGER_IN_UNCACHED]) + cached + told(m[LEDGER_IN_CACHE_WRITE_5M]) + told(m[LEDGER_IN_CACHE_WRITE_1H]) +
-                                            told(m[LEDGER_IN_AUDIO]) + told(m[LEDGER_IN_IMAGE]),
-                               .tokens_cached = cached,
-                               .tokens_out = told(m[LEDGER_OUT_TEXT]) + told(m[LEDGER_OUT_REASONING]) + told(m[LEDGER_OUT_AUDIO]),
+    int64_t in = usage_sum(&u->usage, USAGE_IN), out = usage_sum(&u->usage, USAGE_OUT);
+    return (struct usage_sums){.tokens_in = in > 0 ? in : 0,
+                               .tokens_cached = u->usage.count[USAGE_IN_CACHE_READ],
+                               .tokens_out = out > 0 ? out : 0,
                                .sale = u->n == op->served ? op->charged_nusd : 0,
                                .cost = u->cost_nusd};
 }
@@ -388,7 +387,7 @@ static int add_usage(struct ledger *l, const struct work *w, const struct ledger
                     " tokens_cached = usage_days.tokens_cached + excluded.tokens_cached, tokens_out = usage_days.tokens_out + excluded.tokens_out,"
                     " sale = usage_days.sale + excluded.sale, cost = usage_days.cost + excluded.cost, estimated = usage_days.estimated + excluded.estimated",
                     DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(u->supplier), db_int(served),
-                            db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost), db_int(u->estimated)),
+                            db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost), db_int(is_estimated(u))),
                     1, e);
     return rc || !served ? rc : add_tags(l, w, &s, e);
 }
@@ -438,7 +437,7 @@ static int do_end(struct ledger *l, struct work *w, struct err *e)
     CHECK(op->sale_nusd >= 0);
     op->charged_nusd = !post ? 0 : op->sale_nusd < w->held ? op->sale_nusd : w->held;
     op->overrun_nusd = post ? op->sale_nusd - op->charged_nusd : 0;
-    for (int i = 0; i < op->n_used; i++) estimated |= op->used[i].estimated;
+    for (int i = 0; i < op->n_used; i++) estimated |= is_estimated(&op->used[i]);
     release(l, w);
     w->known = false; /* to an operation after this one */
     int rc = end_request(l, w, estimated, e); /* its row is locked */

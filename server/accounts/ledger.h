@@ -21,6 +21,7 @@
 
 #include "base/err.h"
 #include "server/accounts/db.h"
+#include "server/accounts/usage.h"
 
 struct ledger;
 
@@ -33,10 +34,6 @@ struct ledger_options {
     int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
     void *ctx;
 };
-
-/* What a completion used, as it stands in a row of `attempts`: -1 is "not told". */
-enum ledger_meter { LEDGER_IN_UNCACHED, LEDGER_IN_CACHE_READ, LEDGER_IN_CACHE_WRITE_5M, LEDGER_IN_CACHE_WRITE_1H, LEDGER_IN_AUDIO, LEDGER_IN_IMAGE,
-                    LEDGER_OUT_TEXT, LEDGER_OUT_REASONING, LEDGER_OUT_AUDIO, LEDGER_SEARCHES, LEDGER_METERS };
 
 struct ledger_attempt {
     int64_t supplier; /* ledger_supplier */
@@ -51,8 +48,7 @@ struct ledger_used {
     int n;                /* the attempt's number, from 1 */
     int64_t supplier;     /* its */
     enum ledger_end end;
-    int64_t meters[LEDGER_METERS];
-    bool reported, estimated; /* both: mixed */
+    struct usage usage;   /* its source is told only if there is a count */
     int64_t cost_nusd;
     const char *raw;           /* the provider's own usage, JSON; may be NULL */
     const char *reconcile;     /* why somebody should look at it again; NULL: nobody */

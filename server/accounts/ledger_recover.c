@@ -32,10 +32,9 @@ static int read_attempts(struct ledger *l, struct ledger_op *op, struct err *e)
         *u = (struct ledger_used){.n = (int)db_get_int(&rows, 0),
                                   .supplier = db_get_int(&rows, 3),
                                   .end = LEDGER_NOT_KNOWN,
-                                  .estimated = true,
+                                  .usage = {.source = USAGE_ESTIMATED},
                                   .cost_nusd = db_get_int(&rows, 2),
                                   .reconcile = "the gateway ended before the answer did"};
-        for (int m = 0; m < LEDGER_METERS; m++) u->meters[m] = -1;
         op->type = LEDGER_POST;
         op->outcome = "recovered";
         op->served = u->n;

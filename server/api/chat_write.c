@@ -53,7 +53,7 @@ void chat_write_logprobs(struct buf *b, const struct event_logprob *list, size_t
     }
 }
 
-void chat_write_usage(struct buf *b, const struct usage *u)
+void chat_write_usage(struct buf *b, const struct usage_told *u)
 {
     buf_printf(b,
                "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,\"prompt_tokens_details\":{"

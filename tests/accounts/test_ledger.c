@@ -84,7 +84,7 @@ static int reserve(int64_t account, int64_t amount, int64_t *request)
 static struct ledger_used used_of_attempt(int n, int64_t cost)
 {
     return (struct ledger_used){
-        .n = n, .supplier = n == 1 ? local : groq, .end = LEDGER_SERVED, .meters = {10, 2, -1, -1, -1, -1, 30, -1, -1, -1}, .reported = true, .cost_nusd = cost};
+        .n = n, .supplier = n == 1 ? local : groq, .end = LEDGER_SERVED, .usage = {.count = {10, 2, 0, 0, 0, 0, 30}, .present = 1 | 2 | 64}, .cost_nusd = cost};
 }
 
 static struct ledger_op post_of(int64_t request, int64_t sale, int64_t cost)
@@ -101,7 +101,7 @@ static int post(int64_t request, int64_t sale, int64_t cost)
 
 static int void_it(int64_t request)
 {
-    struct ledger_used failed = {.n = 1, .supplier = local, .end = LEDGER_FAILED, .meters = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1}};
+    struct ledger_used failed = {.n = 1, .supplier = local, .end = LEDGER_FAILED};
     struct ledger_op op = {.type = LEDGER_VOID, .request = request, .used = {failed}, .n_used = 1, .outcome = "failed"};
     return apply(&op);
 }

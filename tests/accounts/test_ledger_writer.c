@@ -62,7 +62,7 @@ static struct ledger_op post_of(int64_t request, int64_t supplier, int64_t sale)
                               .sale_nusd = sale,
                               .served = 1,
                               .n_used = 1,
-                              .used = {{.n = 1, .supplier = supplier, .meters = {1, -1, -1, -1, -1, -1, 1, -1, -1, -1}, .reported = true, .cost_nusd = sale / 2}}};
+                              .used = {{.n = 1, .supplier = supplier, .usage = {.count = {1, 0, 0, 0, 0, 0, 1}, .present = 1 | 64}, .cost_nusd = sale / 2}}};
 }
 
 struct shared {
