@@ -22,7 +22,7 @@ struct wait {
 };
 
 static struct ledger_writer *writer;
-static int64_t key, supplier, deadline_ms;
+static int64_t key, supplier;
 static atomic_bool stop;
 static atomic_uint n_pairs;
 static uint32_t pair_us[SAMPLES];
@@ -60,7 +60,7 @@ static void *client(void *arg)
                                        .model = "smollm2-135m",
                                        .amount_nusd = 1000000,
                                        .tokens = 300,
-                                       .deadline_ms = deadline_ms,
+                                       .lasts_ms = 3600000,
                                        .attempt = {.supplier = supplier, .model = "smollm2-135m"}};
         ask(&w);
         int64_t request = w.call.op.request;
@@ -116,9 +116,6 @@ static void prepare(const char *where)
     must(db_open(&db, where, &e), &e);
     must(schema_migrate(db, &e), &e);
     must(db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('key', 2, 'bench', 1) RETURNING id", DB_NO_ARGS, 0, &key, &e), &e);
-    int64_t now_ms;
-    must(db_number(db, "SELECT {now_ms}", DB_NO_ARGS, 0, &now_ms, &e), &e);
-    deadline_ms = now_ms + 3600000;
     supplier = ledger_supplier(db, "local/bench", &e);
     must(supplier, &e);
     db_close(db);

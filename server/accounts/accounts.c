@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/accounts/id_text.h"
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
@@ -31,7 +32,7 @@ struct accounts {
     struct db *db;
     int64_t seen_version;
     int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
-    unsigned char secret[SECRET_BYTES];
+    unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES];
     struct key_table keys; /* of keys that are not revoked */
     struct load loading;
 };
@@ -237,6 +238,7 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     a->opened_ms = clock_boot_ms();
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
+    if (!rc) crypto_generichash(a->id_key, sizeof a->id_key, (const unsigned char *)"ids", 3, a->secret, sizeof a->secret);
     if (!rc) rc = open_db(a, dir, store, e);
     if (!rc) warn_if_open_to_others(dir);
     if (!rc) rc = refresh_whole(a, e);
@@ -245,6 +247,11 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     else
         *out = a;
     return rc;
+}
+
+const unsigned char *accounts_id_key(const struct accounts *a)
+{
+    return a->id_key;
 }
 
 void accounts_close(struct accounts *a)

@@ -28,6 +28,9 @@ enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far bel
 MUST_USE int accounts_open(struct accounts **out, const char *dir, const char *store, struct err *e);
 void accounts_close(struct accounts *a); /* accepts NULL */
 
+/* Of ids that clients see (id_text.h). */
+const unsigned char *accounts_id_key(const struct accounts *a);
+
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */
 int64_t accounts_key_check(const struct accounts *a, const char *token, bool *admin);

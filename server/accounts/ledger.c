@@ -272,7 +272,7 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
                 "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
                 " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
                 DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
-                        db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(op->deadline_ms), db_int(op->amount_nusd), db_text(op->reason),
+                        db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd), db_text(op->reason),
                         db_text(op->tags)),
                 1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
@@ -459,6 +459,7 @@ static int gather(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     op->rc = 0;
     op->err = (struct err){0};
+    op->now_ms = l->now_ms;
     op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = 0;
     return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
 }

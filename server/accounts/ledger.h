@@ -64,7 +64,7 @@ struct ledger_op {
     /* RESERVE */
     int64_t account; /* the key */
     const char *model, *reason, *tags; /* reason, tags (a JSON object of strings): may be NULL. POST's reason, if not NULL, takes its place */
-    int64_t price, deadline_ms;        /* deadline by ledger_now_ms */
+    int64_t price, lasts_ms;           /* until its deadline */
     enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
     const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none */
     /* RESERVE, EXTEND, ATTEMPT */
@@ -81,6 +81,7 @@ struct ledger_op {
                         * -ERR_NOT_FOUND (no such open request: it was resolved before) */
     struct err err;
     int64_t budget;      /* the one that refused; 0: the balance */
+    int64_t now_ms;      /* by the ledger's clock */
     int64_t free_at_ms;  /* a window's end, where waiting for it helps; 0: it does not */
     int64_t charged_nusd, overrun_nusd;
     int64_t known;       /* -ERR_IN_FLIGHT, -ERR_DONE: the request that the idempotency key belongs to */

@@ -63,7 +63,7 @@ static struct ledger_op reserve_of(int64_t account, int64_t amount)
                               .model = "demo",
                               .amount_nusd = amount,
                               .tokens = 100,
-                              .deadline_ms = now_ms + 60000,
+                              .lasts_ms = 60000,
                               .attempt = {.supplier = local, .model = "demo"}};
 }
 
