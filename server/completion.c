@@ -12,13 +12,12 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "engine/media/data_url.h"
-#include "server/accounts/id_text.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
-#include "server/charge.h"
+#include "server/completion_charge.h"
 #include "server/route.h"
 
-enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20, MOST_RETRY_MS = 60000 };
+enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
 
 static void close_fd(int *fd)
 {
@@ -148,7 +147,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
     if (c->started) c->source->stop(c);
-    abandon_charge(c);
+    completion_abandon(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
         if (media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
@@ -325,83 +324,22 @@ static bool job_ended(struct completion *c)
     return !c->done;
 }
 
-/* --- money --- */
-
-static struct usage metered(const struct completion *c)
-{
-    const struct usage_told *t = &c->usage;
-    struct usage u = {.source = USAGE_REPORTED};
-    usage_set(&u, USAGE_IN_UNCACHED, t->prompt_tokens - t->cached_tokens);
-    usage_set(&u, USAGE_IN_CACHE_READ, t->cached_tokens);
-    usage_set(&u, USAGE_OUT_TEXT, t->completion_tokens);
-    return u;
-}
-
-/* Hands the charge over to the ledger. done NULL: nobody waits for it. */
-static void end_charge(struct completion *c, enum ledger_op_type type, enum ledger_end end, const char *outcome, charge_fn *done)
-{
-    struct ledger_op o = {.type = type, .outcome = outcome, .served = 1, .n_used = 1, .used = {{.n = 1, .supplier = c->model->supplier, .end = end}}};
-    if (type == LEDGER_POST) o.used[0].usage = metered(c);
-    charge_end(c->charge, &o, done, c);
-    if (!done) c->charge = NULL;
-}
-
-/* What has been made for a client that leaves, or whose time or money is up, is charged; a failure of ours is not. */
-static void abandon_charge(struct completion *c)
-{
-    if (!c->charge) return;
-    if (c->settling)
-        charge_forget(c->charge);
-    else if (c->first_token_ms && !c->failed)
-        end_charge(c, LEDGER_POST, LEDGER_CUT, "cut", NULL);
-    else
-        end_charge(c, LEDGER_VOID, LEDGER_FAILED, c->failed ? "failed" : "not begun", NULL);
-    c->charge = NULL;
-}
-
 /* --- running --- */
 
-/* Its number is durable: the response's id is made of it. */
-static int start(struct completion *c, struct err *e)
+/* What it may cost is held. */
+static void completion_start(struct completion *c, int rc, const struct err *why)
 {
-    int rc = c->sink->open(c, e);
-    c->opened = rc == 0;
-    if (!rc) rc = comments_start(c, e);
+    struct err e = *why;
     if (!rc) {
-        rc = c->source->start(c, e);
+        rc = c->sink->open(c, &e);
+        c->opened = rc == 0;
+    }
+    if (!rc) rc = comments_start(c, &e);
+    if (!rc) {
+        rc = c->source->start(c, &e);
         c->started = rc == 0;
     }
-    return rc;
-}
-
-static void reserved(void *ctx, const struct ledger_op *op)
-{
-    struct completion *c = ctx;
-    struct err e = op->err;
-    int rc = op->rc;
-    if (rc) {
-        int64_t wait_ms = op->free_at_ms ? op->free_at_ms - op->now_ms : 0;
-        c->charge = NULL;
-        c->retry_after_s = wait_ms <= 0 ? 0 : wait_ms < MOST_RETRY_MS ? (int)((wait_ms + 999) / 1000) : MOST_RETRY_MS / 1000;
-    } else {
-        char text[ID_TEXT_BYTES];
-        id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
-        snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
-        rc = start(c, &e);
-    }
     if (rc) completion_fail(c, &e);
-}
-
-static int reserve(struct completion *c, struct err *e)
-{
-    const int64_t left_ms = c->deadline_ms - loop_now_ms(c->gateway->loop);
-    struct ledger_op o = {.type = LEDGER_RESERVE,
-                          .account = c->account,
-                          .model = c->model->id,
-                          .lasts_ms = left_ms > 0 ? left_ms : 0,
-                          .tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n,
-                          .attempt = {.supplier = c->model->supplier, .model = c->model->id}};
-    return charge_reserve(&c->charge, c->gateway->loop, c->gateway->ledger, &o, reserved, c, e);
 }
 
 static void completion_run(struct completion *c)
@@ -426,9 +364,10 @@ static void completion_run(struct completion *c)
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
     stop_reading(c);
-    int rc = take_tokens(c, &e);
-    if (!rc) rc = c->gateway->ledger ? reserve(c, &e) : start(c, &e);
-    if (rc) completion_fail(c, &e);
+    if (take_tokens(c, &e))
+        completion_fail(c, &e);
+    else
+        completion_reserve(c, completion_start);
 }
 
 /* --- pictures --- */
@@ -628,27 +567,20 @@ void completion_begin(struct gateway *g, struct http_request *r)
 
 /* --- events --- */
 
-static void finish(struct completion *c)
+/* What the client is told of its usage is durable. */
+static void completion_finish(struct completion *c, int rc, const struct err *e)
 {
+    if (rc) {
+        completion_fail(c, e);
+        return;
+    }
     c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
     completion_done(c);
 }
 
-/* What the client is told of its usage is durable. */
-static void settled(void *ctx, const struct ledger_op *op)
-{
-    struct completion *c = ctx;
-    struct err e = op->err;
-    c->charge = NULL;
-    if (op->rc)
-        completion_fail(c, &e);
-    else
-        finish(c);
-}
-
 void completion_event(struct completion *c, const struct event *ev)
 {
-    if (c->done) return;
+    if (c->done || c->settling) return;
     c->event_ms = loop_now_ms(c->gateway->loop);
     if (ev->type == EVENT_ERROR) {
         completion_fail(c, ev->err);
@@ -657,10 +589,5 @@ void completion_event(struct completion *c, const struct event *ev)
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
     if (c->first_token_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
-    if (!c->charge) {
-        finish(c);
-        return;
-    }
-    c->settling = true;
-    end_charge(c, LEDGER_POST, LEDGER_SERVED, "whole", settled);
+    completion_settle(c, completion_finish);
 }

@@ -71,6 +71,7 @@ struct completion {
     size_t n_finished;
     struct usage_told usage; /* kept by the source */
     struct charge *charge; /* NULL: no accounts, or it has been ended */
+    void (*charged)(struct completion *c, int rc, const struct err *e); /* goes on when the ledger has answered */
     bool settling, failed; /* failed: by a fault of ours */
     const struct source_ops *source;
     const struct sink_ops *sink;
