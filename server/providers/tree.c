@@ -110,8 +110,8 @@ int path_append(char *path, size_t cap, const char *s, struct err *e)
     size_t n = strlen(path);
     for (const char *p = s; *p; p++) {
         unsigned char c = (unsigned char)*p;
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_~", c) ||
-                     (c == '.' && n > 0 && path[n - 1] != '.' && path[n - 1] != '/');
+        bool lone_dot = c == '.' && p > s && p[-1] != '.' && p[1] != '.'; /* no segment of dots */
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_~", c) || lone_dot;
         if (n + 4 > cap) return err_set_param(e, ERR_INPUT, "model", "The model's name is too long for a path.");
         if (plain)
             path[n++] = (char)c;

@@ -175,9 +175,20 @@ static json_t *chunk_news(struct decoder *d, const json_t *chunk)
     return NULL;
 }
 
+/* A refusal, say; not an empty list of annotations, nor a token's number. */
+static bool says_something(const json_t *delta)
+{
+    const char *key;
+    const json_t *v;
+    FOR_MEMBERS (delta, key, v)
+        if (key && (json_string_length(v) || json_array_size(v) || json_object_size(v))) return true;
+    return false;
+}
+
 static int extras(struct decoder *d, uint32_t choice, const json_t *chunk, const json_t *v, const json_t *delta)
 {
     json_t *of_chunk = chunk_news(d, chunk), *of_choice = rest(v, choice_known), *of_delta = rest(delta, delta_known);
+    d->has_content |= says_something(of_delta);
     struct event_extra extra = {.chunk = of_chunk, .choice = of_choice, .delta = of_delta};
     int rc = of_chunk || of_choice || of_delta ? decoder_text(d, EVENT_DELTA, choice, "", 0, &extra) : 0;
     json_decref(of_chunk);
