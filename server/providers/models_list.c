@@ -56,7 +56,7 @@ bool models_price_parse(const char *text, bool per_million, int64_t *nusd)
     return true;
 }
 
-/* A number's own shortest text is what the host wrote. */
+/* A number's own shortest text is what the host wrote; what a host's floating point adds behind 15 digits is not. */
 static int64_t price(const json_t *v, bool per_million)
 {
     char text[64];
@@ -64,7 +64,7 @@ static int64_t price(const json_t *v, bool per_million)
     if (json_is_integer(v)) {
         snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
     } else if (json_is_real(v)) {
-        for (int digits = 1; digits <= 17; digits++) {
+        for (int digits = 1; digits <= 15; digits++) {
             snprintf(text, sizeof text, "%.*g", digits, json_real_value(v));
             double back;
             if (sscanf(text, "%lf", &back) == 1 && back == json_real_value(v)) break;

@@ -8,7 +8,7 @@
 
 #include "base/str.h"
 
-enum { BODY_MAX_BYTES = 64 << 10 };
+enum { BODY_MAX_BYTES = 64 << 10, DAY_QUOTA_MS = 10 * 60 * 1000 };
 
 static const char *const class_names[PROVIDER_ERROR_CLASSES] = {"caller", "key_dead", "wait", "broken", "unsupported", "context"};
 
@@ -143,18 +143,22 @@ static const json_t *first_detail(struct provider_error *out, const json_t *deta
     return json_object_get(first, "msg");
 }
 
-/* google.rpc.RetryInfo and the reasons of google.rpc.ErrorInfo. */
+/* google.rpc.RetryInfo, QuotaFailure (of a day: no use to come again in a minute) and the reasons of google.rpc.ErrorInfo. */
 static void take_details(struct provider_error *out, const json_t *details)
 {
+    bool is_day = false;
     for (size_t i = 0; i < json_array_size(details); i++) {
         const json_t *v = json_array_get(details, i), *delay = json_object_get(v, "retryDelay"), *reason = json_object_get(v, "reason");
         if (json_is_string(delay) && out->retry_after_ms < 0)
             out->retry_after_ms = provider_wait_parse(json_string_value(delay), json_string_length(delay), 0);
+        const char *quota = json_string_value(json_object_get(json_array_get(json_object_get(v, "violations"), 0), "quotaId"));
+        if (quota && strstr(quota, "PerDay")) is_day = true;
         if (json_is_string(reason)) {
             out->code[0] = '\0';
             take_code(out, reason);
         }
     }
+    if (is_day && out->retry_after_ms < DAY_QUOTA_MS) out->retry_after_ms = DAY_QUOTA_MS; /* its delay is that of the minute's */
 }
 
 static void take_message(struct provider_error *out, const struct provider_host *h, const json_t *v)
@@ -230,8 +234,11 @@ static const struct error_rule rules[] = {
     {NULL, 0, 0, "API_KEY_INVALID", NULL, PROVIDER_KEY_DEAD},
     {NULL, 0, 0, "account_deactivated", NULL, PROVIDER_KEY_DEAD},
     {NULL, 400, 404, "model_not_found", NULL, PROVIDER_UNSUPPORTED},
+    {NULL, 400, 404, "invalid_model", NULL, PROVIDER_UNSUPPORTED},
     {NULL, 404, 404, "not_found", NULL, PROVIDER_UNSUPPORTED},
     {NULL, 404, 404, "NOT_FOUND", NULL, PROVIDER_UNSUPPORTED},
+    {NULL, 404, 404, "NotFoundError", NULL, PROVIDER_UNSUPPORTED},
+    {NULL, 404, 404, NULL, "model", PROVIDER_UNSUPPORTED},
     {NULL, 404, 404, "DeploymentNotFound", NULL, PROVIDER_UNSUPPORTED},
     {NULL, 400, 422, "unsupported_parameter", NULL, PROVIDER_UNSUPPORTED},
     {NULL, 400, 422, "unsupported_value", NULL, PROVIDER_UNSUPPORTED},
@@ -241,6 +248,7 @@ static const struct error_rule rules[] = {
     {"together", 403, 403, NULL, "context", PROVIDER_CONTEXT},
     {"together", 503, 503, NULL, NULL, PROVIDER_BROKEN}, /* short of capacity though we are within our rate: elsewhere, no slower */
     {"huggingface", 400, 400, NULL, "not supported by any provider", PROVIDER_UNSUPPORTED},
+    {"openrouter", 400, 400, NULL, "not a valid model", PROVIDER_UNSUPPORTED},
     {"openrouter", 403, 403, NULL, "moderation", PROVIDER_CALLER},
     {"openrouter", 403, 403, NULL, "flagged", PROVIDER_CALLER},
     {"fireworks", 412, 412, NULL, NULL, PROVIDER_KEY_DEAD},    /* account suspended */

@@ -41,6 +41,11 @@ int wire_encode(const struct provider_host *h, const json_t *request, const stru
     return rc;
 }
 
+const char *provider_wire_name(const struct provider *p)
+{
+    return p->wire->name;
+}
+
 void wire_request_free(struct wire_request *r)
 {
     buf_free(&r->body);

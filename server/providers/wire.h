@@ -55,6 +55,8 @@ MUST_USE int wire_encode(const struct provider_host *h, const json_t *request, c
                          struct err *e);
 void wire_request_free(struct wire_request *r); /* accepts a zeroed struct */
 
+const char *provider_wire_name(const struct provider *p);
+
 /* --- usage --- */
 
 enum usage_meter {

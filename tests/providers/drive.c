@@ -7,7 +7,7 @@
  *                 "cancel_at": 2, "drain_at": 2, "drain_after_ms": 50}, {"get": "models"}]}
  *
  * A call begins when the one before it has ended, or all at once with "parallel". cancel_at, drain_at: after so many events. One line an
- * event, one a result. Exit 0: the script was run, whatever came of it. */
+ * event, one a result. `--table` prints the table of providers. Exit 0: the script was run, whatever came of it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -326,8 +326,27 @@ static int run(const json_t *script, struct err *e)
     return rc;
 }
 
-int main(void)
+/* The table of providers as JSON, for tests that go by what a row declares. */
+static void print_table(void)
 {
+    static const char *const disconnects[] = {[DISCONNECT_CANCEL] = "cancel", [DISCONNECT_DRAIN] = "drain"};
+    for (size_t i = 0; provider_at(i); i++) {
+        const struct provider *p = provider_at(i);
+        json_t *capabilities = json_array();
+        for (int k = 0; k < PROVIDER_CAPABILITIES; k++)
+            if (p->capabilities & 1u << k) json_array_append_new(capabilities, json_string(provider_capability_names[k]));
+        print(json_pack("{s:s,s:s,s:s?,s:s?,s:s,s:s,s:b,s:o}", "name", p->name, "title", p->title, "base_url", p->base_url, "key_env",
+                        p->key_env, "wire", provider_wire_name(p), "on_disconnect", disconnects[p->on_disconnect], "has_limits",
+                        p->limits != NULL, "capabilities", capabilities));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--table") == 0) {
+        print_table();
+        return 0;
+    }
     struct buf in;
     struct err e = {0};
     json_t *script = NULL;
