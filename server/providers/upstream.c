@@ -392,7 +392,8 @@ static bool set_options(struct upstream_call *c, const char *path)
     SET(CURLOPT_QUICK_EXIT, 1L); /* or giving up while a name is being resolved would wait for it */
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    SET(CURLOPT_PIPEWAIT, 1L); /* rather one connection more loaded than one more */
+    /* rather one connection more loaded than one more; without TLS there is no HTTP/2, and calls would wait for each other's ends */
+    SET(CURLOPT_PIPEWAIT, c->host->tls ? 1L : 0L);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)u->config.connect_ms);
     SET(CURLOPT_HTTPHEADER, c->headers);

@@ -251,6 +251,7 @@ static int take_object(struct decoder *d, const json_t *v, const char *where)
     const json_t *choices = json_object_get(v, "choices"), *groq = json_object_get(v, "x_groq"), *usage = json_object_get(v, "usage");
     if (is_error(json_object_get(v, "error"))) return decoder_told_error(d, v);
     if (is_error(json_object_get(groq, "error"))) return decoder_told_error(d, groq);
+    if (!choices && json_is_string(json_object_get(v, "message"))) return decoder_told_error(d, v); /* some have no "error" around it */
     if (!json_is_object(usage)) usage = json_object_get(groq, "usage");
     if (!json_is_array(choices) && !json_is_object(usage)) {
         if (choices && !json_is_null(choices)) return decoder_malformed(d, "choices that are no list");
