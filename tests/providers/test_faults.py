@@ -1,10 +1,13 @@
 """Rows B3 to B7, T25, T62, T66 and T76 against hosts that fail: at every event of a stream, on each wire. What is cut is never whole, what failed
 before its first word may be tried elsewhere, and usage that is missing, wrong or told twice is seen for what it is."""
 import json
+import os
+import shutil
 import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -398,3 +401,41 @@ def test_tls_connections_and_sessions_are_used_again(fake, drive, certificates):
         fake.script({"framing": "close"})
         drive.run(host, [spec(host) for _ in range(5)], base_url=tls.url + "/openai/v1", config={"ca_file": str(certificates / "good.pem")})
         assert tls.n_connections == 6 and tls.n_resumed >= 3, (tls.n_connections, tls.n_resumed)
+
+
+# ---- HTTP/2
+
+@pytest.mark.skipif(shutil.which("nghttpx", path=os.environ.get("PATH", "") + ":/usr/sbin") is None, reason="needs nghttpx (Debian: nghttp2-proxy)")
+def test_http2_calls_share_one_connection(fake, drive, certificates):
+    """Sixteen streams at once on one connection; a cancel ends its stream and no other."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [shutil.which("nghttpx", path=os.environ.get("PATH", "") + ":/usr/sbin"), f"-f127.0.0.1,{port}", f"-b127.0.0.1,{fake.port}",
+               "--no-ocsp", "--errorlog-file=/dev/null", "--single-process", str(certificates / "good.key"), str(certificates / "good.pem")]
+    host, config = BY_ID["openai"], {"ca_file": str(certificates / "good.pem")}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as proxy:
+        try:
+            wait_for_port(port)
+            fake.script({"tokens": 20, "delay_event_ms": 20})
+            calls = [spec(host, **({"cancel_at": 5} if i % 4 == 3 else {})) for i in range(16)]
+            answers = drive.run(host, calls, parallel=True, base_url=f"https://localhost:{port}/openai/v1", config=config)
+            whole_ones = [a for i, a in enumerate(answers) if i % 4 != 3]
+            assert all(a.outcome == "whole" and a.text() == "tok " * 20 for a in whole_ones), [a.result for a in answers]
+            assert all(a.result["times"]["http"] == 20 for a in whole_ones)
+            assert drive.counts["connections"] == 1, drive.counts
+            assert max(a.result["ms"] for a in whole_ones) < 2 * min(a.result["ms"] for a in whole_ones)  # side by side
+            rows = fake.ledger(16)
+            assert sum(r["left"] for r in rows) == 4, rows
+        finally:
+            proxy.terminate()
+
+
+def wait_for_port(port):
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError("nobody listens")
