@@ -5,8 +5,8 @@
 
 #include "base/json.h"
 
-/* Puts the object's members into *into as OpenAI's SDKs put deltas together: strings grow, objects are merged, entries of lists that have an
- * `index` find their own; what is neither is replaced. Adds the bytes of `more` to *bytes. more NULL: nothing. -ERR_MEMORY. */
+/* Puts the object's members into *into as OpenAI's SDKs put deltas together: strings grow, objects are merged, entries of lists that
+ * have an `index` find their own; what is neither is replaced. Adds the bytes of `more` to *bytes. more NULL: nothing. -ERR_MEMORY. */
 MUST_USE int chat_extra_merge(json_t **into, const json_t *more, size_t *bytes);
 /* The members replace those of the same name: for what is said anew (a chunk's, a choice's), not in pieces. */
 MUST_USE int chat_extra_replace(json_t **into, const json_t *more);

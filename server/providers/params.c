@@ -97,12 +97,37 @@ static const struct param params[] = {
 enum { N_PARAMS = sizeof params / sizeof params[0] };
 
 /* What provider_options may not say: it would change what is billed, where the request goes, or how we read the answer. */
-static const char *const reserved[] = {
-    "model",   "models",        "messages",          "contents",     "stream",   "stream_options", "max_tokens", "max_completion_tokens",
-    "n",       "system",        "systemInstruction", "service_tier", "api_base", "base_url",       "api_key",    "api_version",
-    "headers", "extra_headers", "extra_body",        "fallbacks",    "route",    "serviceTier",    "best_of",    NULL};
+static const char *const reserved[] = {"model",
+                                       "models",
+                                       "messages",
+                                       "contents",
+                                       "stream",
+                                       "stream_options",
+                                       "max_tokens",
+                                       "n",
+                                       "best_of",
+                                       "system",
+                                       "systemInstruction",
+                                       "system_instruction",
+                                       "generation_config",
+                                       "max_completion_tokens",
+                                       "api_base",
+                                       "base_url",
+                                       "api_key",
+                                       "api_version",
+                                       "headers",
+                                       "extra_headers",
+                                       "max_output_tokens",
+                                       "extra_body",
+                                       "route",
+                                       "service_tier",
+                                       "serviceTier",
+                                       "fallbacks",
+                                       NULL};
 /* The same inside members that are merged. */
-static const char *const reserved_inside[] = {"maxOutputTokens", "candidateCount", NULL};
+static const char *const reserved_inside[] = {"maxOutputTokens", "candidateCount", "max_output_tokens", "candidate_count", NULL};
+/* What holds our maximum may be added to, not replaced. */
+static const char *const objects[] = {"generationConfig", NULL};
 
 static bool listed(const char *const *list, const char *name)
 {
@@ -155,7 +180,7 @@ int param_action(const struct provider_host *h, enum wire_kind kind, const char 
     const bool any = h->row->flags & ANY_PARAMETER;
     for (int i = 0; i < N_PARAMS && !p; i++)
         if (strcmp(params[i].name, name) == 0) p = &params[i];
-    if (!p && kind == WIRE_OPENAI && any) return PARAM_PASS;
+    if (!p && kind == WIRE_OPENAI && any && !listed(reserved, name)) return PARAM_PASS;
     if (!p) {
         char shown[65];
         snprintf(shown, sizeof shown, "%.*s", (int)utf8_cut(name, sizeof shown - 1), name);
@@ -193,7 +218,7 @@ static int check_options(const char *host, const json_t *options, struct err *e)
     const char *key, *inner;
     const json_t *v, *w;
     FOR_MEMBERS(options, key, v) {
-        if (listed(reserved, key)) return refuse_option(e, host, key);
+        if (listed(reserved, key) || (listed(objects, key) && !json_is_object(v))) return refuse_option(e, host, key);
         for (void *it = json_object_iter((json_t *)v); it; it = json_object_iter_next((json_t *)v, it)) {
             inner = json_object_iter_key(it);
             w = json_object_iter_value(it);

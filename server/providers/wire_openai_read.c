@@ -180,7 +180,7 @@ static bool says_something(const json_t *delta)
 {
     const char *key;
     const json_t *v;
-    FOR_MEMBERS (delta, key, v)
+    FOR_MEMBERS(delta, key, v)
         if (key && (json_string_length(v) || json_array_size(v) || json_object_size(v))) return true;
     return false;
 }

@@ -1,5 +1,5 @@
-"""Hosted providers' calls, made by drive.c over real sockets, against the fake provider. A fault of the fake one, or a key in anything that is
-printed, fails the test in which it happens."""
+"""Hosted providers' calls, made by drive.c over real sockets, against the fake provider. A fault of the fake one, or a key in anything
+that is printed, fails the test in which it happens."""
 import json
 import os
 import pathlib
@@ -161,7 +161,8 @@ class Driver:
     def call(self, host, messages, key=0, model=None, max_tokens=4000, call=None, config=None, **request):
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        spec = {"model": model or host.model, "key": key, "max_tokens": max_tokens, "request": {"messages": messages, **request}, **(call or {})}
+        spec = {"model": model or host.model, "key": key, "max_tokens": max_tokens, "request": {"messages": messages, **request}}
+        spec |= call or {}
         return self.run(host, [spec], config=config)[0]
 
 
@@ -188,4 +189,5 @@ def png(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + b"\x80" * width for _ in range(height))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

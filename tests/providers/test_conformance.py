@@ -1,5 +1,5 @@
-"""Each row of the table by each capability that it declares: the request arrives as that host wants it, the answer comes back as events, and what is
-metered is what the host's own ledger says."""
+"""Each row of the table by each capability that it declares: the request arrives as that host wants it, the answer comes back as events,
+and what is metered is what the host's own ledger says."""
 import base64
 import json
 
@@ -137,13 +137,15 @@ def test_image_data(fake, drive, host):
 
 @pytest.mark.needs("image_url")
 def test_image_url(fake, drive, host):
-    a = ended_well(drive.call(host, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]))
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    a = ended_well(drive.call(host, [{"role": "user", "content": parts}]))
     assert a.text() == "image 512x512 url"
 
 
 @pytest.mark.needs("json_schema")
 def test_json_schema(fake, drive, host):
-    a = ended_well(drive.call(host, "x", response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA, "strict": True}}))
+    wanted = {"name": "s", "schema": SCHEMA, "strict": True}
+    a = ended_well(drive.call(host, "x", response_format={"type": "json_schema", "json_schema": wanted}))
     assert json.loads(a.text()) == {"n": 3, "s": "a"}
 
 
@@ -172,9 +174,11 @@ def test_choices(fake, drive, host):
     check_usage(fake, host, a)
 
 
-PARAMETERS = {"seed": {"seed": 7}, "logit_bias": {"logit_bias": {"5": -100}}, "penalties": {"presence_penalty": 0.5, "frequency_penalty": 0.25},
+PARAMETERS = {"seed": {"seed": 7}, "logit_bias": {"logit_bias": {"5": -100}},
+              "penalties": {"presence_penalty": 0.5, "frequency_penalty": 0.25},
               "top_k": {"top_k": 5}, "service_tier": {"service_tier": "auto"}, "logprobs": {"logprobs": True, "top_logprobs": 2}}
-WORDS = {"mistral": {"seed": "random_seed"}, "gemini": {"presence_penalty": "presencePenalty", "frequency_penalty": "frequencyPenalty", "top_k": "topK"}}
+WORDS = {"mistral": {"seed": "random_seed"},
+         "gemini": {"presence_penalty": "presencePenalty", "frequency_penalty": "frequencyPenalty", "top_k": "topK"}}
 
 
 @pytest.mark.parametrize("capability", PARAMETERS)
@@ -238,8 +242,8 @@ def test_models(fake, drive, host):
 
 # ---- refusals
 
-CLASSES = {"bad_key": "key_dead", "quota": "key_dead", "no_money": "key_dead", "rate_limit": "wait", "overloaded": "wait", "server": "broken",
-           "context_length": "context", "not_found": "unsupported", "invalid": "caller", "bad_gateway": "broken"}
+CLASSES = {"bad_key": "key_dead", "quota": "key_dead", "no_money": "key_dead", "rate_limit": "wait", "overloaded": "wait",
+           "server": "broken", "context_length": "context", "not_found": "unsupported", "invalid": "caller", "bad_gateway": "broken"}
 OWN_CLASSES = {("together", "overloaded"): "broken", ("gemini", "quota"): "wait"}  # a day's quota comes back
 
 
@@ -253,7 +257,8 @@ def test_refusals(fake, drive, host, kind):
 
 
 def test_a_wrong_key_is_a_dead_key(fake, drive, host):
-    a, = drive.run(host, [{"model": host.model, "request": {"messages": [{"role": "user", "content": "x"}]}}], keys=["wrong-key-00001-abcdefgh"])
+    spec = {"model": host.model, "request": {"messages": [{"role": "user", "content": "x"}]}}
+    a, = drive.run(host, [spec], keys=["wrong-key-00001-abcdefgh"])
     assert a.outcome == "error" and a.error["class"] == "key_dead", a.error
 
 

@@ -1,5 +1,5 @@
-"""Rows B3 to B7, T25, T62, T66 and T76 against hosts that fail: at every event of a stream, on each wire. What is cut is never whole, what failed
-before its first word may be tried elsewhere, and usage that is missing, wrong or told twice is seen for what it is."""
+"""Rows B3 to B7, T25, T62, T66 and T76 against hosts that fail: at every event of a stream, on each wire. What is cut is never whole, what
+failed before its first word may be tried elsewhere, and usage that is missing, wrong or told twice is seen for what it is."""
 import json
 import os
 import shutil
@@ -102,7 +102,8 @@ def test_t25_the_same_events_whatever_the_bytes_look_like(fake, drive, host):
         return [{k: v for k, v in e.items() if k not in ("ms", "call") and not k.startswith("extra")} for e in a.events]
 
     want = plain(whole(fake, drive, host)[0])
-    for do in ({"split": 1}, {"split": 7}, {"crlf": True}, {"comments": True}, {"crlf": True, "comments": True, "split": 3}, {"framing": "close"}):
+    for do in ({"split": 1}, {"split": 7}, {"crlf": True}, {"comments": True}, {"crlf": True, "comments": True, "split": 3},
+               {"framing": "close"}):
         assert plain(whole(fake, drive, host, **do)[0]) == want, do
 
 
@@ -124,7 +125,8 @@ def test_t62_a_stall_at_every_event(fake, drive, host):
         assert a.error["code"] == "timeout" and a.result["ms"] < 60 + 50 + 100, a.result
 
 
-@pytest.mark.parametrize("do", [{"delay_head_ms": 5000}, {"stall": {"after_event": 2}}, {"tokens": 500, "delay_event_ms": 10}], ids=["head", "stream", "slow"])
+@pytest.mark.parametrize("do", [{"delay_head_ms": 5000}, {"stall": {"after_event": 2}}, {"tokens": 500, "delay_event_ms": 10}],
+                         ids=["head", "stream", "slow"])
 def test_t62_the_deadline(fake, drive, do):
     fake.script(do)
     a = drive.call(BY_ID["openai"], "x", call={"deadline_ms": 250})
@@ -255,7 +257,8 @@ def test_a_refusal_without_end_is_bounded(drive):
 
 def test_a_host_that_keeps_the_connection_open_behind_the_end(drive):
     """The answer's own end counts; the client does not wait for the connection's."""
-    data = (b"HTTP/1.1 200 OK\r\n\r\n" b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n' b"data: [DONE]\n\n")
+    data = (b"HTTP/1.1 200 OK\r\n\r\n" b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+            b"data: [DONE]\n\n")
     a, _ = raw_call(drive, data, stay=True)
     assert a.outcome == "whole" and a.finish == ["stop"] and a.result["ms"] < 250, a.result
 
@@ -315,9 +318,9 @@ def test_b3_a_drain_may_outlive_the_requests_deadline(fake, drive):
 def certificates(tmp_path_factory):
     at = tmp_path_factory.mktemp("tls")
     for name in ("good", "other"):
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", at / f"{name}.key",
-                        "-out", at / f"{name}.pem", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-                       check=True, capture_output=True)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-keyout", at / f"{name}.key", "-out", at / f"{name}.pem", "-days", "2", "-subj", "/CN=localhost",
+                        "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
     return at
 
 
@@ -396,22 +399,26 @@ def test_tls_connections_and_sessions_are_used_again(fake, drive, certificates):
     """In turn: one connection. When a host closes it each time: a session that is resumed."""
     host = BY_ID["openai"]
     with Tls(fake.port, certificates) as tls:
-        answers = drive.run(host, [spec(host) for _ in range(5)], base_url=tls.url + "/openai/v1", config={"ca_file": str(certificates / "good.pem")})
+        url, config = tls.url + "/openai/v1", {"ca_file": str(certificates / "good.pem")}
+        answers = drive.run(host, [spec(host) for _ in range(5)], base_url=url, config=config)
         assert [a.result["times"]["reused"] for a in answers] == [False] + [True] * 4 and tls.n_connections == 1
         fake.script({"framing": "close"})
-        drive.run(host, [spec(host) for _ in range(5)], base_url=tls.url + "/openai/v1", config={"ca_file": str(certificates / "good.pem")})
+        drive.run(host, [spec(host) for _ in range(5)], base_url=url, config=config)
         assert tls.n_connections == 6 and tls.n_resumed >= 3, (tls.n_connections, tls.n_resumed)
 
 
 # ---- HTTP/2
 
-@pytest.mark.skipif(shutil.which("nghttpx", path=os.environ.get("PATH", "") + ":/usr/sbin") is None, reason="needs nghttpx (Debian: nghttp2-proxy)")
+NGHTTPX = shutil.which("nghttpx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+@pytest.mark.skipif(NGHTTPX is None, reason="needs nghttpx (Debian: nghttp2-proxy)")
 def test_http2_calls_share_one_connection(fake, drive, certificates):
     """Sixteen streams at once on one connection; a cancel ends its stream and no other."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [shutil.which("nghttpx", path=os.environ.get("PATH", "") + ":/usr/sbin"), f"-f127.0.0.1,{port}", f"-b127.0.0.1,{fake.port}",
+    command = [NGHTTPX, f"-f127.0.0.1,{port}", f"-b127.0.0.1,{fake.port}",
                "--no-ocsp", "--errorlog-file=/dev/null", "--single-process", str(certificates / "good.key"), str(certificates / "good.pem")]
     host, config = BY_ID["openai"], {"ca_file": str(certificates / "good.pem")}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as proxy:

@@ -1,5 +1,6 @@
-/* server/providers/upstream: what a driver of whole calls cannot show: the loop goes on while a name is being resolved, also when the call is given
- * up meanwhile; calls are counted and bounded; nothing is left when it ends. getaddrinfo is this program's own, so curl's threads call it. */
+/* server/providers/upstream: what a driver of whole calls cannot show: the loop goes on while a name is being resolved, also when the
+ * call is given up meanwhile; calls are counted and bounded; nothing is left when it ends. getaddrinfo is this program's own, so curl's
+ * threads call it. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>

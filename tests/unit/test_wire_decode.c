@@ -1,6 +1,6 @@
-/* server/providers, answers: each case file is a host's documented answer and the events it must become, however the bytes are cut, whatever
- * the line ends, with comments in between. What is cut is never taken for whole, and no finish comes of it.
- * SPILLWAY_SHOW=1 prints what came instead of comparing. */
+/* server/providers, answers: each case file is a host's documented answer and the events it must become, however the bytes are cut,
+ * whatever the line ends, with comments in between. What is cut is never taken for whole, and no finish comes of it. SPILLWAY_SHOW=1
+ * prints what came instead of comparing. */
 #include "tests/unit/wire_harness.h"
 
 struct answer {
@@ -129,7 +129,8 @@ static void check_cut(const struct case_file *c)
     for (size_t at = 0; whole && at < n; at++) {
         struct answer a;
         decode(&a, c, stream, at, 0, 0);
-        if (a.rc == 0 || strstr(seen(&a), "\nfinish ") || strncmp(seen(&a), "finish ", 7) == 0) fail_msg("%s, %zu of %zu bytes: taken for whole:\n%s", c->name, at, n, seen(&a));
+        if (a.rc == 0 || strstr(seen(&a), "\nfinish ") || strncmp(seen(&a), "finish ", 7) == 0)
+            fail_msg("%s, %zu of %zu bytes: taken for whole:\n%s", c->name, at, n, seen(&a));
         if (a.rc != -ERR_GONE) fail_msg("%s, %zu of %zu bytes: %s", c->name, at, n, seen(&a));
         buf_free(&a.seen);
     }
@@ -168,7 +169,8 @@ static void test_t25_a_line_of_10_mb_is_refused_at_1_mb(void **state)
     (void)state;
     static const char *const providers[] = {"openai", "anthropic", "gemini"};
     struct err e;
-    for (int i = 0; i < 3; i++) assert_int_equal(feed(providers[i], &decoder_limits_usual, "data: {\"x\":\"", "aaaaaaaaaaaaaaaa", 640000, &e), -ERR_LIMIT);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(feed(providers[i], &decoder_limits_usual, "data: {\"x\":\"", "aaaaaaaaaaaaaaaa", 640000, &e), -ERR_LIMIT);
     assert_non_null(strstr(e.msg, "gemini"));
 }
 
@@ -228,12 +230,9 @@ static void test_an_event_function_can_stop_the_reading(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers_become_events_however_cut),
-        cmocka_unit_test(test_line_ends_and_comments_change_nothing),
-        cmocka_unit_test(test_t76_a_cut_answer_is_never_whole),
-        cmocka_unit_test(test_t25_a_line_of_10_mb_is_refused_at_1_mb),
-        cmocka_unit_test(test_t25_the_whole_answer_is_bounded),
-        cmocka_unit_test(test_t25_bytes_that_are_no_text_or_too_deep),
+        cmocka_unit_test(test_answers_become_events_however_cut),      cmocka_unit_test(test_line_ends_and_comments_change_nothing),
+        cmocka_unit_test(test_t76_a_cut_answer_is_never_whole),        cmocka_unit_test(test_t25_a_line_of_10_mb_is_refused_at_1_mb),
+        cmocka_unit_test(test_t25_the_whole_answer_is_bounded),        cmocka_unit_test(test_t25_bytes_that_are_no_text_or_too_deep),
         cmocka_unit_test(test_an_event_function_can_stop_the_reading),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,20 +101,40 @@ static int try_one(const struct provider *row, const char *name, json_t *value, 
     return rc;
 }
 
-/* Each row, each parameter that changes the answer: it is in the body or refused by name, never neither. The body must differ from that of a request
- * without it. */
+/* Each row, each parameter that changes the answer: it is in the body or refused by name, never neither. The body must differ from that
+ * of a request without it. */
 static void test_nothing_that_changes_the_answer_is_dropped(void **state)
 {
     (void)state;
     static const struct {
         const char *name, *value;
-    } rows[] = {{"temperature", "0.5"}, {"top_p", "0.5"}, {"top_k", "5"}, {"min_p", "0.5"}, {"repetition_penalty", "1.5"}, {"seed", "5"},
-                {"stop", "[\"a\"]"}, {"n", "2"}, {"logprobs", "true"}, {"top_logprobs", "2"}, {"logit_bias", "{\"1\":5}"},
-                {"presence_penalty", "0.5"}, {"frequency_penalty", "0.5"}, {"min_tokens", "5"}, {"ignore_eos", "true"},
-                {"tools", "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"}, {"response_format", "{\"type\":\"json_object\"}"},
-                {"functions", "[{\"name\":\"f\"}]"}, {"verbosity", "\"low\""}, {"prediction", "{\"type\":\"content\",\"content\":\"x\"}"},
-                {"modalities", "[\"audio\"]"}, {"audio", "{\"voice\":\"x\"}"}, {"web_search_options", "{}"}, {"service_tier", "\"flex\""},
-                {"chat_template_kwargs", "{\"a\":1}"}, {"use_beam_search", "true"}, {"no_such_parameter", "1"}};
+    } rows[] = {{"temperature", "0.5"},
+                {"top_p", "0.5"},
+                {"top_k", "5"},
+                {"min_p", "0.5"},
+                {"repetition_penalty", "1.5"},
+                {"seed", "5"},
+                {"stop", "[\"a\"]"},
+                {"n", "2"},
+                {"logprobs", "true"},
+                {"top_logprobs", "2"},
+                {"logit_bias", "{\"1\":5}"},
+                {"presence_penalty", "0.5"},
+                {"frequency_penalty", "0.5"},
+                {"min_tokens", "5"},
+                {"ignore_eos", "true"},
+                {"tools", "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"},
+                {"response_format", "{\"type\":\"json_object\"}"},
+                {"functions", "[{\"name\":\"f\"}]"},
+                {"verbosity", "\"low\""},
+                {"prediction", "{\"type\":\"content\",\"content\":\"x\"}"},
+                {"modalities", "[\"audio\"]"},
+                {"audio", "{\"voice\":\"x\"}"},
+                {"web_search_options", "{}"},
+                {"service_tier", "\"flex\""},
+                {"chat_template_kwargs", "{\"a\":1}"},
+                {"use_beam_search", "true"},
+                {"no_such_parameter", "1"}};
     for (size_t p = 0; provider_at(p); p++) {
         json_t *plain, *body;
         assert_int_equal(try_one(provider_at(p), "user", json_null(), &plain), 0);
@@ -132,7 +152,7 @@ static void test_nothing_that_changes_the_answer_is_dropped(void **state)
 static void test_t07_a_request_cannot_choose_where_it_goes(void **state)
 {
     (void)state;
-    static const char *const names[] = {"api_base",  "base_url",   "api_key",     "headers", "extra_headers", "extra_body",
+    static const char *const names[] = {"api_base",  "base_url",    "api_key",     "headers", "extra_headers", "extra_body",
                                         "fallbacks", "api_version", "extra_query", "models",  "route",         "custom_llm_provider"};
     for (size_t p = 0; provider_at(p); p++)
         for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
