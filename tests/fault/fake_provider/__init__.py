@@ -1,10 +1,12 @@
-"""A hosted provider that is ours: the OpenAI, Anthropic and Gemini wires with each host's own dialect, faults by script, and a ledger of the truth.
+"""A hosted provider that is ours: the OpenAI, Anthropic and Gemini wires with each host's own dialect, faults by script, and a ledger of
+the truth.
 
     python -m fake_provider --port 0        prints {"port": ..., "url": ...} as one line of JSON and serves until it is ended
     with FakeProvider() as p: ...           the same in a thread of this process (a pytest fixture's form)
 
-The base URL of a host is p.base(NAME): http://127.0.0.1:PORT/NAME and then that provider's own path prefix. Every key that begins with "key-" is
-good. Nothing leaves the machine and no model runs: an answer is a function of the request (answer.py), and so is what it costs (tokens.py).
+The base URL of a host is p.base(NAME): http://127.0.0.1:PORT/NAME and then that provider's own path prefix. Every key that begins with
+"key-" is good. Nothing leaves the machine and no model runs: an answer is a function of the request (answer.py), and so is what it costs
+(tokens.py).
 
     profiles.py   one row a host: path, credential, dialect, headers, what ends on a disconnect
     errors.py     what goes wrong, once per host: status, code, words, shape of the body

@@ -5,6 +5,7 @@ from .answer import Ask
 from .errors import Fault
 from .exchange import Frame, need, need_known, picture, signature, sse
 from .ledger import Made
+from .profiles import ANTHROPIC_VERSIONS
 
 ANSWERED_FAULTS = ()
 STOP_REASONS = {"stop": "end_turn", "stop_sequence": "stop_sequence", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -20,7 +21,7 @@ def route(profile, named, method, rest, query):
 
 
 def model_object(profile, name):
-    return {"type": "model", "id": name, "display_name": name, "created_at": "2025-01-01T00:00:00Z"}
+    return {"type": "model", "id": name, "display_name": name, "created_at": "2025-01-01T00:00:00Z", "lifecycle": "active"}
 
 
 def models(profile):
@@ -33,8 +34,11 @@ def check_model(profile, name):
         raise Fault("not_found", "model", model=name)
 
 
-def read(profile, op, body, model):
-    need_known(body, profile.params)
+def read(profile, op, body, model, request):
+    version = request.header("anthropic-version")
+    need(version in ANTHROPIC_VERSIONS, "invalid", "anthropic-version", version,
+         f"anthropic-version: {version!r} is not a valid version" if version else "anthropic-version: header is required")
+    need_known(body, profile.params | ANTHROPIC_VERSIONS[version])
     for name in ("model", "messages") if op == "count" else ("model", "messages", "max_tokens"):
         need(name in body, "missing", name)
     check_model(profile, body["model"])
@@ -66,7 +70,8 @@ def read_tools(ask, body):
     for tool in body.get("tools") or []:
         need(tool.get("name"), "missing", "tools.0.name")
         ask.tools[tool["name"]] = tool.get("input_schema") or {}
-        ask.add(json.dumps({k: v for k, v in tool.items() if k != "cache_control"}, separators=(",", ":"), ensure_ascii=False), mark_of(tool))
+        ask.add(json.dumps({k: v for k, v in tool.items() if k != "cache_control"}, separators=(",", ":"), ensure_ascii=False),
+                mark_of(tool))
     choice = body.get("tool_choice") or {"type": "auto"}
     ask.tool_choice = choice["name"] if choice.get("type") == "tool" else choice.get("type")
     fmt = (body.get("output_config") or {}).get("format") or {}
@@ -129,7 +134,8 @@ def stop_reason(x):
 
 
 def message_object(x, content, reason, usage):
-    out = {"id": x.call_id("msg_", 0, 0), "type": "message", "role": "assistant", "model": x.model, "content": content, "stop_reason": reason,
+    out = {"id": x.call_id("msg_", 0, 0), "type": "message", "role": "assistant", "model": x.model, "content": content,
+           "stop_reason": reason,
            "stop_sequence": x.answer.stop_sequence if reason else None}
     return out if usage is None else {**out, "usage": usage}
 

@@ -1,5 +1,5 @@
-"""Bytes. A connection reads HTTP/1.1 requests and writes one response at a time. It knows at once when its client leaves (FIN or reset), and it can
-end anywhere: after any byte, with a FIN, or with a reset once everything before it has arrived."""
+"""Bytes. A connection reads HTTP/1.1 requests and writes one response at a time. It knows at once when its client leaves (FIN or reset),
+and it can end anywhere: after any byte, with a FIN, or with a reset once everything before it has arrived."""
 import asyncio
 import fcntl
 import json
@@ -11,7 +11,8 @@ import urllib.parse
 from dataclasses import dataclass
 
 MAX_HEAD, MAX_BODY, MAX_WAITING = 64 << 10, 64 << 20, 1 << 20
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large",
+REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
+           413: "Payload Too Large",
            422: "Unprocessable Entity", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable"}
 
 
@@ -155,7 +156,9 @@ class Connection(asyncio.Protocol):
 
     async def arrived(self):
         """All that was written has been acknowledged, so that a reset takes nothing of it away."""
-        for _ in range(1000):
+        for _ in range(10_000):
+            if self.left.is_set():
+                return
             waiting = struct.unpack("i", fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
             if waiting == 0 and self.transport.get_write_buffer_size() == 0:
                 return

@@ -1,5 +1,9 @@
-"""What goes wrong, in each host's own status, code, words and shape. A kind of fault has one name everywhere; a host's table says what it makes of
-it. Where a host documents nothing of its own, OpenAI's row holds. KINDS and shapes are tried by the official SDKs in test_fake_provider_sdks.py."""
+"""What goes wrong, in each host's own status, code, words and shape. A kind of fault has one name everywhere; a host's table says what
+it makes of it. Where a host documents nothing of its own, OpenAI's row holds. The official SDKs try the shapes in
+test_fake_provider_sdks.py.
+
+From practice and not from the providers' documents are Cerebras' flat object, the codes of Fireworks, Together and Bedrock's compatible
+endpoint, and Gemini's status 400 for a wrong key. Adapters should read those loosely."""
 import json
 
 GENERIC = "The fake provider refuses this request as its script says."
@@ -8,12 +12,14 @@ GENERIC = "The fake provider refuses this request as its script says."
 OPENAI = {
     "bad_key": (401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided: {key}."),
     "no_money": (429, "insufficient_quota", "credit_balance_exhausted", "Your credit balance is used up."),
-    "quota": (429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."),
+    "quota": (429, "insufficient_quota", "insufficient_quota",
+              "You exceeded your current quota, please check your plan and billing details."),
     "forbidden": (403, "request_forbidden", "unsupported_country_region_territory", "Country, region, or territory not supported"),
     "not_found": (404, "invalid_request_error", "model_not_found", "The model `{model}` does not exist or you do not have access to it."),
     "bad_path": (404, "invalid_request_error", "unknown_url", "Unknown request URL: {method} {path}."),
     "unknown": (400, "invalid_request_error", "unknown_parameter", "Unknown parameter: '{param}'."),
-    "unsupported": (400, "invalid_request_error", "unsupported_parameter", "Unsupported parameter: '{param}' is not supported with this model."),
+    "unsupported": (400, "invalid_request_error", "unsupported_parameter",
+                    "Unsupported parameter: '{param}' is not supported with this model."),
     "missing": (400, "invalid_request_error", "missing_required_parameter", "Missing required parameter: '{param}'."),
     "invalid": (400, "invalid_request_error", "invalid_value", "Invalid value for '{param}'."),
     "bad_json": (400, "invalid_request_error", None, "We could not parse the JSON body of your request."),
@@ -97,7 +103,8 @@ GROQ = {
 CEREBRAS = {
     "bad_key": (401, "invalid_request_error", "wrong_api_key", "Wrong API Key"),
     "no_money": (402, "payment_required_error", "payment_required", "Payment required."),
-    "rate_limit": (429, "too_many_requests_error", "request_quota_exceeded", "Requests per minute limit exceeded - too many requests sent."),
+    "rate_limit": (429, "too_many_requests_error", "request_quota_exceeded",
+                   "Requests per minute limit exceeded - too many requests sent."),
     "overloaded": (503, "too_many_requests_error", "queue_exceeded", "We're experiencing high traffic right now! Please try again soon."),
 }
 
@@ -105,7 +112,8 @@ FIREWORKS = {
     "bad_key": (401, "invalid_request_error", "UNAUTHORIZED", "The API key you provided is invalid."),
     "suspended": (412, "error", "PRECONDITION_FAILED", "Account is suspended, possibly due to reaching the monthly spending limit."),
     "not_found": (404, "invalid_request_error", "NOT_FOUND", "Model not found, inaccessible, and/or not deployed"),
-    "unknown": (400, "invalid_request_error", "invalid_request_error", "Extra inputs are not permitted, field: '{param}', value: {value!r}"),
+    "unknown": (400, "invalid_request_error", "invalid_request_error",
+                "Extra inputs are not permitted, field: '{param}', value: {value!r}"),
     "rate_limit": (429, "rate_limit_error", "RESOURCE_EXHAUSTED", "Rate limit exceeded."),
     "overloaded": (503, "error", "SERVICE_UNAVAILABLE", "Service overloaded, please try again later."),
 }
@@ -138,7 +146,8 @@ BEDROCK = {
 HUGGINGFACE = {
     "bad_key": (401, None, None, "Invalid username or password."),
     "no_money": (402, None, None, "You have exceeded your monthly included credits for Inference Providers."),
-    "not_found": (400, "invalid_request_error", "model_not_supported", "The requested model '{model}' is not supported by any provider you have enabled."),
+    "not_found": (400, "invalid_request_error", "model_not_supported",
+                  "The requested model '{model}' is not supported by any provider you have enabled."),
     "overloaded": (503, None, None, "Service Unavailable"),
 }
 
@@ -175,7 +184,7 @@ def shape_gemini(f):
 
 def shape_mistral(f):
     if f.status == 422:
-        return {"detail": [{"type": f.type, "loc": ["body", f.param], "msg": f.message, "input": f.value}]}
+        return {"detail": [{"type": f.type, "loc": ["body", *([f.param] if f.param else [])], "msg": f.message, "input": f.value}]}
     return {"object": "error", "message": f.message, "type": f.type, "param": f.param, "code": f.code, "raw_status_code": f.status}
 
 
@@ -224,7 +233,8 @@ def shape_vllm(f):
 DIALECTS = {
     "openai": ({}, OPENAI, shape_openai), "anthropic": (ANTHROPIC, {}, shape_anthropic), "gemini": (GEMINI, {}, shape_gemini),
     "mistral": (MISTRAL, OPENAI, shape_mistral), "groq": (GROQ, OPENAI, shape_groq), "cerebras": (CEREBRAS, OPENAI, shape_cerebras),
-    "fireworks": (FIREWORKS, OPENAI, shape_fireworks), "together": (TOGETHER, OPENAI, shape_together), "azure": (AZURE, OPENAI, shape_azure),
+    "fireworks": (FIREWORKS, OPENAI, shape_fireworks), "together": (TOGETHER, OPENAI, shape_together),
+    "azure": (AZURE, OPENAI, shape_azure),
     "bedrock": (BEDROCK, OPENAI, shape_openai), "huggingface": (HUGGINGFACE, OPENAI, shape_huggingface),
     "openrouter": (OPENROUTER, OPENAI, shape_openrouter), "vllm": ({}, OPENAI, shape_vllm),
 }

@@ -71,8 +71,8 @@ def picture(url_or_data, detail="auto", param="image_url"):
     if url_or_data.startswith(("http://", "https://")):
         return tokens.Image(512, 512, "url", detail)
     data = url_or_data.partition(",")[2] if url_or_data.startswith("data:") else url_or_data
-    try:
-        return tokens.image_of(base64.b64decode(data, validate=True), detail)
+    try:  # in either alphabet: google-genai writes the one for URLs
+        return tokens.image_of(base64.b64decode(data.translate(str.maketrans("-_", "+/")), validate=True), detail)
     except ValueError:
         raise Fault("invalid", param, message="The image data you provided does not represent a valid image.") from None
 

@@ -1,9 +1,9 @@
 """The fake provider in a thread of this process with an event loop of its own, and a client of its control plane."""
 import asyncio
+import http.client
 import json
 import threading
 import time
-import urllib.request
 
 from .profiles import PROFILES
 from .server import Server
@@ -15,15 +15,21 @@ class Control:
     def __init__(self, port):
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self.local = threading.local()  # a connection for each thread that asks
 
     def base(self, profile):
         """What a client of that host takes as its base URL."""
         return f"{self.url}/{profile}{PROFILES[profile].base}"
 
     def call(self, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data=data), timeout=10) as r:
-            return r.read()
+        if not hasattr(self.local, "connection"):
+            self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        self.local.connection.request("GET" if body is None else "POST", path, body if body is None else json.dumps(body))
+        r = self.local.connection.getresponse()
+        data = r.read()
+        if r.status != 200:
+            raise ValueError(json.loads(data)["error"])
+        return data
 
     def script(self, *rules, append=False):
         """Each rule as in script.py; one without "do" is taken for the actions themselves."""

@@ -49,7 +49,7 @@ def member(body, name, default):
     return next((body[k] for k in body if camel(k) == name), default)
 
 
-def read(profile, op, body, model):
+def read(profile, op, body, model, request):
     if op == "count" and "generateContentRequest" in body:
         body = body["generateContentRequest"]
     need_known(body, profile.params)
@@ -204,7 +204,8 @@ def frames(x):
         return
     made.add(hidden)
     u = x.usage(made)
-    yield chunk(x, x.ask.n - 1, {"text": ""}, hidden, None if how == "after_finish" else u, x.do.get("finish", FINISH_REASONS[x.answer.finish]))
+    yield chunk(x, x.ask.n - 1, {"text": ""}, hidden, None if how == "after_finish" else u,
+                x.do.get("finish", FINISH_REASONS[x.answer.finish]))
     if u is not None and how in ("after_finish", "twice"):
         told = usage_object(x, u)
         yield Frame(sse(response(x, [], told)), [], told)

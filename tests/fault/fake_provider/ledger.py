@@ -1,5 +1,5 @@
-"""The truth: one row a request, begun when it is read and closed when its answer has ended. What was made is booked piece by piece as it goes out, so
-a row is right whenever it ends. Costs are int64 nano-dollars, rounded half up once per line."""
+"""The truth: one row a request, begun when it is read and closed when its answer has ended. What was made is booked piece by piece as it
+goes out, so a row is right whenever it ends. Costs are int64 nano-dollars, rounded half up once per line."""
 import json
 import time
 from collections import Counter
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from . import tokens
 
 METERS = ("in_uncached", "in_cache_read", "in_cache_write_5m", "in_cache_write_1h", "in_image", "out_text", "out_reasoning")
-PRICED_AS = {"in_cache_read": "in_uncached", "in_cache_write_5m": "in_uncached", "in_cache_write_1h": "in_cache_write_5m", "in_image": "in_uncached",
+PRICED_AS = {"in_cache_read": "in_uncached", "in_cache_write_5m": "in_uncached", "in_cache_write_1h": "in_cache_write_5m",
+             "in_image": "in_uncached",
              "out_reasoning": "out_text"}  # a meter without a price of its own
 
 
@@ -111,12 +112,17 @@ class Window:
 
 class Ledger:
     def __init__(self):
-        self.rows, self.windows, self.prices = [], {}, {}
+        self.n_rows, self.rows, self.windows, self.prices = 0, {}, {}, {}
 
     def open(self, **facts):
-        row = Row(n=len(self.rows) + 1, **facts)
-        self.rows.append(row)
+        self.n_rows += 1
+        row = Row(n=self.n_rows, id=f"req_{self.n_rows:06d}", **facts)
+        self.rows[row.id] = row
         return row
+
+    def forget(self, row):
+        if self.rows.get(row.id) is row:  # it may be of a time before a reset
+            del self.rows[row.id]
 
     def window(self, profile, key):
         return self.windows.setdefault((profile, key), Window())

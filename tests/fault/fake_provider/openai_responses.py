@@ -5,19 +5,21 @@ from .answer import Ask
 from .exchange import Frame, need, need_known, picture, sse
 from .openai_wire import ANSWERED_FAULTS, check_model, headers, read_tools  # noqa: F401 (of the same interface)
 
-PARAMS = frozenset("""background conversation include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls
-    previous_response_id prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store stream
-    stream_options temperature text tool_choice tools top_logprobs top_p truncation user""".split())
+PARAMS = frozenset("""access_programs background context_management conversation image include input instructions max_output_tokens
+    max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_options
+    prompt_cache_retention reasoning safety_identifier service_tier store stream stream_options temperature text tool_choice tools
+    top_logprobs top_p truncation user""".split())
 
 
-def read(profile, op, body, model):
+def read(profile, op, body, model, request):
     need_known(body, PARAMS)
     name = model or body.get("model")
     need(name, "missing", "model")
     check_model(profile, name)
     need(body.get("input"), "missing", "input")
     effort = (body.get("reasoning") or {}).get("effort")
-    ask = Ask(name, stream=bool(body.get("stream")), max_tokens=body.get("max_output_tokens"), reasoning=effort not in (None, "none", "minimal"))
+    ask = Ask(name, stream=bool(body.get("stream")), max_tokens=body.get("max_output_tokens"),
+              reasoning=effort not in (None, "none", "minimal"))
     fmt = (body.get("text") or {}).get("format") or {}
     read_tools(ask, {"tools": body.get("tools"), "tool_choice": body.get("tool_choice")})
     if fmt.get("type") == "json_schema":
@@ -58,7 +60,8 @@ def read_item(profile, ask, item):
 
 def usage_object(x, u):
     return {"input_tokens": u.prompt, "input_tokens_details": {"cached_tokens": u.cache_read, "cache_write_tokens": u.write_5m},
-            "output_tokens": u.completion, "output_tokens_details": {"reasoning_tokens": u.reasoning}, "total_tokens": u.prompt + u.completion}
+            "output_tokens": u.completion, "output_tokens_details": {"reasoning_tokens": u.reasoning},
+            "total_tokens": u.prompt + u.completion}
 
 
 def message_item(x, text, status):
@@ -73,8 +76,9 @@ def call_item(x, i, arguments, status):
 
 def response(x, status, output, usage=None):
     incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
-    out = {"id": x.call_id("resp_", 0, 0), "object": "response", "created_at": x.created, "status": status, "model": x.model, "output": output,
-           "error": None, "incomplete_details": incomplete, "instructions": x.body.get("instructions"), "metadata": {}, "parallel_tool_calls": True,
+    out = {"id": x.call_id("resp_", 0, 0), "object": "response", "created_at": x.created, "status": status, "model": x.model,
+           "output": output, "error": None, "incomplete_details": incomplete, "instructions": x.body.get("instructions"), "metadata": {},
+           "parallel_tool_calls": True,
            "temperature": 1.0, "top_p": 1.0, "tool_choice": x.body.get("tool_choice", "auto"), "tools": x.body.get("tools") or [],
            "max_output_tokens": x.ask.max_tokens, "store": False}
     return out if usage is None else {**out, "usage": usage}
@@ -137,7 +141,8 @@ def text_frames(x, event, index, pieces, hidden):
 
 def call_frames(x, event, index, i, pieces, hidden):
     where = {"item_id": x.call_id("fc_", 0, i), "output_index": index}
-    yield event("response.output_item.added", [*hidden, (0, "call", i, pieces[0])], output_index=index, item=call_item(x, i, "", "in_progress"))
+    yield event("response.output_item.added", [*hidden, (0, "call", i, pieces[0])], output_index=index,
+                item=call_item(x, i, "", "in_progress"))
     for piece in pieces[1:]:
         yield event("response.function_call_arguments.delta", [(0, "call", i, piece)], delta=piece, **where)
     yield event("response.function_call_arguments.done", arguments=x.answer.calls[i].json, name=x.answer.calls[i].name, **where)

@@ -1,4 +1,5 @@
-"""The OpenAI wire as a dozen hosts speak it: chat completions and model lists. What differs is a field of the host's row or one of its quirks."""
+"""The OpenAI wire as a dozen hosts speak it: chat completions and model lists. What differs is a field of the host's row or one of its
+quirks."""
 import json
 import re
 
@@ -30,12 +31,16 @@ def route(profile, named, method, rest, query):
 
 def model_object(profile, name):
     out = {"id": name, "object": "model", "created": 1700000000, "owned_by": profile.name}
+    if profile.name == "mistral":
+        out |= {"type": "base", "max_context_length": 131072, "capabilities": {
+            "completion_chat": True, "function_calling": True, "vision": "pixtral" in name, "reasoning": "magistral" in name}}
     if "suffixes" in profile.quirks:
         vision = ["image"] if "VL" in name else []
         out["architecture"] = {"input_modalities": ["text", *vision], "output_modalities": ["text"]}
         out["providers"] = [{"provider": p, "status": "live", "context_length": 32768, "pricing": {"input": 0.1 * i, "output": 0.4 / i},
-                             "is_free": False, "supports_tools": True, "supports_structured_output": True, "first_token_latency_ms": 100 * i,
-                             "throughput": 50.0 * i, "is_model_author": False} for i, p in enumerate(HF_PROVIDERS, 1)]
+                             "is_free": False, "supports_tools": True, "supports_structured_output": True,
+                             "first_token_latency_ms": 100 * i, "throughput": 50.0 * i, "is_model_author": False}
+                            for i, p in enumerate(HF_PROVIDERS, 1)]
         out["providers"].append({"provider": "novita", "status": "error"})  # every other member is optional
     return out
 
@@ -55,12 +60,13 @@ def check_model(profile, name):
 
 def wants_reasoning(body):
     r = body.get("reasoning") if isinstance(body.get("reasoning"), dict) else {}
-    asked = body.get("reasoning_effort") not in (None, "none", "minimal") or r.get("enabled") or r.get("max_tokens") or r.get("effort", "none") != "none"
+    asked = body.get("reasoning_effort") not in (None, "none", "minimal")
+    asked = asked or r.get("enabled") or r.get("max_tokens") or r.get("effort", "none") != "none"
     asked = asked or body.get("include_reasoning") or body.get("reasoning_format") or body.get("prompt_mode") == "reasoning"
     return bool(asked) and not body.get("disable_reasoning")
 
 
-def read(profile, op, body, model):
+def read(profile, op, body, model, request):
     need_known(body, profile.params)
     name = model or body.get("model")
     need(name, "missing", "model")
@@ -71,7 +77,8 @@ def read(profile, op, body, model):
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     need(limit is None or (isinstance(limit, int) and limit > 0), "invalid", "max_tokens", limit)
     stop = body.get("stop") or []
-    ask = Ask(name, stream=bool(body.get("stream")), n=body.get("n") or 1, max_tokens=limit, stops=[stop] if isinstance(stop, str) else stop,
+    ask = Ask(name, stream=bool(body.get("stream")), n=body.get("n") or 1, max_tokens=limit,
+              stops=[stop] if isinstance(stop, str) else stop,
               reasoning=wants_reasoning(body), include_usage=bool((body.get("stream_options") or {}).get("include_usage")))
     read_tools(ask, body)
     for i, message in enumerate(body["messages"]):
@@ -94,7 +101,7 @@ def read_tools(ask, body):
         need(isinstance((fmt.get("json_schema") or {}).get("schema"), dict), "missing", "response_format.json_schema.schema")
         ask.schema = fmt["json_schema"]["schema"]
     elif fmt.get("type") == "json_object":
-        ask.schema = {}
+        ask.schema = fmt.get("value", {})  # huggingface_hub writes the schema there, as its own server has it
 
 
 def read_message(profile, ask, message, where):
@@ -150,7 +157,8 @@ def usage_object(x, u):
             out |= {"queue_time": 0.001, "prompt_time": 0.002, "completion_time": 0.003, "total_time": 0.005}
     elif kind == "openrouter":
         cost = x.cost_usd or 0
-        out["prompt_tokens_details"] = {"cached_tokens": u.cache_read, "cache_write_tokens": u.write_5m, "audio_tokens": 0, "video_tokens": 0}
+        out["prompt_tokens_details"] = {"cached_tokens": u.cache_read, "cache_write_tokens": u.write_5m, "audio_tokens": 0,
+                                        "video_tokens": 0}
         out["completion_tokens_details"] = {"reasoning_tokens": u.reasoning}
         out |= {"cost": cost, "is_byok": False, "cost_details": {
             "upstream_inference_cost": None, "upstream_inference_prompt_cost": 0, "upstream_inference_completions_cost": cost}}
@@ -193,8 +201,10 @@ def reasoning_member(x, piece, text=None):
     if x.show_reasoning == "chunks":
         thinking = {"type": "thinking", "thinking": [{"type": "text", "text": piece}]}
         return {"content": [thinking] if text is None else [thinking, {"type": "text", "text": text}]}
-    details = {"reasoning_details": [{"type": "reasoning.text", "text": piece, "format": None, "index": 0}]} if x.profile.name == "openrouter" else {}
-    return {x.show_reasoning: piece, **details}
+    out = {x.show_reasoning: piece}
+    if x.profile.name == "openrouter":
+        out["reasoning_details"] = [{"type": "reasoning.text", "text": piece, "format": None, "index": 0}]
+    return out
 
 
 def filter_results(x):
@@ -208,7 +218,8 @@ def time_info(x):
 
 
 def envelope(x, kind):
-    out = {"id": x.call_id("gen-" if x.profile.name == "openrouter" else "chatcmpl-", 0, 0), "object": kind, "created": x.created, "model": x.model}
+    out = {"id": x.call_id("gen-" if x.profile.name == "openrouter" else "chatcmpl-", 0, 0), "object": kind, "created": x.created,
+           "model": x.model}
     if x.profile.name not in ("mistral", "together", "gemini_compat", "huggingface"):
         out["system_fingerprint"] = "fp_fake"
     return out

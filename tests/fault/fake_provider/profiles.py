@@ -1,36 +1,39 @@
-"""The hosts: one row each. What a row cannot say is in the wire's file, under the name of one of its quirks. Facts are those of the providers' own
-documents and SDKs; see errors.py for their refusals. Left out on purpose: Bedrock's native wire (a binary event stream) and SigV4."""
+"""The hosts: one row each. What a row cannot say is in the wire's file, under the name of one of its quirks. Facts are those of the
+providers' own documents and SDKs; see errors.py for their refusals. Left out on purpose: Bedrock's native wire (a binary event stream)
+and SigV4."""
 import datetime
 import re
 from dataclasses import dataclass
 
 from . import tokens
 
-OPENAI_PARAMS = frozenset("""messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens metadata
-    modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort
-    response_format safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools top_logprobs top_p user verbosity
-    web_search_options""".split())
+OPENAI_PARAMS = frozenset("""messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens
+    max_tokens metadata modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options
+    prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier stop store stream stream_options
+    temperature tool_choice tools top_logprobs top_p user verbosity web_search_options""".split())
 NEWER_PARAMS = frozenset("""audio modalities moderation prompt_cache_options prompt_cache_retention safety_identifier store verbosity
     web_search_options""".split())
-GROQ_PARAMS = OPENAI_PARAMS - NEWER_PARAMS - {"prediction", "prompt_cache_key"} | frozenset("""citation_options compound_custom disable_tool_validation
-    documents exclude_domains include_domains include_reasoning reasoning_format search_settings store""".split())
-CEREBRAS_PARAMS = OPENAI_PARAMS - NEWER_PARAMS - {"function_call", "functions", "metadata"} | frozenset("""clear_thinking disable_reasoning
+COMMON_PARAMS = OPENAI_PARAMS - NEWER_PARAMS  # what hosts after OpenAI's example mostly have
+GROQ_PARAMS = COMMON_PARAMS - {"prediction", "prompt_cache_key"} | frozenset("""citation_options compound_custom
+    disable_tool_validation documents exclude_domains include_domains include_reasoning reasoning_format search_settings store""".split())
+CEREBRAS_PARAMS = COMMON_PARAMS - {"function_call", "functions", "metadata"} | frozenset("""clear_thinking disable_reasoning
     min_completion_tokens min_tokens model_parameters reasoning_format""".split())
-TOGETHER_PARAMS = OPENAI_PARAMS - NEWER_PARAMS - frozenset("""functions max_completion_tokens metadata parallel_tool_calls prediction prompt_cache_key
-    service_tier top_logprobs user""".split()) | frozenset("""chat_template_kwargs compliance context_length_exceeded_behavior echo min_p reasoning
-    repetition_penalty safety_model top_k""".split())
-MISTRAL_PARAMS = OPENAI_PARAMS - NEWER_PARAMS - frozenset("""function_call functions logit_bias max_completion_tokens seed stream_options
+TOGETHER_PARAMS = COMMON_PARAMS - frozenset("""functions max_completion_tokens metadata parallel_tool_calls prediction
+    prompt_cache_key service_tier top_logprobs user""".split()) | frozenset("""chat_template_kwargs compliance
+    context_length_exceeded_behavior echo min_p reasoning repetition_penalty safety_model top_k""".split())
+MISTRAL_PARAMS = COMMON_PARAMS - frozenset("""function_call functions logit_bias max_completion_tokens seed stream_options
     user""".split()) | frozenset("""guardrails min_tokens prompt_logprobs prompt_mode random_seed repetition_penalty safe_prompt top_k
     top_prompt_logprobs""".split())
-FIREWORKS_PARAMS = OPENAI_PARAMS - NEWER_PARAMS | frozenset("""context_length_exceeded_behavior min_p perf_metrics_in_response prompt_cache_isolation_key
-    prompt_truncate_len reasoning_history repetition_penalty top_k""".split())
-ANTHROPIC_PARAMS = frozenset("""max_tokens messages model cache_control container diagnostics inference_geo metadata output_config service_tier speed
-    stop_sequences stream system thinking tool_choice tools user_profile_id workspace_id""".split())
-GEMINI_PARAMS = frozenset("""contents systemInstruction system_instruction tools toolConfig tool_config generationConfig generation_config cachedContent
-    safetySettings labels serviceTier model store continuationToken""".split())
-GEMINI_CONFIG_PARAMS = frozenset("""temperature topP topK candidateCount maxOutputTokens stopSequences responseLogprobs logprobs presencePenalty
-    frequencyPenalty seed responseMimeType responseSchema responseJsonSchema responseModalities mediaResolution speechConfig thinkingConfig imageConfig
-    enableEnhancedCivicAnswers audioTimestamp""".split())
+FIREWORKS_PARAMS = COMMON_PARAMS | frozenset("""context_length_exceeded_behavior min_p perf_metrics_in_response
+    prompt_cache_isolation_key prompt_truncate_len reasoning_history repetition_penalty top_k""".split())
+ANTHROPIC_VERSIONS = {"2023-06-01": {"temperature", "top_p", "top_k"}, "2026-10-21": set()}  # and the parameters that only it has
+ANTHROPIC_PARAMS = frozenset("""max_tokens messages model cache_control container diagnostics inference_geo metadata output_config
+    service_tier speed stop_sequences stream system thinking tool_choice tools user_profile_id workspace_id""".split())
+GEMINI_PARAMS = frozenset("""contents systemInstruction system_instruction tools toolConfig tool_config generationConfig
+    generation_config cachedContent safetySettings labels serviceTier model store continuationToken""".split())
+GEMINI_CONFIG_PARAMS = frozenset("""temperature topP topK candidateCount maxOutputTokens stopSequences responseLogprobs logprobs
+    presencePenalty frequencyPenalty seed responseMimeType responseSchema responseJsonSchema responseModalities mediaResolution
+    speechConfig thinkingConfig imageConfig enableEnhancedCivicAnswers audioTimestamp""".split())
 
 
 def go_duration(seconds):
@@ -127,11 +130,12 @@ def quirks(*names):
 
 HF_PROVIDERS = ("groq", "cerebras", "together", "fireworks-ai")
 PROFILES = {p.name: p for p in (
-    Profile("openai", "openai", "/v1", "/v1", ("gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5-mini", "o4-mini"), params=OPENAI_PARAMS, usage="openai",
-            cache="prefix+write", image_tokens=tokens.openai_tiles, limits=limits_openai, hints=("retry-after", "retry-after-ms"),
-            on_disconnect="stop", quirks=quirks("obfuscation", "reasoning_models", "responses")),
+    Profile("openai", "openai", "/v1", "/v1", ("gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5-mini", "o4-mini"), params=OPENAI_PARAMS,
+            usage="openai", cache="prefix+write", image_tokens=tokens.openai_tiles, limits=limits_openai,
+            hints=("retry-after", "retry-after-ms"), on_disconnect="stop", quirks=quirks("obfuscation", "reasoning_models", "responses")),
     Profile("azure", "openai", r"/openai/v1|/openai/deployments/(?P<model>[^/]+)", "/openai/v1", ("my-gpt-4o", "my-gpt-5"),
-            auth=("api-key", "bearer"), errors="azure", params=OPENAI_PARAMS, usage="openai", cache="prefix", image_tokens=tokens.openai_tiles,
+            auth=("api-key", "bearer"), errors="azure", params=OPENAI_PARAMS, usage="openai", cache="prefix",
+            image_tokens=tokens.openai_tiles,
             request_id="apim-request-id", limits=limits_azure, hints=("retry-after", "retry-after-ms"), on_disconnect="stop",
             quirks=quirks("prompt_filter", "api_version", "responses")),
     Profile("mistral", "openai", "/v1", "/v1", ("mistral-small-latest", "magistral-medium-latest", "pixtral-12b-latest"), errors="mistral",
@@ -143,7 +147,8 @@ PROFILES = {p.name: p for p in (
     Profile("cerebras", "openai", "/v1", "/v1", ("llama3.1-8b", "gpt-oss-120b", "zai-glm-4.7"), errors="cerebras", params=CEREBRAS_PARAMS,
             usage="details", stream_usage="finish", reasoning="reasoning", cache="prefix", limits=limits_cerebras,
             quirks=quirks("whole_calls", "time_info", "status_in_error")),
-    Profile("together", "openai", "/v1", "/v1", ("meta-llama/Llama-3.3-70B-Instruct-Turbo", "Qwen/Qwen3-235B-A22B-fp8-tput"), errors="together",
+    Profile("together", "openai", "/v1", "/v1", ("meta-llama/Llama-3.3-70B-Instruct-Turbo", "Qwen/Qwen3-235B-A22B-fp8-tput"),
+            errors="together",
             params=TOGETHER_PARAMS, stream_usage="finish", reasoning="reasoning", limits=limits_together, on_disconnect="stop",
             quirks=quirks("eos")),
     Profile("fireworks", "openai", "/inference/v1", "/inference/v1",
@@ -152,21 +157,25 @@ PROFILES = {p.name: p for p in (
             limits=limits_fireworks, on_disconnect="stop", quirks=quirks("perf_headers")),
     Profile("bedrock", "openai", "/openai/v1", "/openai/v1", ("openai.gpt-oss-20b-1:0", "openai.gpt-oss-120b-1:0"), errors="bedrock",
             params=OPENAI_PARAMS, request_id="x-amzn-requestid", quirks=quirks("amzn_errortype", "responses")),
-    Profile("huggingface", "openai", "/v1", "/v1", ("HuggingFaceTB/SmolLM3-3B", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    Profile("huggingface", "openai", "/v1", "/v1", ("HuggingFaceTB/SmolLM3-3B", "meta-llama/Llama-3.1-8B-Instruct",
+                                                    "Qwen/Qwen2.5-VL-7B-Instruct"),
             errors="huggingface", reasoning="reasoning_content", quirks=quirks("suffixes")),
     Profile("openrouter", "openai", "/api/v1", "/api/v1", ("openai/gpt-4o-mini", "anthropic/claude-sonnet-4.5", "qwen/qwen3-32b"),
-            errors="openrouter", usage="openrouter", stream_usage="repeat", reasoning="reasoning", cache="prefix+write", request_id="x-generation-id",
+            errors="openrouter", usage="openrouter", stream_usage="repeat", reasoning="reasoning", cache="prefix+write",
+            request_id="x-generation-id",
             limits=limits_openrouter, on_disconnect="stop", quirks=quirks("comments", "limits_on_429")),
-    Profile("generic", "openai", "/v1", "/v1", ("smolvlm-500m", "llama3.2"), errors="vllm", reasoning="reasoning_content", on_disconnect="stop"),
+    Profile("generic", "openai", "/v1", "/v1", ("smolvlm-500m", "llama3.2"), errors="vllm", reasoning="reasoning_content",
+            on_disconnect="stop"),
     Profile("gemini_compat", "openai", "/v1beta/openai", "/v1beta/openai", ("gemini-2.5-flash", "gemini-2.5-pro"), errors="gemini",
             usage="gemini_compat", image_tokens=tokens.gemini_tiles, hints=("retryinfo",), quirks=quirks("list_of_errors")),
-    Profile("anthropic", "anthropic", "/v1", "", ("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-1"), auth=("x-api-key",),
+    Profile("anthropic", "anthropic", "/v1", "", ("claude-sonnet-5", "claude-haiku-4-5", "claude-opus-5"), auth=("x-api-key", "bearer"),
             errors="anthropic", params=ANTHROPIC_PARAMS, cache="mark", image_tokens=tokens.anthropic_area, request_id="request-id",
-            limits=limits_anthropic, on_disconnect="stop", quirks=quirks("version_header")),
-    Profile("azure_anthropic", "anthropic", "/anthropic/v1", "/anthropic", ("claude-sonnet-4-5",), auth=("x-api-key", "api-key"),
+            limits=limits_anthropic, on_disconnect="stop"),
+    Profile("azure_anthropic", "anthropic", "/anthropic/v1", "/anthropic", ("claude-sonnet-5", "claude-haiku-4-5"),
+            auth=("x-api-key", "api-key", "bearer"),
             errors="anthropic", params=ANTHROPIC_PARAMS, cache="mark", image_tokens=tokens.anthropic_area, request_id="request-id",
-            on_disconnect="stop", quirks=quirks("version_header")),
-    Profile("gemini", "gemini", "/v1beta", "/v1beta", ("gemini-2.5-flash", "gemini-2.5-pro"), auth=("x-goog-api-key",), errors="gemini",
+            on_disconnect="stop"),
+    Profile("gemini", "gemini", "/v1beta|/v1", "/v1beta", ("gemini-2.5-flash", "gemini-2.5-pro"), auth=("x-goog-api-key",), errors="gemini",
             params=GEMINI_PARAMS, cache="prefix", image_tokens=tokens.gemini_tiles, request_id="x-request-id", hints=("retryinfo",)),
 )}
 

@@ -1,12 +1,15 @@
 """Rules that say what goes wrong. The first rule that fits a request and has uses left is the one that acts; no rule, no fault.
 
-    {"match": {"profile": "groq", "model": "...", "key": "key-2", "text": "part of the last message", "stream": true, "nth": 3}, "count": 1, "do": {...}}
+    {"match": {"profile": "groq", "model": "...", "key": "key-2", "text": "part of the last message", "stream": true, "nth": 3},
+     "count": 1, "do": {...}}
 
-Every member of match may be left out. nth counts the requests that fit the rest, from 1; a list names several, and "2+" is the second and all later.
-count is how often the rule acts (without it: always). A name that is not in ACTIONS is refused, so that no misspelt fault is a silent pass.
+Every member of match may be left out. nth counts the requests that fit the rest, from 1; a list names several, and "2+" is the second
+and all later. count is how often the rule acts (without it: always). A name that is not in ACTIONS is refused, so that no misspelt fault
+is a silent pass.
 
-Events are counted as a client sees them: each SSE event of the stream in order, the first has index 0; "after_event": 2 means that two went out
-whole. A [DONE] is an event. after_bytes counts all bytes of the response, head and chunk sizes too; after_body_bytes those of the body without sizes."""
+Events are counted as a client sees them: each SSE event of the stream in order, the first has index 0; "after_event": 2 means that two
+went out whole. A [DONE] is an event. after_bytes counts all bytes of the response, head and chunk sizes too; after_body_bytes those of
+the body without sizes."""
 from dataclasses import dataclass, field
 
 ACTIONS = {

@@ -53,13 +53,24 @@ def scripted_fault(profile, do):
     return Fault(kind) if kind else None
 
 
+def with_given(head, do):
+    """The script's headers, in place of those of the same name."""
+    given = {k.lower(): v for k, v in do.get("headers", {}).items()}
+    return [*(h for h in head if h[0] not in given), *given.items()]
+
+
+def given_body(do):
+    return (do["body"] if isinstance(do["body"], str) else json.dumps(do["body"])).encode("utf-8", "surrogatepass")
+
+
 def malformed(data, do):
     kind = do["kind"]
     if kind == "json":
         return data.rstrip(b"\n")[:-max(1, len(data) // 3)] + b"\n\n"
     if kind == "huge":
         return b'data: {"x": "' + b"a" * do.get("bytes", 2 << 20) + b'"}\n\n'
-    return {"utf8": b'data: {"x": "\xc3\x28\xff"}\n\n', "html": b"<html><body>502 Bad Gateway</body></html>\n\n", "empty": b"data: \n\n"}[kind]
+    return {"utf8": b'data: {"x": "\xc3\x28\xff"}\n\n', "html": b"<html><body>502 Bad Gateway</body></html>\n\n",
+            "empty": b"data: \n\n"}[kind]
 
 
 class Server:
@@ -72,7 +83,8 @@ class Server:
         self.requests = deque(maxlen=MAX_REQUESTS)
 
     async def start(self, port=0):
-        self.listener = await asyncio.get_running_loop().create_server(lambda: Connection(self.serve, self.bugs), "127.0.0.1", port, backlog=1024)
+        loop = asyncio.get_running_loop()
+        self.listener = await loop.create_server(lambda: Connection(self.serve, self.bugs), "127.0.0.1", port, backlog=1024)
         return self.listener.sockets[0].getsockname()[1]
 
     # ---- one request
@@ -101,12 +113,12 @@ class Server:
 
     async def provide(self, connection, profile, request, path):
         key = key_of(profile, request)
-        row = self.ledger.open(id=f"req_{len(self.ledger.rows) + 1:06d}", profile=profile.name, key=key, path=path)
+        row = self.ledger.open(profile=profile.name, key=key, path=path)
         out, do = Response(connection, {}, row), {}
         try:
             wire, op, body, ask = self.read(profile, request, path, key)
             if ask is None:
-                self.ledger.rows.pop()  # a list of models costs nothing and is no completion
+                self.ledger.forget(row)  # it is no completion
                 await out.json(200, body)
                 return
             row.model, row.stream = ask.model, ask.stream
@@ -118,6 +130,8 @@ class Server:
                 raise fault
             await self.answer(profile, wire, op, body, ask, do, out)
         except Fault as fault:
+            if request.method != "POST":
+                self.ledger.forget(row)
             await self.refuse(profile, fault, do, out)
         except Gone:
             if row.end is None:  # else it had all that there was
@@ -138,8 +152,6 @@ class Server:
             raise Fault("bad_path", method=request.method, path=path)
         wire = WIRES[profile.wire]
         op, model = wire.route(profile, named, request.method, rest, request.query)
-        if "version_header" in profile.quirks and not request.header("anthropic-version"):
-            raise Fault("missing", "anthropic-version", message="anthropic-version: header is required")
         if op == "models":
             return wire, op, wire.models(profile), None
         if op == "model":
@@ -154,7 +166,7 @@ class Server:
         if not isinstance(body, dict):
             raise Fault("bad_json")
         wire = openai_responses if op == "responses" else wire
-        ask = wire.read(profile, op, body, model)
+        ask = wire.read(profile, op, body, model, request)
         return (wire, op, wire.count_object(ask), None) if op == "count" else (wire, op, body, ask)
 
     def prompt_usage(self, profile, ask, key):
@@ -182,15 +194,13 @@ class Server:
         full = x.truth()
         x.cost_usd = self.ledger.cost_nusd(profile.name, ask.model, full) / 1e9
         self.ledger.window(profile.name, row.key).book(full.prompt + full.completion)
-        head = [*self.headers(profile, row), *wire.headers(x), *do.get("headers", {}).items()]
+        head = with_given([*self.headers(profile, row), *wire.headers(x)], do)
         if "error_in_200" in do:
             row.end, row.usage = "refused", Usage()
             await out.whole(200, [("content-type", "application/json"), *head], x.fault(do["error_in_200"]).body())
         elif "body" in do:
-            data = do["body"] if isinstance(do["body"], str) else json.dumps(do["body"])
             row.end, row.usage = "refused", Usage()
-            await out.whole(200, [*(head if "content-type" in do.get("headers", {}) else [("content-type", "application/json"), *head])],
-                            data.encode("utf-8", "surrogatepass"))
+            await out.whole(200, with_given([("content-type", "application/json"), *head], do), given_body(do))
         elif ask.stream:
             await self.stream(x, wire, head, out)
         else:
@@ -283,38 +293,35 @@ class Server:
             data = b"[" + data + b"]"
         if fault.kind == "too_large" and profile.wire == "anthropic":
             head[0], data = ("content-type", "text/html"), b"<html><head><title>413 Request Entity Too Large</title></head></html>"
-        if "body" in do:
-            data = (do["body"] if isinstance(do["body"], str) else json.dumps(do["body"])).encode("utf-8", "surrogatepass")
-        given = {k.lower(): v for k, v in do.get("headers", {}).items()}
-        await out.whole(row.status, [*(h for h in head if h[0] not in given), *given.items()], data)
+        await out.whole(row.status, with_given(head, do), given_body(do) if "body" in do else data)
 
     # ---- the control plane
 
+    def tell_ledger(self):
+        return "".join(self.ledger.line(row) + "\n" for row in self.ledger.rows.values())
+
+    def tell_profiles(self):
+        return json.dumps({p.name: {"base": p.base, "wire": p.wire, "models": p.models, "on_disconnect": p.on_disconnect,
+                                    "stream_usage": p.stream_usage, "errors": sorted(kinds(p.errors))} for p in PROFILES.values()})
+
+    CONTROL = {
+        ("POST", "/_script"): lambda self, body: self.script.load(body),
+        ("POST", "/_prices"): lambda self, body: self.ledger.set_prices(body),
+        ("POST", "/_reset"): lambda self, body: self.forget(),
+        ("GET", "/_ledger"): lambda self, body: self.tell_ledger(),
+        ("GET", "/_requests"): lambda self, body: json.dumps(list(self.requests)),
+        ("GET", "/_profiles"): lambda self, body: self.tell_profiles(),
+    }
+
     async def control(self, out, request):
-        method, path = request.method, request.path
+        act = self.CONTROL.get((request.method, request.path))
+        if act is None:
+            await out.json(404, {"error": f"no {request.method} {request.path}"})
+            return
         try:
-            body = json.loads(request.body) if request.body else {}
-            if (method, path) == ("POST", "/_script"):
-                self.script.load(body)
-            elif (method, path) == ("POST", "/_prices"):
-                self.ledger.set_prices(body)
-            elif (method, path) == ("POST", "/_reset"):
-                self.forget()
-            elif (method, path) == ("GET", "/_ledger"):
-                lines = "".join(self.ledger.line(row) + "\n" for row in self.ledger.rows)
-                await out.whole(200, [("content-type", "application/jsonl")], lines.encode("utf-8", "surrogatepass"))
-                return
-            elif (method, path) == ("GET", "/_requests"):
-                await out.json(200, list(self.requests))
-                return
-            elif (method, path) == ("GET", "/_profiles"):
-                await out.json(200, {p.name: {"base": p.base, "wire": p.wire, "models": p.models, "on_disconnect": p.on_disconnect,
-                                              "stream_usage": p.stream_usage, "errors": sorted(kinds(p.errors))} for p in PROFILES.values()})
-                return
-            else:
-                await out.json(404, {"error": f"no {method} {path}"})
-                return
+            text = act(self, json.loads(request.body or b"{}"))
         except (ValueError, KeyError, TypeError) as e:
             await out.json(400, {"error": str(e)})
             return
-        await out.json(200, {})
+        kind = "application/jsonl" if request.path == "/_ledger" else "application/json"
+        await out.whole(200, [("content-type", kind)], ("{}" if text is None else text).encode("utf-8", "surrogatepass"))

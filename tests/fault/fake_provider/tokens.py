@@ -1,5 +1,6 @@
-"""What things cost in tokens, by one rule that anybody can compute again: a text of n bytes of UTF-8 is ceil(n / 4) tokens. A prompt is the sum
-over its texts and pictures, an answer the sum over its reasoning, its text and each of its tool calls (name and arguments together)."""
+"""What things cost in tokens, by one rule that anybody can compute again: a text of n bytes of UTF-8 is ceil(n / 4) tokens. A prompt is
+the sum over its texts and pictures, an answer the sum over its reasoning, its text and each of its tool calls (name and arguments
+together)."""
 import hashlib
 import math
 import struct
@@ -108,7 +109,7 @@ class PromptCache:
         return whole[0], whole[1] - whole[0]
 
     def by_mark(self, owner, units):
-        """(read, write_5m, write_1h): read up to the last mark that is known, written from there to the last mark, each stretch by its mark."""
+        """(read, write_5m, write_1h): read up to the last mark that is known, written from there on, each stretch by its own mark."""
         known = self.seen.setdefault(owner, set())
         marks = [(d, n, m) for d, n, m in self.prefixes(units) if m and n >= CACHE_MIN_TOKENS]
         read = max((n for d, n, m in marks if d in known), default=0)
