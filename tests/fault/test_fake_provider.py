@@ -670,6 +670,11 @@ def test_groq_shows_reasoning_as_asked(fake, how, shown, tokens_told):
     assert message["usage"]["completion_tokens_details"]["reasoning_tokens"] == tokens_told  # 18 bytes; in the text it is text
 
 
+def test_geminis_compatible_endpoint_tells_thoughts_in_the_total_alone(fake):
+    usage = json.loads(ask(fake, "gemini_compat", stream=False, text="Hi", reasoning_effort="low").body)["usage"]
+    assert usage == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 1 + 3 + 5}
+
+
 def test_a_rule_counts_only_what_fits():
     r = Rule({"profile": "a", "nth": 2}, {"error": "server"})
     facts = {"model": "m", "key": "k", "text": "", "stream": False}
