@@ -144,10 +144,11 @@ def test_head_and_events_come_late_when_told_to(fake):
     assert fake.ledger(1)[0]["first_byte_s"] >= 0.06
 
 
-def test_a_stall_lasts_until_the_client_leaves(fake):
+@pytest.mark.parametrize("profile", ["openai", "groq"])  # one that stops, one that goes on; but what hangs makes nothing more
+def test_a_stall_lasts_until_the_client_leaves(fake, profile):
     fake.script({"stall": {"after_event": 3}})
     with connect(fake.port) as s:
-        send_all(s, request("openai"))
+        send_all(s, request(profile))
         a = receive(s, within_s=0.3)
         assert len(events(a)) == 3 and not a.closed
         assert fake.ledger()[0]["ended_s"] is None
@@ -368,6 +369,66 @@ def test_every_kind_of_refusal_has_the_hosts_status_and_shape(fake, profile):
         body = body[0] if isinstance(body, list) else body
         assert body.keys() == shape.keys(), (kind, body, shape)
     assert all(r["cost_nusd"] == 0 and r["prompt_tokens"] == 0 for r in fake.ledger())
+
+
+@pytest.mark.parametrize("profile, path, members, value", [
+    ("openai", ["error"], {"message", "type", "param", "code"}, ("code", "rate_limit_exceeded")),
+    ("anthropic", [], {"type", "error", "request_id"}, ("type", "error")),
+    ("anthropic", ["error"], {"type", "message"}, ("type", "rate_limit_error")),
+    ("gemini", ["error"], {"code", "message", "status", "details"}, ("status", "RESOURCE_EXHAUSTED")),
+    ("gemini_compat", [0, "error"], {"code", "message", "status", "details"}, ("code", 429)),
+    ("mistral", [], {"object", "message", "type", "param", "code", "raw_status_code"}, ("code", "1300")),
+    ("groq", ["error"], {"message", "type", "code"}, ("type", "tokens")),
+    ("cerebras", [], {"message", "type", "param", "code"}, ("code", "request_quota_exceeded")),
+    ("fireworks", ["error"], {"object", "type", "code", "message"}, ("object", "error")),
+    ("together", ["error"], {"message", "type", "param", "code", "error_type"}, ("error_type", "dynamic_request_limited")),
+    ("azure", ["error"], {"code", "message"}, ("code", "429")),
+    ("bedrock", ["error"], {"message", "type", "param", "code"}, ("code", "ThrottlingException")),
+    ("openrouter", ["error"], {"code", "message", "metadata"}, ("code", 429)),
+    ("openrouter", ["error", "metadata"], {"error_type", "limit_source"}, ("limit_source", "openrouter")),
+    ("generic", ["error"], {"message", "type", "param", "code"}, ("code", 429))])
+def test_too_many_requests_in_each_hosts_shape(fake, profile, path, members, value):
+    fake.script({"error": "rate_limit"})
+    body = json.loads(ask(fake, profile, stream=False).body)
+    for step in path:
+        body = body[step]
+    assert set(body) == members and body[value[0]] == value[1], body
+
+
+@pytest.mark.parametrize("profile, names", [
+    ("openai", "limit-requests limit-tokens remaining-requests remaining-tokens reset-requests reset-tokens"),
+    ("groq", "limit-requests limit-tokens remaining-requests remaining-tokens reset-requests reset-tokens"),
+    ("azure", "remaining-requests remaining-tokens"), ("bedrock", ""), ("huggingface", ""), ("gemini", ""), ("openrouter", ""),
+    ("mistral", "limit-req-minute remaining-req-minute limit-tokens-minute remaining-tokens-minute limit-tokens-month "
+                "remaining-tokens-month tokens-query-cost"),
+    ("cerebras", "limit-requests-day remaining-requests-day reset-requests-day limit-tokens-minute remaining-tokens-minute "
+                 "reset-tokens-minute"),
+    ("fireworks", "limit-tokens-prompt remaining-tokens-prompt limit-tokens-generated remaining-tokens-generated"),
+    ("together", "limit remaining reset limit-dynamic remaining-dynamic reset-dynamic"),
+    ("anthropic", "requests-limit requests-remaining requests-reset tokens-limit tokens-remaining tokens-reset input-tokens-limit "
+                  "input-tokens-remaining input-tokens-reset output-tokens-limit output-tokens-remaining output-tokens-reset")])
+def test_each_host_names_its_limits_in_its_own_way(fake, profile, names):
+    ask(fake, profile, stream=False)
+    a = ask(fake, profile, stream=False)
+    prefix = "anthropic-ratelimit-" if profile == "anthropic" else "x-ratelimit-"
+    found = {k.removeprefix(prefix): v for k, v in a.headers.items() if k.startswith(prefix)}
+    assert set(found) == set(names.split())
+    left = next((v for k, v in found.items() if "remaining-req" in k or k == "requests-remaining"), "998")
+    assert left == "998", "two of a thousand are used up"
+
+
+def test_anthropics_events_come_in_their_order(fake):
+    names = [e.split(b"\n")[0].removeprefix(b"event: ").decode() for e in events(whole_stream(fake, "anthropic", text="x"))]
+    assert names == ["message_start", "ping", "content_block_start", *["content_block_delta"] * 3, "content_block_stop", "message_delta",
+                     "message_stop"]
+
+
+def test_openais_chunks_come_in_their_order(fake):
+    chunks = datas(whole_stream(fake, "openai", text="x", stream_options={"include_usage": True}))
+    assert [c["choices"][0]["delta"] for c in chunks[:-1]] == [
+        {"role": "assistant", "content": ""}, {"content": "You "}, {"content": "said: "}, {"content": "x"}, {}]
+    assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None] * 4 + ["stop"]
+    assert chunks[-1]["choices"] == [] and [c["usage"] for c in chunks[:-1]] == [None] * 5
 
 
 @pytest.mark.parametrize("form, header, value", [("seconds", "retry-after", "3"), ("ms", "retry-after-ms", "3000"),

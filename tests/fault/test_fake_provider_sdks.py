@@ -173,6 +173,18 @@ def test_refusals_are_typed_errors_with_the_hosts_words(fake, sdk, client, kind)
     assert fake.ledger(1)[0]["end"] == "refused"
 
 
+def test_openais_and_anthropics_errors_are_read_member_by_member(fake):
+    fake.script({"error": "rate_limit"})
+    with pytest.raises(openai.RateLimitError) as e:
+        openai.OpenAI(base_url=fake.base("openai"), api_key="key-1", max_retries=0).chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+    assert (e.value.code, e.value.type, e.value.param, e.value.request_id) == ("rate_limit_exceeded", "requests", None, "req_000001")
+    with pytest.raises(anthropic.RateLimitError) as e:
+        anthropic.Anthropic(base_url=fake.base("anthropic"), api_key="key-1", max_retries=0).messages.create(
+            model="claude-haiku-4-5", max_tokens=9, messages=[{"role": "user", "content": "x"}])
+    assert (e.value.type, e.value.request_id) == ("rate_limit_error", "req_000002") and "rate limit" in e.value.api_message
+
+
 def test_a_wrong_key_is_refused(fake, sdk):
     status = 400 if PROFILES[sdk.profile].errors == "gemini" else 401
     with pytest.raises(sdk.error_class(status)) as e:

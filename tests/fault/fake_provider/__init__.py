@@ -1,7 +1,7 @@
 """A hosted provider that is ours: the OpenAI, Anthropic and Gemini wires with each host's own dialect, faults by script, and a ledger of
 the truth.
 
-    python -m fake_provider --port 0        prints {"port": ..., "url": ...} as one line of JSON and serves until it is ended
+    python -m fake_provider --port 0        (in tests/fault) prints {"port": ..., "url": ...} as one line of JSON and serves until ended
     with FakeProvider() as p: ...           the same in a thread of this process (a pytest fixture's form)
 
 The base URL of a host is p.base(NAME): http://127.0.0.1:PORT/NAME and then that provider's own path prefix. Every key that begins with
