@@ -6,7 +6,7 @@
  *     half-open   one request goes as a probe. It does well: closed. It fails: open again, for longer. It leaves without an outcome: the next is the probe
  *
  * What counts: connect errors, timeouts, 5xx, overload, streams cut before or after their first byte. What does not: the caller's faults, a key's faults,
- * clients that left (retry.h's fault_is_hosts tells). Outcomes of requests that began before it opened are not counted while it is open.
+ * clients that left (retry.h's fault_rows tells). Outcomes of requests that began before it opened are not counted while it is open.
  *
  * Pure: time is an argument (boot clock, ms). A zeroed struct is closed. Loop's thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_BREAKER_H

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "server/routing/decide.h"
 #include "server/routing/explain.h"
 
