@@ -83,18 +83,23 @@ static void add_hosted(struct parse *x, size_t index, unsigned tier, unsigned we
     if (local >= 0) add(x, NAME_LOCAL, (size_t)local, tier, weight, true);
 }
 
+static void add_local(struct parse *x, size_t index, unsigned tier, unsigned weight)
+{
+    const struct name_local *l = &x->cat->locals[index];
+    add(x, NAME_LOCAL, index, tier, weight, false);
+    for (size_t k = 0; k < l->n_stand_ins && !x->in_alias; k++)
+        add(x, NAME_HOSTED, l->stand_ins[k].hosted, tier + 1 + l->stand_ins[k].tier, l->stand_ins[k].weight, false);
+}
+
 /* Whatever is named so; a local model's public name brings in the hosts that carry it, too, if the whole offer is asked for. */
 static bool add_named(struct parse *x, struct span s, bool whole_offer, unsigned tier, unsigned weight)
 {
     const struct name_catalogue *cat = x->cat;
     bool found = false;
     for (size_t i = 0; i < cat->n_locals && !found; i++) {
-        const struct name_local *l = &cat->locals[i];
-        if (!is(l->name, s)) continue;
+        if (!is(cat->locals[i].name, s)) continue;
         found = true;
-        add(x, NAME_LOCAL, i, tier, weight, false);
-        for (size_t k = 0; k < l->n_stand_ins && !x->in_alias; k++)
-            add(x, NAME_HOSTED, l->stand_ins[k].hosted, tier + 1 + l->stand_ins[k].tier, l->stand_ins[k].weight, false);
+        add_local(x, i, tier, weight);
     }
     if (found && !whole_offer) return true;
     const char *slash = memchr(s.p, '/', s.n);
@@ -107,7 +112,7 @@ static bool add_named(struct parse *x, struct span s, bool whole_offer, unsigned
     for (size_t i = 0; i < cat->n_locals; i++) {
         if (!is(cat->locals[i].canonical, s)) continue;
         found = true;
-        add(x, NAME_LOCAL, i, tier, weight, false);
+        add_local(x, i, tier, weight);
     }
     for (size_t i = 0; i < cat->n_hosted; i++) {
         if (!is(cat->hosted[i].canonical, s)) continue;

@@ -5,7 +5,7 @@
  *     1. an alias                           its routes, in its order and with its weights
  *     2. a local model                      it, and the hosted models that may stand in for it
  *     3. host/model                         that host's model, the id as the host spells it (it may have '/' and ':')
- *     4. a model's public name, owner/model all local models that carry it, then all hosts that do
+ *     4. a model's public name, owner/model all local models that carry it and their stand-ins, then all hosts that do
  * Else what follows the last ':' is a suffix, and what is before it is looked up by the same rules (a local model's public name brings its hosts, too):
  *     :local      the local models only
  *     :HOST       the routes of that host only

@@ -286,6 +286,8 @@ static void world_tweak(struct world *x, const char *tweaks)
         if (!known) fail_msg("no candidate %s", p);
     }
     overflow_set(x->s.overflow, &x->all);
+    struct overflow_ask ask = {.key = x->w.key, .project = x->w.project, .hour = x->w.hour};
+    if (x->at >= 0 || x->w.attempts) overflow_count(x->s.overflow, &ask); /* when it came */
 }
 
 #endif

@@ -122,6 +122,7 @@ static const struct situation situations[] = {
     {"a nano-dollar is missing", "groq/llama", "money=99999 unheld=99999", "402 budget_exhausted", "refused budget; groq/llama=budget"},
     {"other holds will come back", "groq/llama", "money=99999", "429 budget_held", "refused held; groq/llama=held"},
     {"no money is needed where the price is 0", "smol", "money=0 unheld=0", "run", "local_ok; local/smol=chosen, groq/llama=budget, together/llama=budget"},
+    {"nor where the account is overdrawn", "smol", "money=-5 unheld=-5", "run", "local_ok; local/smol=chosen, groq/llama=budget, together/llama=budget"},
     {"a local model with a price needs money", "vlm", "vlm.hold=500 money=499 unheld=499", "402 budget_exhausted", "refused budget; local/vlm=budget"},
     {"the hosted budget ends: the local model takes over", "openai/gpt", "ended=0", "run", "budget; openai/gpt=budget, local/smol=chosen"},
     {"the hosted budget is held: the local model takes over", "openai/gpt", "hosted-money=10", "run", "held; openai/gpt=held, local/smol=chosen"},
@@ -170,6 +171,8 @@ static const struct situation situations[] = {
      "refused tried; groq/llama=tried, together/llama=retry"},
     {"no retry budget is needed for a first attempt", "groq/llama", "groq.no-retry", "run", "policy; groq/llama=chosen"},
     {"a host has failed it: the local model needs no retry budget", "big", "gpt.tried attempts=1", "run", "tried; openai/gpt=tried, local/smol=chosen"},
+    {"a second attempt counts once among the requests", "smol", "smol.tried attempts=1 share=500", "503 worker_down",
+     "refused tried; local/smol=tried, groq/llama=share, together/llama=share"},
     {"two attempts are all", "smol", "attempts=2", "503 worker_down", "refused attempts; local/smol=attempts, groq/llama=attempts, together/llama=attempts"},
     /* --- policies --- */
     {"an alias keeps its order", "chat", "", "run", "local_ok; local/smol=chosen, groq/llama=later, together/llama=later"},
@@ -205,6 +208,8 @@ static const struct situation situations[] = {
      "queue; local/smol=queue(1100>700ms), groq/llama=chosen, together/llama=later"},
     {"the cap holds while it waits, too", "smol", "waits-at=0 smol.wait=2000 cap=0", "stay",
      "waits; local/smol=chosen, groq/llama=overflow_off, together/llama=overflow_off"},
+    {"it counts once among the requests", "smol", "waits-at=0 smol.wait=2000 share=999", "stay",
+     "waits; local/smol=chosen, groq/llama=share, together/llama=share"},
     {"its worker dies while it waits", "smol", "waits-at=0 smol.down", "run", "down; local/smol=down, groq/llama=chosen, together/llama=later"},
     {"its worker dies and nobody else may", "smol", "waits-at=0 smol.down local-only", "stay",
      "waits; local/smol=chosen, groq/llama=local_only, together/llama=local_only"},
@@ -233,12 +238,21 @@ static const char *decide(struct world *x, struct route_decision *d, char result
     return result;
 }
 
+/* Predicted wait of the local model that it would have waited at; -1: none. */
+static int64_t local_ms(const struct world *x, const struct route_decision *d)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (d->passed[i] == ROUTE_QUEUE) return x->c[i].wait_ms + x->c[i].prompt_ms;
+    return -1;
+}
+
 /* What must hold of any decision. */
 static void check_whole(const struct world *x, const struct route_decision *d)
 {
     for (size_t i = 0; i < x->n; i++) assert_int_equal(d->passed[i] == ROUTE_CHOSEN, (int)i == d->chosen);
     if (d->action != ROUTE_REFUSE) {
         assert_int_equal(d->overflow, d->action != ROUTE_STAY && x->c[d->chosen].want.stands_in);
+        assert_int_equal(d->local_ms, d->overflow ? local_ms(x, d) : -1);
         return;
     }
     assert_int_equal(d->chosen, -1);

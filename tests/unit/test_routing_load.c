@@ -266,7 +266,7 @@ enum { SERVICE_MS = 100, TARGET_MS = 1000 };
 
 struct spill_run {
     int64_t busy_until_ms; /* the local model reads one prompt after another */
-    int n_local, n_over, n_switches, n_late;
+    int n_local, n_over, n_switches, n_late, n_model_switches;
     int64_t first_over_ms, last_over_ms, most_wait_ms, first_spill_predicted_ms, least_dwell_ms;
 };
 
@@ -286,6 +286,7 @@ static void spill_arrival(struct world *x, struct spill_run *r, int64_t now_ms, 
     route_commit(&x->s, x->c, x->n, &x->w, &d, &t);
     overflow_settle(x->s.overflow, &t, 1, true, 200);
     if (hysteresis && x->s.spill[SMOL].n_switches != n_before) {
+        r->n_model_switches++;
         if (!x->s.spill[SMOL].on && now_ms - *switched_ms < r->least_dwell_ms) r->least_dwell_ms = now_ms - *switched_ms;
         *switched_ms = now_ms;
     }
@@ -318,6 +319,7 @@ static struct spill_run spill(uint64_t seed, bool hysteresis)
         uint64_t per_second = now_ms < 60000 || now_ms >= 180000 ? 5 : 30;
         if (next(1000) < per_second) spill_arrival(&x, &r, now_ms, hysteresis, &over, &switched_ms);
     }
+    if (hysteresis) assert_int_equal(x.s.spill[SMOL].n_switches, r.n_model_switches);
     world_free(&x);
     return r;
 }
@@ -333,6 +335,7 @@ static void test_a_queue_spills_at_its_target_and_comes_back(void **state)
         assert_in_range(r.last_over_ms, 170000, 185000);                                     /* and not much after it */
         assert_in_range(r.most_wait_ms, TARGET_MS - SERVICE_MS, TARGET_MS);                  /* nobody queued beyond it */
         assert_int_equal(r.n_late, 0);
+        assert_true(r.n_model_switches > 1 && r.n_model_switches <= r.n_switches + 1);
         /* To come back the queue must have been read down from above the target to 70 % of it. */
         assert_true(r.least_dwell_ms >= TARGET_MS * (100 - ROUTE_BACK_PER_CENT) / 100 - SERVICE_MS);
         assert_in_range(r.n_local, 1500, 2000); /* 300 + 1,200 + 300: the local model is never idle in the rush */
@@ -402,6 +405,8 @@ static void test_those_that_wait_spill_when_the_engine_slows(void **state)
     assert_in_range(n_left, 10, 17); /* all but the served and the two that are in time */
     assert_int_equal(n_left + n_served, WAITING);
     assert_int_equal(overflow_counts(x.s.overflow)->n_overflow, n_left);
+    assert_int_equal(x.s.n_by_reason[ROUTE_QUEUE], n_left); /* who stays is counted once, when it came */
+    assert_int_equal(x.s.n_by_reason[ROUTE_LOCAL_OK], 0);
     assert_int_equal(overflow_counts(x.s.overflow)->n_requests, 0); /* they were counted when they came */
     world_free(&x);
 }

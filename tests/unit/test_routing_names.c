@@ -21,7 +21,7 @@ static const struct name_hosted hosted[] = {
 };
 static const struct name_stand_in stand_ins[] = {{0, 0, 1}, {1, 1, 2}};
 static const struct name_local locals[] = {
-    {"smol", NULL, stand_ins, 2}, {"HuggingFaceTB/SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B", NULL, 0}, {"qwen2.5:7b", NULL, NULL, 0},
+    {"smol", "HuggingFaceTB/SmolLM2", stand_ins, 2}, {"HuggingFaceTB/SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B", NULL, 0}, {"qwen2.5:7b", NULL, NULL, 0},
     {"groq/special", NULL, NULL, 0}, {"tiny:local", NULL, NULL, 0}, {"tiny", NULL, NULL, 0},
 };
 static const struct name_alias_route small_routes[] = {{"smol", 0, 1}, {"groq/llama-3.1-8b-instant", 1, 3}, {"meta-llama/Llama-3.1-8B:together", 1, 1}};
@@ -57,6 +57,8 @@ static const struct {
     enum route_policy policy;
 } readings[] = {
     {"smol", "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2", ROUTE_LOCAL_FIRST},
+    {"HuggingFaceTB/SmolLM2", "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2", ROUTE_LOCAL_FIRST},
+    {"HuggingFaceTB/SmolLM2:local", "0 smol", ROUTE_LOCAL_FIRST},
     {"smol:local", "0 smol", ROUTE_LOCAL_FIRST},
     {"smol:groq", "0 groq>llama-3.1-8b-instant", ROUTE_LOCAL_FIRST}, /* asked for by name: no overflow */
     {"smol:cheapest", "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2", ROUTE_CHEAPEST},
@@ -203,12 +205,16 @@ static void test_a_configuration_is_checked(void **state)
     static const struct name_alias_route to_itself[] = {{"loop", 0, 1}}, to_smol[] = {{"smol", 0, 1}}, high[] = {{"smol", NAME_MAX_TIER + 1, 1}};
     static const struct name_alias loop[] = {{"loop", to_itself, 1, ROUTE_PRIORITY}}, hides[] = {{"smol", to_smol, 1, ROUTE_PRIORITY}},
                                    empty[] = {{"x", to_smol, 0, ROUTE_PRIORITY}}, tier[] = {{"x", high, 1, ROUTE_PRIORITY}},
+                                   odd[] = {{"x", to_smol, 1, (enum route_policy)ROUTE_POLICIES}},
                                    two[] = {{"x", to_smol, 1, ROUTE_PRIORITY}, {"x", to_smol, 1, ROUTE_PRIORITY}};
     static const struct name_hosted no_host[] = {{3, "m", NULL, -1}}, no_local[] = {{0, "m", NULL, 0}};
     static const struct {
         struct name_catalogue c;
         const char *message;
     } cases[] = {
+        {{.hosts = hosts, .n_hosts = NAME_MAX_HOSTS + 1}, "there are 65 providers; at most 64"},
+        {{.locals = locals, .n_locals = NAME_MAX_LOCALS + 1}, "there are 65 local models; at most 64"},
+        {{.hosted = hosted, .n_hosted = NAME_MAX_HOSTED + 1}, "there are 16385 hosted models; at most 16384"},
         {{.hosts = reserved, .n_hosts = 1}, "a provider must not be named 'cheapest': that is a model's suffix"},
         {{.hosts = slash, .n_hosts = 1}, "'a/b' is no name for a provider"},
         {{.hosts = twice, .n_hosts = 2}, "two providers are named 'a'"},
@@ -223,6 +229,7 @@ static void test_a_configuration_is_checked(void **state)
         {{.locals = locals, .n_locals = 1, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 3, .aliases = hides, .n_aliases = 1},
          "the alias 'smol' hides the local model of that name"},
         {{.aliases = empty, .n_aliases = 1}, "the alias 'x' leads nowhere"},
+        {{.aliases = odd, .n_aliases = 1}, "the alias 'x' has no such policy"},
         {{.locals = locals, .n_locals = 1, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 3, .aliases = tier, .n_aliases = 1},
          "the alias 'x' leads to 'smol', which names no model here (or its tier is above 100)"},
         {{.locals = locals, .n_locals = 1, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 3, .aliases = two, .n_aliases = 2},

@@ -413,6 +413,8 @@ static void test_explanations_are_whole(void **state)
         assert_int_equal(explain_json(&b, x.c, x.n, &x.w, &d), 0);
         if (json_read(b.data, b.len, &json_limits_request, "route", &v, &e)) fail_msg("%s: %s", e.msg, b.data);
         assert_int_equal(json_array_size(json_object_get(v, "candidates")), x.n);
+        for (size_t k = 0; k < x.n; k++) /* what is not known is null, not left out */
+            assert_int_equal(json_object_size(json_array_get(json_object_get(v, "candidates"), k)), x.c[k].want.kind == NAME_LOCAL ? 15 : 13);
         assert_int_equal(json_is_null(json_object_get(v, "error")), d.action != ROUTE_REFUSE);
         json_decref(v);
         buf_free(&b);

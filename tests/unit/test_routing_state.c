@@ -111,6 +111,7 @@ static void test_breaker_waits_twice_as_long_after_each_failed_probe(void **stat
     for (int i = 0; i < 12; i++) {
         assert_int_equal(breaker_wait_ms(&b, now_ms), expect_ms);
         now_ms += expect_ms;
+        assert_int_equal(breaker_verdict(&b, now_ms), BREAKER_PROBE);
         bad(&b, 0, now_ms);
         expect_ms = expect_ms * 2 < BREAKER_MOST_MS ? expect_ms * 2 : BREAKER_MOST_MS;
     }
@@ -225,7 +226,8 @@ static void test_a_limited_key_rests(void **state)
     int64_t wait_ms;
     assert_int_equal(use(&k, FAULT_LIMITED, 7000, START_MS), 0);
     for (int i = 0; i < 3; i++) assert_int_equal(use(&k, FAULT_NONE, 0, START_MS + 6999), 1);
-    assert_string_equal(host_key_state_name(&k, 0, START_MS), "resting");
+    assert_string_equal(host_key_state_name(&k, 0, START_MS + 6999), "resting");
+    assert_string_equal(host_key_state_name(&k, 0, START_MS + 7000), "usable");
     use(&k, FAULT_LIMITED, 0, START_MS); /* without a hint: a second */
     assert_int_equal(host_keys_pick(&k, 0, START_MS, &wait_ms), -1);
     assert_int_equal(wait_ms, HOST_KEY_REST_MS);
@@ -325,6 +327,13 @@ static void test_faults_by_status(void **state)
             fail_msg("%d %s: %s", rows[i].status, rows[i].code, fault_rows[fault_of(rows[i].status, rows[i].code)].name);
 }
 
+static void test_whose_faults_open_a_breaker(void **state)
+{
+    (void)state;
+    static const bool is_hosts[FAULTS] = {[FAULT_OVERLOADED] = true, [FAULT_BROKEN] = true, [FAULT_CUT] = true};
+    for (int i = 0; i < FAULTS; i++) assert_int_equal(fault_rows[i].is_hosts, is_hosts[i]);
+}
+
 static void test_what_is_done_about_faults(void **state)
 {
     (void)state;
@@ -343,6 +352,8 @@ static void test_what_is_done_about_faults(void **state)
         {"broken, and nobody else", {.fault = FAULT_BROKEN, .attempts = 1, .has_other_key = true, .hint_ms = 100}, RETRY_NO},
         {"a key is dead", {.fault = FAULT_KEY, .attempts = 1, .has_other_key = true, .has_other_host = true}, RETRY_OTHER_KEY},
         {"the last key is dead", {.fault = FAULT_KEY, .attempts = 1, .has_other_host = true}, RETRY_OTHER_HOST},
+        {"the last key is dead, whatever it hints", {.fault = FAULT_KEY, .attempts = 1, .hint_ms = 500}, RETRY_NO},
+        {"unsupported, whatever it hints", {.fault = FAULT_UNSUPPORTED, .attempts = 1, .has_other_key = true, .hint_ms = 500}, RETRY_NO},
         {"limited", {.fault = FAULT_LIMITED, .attempts = 1, .has_other_key = true, .hint_ms = 2000}, RETRY_OTHER_KEY},
         {"limited, one key", {.fault = FAULT_LIMITED, .attempts = 1, .has_other_host = true, .hint_ms = 2000}, RETRY_OTHER_HOST},
         {"limited, nobody else, a hint", {.fault = FAULT_LIMITED, .attempts = 1, .hint_ms = 2000}, RETRY_WAIT},
@@ -480,6 +491,27 @@ static void test_a_probe_goes_to_whom_nobody_has_seen(void **state)
         assert_int_equal(d.chosen, 0);
         world_free(&x);
     }
+}
+
+static void test_a_probe_goes_to_the_one_longest_unseen(void **state)
+{
+    (void)state;
+    struct world x;
+    struct route_decision d;
+    world_init(&x, "groq/qwen:fastest groq/llama together/llama openai/gpt:openai");
+    for (size_t i = 0; i < x.n; i++) {
+        x.c[i].want = (struct name_route){.kind = NAME_HOSTED, .index = (uint16_t)i, .weight = 1, .policy = ROUTE_FASTEST};
+        x.c[i].cost_nusd = 1000;
+        x.c[i].speed = (struct speed_now){.first_ms = 100 + 10 * (int64_t)i, .token_us = 1000, .age_ms = 100000, .may_probe = true};
+    }
+    x.w.draw = draw_that_probes();
+    for (size_t oldest = 1; oldest < x.n; oldest++) {
+        x.c[oldest].speed.age_ms = 200000;
+        assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), 0);
+        assert_true(d.probe && d.chosen == (int)oldest);
+        x.c[oldest].speed.age_ms = 100000;
+    }
+    world_free(&x);
 }
 
 /* --- weights --- */
@@ -687,6 +719,23 @@ static void test_sessions_are_found_until_they_are_old(void **state)
     sticky_free(s);
 }
 
+static void test_sessions_have_one_place_each(void **state)
+{
+    (void)state;
+    struct sticky *s;
+    assert_int_equal(sticky_new(&s, 12345, NULL), 0);
+    for (int round = 0; round < 3; round++)
+        for (int i = 0; i < 1000; i++) sticky_note(s, sticky_key(s, i, "x", 1), 10 * i + round, START_MS + round);
+    int n_found = 0;
+    for (int i = 0; i < 1000; i++) {
+        int at = sticky_find(s, sticky_key(s, i, "x", 1), START_MS + 3);
+        assert_true(at < 0 || at == 10 * i + 2);
+        n_found += at >= 0;
+    }
+    assert_in_range(n_found, 950, 1000);
+    sticky_free(s);
+}
+
 static void test_sessions_are_bounded_and_the_oldest_goes(void **state)
 {
     (void)state;
@@ -834,6 +883,27 @@ static void test_reasons_are_sound(void **state)
     }
 }
 
+/* docs/routing.md has each reason with its refusal and rank. */
+static void test_the_manual_has_every_reason(void **state)
+{
+    (void)state;
+    struct buf b;
+    struct err e;
+    buf_init(&b, 1 << 20);
+    if (buf_read_file(&b, SPILLWAY_TEST_DIR "/../../docs/routing.md", &e)) fail_msg("%s", e.msg);
+    for (int i = 0; i < ROUTE_REASONS; i++) {
+        const struct route_reason_row *r = &route_reasons[i];
+        char name[64], refusal[96];
+        snprintf(name, sizeof name, "\n| `%s` |", r->name);
+        snprintf(refusal, sizeof refusal, "| %d `%s` | %d |", r->status, r->code, r->rank);
+        const char *at = strstr(strstr(b.data, "## Reasons"), name), *end = at ? strchr(at + 1, '\n') : NULL;
+        if (!at) fail_msg("no row for %s", r->name);
+        const char *found = r->rank ? strstr(at, refusal) : at;
+        if (!found || found > end) fail_msg("%s: not refused with %s", r->name, refusal);
+    }
+    buf_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -855,6 +925,7 @@ int main(void)
         cmocka_unit_test(test_a_hosts_faults_are_not_its_keys),
         cmocka_unit_test(test_a_key_with_nothing_left_rests_until_it_is_filled),
         cmocka_unit_test(test_faults_by_status),
+        cmocka_unit_test(test_whose_faults_open_a_breaker),
         cmocka_unit_test(test_what_is_done_about_faults),
         cmocka_unit_test(test_retries_are_a_tenth_of_what_went_well),
         cmocka_unit_test(test_speed_follows_what_is_measured),
@@ -862,6 +933,7 @@ int main(void)
         cmocka_unit_test(test_speed_takes_a_suggestion_only_where_it_knows_nothing),
         cmocka_unit_test(test_speed_probes_are_few_and_far_between),
         cmocka_unit_test(test_a_probe_goes_to_whom_nobody_has_seen),
+        cmocka_unit_test(test_a_probe_goes_to_the_one_longest_unseen),
         cmocka_unit_test(test_weights_are_shares),
         cmocka_unit_test(test_a_session_beats_the_draw),
         cmocka_unit_test(test_overflow_is_off_until_all_three_are_set),
@@ -871,12 +943,14 @@ int main(void)
         cmocka_unit_test(test_overflow_has_room_for_many_and_closes_beyond),
         cmocka_unit_test(test_overflow_sums_do_not_run_over),
         cmocka_unit_test(test_sessions_are_found_until_they_are_old),
+        cmocka_unit_test(test_sessions_have_one_place_each),
         cmocka_unit_test(test_sessions_are_bounded_and_the_oldest_goes),
         cmocka_unit_test(test_a_header_is_bounded_and_plain),
         cmocka_unit_test(test_a_dry_run_tells_the_figures),
         cmocka_unit_test(test_refusals_say_what_is_missing),
         cmocka_unit_test(test_retry_after_is_the_shortest_wait_spread),
         cmocka_unit_test(test_reasons_are_sound),
+        cmocka_unit_test(test_the_manual_has_every_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
