@@ -23,16 +23,17 @@ int64_t breaker_wait_ms(const struct breaker *b, int64_t now_ms)
     return b->state != BREAKER_CLOSED && has_probe(b, now_ms) ? 1000 : 0; /* the probe will tell soon */
 }
 
-struct breaker_pass breaker_begin(struct breaker *b, int64_t now_ms)
+bool breaker_begin(struct breaker *b, int64_t now_ms, struct breaker_pass *p)
 {
-    bool probe = b->state != BREAKER_CLOSED;
-    if (probe) {
+    enum breaker_verdict v = breaker_verdict(b, now_ms);
+    if (v == BREAKER_PROBE) {
         b->state = BREAKER_HALF_OPEN;
         b->probe_out = true;
         b->probe_ms = now_ms;
         b->epoch++; /* a probe that was given up tells nothing any more */
     }
-    return (struct breaker_pass){.epoch = b->epoch, .probe = probe};
+    *p = (struct breaker_pass){.epoch = b->epoch, .probe = v == BREAKER_PROBE};
+    return v != BREAKER_NO;
 }
 
 static void note(struct breaker *b, bool failed, int64_t now_ms)

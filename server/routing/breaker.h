@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/err.h"
+
 enum {
     BREAKER_IN_A_ROW = 5,
     BREAKER_LAST = 20,
@@ -50,8 +52,9 @@ struct breaker_pass {
 
 enum breaker_verdict breaker_verdict(const struct breaker *b, int64_t now_ms);
 int64_t breaker_wait_ms(const struct breaker *b, int64_t now_ms); /* until it may be asked again; 0: now */
-/* Its verdict was not BREAKER_NO, and the request goes. Exactly one of the three ends follows. */
-struct breaker_pass breaker_begin(struct breaker *b, int64_t now_ms);
+/* The request goes, and exactly one of the three ends follows. false: it must not after all (between decision and sending somebody else became the probe,
+ * or it opened): decide again. */
+MUST_USE bool breaker_begin(struct breaker *b, int64_t now_ms, struct breaker_pass *p);
 void breaker_ok(struct breaker *b, struct breaker_pass p, int64_t now_ms);
 /* retry_after_ms: what the host said; 0: nothing. */
 void breaker_failed(struct breaker *b, struct breaker_pass p, int64_t retry_after_ms, int64_t now_ms);

@@ -169,13 +169,13 @@ void route_commit(struct route_state *s, const struct route_candidate *c, size_t
         spill->n_switches += spill->on != d->spills[i];
         spill->on = d->spills[i];
     }
-    if (has_local && w->attempts == 0 && !d->again) {
-        decide_overflow_ask(&c[0], w, false, &ask);
+    if (has_local && !w->counted) {
+        decide_overflow_ask(&c[0], w, &ask);
         overflow_count(s->overflow, &ask);
     }
     if (!d->again || d->action != ROUTE_STAY) s->n_by_reason[d->reason]++;
     if (!d->overflow) return;
     CHECK(!t->open);
-    decide_overflow_ask(&c[d->chosen], w, d->again, &ask);
+    decide_overflow_ask(&c[d->chosen], w, &ask);
     overflow_hold(s->overflow, &ask, d->local_ms, t);
 }

@@ -9,7 +9,7 @@
  * arguments give the same decision: nothing here has a clock, chance or memory of its own. No allocation, no network, no database. Loop's thread.
  *
  * How it is called: name_parse -> a candidate for each wanted route (route_candidate_init, then the figures of breaker.h, host_keys.h, retry.h, speed.h,
- * the price book, admission.h) -> route_decide -> the holds of the ledger -> route_commit, breaker_begin, host_keys_begin. docs/routing.md, "For
+ * the price book, admission.h) -> route_decide -> route_commit -> the holds of the ledger -> breaker_begin, host_keys_begin. docs/routing.md, "For
  * developers", has each call with its moment. */
 #ifndef SPILLWAY_SERVER_ROUTING_DECIDE_H
 #define SPILLWAY_SERVER_ROUTING_DECIDE_H
@@ -89,6 +89,7 @@ struct route_wish {
     int64_t left_ms;         /* until the deadline */
     uint64_t draw;           /* random, once a request: weights, probes, spread of Retry-After */
     unsigned attempts;       /* that have begun and failed */
+    bool counted;            /* it has had a route_commit: it is one request, however often it is decided */
     /* what the key, its project and the request's own headers allow, all of them together */
     bool local_only, zero_retention;
     uint64_t hosts, regions; /* bit i allowed; ~0: all */
@@ -149,7 +150,8 @@ MUST_USE int route_decide(const struct route_candidate *c, size_t n, const struc
  * ROUTE_MARGIN_PER_CENT of what is left to wait and ROUTE_MARGIN_MS, or if it would be too late here. Never refuses. Must not be called after the first token. */
 void route_again(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s, size_t at,
                  struct route_decision *d);
-/* What follows from it: hysteresis, counts, the hold of an overflow (t, open until overflow_settle; untouched otherwise). A refusal, too. */
+/* What follows from it: hysteresis, counts, the hold of an overflow (t, open until overflow_settle; untouched otherwise). A refusal, too. At once after the
+ * decision, before anything that takes time, as the next decision counts on it; if then the ledger refuses, overflow_settle with 0 and decide again. */
 void route_commit(struct route_state *s, const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_decision *d,
                   struct overflow_ticket *t);
 

@@ -27,7 +27,7 @@ int64_t route_bound_ms(const struct route_candidate *c, bool spills)
     return spills ? c->target_ms * ROUTE_BACK_PER_CENT / 100 : c->target_ms;
 }
 
-void decide_overflow_ask(const struct route_candidate *c, const struct route_wish *w, bool again, struct overflow_ask *a)
+void decide_overflow_ask(const struct route_candidate *c, const struct route_wish *w, struct overflow_ask *a)
 {
     *a = (struct overflow_ask){.key = w->key,
                                .project = w->project,
@@ -37,7 +37,7 @@ void decide_overflow_ask(const struct route_candidate *c, const struct route_wis
                                .out_nusd = c->out_nusd,
                                .host = c->i_host,
                                .region = c->region,
-                               .counted = again || w->attempts > 0};
+                               .counted = w->counted};
 }
 
 /* --- what it may not do: nothing that stays in the house leaves it, so most of this is about hosted ones --- */
@@ -223,7 +223,7 @@ void decide_filter(struct work *k)
     for (size_t i = 0; i < k->n; i++) {
         const struct route_candidate *c = &k->c[i];
         struct overflow_ask ask;
-        decide_overflow_ask(c, k->w, k->at >= 0, &ask);
+        decide_overflow_ask(c, k->w, &ask);
         k->overflow[i] = c->want.stands_in ? overflow_check(k->s->overflow, &ask) : OVERFLOW_YES;
         k->d->spills[i] = spills(k, c);
         k->d->passed[i] = ROUTE_LATER;

@@ -26,6 +26,6 @@ void decide_order(struct work *k);
 void decide_refuse(struct work *k);
 
 bool decide_is_hosted(const struct route_candidate *c);
-void decide_overflow_ask(const struct route_candidate *c, const struct route_wish *w, bool again, struct overflow_ask *a);
+void decide_overflow_ask(const struct route_candidate *c, const struct route_wish *w, struct overflow_ask *a);
 
 #endif

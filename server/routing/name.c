@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NEAREST = 3, NEAREST_BYTES = 96, NEAREST_EDITS = 4, NEAREST_LOOKED_AT = 4096 };
+enum { NEAREST = 3, NEAREST_BYTES = 96, NEAREST_EDITS = 4, NEAREST_WORK = 200 * 1000 };
 
 const char *const route_policy_names[ROUTE_POLICIES] = {[ROUTE_LOCAL_FIRST] = "local-first",
                                                         [ROUTE_CHEAPEST] = "cheapest",
@@ -80,7 +80,7 @@ static void add_hosted(struct parse *x, size_t index, unsigned tier, unsigned we
 {
     add(x, NAME_HOSTED, index, tier, weight, false);
     int local = x->cat->hosted[index].local;
-    if (local >= 0) add(x, NAME_LOCAL, (size_t)local, tier, weight, true);
+    if (local >= 0 && x->cat->locals[local].name) add(x, NAME_LOCAL, (size_t)local, tier, weight, true);
 }
 
 static void add_local(struct parse *x, size_t index, unsigned tier, unsigned weight)
@@ -110,7 +110,7 @@ static bool add_named(struct parse *x, struct span s, bool whole_offer, unsigned
         return true;
     }
     for (size_t i = 0; i < cat->n_locals; i++) {
-        if (!is(cat->locals[i].canonical, s)) continue;
+        if (!cat->locals[i].name || !is(cat->locals[i].canonical, s)) continue;
         found = true;
         add_local(x, i, tier, weight);
     }
@@ -146,7 +146,7 @@ static bool add_text(struct parse *x, struct span s, unsigned tier, unsigned wei
     if (add_named(x, s, false, tier, weight)) return true;
     const char *colon = memrchr(s.p, ':', s.n);
     *base_found = false;
-    if (!colon) return false;
+    if (!colon || colon == s.p) return false;
     struct span base = {s.p, (size_t)(colon - s.p)}, suffix = {colon + 1, s.n - base.n - 1};
     int policy = policy_of(suffix), host = host_of(x->cat, suffix);
     bool local = is("local", suffix);
@@ -217,44 +217,54 @@ static int add_entry(struct parse *x, bool is_alias, struct name_wanted *out)
 /* --- nearest names --- */
 
 struct nearest {
+    struct span asked;
+    unsigned most; /* edits */
     struct {
         char name[NEAREST_BYTES + 1];
         unsigned edits;
     } best[NEAREST];
-    size_t n, looked_at;
+    size_t n, work; /* work: steps so far; a wrong name must not cost more than a right one brings in */
 };
 
-/* Levenshtein's distance, given up above `most`. */
-static unsigned edits_between(const char *a, size_t na, const char *b, size_t nb, unsigned most)
+static bool same_letter(char a, char b)
 {
+    return (a | 0x20) == (b | 0x20);
+}
+
+/* Levenshtein's distance, given up above nr->most. */
+static unsigned edits_to(struct nearest *nr, struct span b)
+{
+    struct span a = nr->asked;
     unsigned row[NEAREST_BYTES + 1];
-    if ((na > nb ? na - nb : nb - na) > most) return most + 1;
-    for (size_t j = 0; j <= nb; j++) row[j] = (unsigned)j;
-    for (size_t i = 1; i <= na; i++) {
+    if ((a.n > b.n ? a.n - b.n : b.n - a.n) > nr->most || b.n > NEAREST_BYTES) return nr->most + 1;
+    for (; a.n && b.n && same_letter(a.p[0], b.p[0]); a.p++, a.n--, b.p++, b.n--) {}
+    for (; a.n && b.n && same_letter(a.p[a.n - 1], b.p[b.n - 1]); a.n--, b.n--) {}
+    for (size_t j = 0; j <= b.n; j++) row[j] = (unsigned)j;
+    nr->work += (a.n + 1) * (b.n + 1);
+    for (size_t i = 1; i <= a.n; i++) {
         unsigned corner = row[0], least = row[0] = (unsigned)i;
-        for (size_t j = 1; j <= nb; j++) {
-            unsigned change = corner + ((a[i - 1] | 0x20) != (b[j - 1] | 0x20));
+        for (size_t j = 1; j <= b.n; j++) {
+            unsigned change = corner + !same_letter(a.p[i - 1], b.p[j - 1]);
             corner = row[j];
             unsigned gap = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
             row[j] = change < gap ? change : gap;
             if (row[j] < least) least = row[j];
         }
-        if (least > most) return most + 1;
+        if (least > nr->most) return nr->most + 1;
     }
-    return row[nb];
+    return row[b.n];
 }
 
 /* `host/model` is as near as `model` is, for who forgot the host. */
-static void consider(struct nearest *nr, struct span asked, const char *host, const char *model)
+static void consider(struct nearest *nr, const char *host, const char *model)
 {
     char name[NEAREST_BYTES + 1];
-    size_t n_model = strlen(model);
-    int n = snprintf(name, sizeof name, "%s%s%s", host ? host : "", host ? "/" : "", model);
-    if (n < 0 || n > NEAREST_BYTES || nr->looked_at++ >= NEAREST_LOOKED_AT) return;
-    unsigned most = asked.n / 3 < NEAREST_EDITS ? (unsigned)(asked.n / 3) : NEAREST_EDITS;
-    unsigned edits = edits_between(asked.p, asked.n, name, (size_t)n, most);
-    if (edits > most && host) edits = edits_between(asked.p, asked.n, model, n_model, most);
-    if (edits > most) return;
+    size_t n_model = strlen(model), n = n_model + (host ? strlen(host) + 1 : 0);
+    if (n > NEAREST_BYTES || nr->work > NEAREST_WORK || n_model > nr->asked.n + nr->most || n + nr->most < nr->asked.n) return;
+    snprintf(name, sizeof name, "%s%s%s", host ? host : "", host ? "/" : "", model);
+    unsigned edits = edits_to(nr, (struct span){name, n});
+    if (edits > nr->most && host) edits = edits_to(nr, (struct span){model, n_model});
+    if (edits > nr->most) return;
     size_t at = nr->n;
     for (size_t i = 0; i < nr->n; i++)
         if (strcmp(nr->best[i].name, name) == 0) return;
@@ -262,24 +272,28 @@ static void consider(struct nearest *nr, struct span asked, const char *host, co
     if (at == NEAREST) return;
     if (nr->n < NEAREST) nr->n++;
     memmove(&nr->best[at + 1], &nr->best[at], (nr->n - at - 1) * sizeof *nr->best);
-    memcpy(nr->best[at].name, name, (size_t)n + 1);
+    memcpy(nr->best[at].name, name, n + 1);
     nr->best[at].edits = edits;
 }
 
 static void find_nearest(const struct name_catalogue *cat, struct span asked, struct nearest *nr)
 {
     if (asked.n > NEAREST_BYTES) return;
-    for (size_t i = 0; i < cat->n_aliases; i++) consider(nr, asked, NULL, cat->aliases[i].name);
-    for (size_t i = 0; i < cat->n_locals; i++) consider(nr, asked, NULL, cat->locals[i].name);
+    nr->asked = asked;
+    nr->most = asked.n / 3 < NEAREST_EDITS ? (unsigned)(asked.n / 3) : NEAREST_EDITS;
+    for (size_t i = 0; i < cat->n_aliases; i++) consider(nr, NULL, cat->aliases[i].name);
+    for (size_t i = 0; i < cat->n_locals; i++)
+        if (cat->locals[i].name) consider(nr, NULL, cat->locals[i].name);
     for (size_t i = 0; i < cat->n_hosted; i++) {
-        consider(nr, asked, cat->hosts[cat->hosted[i].host], cat->hosted[i].model);
-        if (cat->hosted[i].canonical) consider(nr, asked, NULL, cat->hosted[i].canonical);
+        consider(nr, cat->hosts[cat->hosted[i].host], cat->hosted[i].model);
+        if (cat->hosted[i].canonical) consider(nr, NULL, cat->hosted[i].canonical);
     }
 }
 
 static int not_found(const struct name_catalogue *cat, struct span s, const char *param, bool base_found, struct err *e)
 {
     const char *colon = memrchr(s.p, ':', s.n);
+    if (alias_of(cat, s)) return err_set_param(e, ERR_NOT_FOUND, param, "None of the models that '%s' leads to is here now.", s.p);
     if (base_found && colon) {
         int n = (int)(colon - s.p);
         struct span suffix = {colon + 1, s.n - (size_t)n - 1};
@@ -360,9 +374,10 @@ static int check_locals(const struct name_catalogue *cat, struct err *e)
     if (cat->n_locals > NAME_MAX_LOCALS) return err_set(e, ERR_INPUT, "there are %zu local models; at most %d", cat->n_locals, NAME_MAX_LOCALS);
     for (size_t i = 0; i < cat->n_locals; i++) {
         const struct name_local *l = &cat->locals[i];
+        if (!l->name) continue;
         if (!*l->name || strlen(l->name) > NAME_MAX_BYTES) return err_set(e, ERR_INPUT, "'%s' is no name for a local model", l->name);
         for (size_t k = 0; k < i; k++)
-            if (strcmp(cat->locals[k].name, l->name) == 0) return err_set(e, ERR_INPUT, "two local models are named '%s'", l->name);
+            if (cat->locals[k].name && strcmp(cat->locals[k].name, l->name) == 0) return err_set(e, ERR_INPUT, "two local models are named '%s'", l->name);
         for (size_t k = 0; k < l->n_stand_ins; k++)
             if (l->stand_ins[k].hosted >= cat->n_hosted || l->stand_ins[k].tier > NAME_MAX_TIER)
                 return err_set(e, ERR_INPUT, "what stands in for '%s', number %zu: no such hosted model, or a tier above %d", l->name, k + 1,
@@ -377,7 +392,7 @@ static int check_hosted(const struct name_catalogue *cat, struct err *e)
     for (size_t i = 0; i < cat->n_hosted; i++) {
         const struct name_hosted *h = &cat->hosted[i];
         if (h->host >= cat->n_hosts || !*h->model) return err_set(e, ERR_INPUT, "hosted model %zu ('%s') has no provider or no name", i + 1, h->model);
-        if (h->local >= (int)cat->n_locals) return err_set(e, ERR_INPUT, "no local model takes over from '%s/%s'", cat->hosts[h->host], h->model);
+        if (h->local >= (int)cat->n_locals || (h->local >= 0 && !cat->locals[h->local].name)) return err_set(e, ERR_INPUT, "no local model takes over from '%s/%s'", cat->hosts[h->host], h->model);
     }
     return 0;
 }

@@ -37,7 +37,7 @@ struct name_stand_in {
 };
 
 struct name_local {
-    const char *name;
+    const char *name;      /* NULL: a free place; so numbers stay while models come and go */
     const char *canonical; /* public name, owner/model; NULL: none */
     const struct name_stand_in *stand_ins;
     size_t n_stand_ins;

@@ -159,13 +159,13 @@ void overflow_hold(struct overflow *o, const struct overflow_ask *a, int64_t loc
 {
     int64_t ids[3];
     size_t n = who(a->project.id, a->key.id, ids);
+    CHECK(overflow_check(o, a) == OVERFLOW_YES);
     o->hour = hour_now(o, a->hour);
     o->counts.n_overflow++;
     *t = (struct overflow_ticket){
         .key = a->key.id, .project = a->project.id, .hour = o->hour, .hold_nusd = a->hold_nusd, .local_ms = local_ms, .open = true};
     for (size_t i = 0; i < n; i++) {
         struct hour *h = open_hour(o, ids[i], o->hour);
-        CHECK(h);
         h->held_nusd += a->hold_nusd;
         h->n_overflow++;
     }

@@ -42,7 +42,7 @@ struct overflow_ask {
     int64_t hold_nusd;         /* the most that it can cost */
     int64_t in_nusd, out_nusd; /* price per 1,000,000 tokens */
     unsigned host, region;
-    bool counted; /* overflow_count has seen this request: it is not its first attempt */
+    bool counted; /* overflow_count has seen this request */
 };
 
 enum overflow_verdict { OVERFLOW_YES, OVERFLOW_OFF, OVERFLOW_HOST, OVERFLOW_REGION, OVERFLOW_PRICE, OVERFLOW_SHARE, OVERFLOW_CAP };
@@ -72,7 +72,7 @@ int64_t overflow_hour_nusd(const struct overflow *o, int64_t id, int64_t hour);
 enum overflow_verdict overflow_check(const struct overflow *o, const struct overflow_ask *a);
 /* A request for a name that leads to a local model, wherever it goes: the shares are of these. Once a request, before its overflow_hold. */
 void overflow_count(struct overflow *o, const struct overflow_ask *a);
-/* It goes over; overflow_check has just said yes. */
+/* It goes over; overflow_check has just said yes, with nothing between that could have used the room. */
 void overflow_hold(struct overflow *o, const struct overflow_ask *a, int64_t local_ms, struct overflow_ticket *t);
 /* It has ended, cost_nusd was posted; rescued: with a whole answer, first_ms after it was decided. Accepts a ticket that is not open. */
 void overflow_settle(struct overflow *o, struct overflow_ticket *t, int64_t cost_nusd, bool rescued, int64_t first_ms);

@@ -287,7 +287,8 @@ static void world_tweak(struct world *x, const char *tweaks)
     }
     overflow_set(x->s.overflow, &x->all);
     struct overflow_ask ask = {.key = x->w.key, .project = x->w.project, .hour = x->w.hour};
-    if (x->at >= 0 || x->w.attempts) overflow_count(x->s.overflow, &ask); /* when it came */
+    x->w.counted = x->at >= 0 || x->w.attempts > 0; /* when it came */
+    if (x->w.counted) overflow_count(x->s.overflow, &ask);
 }
 
 #endif

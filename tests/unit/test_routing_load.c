@@ -104,6 +104,7 @@ static bool send(struct flap *f, unsigned attempts, const bool tried[N_HOSTS])
     fill_candidates(f, tried);
     f->world.w.draw = draw();
     f->world.w.attempts = attempts;
+    f->world.w.counted = attempts > 0;
     int rc = route_decide(f->world.c, f->world.n, &f->world.w, &f->world.s, &d);
     route_commit(&f->world.s, f->world.c, f->world.n, &f->world.w, &d, &none);
     if (rc) return false;
@@ -118,7 +119,7 @@ static bool send(struct flap *f, unsigned attempts, const bool tried[N_HOSTS])
         h->n_retries++;
     }
     a->key = host_keys_pick(&h->keys, 0, f->now_ms, &ignored_ms);
-    a->pass = breaker_begin(&h->breaker, f->now_ms);
+    assert_true(breaker_begin(&h->breaker, f->now_ms, &a->pass));
     host_keys_begin(&h->keys, a->key, f->now_ms);
     h->n_probes_out += a->pass.probe;
     assert_in_range(h->n_probes_out, 0, 1); /* half-open: one at a time */
@@ -378,6 +379,7 @@ static void test_those_that_wait_spill_when_the_engine_slows(void **state)
     bool left[WAITING] = {false};
     int n_left = 0, n_served = 0;
     world_init(&x, "smol");
+    x.w.counted = true;
     x.c[1].speed.first_ms = 300;
     for (int64_t now_ms = 0; now_ms < 20000 && n_served + n_left < WAITING; now_ms += 100) {
         int64_t each_ms = now_ms < 300 ? 45 : SLOW_MS; /* it slows down after 300 ms */

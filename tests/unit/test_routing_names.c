@@ -22,7 +22,7 @@ static const struct name_hosted hosted[] = {
 static const struct name_stand_in stand_ins[] = {{0, 0, 1}, {1, 1, 2}};
 static const struct name_local locals[] = {
     {"smol", "HuggingFaceTB/SmolLM2", stand_ins, 2}, {"HuggingFaceTB/SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B", NULL, 0}, {"qwen2.5:7b", NULL, NULL, 0},
-    {"groq/special", NULL, NULL, 0}, {"tiny:local", NULL, NULL, 0}, {"tiny", NULL, NULL, 0},
+    {"groq/special", NULL, NULL, 0}, {NULL, "owner/gone", NULL, 0}, {"tiny:local", NULL, NULL, 0}, {"tiny", NULL, NULL, 0},
 };
 static const struct name_alias_route small_routes[] = {{"smol", 0, 1}, {"groq/llama-3.1-8b-instant", 1, 3}, {"meta-llama/Llama-3.1-8B:together", 1, 1}};
 static const struct name_alias_route back_routes[] = {{"groq/llama-3.1-8b-instant", 0, 1}, {"smol:local", 1, 1}};
@@ -32,7 +32,7 @@ static const struct name_alias aliases[] = {{"chat-small", small_routes, 3, ROUT
                                             {"cheap", cheap_routes, 2, ROUTE_CHEAPEST},
                                             {"groq/llama-3.1-70b", small_routes, 1, ROUTE_PRIORITY}};
 static const struct name_catalogue cat = {
-    .locals = locals, .n_locals = 6, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 5, .aliases = aliases, .n_aliases = 4};
+    .locals = locals, .n_locals = 7, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 5, .aliases = aliases, .n_aliases = 4};
 
 /* "0 smol; 0 groq/llama* ...": the entry, the model; '*' stands in, '!' in reserve, xN its weight. */
 static char *print(const struct name_wanted *w, char out[1024])
@@ -129,6 +129,7 @@ static const struct {
      ERR_NOT_FOUND},
     {":cheapest", "There is no model ':cheapest' here; GET /v1/models lists them.", ERR_NOT_FOUND},
     {"/", "There is no model '/' here; GET /v1/models lists them.", ERR_NOT_FOUND},
+    {"owner/gone", "There is no model 'owner/gone' here; GET /v1/models lists them.", ERR_NOT_FOUND},
     {"groq/", "There is no model 'groq/' here; GET /v1/models lists them.", ERR_NOT_FOUND},
     {"", "A model's name must not be empty.", ERR_INPUT},
 };
@@ -181,6 +182,26 @@ static void test_lists(void **state)
     assert_int_equal(name_parse_list(&cat, many, NAME_MAX_LIST, &w, &e), 0);
 }
 
+/* A model that was unloaded leaves its place free: what led to it leads elsewhere, or nowhere. */
+static void test_a_free_place_leads_nowhere(void **state)
+{
+    (void)state;
+    static const struct name_local none[] = {{NULL, NULL, stand_ins, 2}, {NULL, NULL, NULL, 0}};
+    static const struct name_alias_route lost[] = {{"smol", 0, 1}};
+    static const struct name_alias only[] = {{"chat-small", small_routes, 3, ROUTE_PRIORITY}, {"lost", lost, 1, ROUTE_PRIORITY}};
+    struct name_catalogue c = {.locals = none, .n_locals = 2, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 5, .aliases = only, .n_aliases = 2};
+    struct name_wanted w;
+    struct err e;
+    char out[1024];
+    assert_int_equal(name_parse(&c, "together/SmolLM3", &w, &e), 0);
+    assert_string_equal(print(&w, out), "0 together>SmolLM3");
+    assert_int_equal(name_parse(&c, "chat-small", &w, &e), 0);
+    assert_string_equal(print(&w, out), "0 groq>llama-3.1-8b-instant x3, 0 together>meta-llama/Llama-3.1-8B");
+    assert_int_equal(name_parse(&c, "smol", &w, &e), -ERR_NOT_FOUND);
+    assert_int_equal(name_parse(&c, "lost", &w, &e), -ERR_NOT_FOUND);
+    assert_string_equal(e.msg, "None of the models that 'lost' leads to is here now.");
+}
+
 static void test_more_routes_than_there_is_room_for(void **state)
 {
     (void)state;
@@ -222,9 +243,9 @@ static void test_a_configuration_is_checked(void **state)
         {{.locals = lost, .n_locals = 1}, "what stands in for 'a', number 1: no such hosted model, or a tier above 100"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_host, .n_hosted = 1}, "hosted model 1 ('m') has no provider or no name"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_local, .n_hosted = 1}, "no local model takes over from 'groq/m'"},
-        {{.locals = locals + 5, .n_locals = 1, .aliases = loop, .n_aliases = 1},
+        {{.locals = locals + 6, .n_locals = 1, .aliases = loop, .n_aliases = 1},
          "the alias 'loop' leads to 'loop', which names no model here (or its tier is above 100)"},
-        {{.locals = locals + 4, .n_locals = 2, .aliases = hides, .n_aliases = 1},
+        {{.locals = locals + 5, .n_locals = 2, .aliases = hides, .n_aliases = 1},
          "the alias 'smol' leads to 'smol', which names no model here (or its tier is above 100)"},
         {{.locals = locals, .n_locals = 1, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 3, .aliases = hides, .n_aliases = 1},
          "the alias 'smol' hides the local model of that name"},
@@ -272,6 +293,7 @@ int main(void)
         cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
         cmocka_unit_test(test_a_name_is_bounded),
         cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_a_free_place_leads_nowhere),
         cmocka_unit_test(test_more_routes_than_there_is_room_for),
         cmocka_unit_test(test_a_configuration_is_checked),
         cmocka_unit_test(test_random_names),

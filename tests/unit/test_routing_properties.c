@@ -136,6 +136,7 @@ static void random_world(struct world *x, uint64_t from)
                                .left_ms = one_in(3) ? (int64_t)next(4000) : 60000,
                                .draw = ((uint64_t)next(1u << 31) << 31) ^ next(1u << 31),
                                .attempts = one_in(6) ? (unsigned)next(3) : 0,
+                               .counted = one_in(6),
                                .local_only = one_in(6),
                                .zero_retention = one_in(6),
                                .hosts = one_in(4) ? next(16) : ~(uint64_t)0,

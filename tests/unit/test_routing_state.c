@@ -19,14 +19,21 @@ enum { START_MS = 1000000 };
 
 /* --- breaker --- */
 
+static struct breaker_pass begin(struct breaker *b, int64_t now_ms)
+{
+    struct breaker_pass p;
+    assert_true(breaker_begin(b, now_ms, &p));
+    return p;
+}
+
 static void bad(struct breaker *b, int64_t hint_ms, int64_t now_ms)
 {
-    breaker_failed(b, breaker_begin(b, now_ms), hint_ms, now_ms);
+    breaker_failed(b, begin(b, now_ms), hint_ms, now_ms);
 }
 
 static void good(struct breaker *b, int64_t now_ms)
 {
-    breaker_ok(b, breaker_begin(b, now_ms), now_ms);
+    breaker_ok(b, begin(b, now_ms), now_ms);
 }
 
 static void open_breaker(struct breaker *b, int64_t now_ms)
@@ -94,9 +101,11 @@ static void test_breaker_sends_one_probe(void **state)
     int64_t now_ms = START_MS + BREAKER_FIRST_MS;
     assert_int_equal(breaker_verdict(&b, now_ms - 1), BREAKER_NO);
     assert_int_equal(breaker_verdict(&b, now_ms), BREAKER_PROBE);
-    struct breaker_pass probe = breaker_begin(&b, now_ms);
+    struct breaker_pass probe = begin(&b, now_ms);
     assert_true(probe.probe);
     assert_int_equal(breaker_verdict(&b, now_ms + 100), BREAKER_NO);
+    struct breaker_pass second;
+    assert_false(breaker_begin(&b, now_ms + 100, &second));
     assert_string_equal(breaker_state_name(&b, now_ms), "half-open");
     breaker_ok(&b, probe, now_ms + 200);
     assert_int_equal(breaker_verdict(&b, now_ms + 200), BREAKER_GO);
@@ -150,11 +159,11 @@ static void test_breaker_ignores_outcomes_from_before_it_opened(void **state)
     (void)state;
     struct breaker b = {0};
     struct breaker_pass old[64];
-    for (int i = 0; i < 64; i++) old[i] = breaker_begin(&b, START_MS);
+    for (int i = 0; i < 64; i++) old[i] = begin(&b, START_MS);
     for (int i = 0; i < 64; i++) breaker_failed(&b, old[i], 0, START_MS + 10 * i);
     assert_int_equal(b.n_openings, 1);
     assert_int_equal(b.n_failures, BREAKER_IN_A_ROW);
-    struct breaker_pass probe = breaker_begin(&b, START_MS + BREAKER_FIRST_MS + 1000);
+    struct breaker_pass probe = begin(&b, START_MS + BREAKER_FIRST_MS + 1000);
     breaker_ok(&b, old[0], START_MS + BREAKER_FIRST_MS + 1000); /* nor does an old success close it */
     assert_int_equal(b.state, BREAKER_HALF_OPEN);
     breaker_ok(&b, probe, START_MS + BREAKER_FIRST_MS + 2000);
@@ -167,12 +176,12 @@ static void test_breaker_gives_up_a_probe_without_an_outcome(void **state)
     struct breaker b = {0};
     open_breaker(&b, START_MS);
     int64_t now_ms = START_MS + BREAKER_FIRST_MS;
-    breaker_abandon(&b, breaker_begin(&b, now_ms)); /* its client left */
+    breaker_abandon(&b, begin(&b, now_ms)); /* its client left */
     assert_int_equal(breaker_verdict(&b, now_ms), BREAKER_PROBE);
-    struct breaker_pass lost = breaker_begin(&b, now_ms);
+    struct breaker_pass lost = begin(&b, now_ms);
     assert_int_equal(breaker_verdict(&b, now_ms + BREAKER_PROBE_MS - 1), BREAKER_NO);
     assert_int_equal(breaker_verdict(&b, now_ms + BREAKER_PROBE_MS), BREAKER_PROBE);
-    struct breaker_pass second = breaker_begin(&b, now_ms + BREAKER_PROBE_MS);
+    struct breaker_pass second = begin(&b, now_ms + BREAKER_PROBE_MS);
     breaker_failed(&b, lost, 0, now_ms + BREAKER_PROBE_MS + 1); /* tells nothing any more */
     breaker_ok(&b, second, now_ms + BREAKER_PROBE_MS + 2);
     assert_int_equal(b.state, BREAKER_CLOSED);
