@@ -1,12 +1,14 @@
 /* Breaker: whether a host's model is asked at all. One a (host, model); keys have a health of their own (host_keys.h).
  *
  *     closed      asked. BREAKER_IN_A_ROW failures one after another, or BREAKER_OF_LAST of the last BREAKER_LAST outcomes, open it
- *     open        not asked until a time: BREAKER_FIRST_MS, doubled with each opening that follows within BREAKER_CALM_MS of the last closing,
- *                 BREAKER_MOST_MS at most; a Retry-After that was told lengthens it, to BREAKER_HINT_MS at most
- *     half-open   one request goes as a probe. It does well: closed. It fails: open again, for longer. It leaves without an outcome: the next is the probe
+ *     open        not asked until a time: BREAKER_FIRST_MS, doubled with each opening that follows within BREAKER_CALM_MS of the last
+ *                 closing, BREAKER_MOST_MS at most; a Retry-After that was told lengthens it, to BREAKER_HINT_MS at most
+ *     half-open   one request goes as a probe. It does well: closed. It fails: open again, for longer. It leaves without an outcome: the
+ *                 next is the probe
  *
- * What counts: connect errors, timeouts, 5xx, overload, streams cut before or after their first byte. What does not: the caller's faults, a key's faults,
- * clients that left (retry.h's fault_rows tells). Outcomes of requests that began before it opened are not counted while it is open.
+ * What counts: connect errors, timeouts, 5xx, overload, streams cut before or after their first byte. What does not: the caller's faults, a
+ * key's faults, clients that left (retry.h's fault_rows tells). Outcomes of requests that began before it opened are not counted while it
+ * is open.
  *
  * Pure: time is an argument (boot clock, ms). A zeroed struct is closed. Loop's thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_BREAKER_H
@@ -34,8 +36,8 @@ enum breaker_verdict { BREAKER_GO, BREAKER_PROBE, BREAKER_NO }; /* PROBE: half-o
 
 struct breaker {
     enum breaker_state state;
-    uint32_t last;    /* outcomes, the newest in bit 0; 1: failed */
-    unsigned n_last;  /* of these */
+    uint32_t last;   /* outcomes, the newest in bit 0; 1: failed */
+    unsigned n_last; /* of these */
     unsigned in_a_row;
     unsigned n_opened; /* in this bad time; the exponent */
     uint64_t epoch;    /* of the newest opening: outcomes of older requests do not count */
@@ -52,8 +54,8 @@ struct breaker_pass {
 
 enum breaker_verdict breaker_verdict(const struct breaker *b, int64_t now_ms);
 int64_t breaker_wait_ms(const struct breaker *b, int64_t now_ms); /* until it may be asked again; 0: now */
-/* The request goes, and exactly one of the three ends follows. false: it must not after all (between decision and sending somebody else became the probe,
- * or it opened): decide again. */
+/* The request goes, and exactly one of the three ends follows. false: it must not after all (between decision and sending somebody else
+ * became the probe, or it opened): decide again. */
 MUST_USE bool breaker_begin(struct breaker *b, int64_t now_ms, struct breaker_pass *p);
 void breaker_ok(struct breaker *b, struct breaker_pass p, int64_t now_ms);
 /* retry_after_ms: what the host said; 0: nothing. */

@@ -32,7 +32,7 @@ void route_wish_init(struct route_wish *w)
 static bool is_within_target(const struct work *k, size_t i)
 {
     const struct route_candidate *c = &k->c[i];
-    return c->target_ms <= 0 || route_predicted_ms(c) <= route_bound_ms(c, k->d->spills[i]);
+    return c->target_ms <= 0 || route_predicted_ms(c) <= k->d->bound_ms[i];
 }
 
 /* The local model of this entry that would take it, only later than it should; -1: none. */
@@ -89,7 +89,8 @@ static void begin(struct work *k)
     decide_order(k);
 }
 
-int route_decide(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s, struct route_decision *d)
+int route_decide(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s,
+                 struct route_decision *d)
 {
     struct work k = {.c = c, .n = n, .w = w, .s = s, .d = d, .at = -1, .probe = -1};
     begin(&k);
@@ -157,8 +158,8 @@ void route_again(const struct route_candidate *c, size_t n, const struct route_w
 
 /* --- what follows --- */
 
-void route_commit(struct route_state *s, const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_decision *d,
-                  struct overflow_ticket *t)
+void route_commit(struct route_state *s, const struct route_candidate *c, size_t n, const struct route_wish *w,
+                  const struct route_decision *d, struct overflow_ticket *t)
 {
     struct overflow_ask ask;
     bool has_local = false;

@@ -2,15 +2,16 @@
  *
  *     filters     what a candidate can never do, may not do, or cannot do now (decide_filter.c, one table)
  *     order       by the policy (decide_order.c, one table)
- *     escape      run now -> queue while the first token is predicted within the model's target -> overflow if allowed and affordable -> queue
- *                 while it is within the deadline -> 429 with Retry-After
+ *     escape      run now -> queue while the first token is predicted within the model's target -> overflow if allowed and affordable ->
+ *                 queue while it is within the deadline -> 429 with Retry-After
  *
- * route_decide only reads; route_commit writes what follows from it. So POST /v1/route is a route_decide without a route_commit, and the same
- * arguments give the same decision: nothing here has a clock, chance or memory of its own. No allocation, no network, no database. Loop's thread.
+ * route_decide only reads; route_commit writes what follows from it. So POST /v1/route is a route_decide without a route_commit, and the
+ * same arguments give the same decision: nothing here has a clock, chance or memory of its own. No allocation, no network, no database.
+ * Loop's thread.
  *
- * How it is called: name_parse -> a candidate for each wanted route (route_candidate_init, then the figures of breaker.h, host_keys.h, retry.h, speed.h,
- * the price book, admission.h) -> route_decide -> route_commit -> the holds of the ledger -> breaker_begin, host_keys_begin. docs/routing.md, "For
- * developers", has each call with its moment. */
+ * How it is called: name_parse -> a candidate for each wanted route (route_candidate_init, then the figures of breaker.h, host_keys.h,
+ * retry.h, speed.h, the price book, admission.h) -> route_decide -> route_commit -> the holds of the ledger -> breaker_begin,
+ * host_keys_begin. docs/routing.md, "For developers", has each call with its moment. */
 #ifndef SPILLWAY_SERVER_ROUTING_DECIDE_H
 #define SPILLWAY_SERVER_ROUTING_DECIDE_H
 
@@ -74,12 +75,12 @@ struct route_candidate {
     struct speed_now speed; /* for a local model token_us only */
     /* local: as of now, of the worker that route.c would choose */
     enum route_local_state local;
-    bool free_now;      /* nothing waits there and it has room: it is read at once */
-    bool full;          /* admission_check_prompt would refuse it, but for the deadline */
-    int64_t wait_ms;    /* until it begins to be read; of a request that waits there: from now */
-    int64_t prompt_ms;  /* then until its first token */
-    int64_t load_ms;    /* until the first token of a usual prompt that came now: the model's hysteresis goes by it */
-    int64_t target_ms;  /* of the first token; 0: none, it is never above it */
+    bool free_now;     /* nothing waits there and it has room: it is read at once */
+    bool full;         /* admission_check_prompt would refuse it, but for the deadline */
+    int64_t wait_ms;   /* until it begins to be read; of a request that waits there: from now */
+    int64_t prompt_ms; /* then until its first token */
+    int64_t load_ms;   /* until the first token of a usual prompt that came now: the model's hysteresis goes by it */
+    int64_t target_ms; /* of the first token; 0: none, it is never above it */
 };
 
 struct route_wish {
@@ -94,11 +95,11 @@ struct route_wish {
     bool local_only, zero_retention;
     uint64_t hosts, regions; /* bit i allowed; ~0: all */
     struct route_price_cap price;
-    int64_t left_nusd, hosted_left_nusd;           /* of all budgets, of those for hosted models; INT64_MAX: none */
-    int64_t unheld_nusd, hosted_unheld_nusd;       /* the same if every hold came back unused */
-    struct overflow_who key, project;              /* id and limits on overflow */
-    int64_t hour;                                  /* the ledger's: hours since 1970, UTC */
-    int sticky;                                    /* hosted model's number, or -1 */
+    int64_t left_nusd, hosted_left_nusd;     /* of all budgets, of those for hosted models; INT64_MAX: none */
+    int64_t unheld_nusd, hosted_unheld_nusd; /* the same if every hold came back unused */
+    struct overflow_who key, project;        /* id and limits on overflow */
+    int64_t hour;                            /* the ledger's: hours since 1970, UTC */
+    int sticky;                              /* hosted model's number, or -1 */
 };
 
 /* Whether a local model is beyond its target. Zeroed is a good start. */
@@ -122,14 +123,15 @@ enum route_action {
 
 struct route_decision {
     enum route_action action;
-    int chosen;               /* -1: refused */
-    enum route_reason reason; /* why it is served there; why it is refused */
-    bool overflow;            /* a hosted model stands in: bounded by overflow.h */
-    bool probe;               /* of speed: speed_probed */
-    bool again;               /* made by route_again */
-    int64_t local_ms;         /* overflow: predicted first token of the local model; -1: none could */
+    int chosen;                                /* -1: refused */
+    enum route_reason reason;                  /* why it is served there; why it is refused */
+    bool overflow;                             /* a hosted model stands in: bounded by overflow.h */
+    bool probe;                                /* of speed: speed_probed */
+    bool again;                                /* made by route_again */
+    int64_t local_ms;                          /* overflow: predicted first token of the local model; -1: none could */
     enum route_reason passed[NAME_MAX_ROUTES]; /* for each candidate; ROUTE_CHOSEN for the one */
     bool spills[NAME_MAX_ROUTES];              /* for each local candidate: its hysteresis now */
+    int64_t bound_ms[NAME_MAX_ROUTES];         /* and what its first token must not exceed: its target, or once it spills less */
     /* ROUTE_REFUSE */
     int status;
     const char *code;
@@ -139,20 +141,21 @@ struct route_decision {
 
 /* want, host, model, i_host; the rest is as restrictive as it can be (no key, no price, down). */
 void route_candidate_init(struct route_candidate *c, const struct name_catalogue *cat, const struct name_route *r);
-void route_wish_init(struct route_wish *w); /* nothing needed, nothing restricted, no overflow */
+void route_wish_init(struct route_wish *w);                  /* nothing needed, nothing restricted, no overflow */
 int64_t route_predicted_ms(const struct route_candidate *c); /* local: until the first token */
-/* Local: the target, or while the model spills what it must come down to. */
-int64_t route_bound_ms(const struct route_candidate *c, bool spills);
 
 /* n candidates in the order of the wanted routes, NAME_MAX_ROUTES at most. 0, or -d->err.code when it is refused. */
-MUST_USE int route_decide(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s, struct route_decision *d);
-/* A request that waits in the queue of local candidate `at`, before its first token: ROUTE_STAY, or ROUTE_RUN elsewhere if that is predicted to be sooner by
- * ROUTE_MARGIN_PER_CENT of what is left to wait and ROUTE_MARGIN_MS, or if it would be too late here. Never refuses. Must not be called after the first token. */
+MUST_USE int route_decide(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s,
+                          struct route_decision *d);
+/* A request that waits in the queue of local candidate `at`, before its first token: ROUTE_STAY, or ROUTE_RUN elsewhere if that is
+ * predicted to be sooner by ROUTE_MARGIN_PER_CENT of what is left to wait and ROUTE_MARGIN_MS, or if it would be too late here. Never
+ * refuses. Must not be called after the first token. */
 void route_again(const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_state *s, size_t at,
                  struct route_decision *d);
-/* What follows from it: hysteresis, counts, the hold of an overflow (t, open until overflow_settle; untouched otherwise). A refusal, too. At once after the
- * decision, before anything that takes time, as the next decision counts on it; if then the ledger refuses, overflow_settle with 0 and decide again. */
-void route_commit(struct route_state *s, const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_decision *d,
-                  struct overflow_ticket *t);
+/* What follows from it: hysteresis, counts, the hold of an overflow (t, open until overflow_settle; untouched otherwise). A refusal, too.
+ * At once after the decision, before anything that takes time, as the next decision counts on it; if then the ledger refuses,
+ * overflow_settle with 0 and decide again. */
+void route_commit(struct route_state *s, const struct route_candidate *c, size_t n, const struct route_wish *w,
+                  const struct route_decision *d, struct overflow_ticket *t);
 
 #endif

@@ -22,11 +22,6 @@ int64_t route_predicted_ms(const struct route_candidate *c)
     return c->wait_ms + c->prompt_ms;
 }
 
-int64_t route_bound_ms(const struct route_candidate *c, bool spills)
-{
-    return spills ? c->target_ms * ROUTE_BACK_PER_CENT / 100 : c->target_ms;
-}
-
 void decide_overflow_ask(const struct route_candidate *c, const struct route_wish *w, struct overflow_ask *a)
 {
     *a = (struct overflow_ask){.key = w->key,
@@ -211,11 +206,18 @@ static const struct {
     {ROUTE_FULL, full},
 };
 
-/* Above its target until its load has fallen well below. */
-static bool spills(const struct work *k, const struct route_candidate *c)
+static int64_t bound_ms(const struct route_candidate *c, bool spills)
 {
-    if (decide_is_hosted(c) || c->target_ms <= 0 || c->free_now) return false;
-    return c->load_ms > route_bound_ms(c, k->s->spill[c->want.index].on);
+    return spills ? c->target_ms * ROUTE_BACK_PER_CENT / 100 : c->target_ms;
+}
+
+/* Above its target until its load has fallen well below; and until then nothing enters beyond that. */
+static void judge_load(const struct work *k, size_t i)
+{
+    const struct route_candidate *c = &k->c[i];
+    bool has_target = !decide_is_hosted(c) && c->target_ms > 0, spilt = has_target && k->s->spill[c->want.index].on;
+    k->d->spills[i] = has_target && !c->free_now && c->load_ms > bound_ms(c, spilt);
+    k->d->bound_ms[i] = bound_ms(c, spilt && k->d->spills[i]);
 }
 
 void decide_filter(struct work *k)
@@ -225,7 +227,7 @@ void decide_filter(struct work *k)
         struct overflow_ask ask;
         decide_overflow_ask(c, k->w, &ask);
         k->overflow[i] = c->want.stands_in ? overflow_check(k->s->overflow, &ask) : OVERFLOW_YES;
-        k->d->spills[i] = spills(k, c);
+        judge_load(k, i);
         k->d->passed[i] = ROUTE_LATER;
         for (size_t f = 0; f < sizeof filters / sizeof *filters; f++) {
             if (!filters[f].forbids(k, i)) continue;

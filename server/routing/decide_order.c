@@ -99,7 +99,8 @@ static bool goes_before(const struct work *k, size_t a, size_t b)
     return a < b;
 }
 
-/* A race of exponential clocks: i is first with probability weight_i / sum of weights. Its chance is the model's, not its place's in the list. */
+/* A race of exponential clocks: i is first with probability weight_i / sum of weights. Its chance is the model's, not its place's in the
+ * list. */
 static double race(const struct route_candidate *c, uint64_t draw)
 {
     uint64_t x = draw ^ ((uint64_t)c->want.kind << 32 | c->want.index) * 0x9E3779B97F4A7C15u;

@@ -11,8 +11,8 @@ struct work {
     const struct route_wish *w;
     const struct route_state *s;
     struct route_decision *d;
-    int at;    /* route_again: the candidate in whose queue it waits; -1: none */
-    int probe; /* the candidate that goes first to be measured; -1: none */
+    int at;                                          /* route_again: the candidate in whose queue it waits; -1: none */
+    int probe;                                       /* the candidate that goes first to be measured; -1: none */
     enum overflow_verdict overflow[NAME_MAX_ROUTES]; /* of those that stand in */
     double race[NAME_MAX_ROUTES];                    /* of the weighted draw: the least is first */
     uint8_t order[NAME_MAX_ROUTES];

@@ -11,16 +11,22 @@ static int64_t wait_ms(const struct work *k, size_t i)
     switch (k->d->passed[i]) {
     case ROUTE_FULL:
     case ROUTE_QUEUE:
-    case ROUTE_DEADLINE: return decide_is_hosted(c) ? 1000 : c->wait_ms;
-    case ROUTE_KEY: return c->key_wait_ms;
-    case ROUTE_BREAKER: return c->breaker_wait_ms;
+    case ROUTE_DEADLINE:
+        return decide_is_hosted(c) ? 1000 : c->wait_ms;
+    case ROUTE_KEY:
+        return c->key_wait_ms;
+    case ROUTE_BREAKER:
+        return c->breaker_wait_ms;
     case ROUTE_CAP:
-    case ROUTE_SHARE: return ROUTE_RETRY_MAX_S * 1000;
-    default: return route_reasons[k->d->passed[i]].again ? 1000 : -1;
+    case ROUTE_SHARE:
+        return ROUTE_RETRY_MAX_S * 1000;
+    default:
+        return route_reasons[k->d->passed[i]].again ? 1000 : -1;
     }
 }
 
-/* The shortest, lengthened by up to a half by the request's own chance, so that those who were refused together do not come again together. */
+/* The shortest, lengthened by up to a half by the request's own chance, so that those who were refused together do not come again together.
+ */
 static int retry_after_s(const struct work *k)
 {
     int64_t least_ms = -1;

@@ -26,8 +26,7 @@ static void figure(const struct route_candidate *c, const struct route_decision 
 {
     enum route_reason r = d->passed[i];
     out[0] = '\0';
-    if (r == ROUTE_QUEUE)
-        snprintf(out, 64, "(%lld>%lldms)", (long long)route_predicted_ms(&c[i]), (long long)route_bound_ms(&c[i], d->spills[i]));
+    if (r == ROUTE_QUEUE) snprintf(out, 64, "(%lld>%lldms)", (long long)route_predicted_ms(&c[i]), (long long)d->bound_ms[i]);
     if (r == ROUTE_CONTEXT) snprintf(out, 64, "(%lld)", (long long)c[i].context);
     if (r == ROUTE_BREAKER) snprintf(out, 64, "(%llds)", (long long)(c[i].breaker_wait_ms + 999) / 1000);
     if (r == ROUTE_KEY) snprintf(out, 64, "(%llds)", (long long)(c[i].key_wait_ms + 999) / 1000);
@@ -36,11 +35,13 @@ static void figure(const struct route_candidate *c, const struct route_decision 
 char *explain_header(const struct route_candidate *c, size_t n, const struct route_decision *d, char out[EXPLAIN_HEADER_BYTES])
 {
     enum { TAIL = 16 }; /* for what was left out */
-    size_t at = (size_t)snprintf(out, EXPLAIN_HEADER_BYTES, "%s%s;", d->action == ROUTE_REFUSE ? "refused " : "", route_reasons[d->reason].name);
+    size_t at =
+        (size_t)snprintf(out, EXPLAIN_HEADER_BYTES, "%s%s;", d->action == ROUTE_REFUSE ? "refused " : "", route_reasons[d->reason].name);
     for (size_t i = 0; i < n; i++) {
         char name[EXPLAIN_NAME_BYTES], more[64], one[EXPLAIN_NAME_BYTES + 128];
         figure(c, d, i, more);
-        int len = snprintf(one, sizeof one, "%s %s=%s%s", i ? "," : "", explain_served_by(&c[i], name), route_reasons[d->passed[i]].name, more);
+        int len =
+            snprintf(one, sizeof one, "%s %s=%s%s", i ? "," : "", explain_served_by(&c[i], name), route_reasons[d->passed[i]].name, more);
         if (at + (size_t)len + TAIL >= EXPLAIN_HEADER_BYTES) {
             snprintf(out + at, EXPLAIN_HEADER_BYTES - at, ", +%zu", n - i);
             break;
@@ -73,8 +74,9 @@ static void put_count(struct buf *b, const char *key, int64_t v)
         buf_printf(b, ",\"%s\":%lld", key, (long long)v);
 }
 
-static void put_candidate(struct buf *b, const struct route_candidate *c, enum route_reason reason, bool spills)
+static void put_candidate(struct buf *b, const struct route_candidate *c, const struct route_decision *d, size_t i)
 {
+    enum route_reason reason = d->passed[i];
     char name[EXPLAIN_NAME_BYTES];
     bool hosted = c->want.kind == NAME_HOSTED;
     buf_printf(b, "{\"kind\":\"%s\"", hosted ? "hosted" : "local");
@@ -91,7 +93,8 @@ static void put_candidate(struct buf *b, const struct route_candidate *c, enum r
     put_count(b, "token_us", c->speed.token_us ? c->speed.token_us : -1);
     if (!hosted) {
         put_count(b, "target_ms", c->target_ms ? c->target_ms : -1);
-        buf_printf(b, ",\"spills\":%s", spills ? "true" : "false");
+        put_count(b, "bound_ms", c->target_ms ? d->bound_ms[i] : -1);
+        buf_printf(b, ",\"spills\":%s", d->spills[i] ? "true" : "false");
     }
     buf_putc(b, '}');
 }
@@ -110,7 +113,7 @@ int explain_json(struct buf *b, const struct route_candidate *c, size_t n, const
     buf_puts(b, ",\"candidates\":[");
     for (size_t i = 0; i < n; i++) {
         if (i) buf_putc(b, ',');
-        put_candidate(b, &c[i], d->passed[i], d->spills[i]);
+        put_candidate(b, &c[i], d, i);
     }
     buf_puts(b, "],\"error\":");
     if (d->action == ROUTE_REFUSE) {

@@ -9,8 +9,8 @@ enum { EXPLAIN_HEADER_BYTES = 1024, EXPLAIN_NAME_BYTES = 320 };
 
 /* x-spillway-served-by: "local/smolvlm-500m", "groq/llama-3.1-8b-instant". Returns out. */
 char *explain_served_by(const struct route_candidate *c, char out[EXPLAIN_NAME_BYTES]);
-/* x-spillway-route: "queue; local/smolvlm-500m=queue(2400>1500ms), groq/llama-3.1-8b-instant=chosen, together/llama=later". What does not fit
- * is counted: ", +3". Returns out. */
+/* x-spillway-route: "queue; local/smolvlm-500m=queue(2400>1500ms), groq/llama-3.1-8b-instant=chosen, together/llama=later". What does not
+ * fit is counted: ", +3". Returns out. */
 char *explain_header(const struct route_candidate *c, size_t n, const struct route_decision *d, char out[EXPLAIN_HEADER_BYTES]);
 /* The same and the figures it was made of, as a JSON object. Returns b->failed. */
 int explain_json(struct buf *b, const struct route_candidate *c, size_t n, const struct route_wish *w, const struct route_decision *d);

@@ -69,11 +69,8 @@ static void add(struct parse *x, enum name_kind kind, size_t index, unsigned tie
         x->full = true;
         return;
     }
-    w->routes[w->n++] = (struct name_route){.kind = kind,
-                                            .index = (uint16_t)index,
-                                            .tier = (uint8_t)tier,
-                                            .weight = (uint16_t)weight,
-                                            .reserve = reserve};
+    w->routes[w->n++] =
+        (struct name_route){.kind = kind, .index = (uint16_t)index, .tier = (uint8_t)tier, .weight = (uint16_t)weight, .reserve = reserve};
 }
 
 static void add_hosted(struct parse *x, size_t index, unsigned tier, unsigned weight)
@@ -237,8 +234,10 @@ static unsigned edits_to(struct nearest *nr, struct span b)
     struct span a = nr->asked;
     unsigned row[NEAREST_BYTES + 1];
     if ((a.n > b.n ? a.n - b.n : b.n - a.n) > nr->most || b.n > NEAREST_BYTES) return nr->most + 1;
-    for (; a.n && b.n && same_letter(a.p[0], b.p[0]); a.p++, a.n--, b.p++, b.n--) {}
-    for (; a.n && b.n && same_letter(a.p[a.n - 1], b.p[b.n - 1]); a.n--, b.n--) {}
+    for (; a.n && b.n && same_letter(a.p[0], b.p[0]); a.p++, a.n--, b.p++, b.n--) {
+    }
+    for (; a.n && b.n && same_letter(a.p[a.n - 1], b.p[b.n - 1]); a.n--, b.n--) {
+    }
     for (size_t j = 0; j <= b.n; j++) row[j] = (unsigned)j;
     nr->work += (a.n + 1) * (b.n + 1);
     for (size_t i = 1; i <= a.n; i++) {
@@ -300,10 +299,11 @@ static int not_found(const struct name_catalogue *cat, struct span s, const char
         if (is("local", suffix)) return err_set_param(e, ERR_NOT_FOUND, param, "The model '%.*s' is not served here locally.", n, s.p);
         if (host_of(cat, suffix) >= 0)
             return err_set_param(e, ERR_NOT_FOUND, param, "The model '%.*s' is not offered here by '%s'.", n, s.p, suffix.p);
-        return err_set_param(e, ERR_NOT_FOUND, param,
-                             "There is a model '%.*s', but ':%s' is neither one of the providers configured here nor local, cheapest, fastest, priority, "
-                             "weighted or local-first.",
-                             n, s.p, suffix.p);
+        return err_set_param(
+            e, ERR_NOT_FOUND, param,
+            "There is a model '%.*s', but ':%s' is neither one of the providers configured here nor local, cheapest, fastest, priority, "
+            "weighted or local-first.",
+            n, s.p, suffix.p);
     }
     struct nearest nr = {.n = 0};
     find_nearest(cat, s, &nr);
@@ -311,8 +311,7 @@ static int not_found(const struct name_catalogue *cat, struct span s, const char
     if (!nr.n) return err_set_param(e, ERR_NOT_FOUND, param, "There is no model '%s' here; GET /v1/models lists them.", s.p);
     char names[NEAREST * (NEAREST_BYTES + 8)] = "";
     size_t at = 0;
-    for (size_t i = 0; i < nr.n; i++)
-        at += (size_t)snprintf(names + at, sizeof names - at, "%s'%s'", i ? ", " : "", nr.best[i].name);
+    for (size_t i = 0; i < nr.n; i++) at += (size_t)snprintf(names + at, sizeof names - at, "%s'%s'", i ? ", " : "", nr.best[i].name);
     return err_set_param(e, ERR_NOT_FOUND, param, "There is no model '%.100s' here. The nearest: %s.", s.p, names);
 }
 
@@ -363,7 +362,8 @@ static int check_hosts(const struct name_catalogue *cat, struct err *e)
     for (size_t i = 0; i < cat->n_hosts; i++) {
         struct span s = {cat->hosts[i], strlen(cat->hosts[i])};
         if (s.n == 0 || strpbrk(s.p, "/:,; =") || s.n > NAME_MAX_BYTES) return err_set(e, ERR_INPUT, "'%s' is no name for a provider", s.p);
-        if (is("local", s) || policy_of(s) >= 0) return err_set(e, ERR_INPUT, "a provider must not be named '%s': that is a model's suffix", s.p);
+        if (is("local", s) || policy_of(s) >= 0)
+            return err_set(e, ERR_INPUT, "a provider must not be named '%s': that is a model's suffix", s.p);
         if (host_of(cat, s) != (int)i) return err_set(e, ERR_INPUT, "two providers are named '%s'", s.p);
     }
     return 0;
@@ -371,28 +371,33 @@ static int check_hosts(const struct name_catalogue *cat, struct err *e)
 
 static int check_locals(const struct name_catalogue *cat, struct err *e)
 {
-    if (cat->n_locals > NAME_MAX_LOCALS) return err_set(e, ERR_INPUT, "there are %zu local models; at most %d", cat->n_locals, NAME_MAX_LOCALS);
+    if (cat->n_locals > NAME_MAX_LOCALS)
+        return err_set(e, ERR_INPUT, "there are %zu local models; at most %d", cat->n_locals, NAME_MAX_LOCALS);
     for (size_t i = 0; i < cat->n_locals; i++) {
         const struct name_local *l = &cat->locals[i];
         if (!l->name) continue;
         if (!*l->name || strlen(l->name) > NAME_MAX_BYTES) return err_set(e, ERR_INPUT, "'%s' is no name for a local model", l->name);
         for (size_t k = 0; k < i; k++)
-            if (cat->locals[k].name && strcmp(cat->locals[k].name, l->name) == 0) return err_set(e, ERR_INPUT, "two local models are named '%s'", l->name);
+            if (cat->locals[k].name && strcmp(cat->locals[k].name, l->name) == 0)
+                return err_set(e, ERR_INPUT, "two local models are named '%s'", l->name);
         for (size_t k = 0; k < l->n_stand_ins; k++)
             if (l->stand_ins[k].hosted >= cat->n_hosted || l->stand_ins[k].tier > NAME_MAX_TIER)
-                return err_set(e, ERR_INPUT, "what stands in for '%s', number %zu: no such hosted model, or a tier above %d", l->name, k + 1,
-                               NAME_MAX_TIER);
+                return err_set(e, ERR_INPUT, "what stands in for '%s', number %zu: no such hosted model, or a tier above %d", l->name,
+                               k + 1, NAME_MAX_TIER);
     }
     return 0;
 }
 
 static int check_hosted(const struct name_catalogue *cat, struct err *e)
 {
-    if (cat->n_hosted > NAME_MAX_HOSTED) return err_set(e, ERR_INPUT, "there are %zu hosted models; at most %d", cat->n_hosted, NAME_MAX_HOSTED);
+    if (cat->n_hosted > NAME_MAX_HOSTED)
+        return err_set(e, ERR_INPUT, "there are %zu hosted models; at most %d", cat->n_hosted, NAME_MAX_HOSTED);
     for (size_t i = 0; i < cat->n_hosted; i++) {
         const struct name_hosted *h = &cat->hosted[i];
-        if (h->host >= cat->n_hosts || !*h->model) return err_set(e, ERR_INPUT, "hosted model %zu ('%s') has no provider or no name", i + 1, h->model);
-        if (h->local >= (int)cat->n_locals || (h->local >= 0 && !cat->locals[h->local].name)) return err_set(e, ERR_INPUT, "no local model takes over from '%s/%s'", cat->hosts[h->host], h->model);
+        if (h->host >= cat->n_hosts || !*h->model)
+            return err_set(e, ERR_INPUT, "hosted model %zu ('%s') has no provider or no name", i + 1, h->model);
+        if (h->local >= (int)cat->n_locals || (h->local >= 0 && !cat->locals[h->local].name))
+            return err_set(e, ERR_INPUT, "no local model takes over from '%s/%s'", cat->hosts[h->host], h->model);
     }
     return 0;
 }
@@ -410,9 +415,10 @@ static int check_alias(const struct name_catalogue *cat, const struct name_alias
     for (size_t i = 0; i < a->n_routes; i++) {
         const struct name_alias_route *r = &a->routes[i];
         bool base_found;
-        if (r->tier > NAME_MAX_TIER || strlen(r->target) > NAME_MAX_BYTES || !add_text(&x, (struct span){r->target, strlen(r->target)}, 0, 1, &base_found))
-            return err_set(e, ERR_INPUT, "the alias '%s' leads to '%s', which names no model here (or its tier is above %d)", a->name, r->target,
-                           NAME_MAX_TIER);
+        if (r->tier > NAME_MAX_TIER || strlen(r->target) > NAME_MAX_BYTES ||
+            !add_text(&x, (struct span){r->target, strlen(r->target)}, 0, 1, &base_found))
+            return err_set(e, ERR_INPUT, "the alias '%s' leads to '%s', which names no model here (or its tier is above %d)", a->name,
+                           r->target, NAME_MAX_TIER);
     }
     return x.full ? err_set(e, ERR_INPUT, "the alias '%s' has more than %d routes", a->name, NAME_MAX_ROUTES) : 0;
 }

@@ -1,19 +1,20 @@
 /* Names: what a request's `model` (and `models`) asks for, as an ordered list of wanted routes.
  *
- * A name is looked up whole first, so whoever names a model can give it any name: '/' and ':' in it mean something only where nothing has that
- * whole name. The first of these that is found counts:
+ * A name is looked up whole first, so whoever names a model can give it any name: '/' and ':' in it mean something only where nothing has
+ * that whole name. The first of these that is found counts:
  *     1. an alias                           its routes, in its order and with its weights
  *     2. a local model                      it, and the hosted models that may stand in for it
  *     3. host/model                         that host's model, the id as the host spells it (it may have '/' and ':')
  *     4. a model's public name, owner/model all local models that carry it and their stand-ins, then all hosts that do
- * Else what follows the last ':' is a suffix, and what is before it is looked up by the same rules (a local model's public name brings its hosts, too):
+ * Else what follows the last ':' is a suffix, and what is before it is looked up by the same rules (a local model's public name brings its
+ * hosts, too):
  *     :local      the local models only
  *     :HOST       the routes of that host only
  *     :cheapest :fastest :priority :weighted :local-first     all routes, in that order
  * Nothing found is -ERR_NOT_FOUND with the nearest names.
  *
- * A hosted route *stands in* where the same name leads to a local model as well (in an alias: to one of an earlier tier): then it is overflow, and
- * bounded by overflow.h. A route *in reserve* is a local model that takes over when the budget for a hosted one has ended.
+ * A hosted route *stands in* where the same name leads to a local model as well (in an alias: to one of an earlier tier): then it is
+ * overflow, and bounded by overflow.h. A route *in reserve* is a local model that takes over when the budget for a hosted one has ended.
  *
  * Pure: nothing is allocated, the catalogue is borrowed. Look-ups go through the lists from their beginning. */
 #ifndef SPILLWAY_SERVER_ROUTING_NAME_H
@@ -25,7 +26,15 @@
 
 #include "base/err.h"
 
-enum { NAME_MAX_ROUTES = 32, NAME_MAX_LIST = 8, NAME_MAX_BYTES = 256, NAME_MAX_LOCALS = 64, NAME_MAX_HOSTS = 64, NAME_MAX_HOSTED = 16384, NAME_MAX_TIER = 100 };
+enum {
+    NAME_MAX_ROUTES = 32,
+    NAME_MAX_LIST = 8,
+    NAME_MAX_BYTES = 256,
+    NAME_MAX_LOCALS = 64,
+    NAME_MAX_HOSTS = 64,
+    NAME_MAX_HOSTED = 16384,
+    NAME_MAX_TIER = 100
+};
 
 enum route_policy { ROUTE_LOCAL_FIRST, ROUTE_CHEAPEST, ROUTE_FASTEST, ROUTE_PRIORITY, ROUTE_WEIGHTED, ROUTE_POLICIES };
 extern const char *const route_policy_names[ROUTE_POLICIES]; /* "local-first", ... */
@@ -92,7 +101,8 @@ struct name_wanted {
     size_t n, n_entries;
 };
 
-/* Of a configuration: names that could never be reached or mean two things, indexes out of range, aliases that lead nowhere. -ERR_INPUT says which. */
+/* Of a configuration: names that could never be reached or mean two things, indexes out of range, aliases that lead nowhere. -ERR_INPUT
+ * says which. */
 MUST_USE int name_catalogue_check(const struct name_catalogue *cat, struct err *e);
 /* One name. *out is overwritten. */
 MUST_USE int name_parse(const struct name_catalogue *cat, const char *text, struct name_wanted *out, struct err *e);

@@ -1,12 +1,13 @@
 /* Overflow: what may be spent on hosted models that stand in for local ones. Nothing, until it is configured.
  *
- * Spend is bounded by the hour: for each key, for each project, and for all together. The hour is the ledger's (UTC by the store's time, a number of hours
- * since 1970), so a figure here is a figure of the ledger. A request's hold, its highest possible cost, must fit beside what was spent and what is held
- * in all three, before anything is sent; what it cost takes the hold's place in the hour in which it was made. So nobody who forces overflow (B21)
- * spends a nano-dollar more than the cap. Beyond money: the highest price, the share of requests, which hosts and regions.
+ * Spend is bounded by the hour: for each key, for each project, and for all together. The hour is the ledger's (UTC by the store's time, a
+ * number of hours since 1970), so a figure here is a figure of the ledger. A request's hold, its highest possible cost, must fit beside
+ * what was spent and what is held in all three, before anything is sent; what it cost takes the hold's place in the hour in which it was
+ * made. So nobody who forces overflow (B21) spends a nano-dollar more than the cap. Beyond money: the highest price, the share of requests,
+ * which hosts and regions.
  *
- * An account whose figures find no place (thousands of others had overflow in this hour) has no overflow. The store's own balance and budget checks
- * come on top; several gateways on one store each have this cap for themselves. Loop's thread. */
+ * An account whose figures find no place (thousands of others had overflow in this hour) has no overflow. The store's own balance and
+ * budget checks come on top; several gateways on one store each have this cap for themselves. Loop's thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_OVERFLOW_H
 #define SPILLWAY_SERVER_ROUTING_OVERFLOW_H
 
@@ -62,8 +63,8 @@ struct overflow_ticket {
 
 struct overflow;
 MUST_USE int overflow_new(struct overflow **out, const struct overflow_limits *all, struct err *e);
-void overflow_free(struct overflow *o);                                        /* accepts NULL */
-void overflow_set(struct overflow *o, const struct overflow_limits *all);      /* the configuration was read again */
+void overflow_free(struct overflow *o);                                   /* accepts NULL */
+void overflow_set(struct overflow *o, const struct overflow_limits *all); /* the configuration was read again */
 const struct overflow_counts *overflow_counts(const struct overflow *o);
 /* Spent and held in that hour; of an account, or (id below 0) of all. */
 int64_t overflow_hour_nusd(const struct overflow *o, int64_t id, int64_t hour);

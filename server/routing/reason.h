@@ -45,7 +45,8 @@ enum route_reason {
 struct route_reason_row {
     const char *name;  /* in headers, JSON, metrics, docs/routing.md */
     const char *words; /* what is said of the candidate: "NAME words" */
-    /* As a refusal, where no candidate is left. Of several the one with the highest rank is told: what will pass before what will not. 0: never told. */
+    /* As a refusal, where no candidate is left. Of several the one with the highest rank is told: what will pass before what will not. 0:
+     * never told. */
     int rank, status;
     const char *code; /* of the API's errors */
     enum err_code err;

@@ -8,15 +8,15 @@ enum { TENTHS = 10 };
 
 const struct fault_row fault_rows[FAULTS] = {
     /*                     name           host's  key    host   wait */
-    [FAULT_NONE] =        {"none",        false,  false, false, false},
-    [FAULT_CALLER] =      {"caller",      false,  false, false, false},
-    [FAULT_UNSUPPORTED] = {"unsupported", false,  false, true,  false},
-    [FAULT_KEY] =         {"key",         false,  true,  true,  false},
-    [FAULT_LIMITED] =     {"limited",     false,  true,  true,  true},
-    [FAULT_OVERLOADED] =  {"overloaded",  true,   false, true,  true},
-    [FAULT_BROKEN] =      {"broken",      true,   false, true,  false},
-    [FAULT_CUT] =         {"cut",         true,   false, false, false},
-    [FAULT_LEFT] =        {"left",        false,  false, false, false},
+    [FAULT_NONE] = {"none", false, false, false, false},
+    [FAULT_CALLER] = {"caller", false, false, false, false},
+    [FAULT_UNSUPPORTED] = {"unsupported", false, false, true, false},
+    [FAULT_KEY] = {"key", false, true, true, false},
+    [FAULT_LIMITED] = {"limited", false, true, true, true},
+    [FAULT_OVERLOADED] = {"overloaded", true, false, true, true},
+    [FAULT_BROKEN] = {"broken", true, false, true, false},
+    [FAULT_CUT] = {"cut", true, false, false, false},
+    [FAULT_LEFT] = {"left", false, false, false, false},
 };
 
 /* The first row that fits counts. */

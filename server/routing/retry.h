@@ -1,8 +1,8 @@
 /* Retry: what an upstream's fault means, and whether there is another attempt. PROVIDERS' table of errors and actions, as data.
  *
- * A request has at most RETRY_ATTEMPTS attempts and one deadline for all of them; none begins after its first content byte. Each retry is paid from the
- * budget of the host that it goes to: a tenth of what that host has lately answered well, RETRY_MOST at most, and one each RETRY_FLOOR_MS, so that a host
- * that was idle or has just come back gets some, too. Requests are never hedged.
+ * A request has at most RETRY_ATTEMPTS attempts and one deadline for all of them; none begins after its first content byte. Each retry is
+ * paid from the budget of the host that it goes to: a tenth of what that host has lately answered well, RETRY_MOST at most, and one each
+ * RETRY_FLOOR_MS, so that a host that was idle or has just come back gets some, too. Requests are never hedged.
  *
  * Pure: time is an argument (boot clock, ms). Loop's thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_RETRY_H
@@ -36,7 +36,8 @@ struct fault_row {
 };
 extern const struct fault_row fault_rows[FAULTS];
 
-/* status 0: there was no answer. code: the host's own error code, "" if none. What only one host does (a 403 that means a long prompt) is for its adapter to say. */
+/* status 0: there was no answer. code: the host's own error code, "" if none. What only one host does (a 403 that means a long prompt) is
+ * for its adapter to say. */
 enum fault fault_of(int status, const char *code);
 
 struct retry_budget {
@@ -46,7 +47,7 @@ struct retry_budget {
 
 bool retry_allowed(const struct retry_budget *b, int64_t now_ms);
 void retry_take(struct retry_budget *b, int64_t now_ms); /* it is allowed */
-void retry_earn(struct retry_budget *b);                  /* the host has answered a request well, be it a retry */
+void retry_earn(struct retry_budget *b);                 /* the host has answered a request well, be it a retry */
 
 enum retry_action {
     RETRY_NO,        /* the error goes to the client */

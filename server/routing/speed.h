@@ -1,11 +1,12 @@
 /* Speed: what a (host, model) has lately taken to its first token and for each token after it, and when it should be measured again.
  *
- * Averages fade: half of a measurement's weight is gone after SPEED_HALF_MS, and what has less weight than a fresh one after SPEED_KNOWN_MS is not known any
- * more. Only whole answers are measured, from the moment the request was sent.
+ * Averages fade: half of a measurement's weight is gone after SPEED_HALF_MS, and what has less weight than a fresh one after SPEED_KNOWN_MS
+ * is not known any more. Only whole answers are measured, from the moment the request was sent.
  *
  * Where requests go to the fastest, the others are never seen again. So one in SPEED_PROBE_ONE_IN goes to the candidate that was measured
- * longest ago, if that is SPEED_STALE_MS or more, if it was not probed in the last SPEED_PROBE_GAP_MS, and if it costs at most twice as much: a real
- * request that gets a real answer, no extra one. Pure: time is an argument (boot clock, ms). A zeroed struct is not known. Loop's thread. */
+ * longest ago, if that is SPEED_STALE_MS or more, if it was not probed in the last SPEED_PROBE_GAP_MS, and if it costs at most twice as
+ * much: a real request that gets a real answer, no extra one. Pure: time is an argument (boot clock, ms). A zeroed struct is not known.
+ * Loop's thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_SPEED_H
 #define SPILLWAY_SERVER_ROUTING_SPEED_H
 

@@ -1,8 +1,9 @@
 /* Sticky: which hosted model a session last went to, as its prompt may be in that host's cache.
  *
- * A session is known by `prompt_cache_key`, else `user`, else the header x-spillway-session, within its account: sticky_key makes a number of them. A table of
- * fixed size, four places a number; the oldest of the four gives way, and an entry older than STICKY_MS is none (hosts keep prompts for minutes). route_decide
- * uses it only for a host that caches prompts and where that makes the request cheaper. Loop's thread. */
+ * A session is known by `prompt_cache_key`, else `user`, else the header x-spillway-session, within its account: sticky_key makes a number
+ * of them. A table of fixed size, four places a number; the oldest of the four gives way, and an entry older than STICKY_MS is none (hosts
+ * keep prompts for minutes). route_decide uses it only for a host that caches prompts and where that makes the request cheaper. Loop's
+ * thread. */
 #ifndef SPILLWAY_SERVER_ROUTING_STICKY_H
 #define SPILLWAY_SERVER_ROUTING_STICKY_H
 

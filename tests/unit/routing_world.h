@@ -2,15 +2,13 @@
  *
  *     smol       local, 2,048 tokens of context, no pictures; groq/llama stands in, then together/llama
  *     vlm        local, 8,192 tokens, pictures, nothing stands in
- *     Qwen/Qwen3 local by that name and public name; openai/gpt stands in for it
- *     groq/llama (US), together/llama (EU, retains nothing), openai/gpt (US, pictures, prompt caching; smol takes over when its budget ends)
- *     groq/qwen, together/qwen: both publicly Qwen/Qwen3
- *     chat       alias: smol, then groq/llama with weight 3 or together/llama with weight 1
- *     split      alias, weighted: groq/llama 3, together/llama 1
- *     big        alias: openai/gpt, then smol
+ *     Qwen/Qwen3 local by that name and public name; openai/gpt stands in for it groq/llama (US), together/llama (EU, retains nothing),
+ *     openai/gpt (US, pictures, prompt caching; smol takes over when its budget ends) groq/qwen, together/qwen: both publicly Qwen/Qwen3
+ *     chat       alias: smol, then groq/llama with weight 3 or together/llama with weight 1 split      alias, weighted: groq/llama 3,
+ *     together/llama 1 big        alias: openai/gpt, then smol
  *
- * All is well at first: locals are free, hosts healthy, overflow has $1 an hour everywhere. A tweak is NAME.FIELD=VALUE for a candidate, FIELD=VALUE
- * for the request; a flag needs no value. */
+ * All is well at first: locals are free, hosts healthy, overflow has $1 an hour everywhere. A tweak is NAME.FIELD=VALUE for a candidate,
+ * FIELD=VALUE for the request; a flag needs no value. */
 #ifndef SPILLWAY_TESTS_ROUTING_WORLD_H
 #define SPILLWAY_TESTS_ROUTING_WORLD_H
 
@@ -28,7 +26,8 @@ enum { WORLD_HOUR = 480000 };
 
 static const char *const world_hosts[] = {"groq", "together", "openai"};
 static const struct name_hosted world_hosted[] = {
-    {0, "llama", NULL, -1}, {1, "llama", NULL, -1}, {2, "gpt", "openai/gpt-public", SMOL}, {0, "qwen", "Qwen/Qwen3", -1}, {1, "qwen", "Qwen/Qwen3", -1},
+    {0, "llama", NULL, -1},        {1, "llama", NULL, -1},        {2, "gpt", "openai/gpt-public", SMOL},
+    {0, "qwen", "Qwen/Qwen3", -1}, {1, "qwen", "Qwen/Qwen3", -1},
 };
 static const struct name_stand_in smol_stand_ins[] = {{GROQ_LLAMA, 0, 1}, {TOGETHER_LLAMA, 1, 1}};
 static const struct name_stand_in qwen_stand_ins[] = {{OPENAI_GPT, 0, 1}};
@@ -65,11 +64,13 @@ static const struct world_model {
     {"smol", NAME_LOCAL, SMOL, TEXT_CAN, 2048, 0, false, 0, 0, 0, 0, 0, 0, 4000},
     {"vlm", NAME_LOCAL, VLM, TEXT_CAN | ROUTE_CAN_VISION, 8192, 0, false, 0, 0, 0, 0, 0, 0, 8000},
     {"qwen3", NAME_LOCAL, QWEN, TEXT_CAN, 4096, 0, false, 0, 0, 0, 0, 0, 0, 6000},
-    {"groq", NAME_HOSTED, GROQ_LLAMA, ROUTE_CAN_TOOLS | ROUTE_CAN_SCHEMA, 8192, 1, false, 50000000, 80000000, 100000, 60000, 60000, 200, 2000},
+    {"groq", NAME_HOSTED, GROQ_LLAMA, ROUTE_CAN_TOOLS | ROUTE_CAN_SCHEMA, 8192, 1, false, 50000000, 80000000, 100000, 60000, 60000, 200,
+     2000},
     {"together", NAME_HOSTED, TOGETHER_LLAMA, TEXT_CAN, 131072, 2, true, 150000000, 200000000, 300000, 180000, 180000, 400, 5000},
-    {"gpt", NAME_HOSTED, OPENAI_GPT, TEXT_CAN | ROUTE_CAN_VISION | ROUTE_CAN_CACHE | ROUTE_CAN_REASONING, 400000, 1, false, 250000000, 2000000000, 900000,
-     500000, 300000, 600, 10000},
-    {"groq-qwen", NAME_HOSTED, GROQ_QWEN, TEXT_CAN | ROUTE_CAN_CACHE, 32768, 1, false, 290000000, 590000000, 200000, 150000, 70000, 250, 2500},
+    {"gpt", NAME_HOSTED, OPENAI_GPT, TEXT_CAN | ROUTE_CAN_VISION | ROUTE_CAN_CACHE | ROUTE_CAN_REASONING, 400000, 1, false, 250000000,
+     2000000000, 900000, 500000, 300000, 600, 10000},
+    {"groq-qwen", NAME_HOSTED, GROQ_QWEN, TEXT_CAN | ROUTE_CAN_CACHE, 32768, 1, false, 290000000, 590000000, 200000, 150000, 70000, 250,
+     2500},
     {"together-qwen", NAME_HOSTED, TOGETHER_QWEN, TEXT_CAN, 32768, 2, true, 200000000, 600000000, 160000, 90000, 90000, 500, 6000},
 };
 enum { N_WORLD_MODELS = sizeof world_models / sizeof *world_models };
@@ -214,11 +215,20 @@ static void tweak_request(struct world *x, const char *field, const char *value)
     const struct {
         const char *name;
         int64_t *to;
-    } numbers[] = {{"prompt", &w->prompt_tokens},       {"min", &w->min_tokens},           {"expect", &w->expected_tokens},
-                   {"left", &w->left_ms},               {"money", &w->left_nusd},          {"hosted-money", &w->hosted_left_nusd},
-                   {"unheld", &w->unheld_nusd},         {"hosted-unheld", &w->hosted_unheld_nusd},
-                   {"max-in", &w->price.in_nusd},       {"max-out", &w->price.out_nusd},   {"max-request", &w->price.request_nusd},
-                   {"cap", &x->all.hour_nusd},          {"key-cap", &w->key.limits.hour_nusd}, {"project-cap", &w->project.limits.hour_nusd},
+    } numbers[] = {{"prompt", &w->prompt_tokens},
+                   {"min", &w->min_tokens},
+                   {"expect", &w->expected_tokens},
+                   {"left", &w->left_ms},
+                   {"money", &w->left_nusd},
+                   {"hosted-money", &w->hosted_left_nusd},
+                   {"unheld", &w->unheld_nusd},
+                   {"hosted-unheld", &w->hosted_unheld_nusd},
+                   {"max-in", &w->price.in_nusd},
+                   {"max-out", &w->price.out_nusd},
+                   {"max-request", &w->price.request_nusd},
+                   {"cap", &x->all.hour_nusd},
+                   {"key-cap", &w->key.limits.hour_nusd},
+                   {"project-cap", &w->project.limits.hour_nusd},
                    {"overflow-max-out", &w->key.limits.price.out_nusd}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strcmp(field, numbers[i].name) == 0) {

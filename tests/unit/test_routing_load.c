@@ -1,5 +1,5 @@
-/* Routing under load, on a virtual clock with seeds: T66 (hosts that flap), a queue that spills and comes back, requests that spill while they wait, B21
- * (an attacker who forces overflow), a hosted budget that ends in the middle. SPILLWAY_FAULT=long: more seeds. */
+/* Routing under load, on a virtual clock with seeds: T66 (hosts that flap), a queue that spills and comes back, requests that spill while
+ * they wait, B21 (an attacker who forces overflow), a hosted budget that ends in the middle. SPILLWAY_FAULT=long: more seeds. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,8 +47,8 @@ static const struct mode {
     int status; /* 200: it is well; 0: no answer */
     int64_t takes_ms, hint_ms;
     bool cut; /* after content */
-} modes[] = {{"well", 200, 300, 0, false},     {"500", 500, 50, 0, false}, {"503", 503, 30, 2000, false}, {"timeout", 0, 5000, 0, false},
-             {"refused", 0, 5, 0, false},      {"429", 429, 20, 0, false}, {"cut", 200, 400, 0, true}};
+} modes[] = {{"well", 200, 300, 0, false}, {"500", 500, 50, 0, false}, {"503", 503, 30, 2000, false}, {"timeout", 0, 5000, 0, false},
+             {"refused", 0, 5, 0, false},  {"429", 429, 20, 0, false}, {"cut", 200, 400, 0, true}};
 enum { N_MODES = sizeof modes / sizeof *modes };
 
 struct attempt {
@@ -112,7 +112,8 @@ static bool send(struct flap *f, unsigned attempts, const bool tried[N_HOSTS])
     struct host *h = &f->host[to];
     assert_true(f->n_under_way < MOST_UNDER_WAY);
     struct attempt *a = &f->under_way[f->n_under_way++];
-    *a = (struct attempt){.host = to, .attempts = attempts + 1, .mode = h->mode, .ends_ms = f->now_ms + h->mode->takes_ms + (int64_t)next(20)};
+    *a = (struct attempt){
+        .host = to, .attempts = attempts + 1, .mode = h->mode, .ends_ms = f->now_ms + h->mode->takes_ms + (int64_t)next(20)};
     memcpy(a->tried, tried, sizeof a->tried);
     if (attempts) {
         retry_take(&h->budget, f->now_ms);
@@ -231,10 +232,11 @@ static void t66_hosts_that_flap(void **state)
     }
     assert_in_range(worst, 1, 20);
     assert_true(n_ok * 100 >= n_all * 95); /* one host flaps, the other is well */
-    print_message("T66: %lld requests, %lld retries (%.2f %%, worst seed %.2f %%), %lld openings after %lld failures at most; one host flapping: %.2f %% "
+    print_message("T66: %lld requests, %lld retries (%.2f %%, worst seed %.2f %%), %lld openings after %lld failures at most; one host "
+                  "flapping: %.2f %% "
                   "answered\n",
-                  (long long)n_requests, (long long)n_retries, 100.0 * (double)n_retries / (double)n_requests, 100 * most_extra, (long long)n_openings,
-                  (long long)worst, 100.0 * (double)n_ok / (double)n_all);
+                  (long long)n_requests, (long long)n_retries, 100.0 * (double)n_retries / (double)n_requests, 100 * most_extra,
+                  (long long)n_openings, (long long)worst, 100.0 * (double)n_ok / (double)n_all);
 }
 
 static void t66_a_dead_host_is_left_alone(void **state)
@@ -244,7 +246,8 @@ static void t66_a_dead_host_is_left_alone(void **state)
     static const bool untried[N_HOSTS];
     memset(&f, 0, sizeof f);
     world_init(&f.world, "groq/llama together/llama");
-    for (int i = 0; i < N_HOSTS; i++) f.host[i] = (struct host){.keys = {.n = 1}, .mode = &modes[i ? 0 : 1]}; /* the first answers 500 for ever */
+    for (int i = 0; i < N_HOSTS; i++)
+        f.host[i] = (struct host){.keys = {.n = 1}, .mode = &modes[i ? 0 : 1]}; /* the first answers 500 for ever */
     for (f.now_ms = 1000; f.now_ms < RUN_MS; f.now_ms += 100) {
         for (size_t i = f.n_under_way; i-- > 0;) {
             if (f.under_way[i].ends_ms > f.now_ms) continue;
@@ -331,10 +334,10 @@ static void test_a_queue_spills_at_its_target_and_comes_back(void **state)
     int n_with = 0, n_without = 0;
     for (uint64_t seed = 1; seed <= n_seeds(10); seed++) {
         struct spill_run r = spill(seed, true), naive = spill(seed, false);
-        assert_in_range(r.first_over_ms, 60000, 70000);                                      /* not before the rush, soon in it */
-        assert_in_range(r.first_spill_predicted_ms, TARGET_MS + 1, TARGET_MS + SERVICE_MS);  /* at the target */
-        assert_in_range(r.last_over_ms, 170000, 185000);                                     /* and not much after it */
-        assert_in_range(r.most_wait_ms, TARGET_MS - SERVICE_MS, TARGET_MS);                  /* nobody queued beyond it */
+        assert_in_range(r.first_over_ms, 60000, 70000);                                     /* not before the rush, soon in it */
+        assert_in_range(r.first_spill_predicted_ms, TARGET_MS + 1, TARGET_MS + SERVICE_MS); /* at the target */
+        assert_in_range(r.last_over_ms, 170000, 185000);                                    /* and not much after it */
+        assert_in_range(r.most_wait_ms, TARGET_MS - SERVICE_MS, TARGET_MS);                 /* nobody queued beyond it */
         assert_int_equal(r.n_late, 0);
         assert_true(r.n_model_switches > 1 && r.n_model_switches <= r.n_switches + 1);
         /* To come back the queue must have been read down from above the target to 70 % of it. */
@@ -382,7 +385,7 @@ static void test_those_that_wait_spill_when_the_engine_slows(void **state)
     x.w.counted = true;
     x.c[1].speed.first_ms = 300;
     for (int64_t now_ms = 0; now_ms < 20000 && n_served + n_left < WAITING; now_ms += 100) {
-        int64_t each_ms = now_ms < 300 ? 45 : SLOW_MS; /* it slows down after 300 ms */
+        int64_t each_ms = now_ms < 300 ? 45 : SLOW_MS;        /* it slows down after 300 ms */
         if (now_ms > 0 && now_ms % each_ms < 100) n_served++; /* the first that has not left */
         int before = 0, seen = 0;
         for (int i = 0; i < WAITING; i++) {
@@ -477,7 +480,8 @@ static void b21_who_forces_overflow_meets_the_cap(void **state)
             if (rc == 0) {
                 a.n_over++;
                 add_nusd(&a, key, hour, t.hold_nusd);
-                assert_true(a.key_nusd[key][hour] <= key_cap && a.project_nusd[key % N_PROJECTS][hour] <= project_cap && a.all_nusd[hour] <= all_cap);
+                assert_true(a.key_nusd[key][hour] <= key_cap && a.project_nusd[key % N_PROJECTS][hour] <= project_cap &&
+                            a.all_nusd[hour] <= all_cap);
                 if (a.n_tickets == MOST_TICKETS) attack_end_one(&a, x.s.overflow);
                 a.tickets[a.n_tickets] = t;
                 a.owner[a.n_tickets] = key;

@@ -21,10 +21,16 @@ static const struct name_hosted hosted[] = {
 };
 static const struct name_stand_in stand_ins[] = {{0, 0, 1}, {1, 1, 2}};
 static const struct name_local locals[] = {
-    {"smol", "HuggingFaceTB/SmolLM2", stand_ins, 2}, {"HuggingFaceTB/SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B", NULL, 0}, {"qwen2.5:7b", NULL, NULL, 0},
-    {"groq/special", NULL, NULL, 0}, {NULL, "owner/gone", NULL, 0}, {"tiny:local", NULL, NULL, 0}, {"tiny", NULL, NULL, 0},
+    {"smol", "HuggingFaceTB/SmolLM2", stand_ins, 2},
+    {"HuggingFaceTB/SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B", NULL, 0},
+    {"qwen2.5:7b", NULL, NULL, 0},
+    {"groq/special", NULL, NULL, 0},
+    {NULL, "owner/gone", NULL, 0},
+    {"tiny:local", NULL, NULL, 0},
+    {"tiny", NULL, NULL, 0},
 };
-static const struct name_alias_route small_routes[] = {{"smol", 0, 1}, {"groq/llama-3.1-8b-instant", 1, 3}, {"meta-llama/Llama-3.1-8B:together", 1, 1}};
+static const struct name_alias_route small_routes[] = {
+    {"smol", 0, 1}, {"groq/llama-3.1-8b-instant", 1, 3}, {"meta-llama/Llama-3.1-8B:together", 1, 1}};
 static const struct name_alias_route back_routes[] = {{"groq/llama-3.1-8b-instant", 0, 1}, {"smol:local", 1, 1}};
 static const struct name_alias_route cheap_routes[] = {{"groq/llama-3.1-8b-instant", 0, 1}, {"smol", 1, 1}};
 static const struct name_alias aliases[] = {{"chat-small", small_routes, 3, ROUTE_PRIORITY},
@@ -65,7 +71,8 @@ static const struct {
     {"smol:fastest", "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2", ROUTE_FASTEST},
     {"groq/llama-3.1-8b-instant", "0 groq>llama-3.1-8b-instant", ROUTE_LOCAL_FIRST},
     {"together/meta-llama/Llama-3.1-8B", "0 together>meta-llama/Llama-3.1-8B", ROUTE_LOCAL_FIRST},
-    {"openrouter/meta-llama/llama-3.1-8b:free", "0 openrouter>meta-llama/llama-3.1-8b:free", ROUTE_LOCAL_FIRST}, /* ':' of the host's own id */
+    {"openrouter/meta-llama/llama-3.1-8b:free", "0 openrouter>meta-llama/llama-3.1-8b:free",
+     ROUTE_LOCAL_FIRST}, /* ':' of the host's own id */
     {"together/SmolLM3", "0 together>SmolLM3, 0 HuggingFaceTB/SmolLM3-3B!", ROUTE_LOCAL_FIRST},
     {"meta-llama/Llama-3.1-8B", "0 groq>llama-3.1-8b-instant, 0 together>meta-llama/Llama-3.1-8B", ROUTE_LOCAL_FIRST},
     {"meta-llama/Llama-3.1-8B:together", "0 together>meta-llama/Llama-3.1-8B", ROUTE_LOCAL_FIRST},
@@ -83,10 +90,10 @@ static const struct {
     {"chat-small:cheapest", "0 smol, 0 groq>llama-3.1-8b-instant* x3, 0 together>meta-llama/Llama-3.1-8B*", ROUTE_CHEAPEST},
     {"chat-small:local", "0 smol", ROUTE_PRIORITY},
     {"chat-small:together", "0 together>meta-llama/Llama-3.1-8B", ROUTE_PRIORITY},
-    {"back", "0 groq>llama-3.1-8b-instant, 0 smol", ROUTE_PRIORITY},                           /* hosted first: its own choice */
-    {"back:local-first", "0 groq>llama-3.1-8b-instant*, 0 smol", ROUTE_LOCAL_FIRST},           /* local first after all */
-    {"cheap", "0 groq>llama-3.1-8b-instant*, 0 smol", ROUTE_CHEAPEST},                         /* an alias with a policy of its own */
-    {"groq/llama-3.1-70b", "0 smol", ROUTE_PRIORITY},                                          /* an alias may be called like anything */
+    {"back", "0 groq>llama-3.1-8b-instant, 0 smol", ROUTE_PRIORITY},                 /* hosted first: its own choice */
+    {"back:local-first", "0 groq>llama-3.1-8b-instant*, 0 smol", ROUTE_LOCAL_FIRST}, /* local first after all */
+    {"cheap", "0 groq>llama-3.1-8b-instant*, 0 smol", ROUTE_CHEAPEST},               /* an alias with a policy of its own */
+    {"groq/llama-3.1-70b", "0 smol", ROUTE_PRIORITY},                                /* an alias may be called like anything */
 };
 
 static void test_what_names_lead_to(void **state)
@@ -109,22 +116,29 @@ static const struct {
 } errors[] = {
     {"smoll", "There is no model 'smoll' here. The nearest: 'smol'.", ERR_NOT_FOUND},
     {"llama-3.1-8b-instant", "There is no model 'llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.", ERR_NOT_FOUND},
-    {"grok/llama-3.1-8b-instant", "There is no model 'grok/llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.", ERR_NOT_FOUND},
+    {"grok/llama-3.1-8b-instant", "There is no model 'grok/llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.",
+     ERR_NOT_FOUND},
     {"meta-llama/llama-3.1-8b",
-     "There is no model 'meta-llama/llama-3.1-8b' here. The nearest: 'meta-llama/Llama-3.1-8B', 'together/meta-llama/Llama-3.1-8B'.", ERR_NOT_FOUND},
+     "There is no model 'meta-llama/llama-3.1-8b' here. The nearest: 'meta-llama/Llama-3.1-8B', 'together/meta-llama/Llama-3.1-8B'.",
+     ERR_NOT_FOUND},
     {"chat-smal:cheapest", "There is no model 'chat-smal:cheapest' here. The nearest: 'chat-small'.", ERR_NOT_FOUND},
     {"gpt-4o", "There is no model 'gpt-4o' here; GET /v1/models lists them.", ERR_NOT_FOUND},
     {"groq/llama-3.1-8b-instant:local", "The model 'groq/llama-3.1-8b-instant' is not served here locally.", ERR_NOT_FOUND},
-    {"together/SmolLM3:local", "The model 'together/SmolLM3' is not served here locally.", ERR_NOT_FOUND}, /* what is in reserve is not asked for */
+    {"together/SmolLM3:local", "The model 'together/SmolLM3' is not served here locally.",
+     ERR_NOT_FOUND}, /* what is in reserve is not asked for */
     {"meta-llama/Llama-3.1-8B:openrouter", "The model 'meta-llama/Llama-3.1-8B' is not offered here by 'openrouter'.", ERR_NOT_FOUND},
     {"smol:quickest",
-     "There is a model 'smol', but ':quickest' is neither one of the providers configured here nor local, cheapest, fastest, priority, weighted or "
+     "There is a model 'smol', but ':quickest' is neither one of the providers configured here nor local, cheapest, fastest, priority, "
+     "weighted or "
      "local-first.",
      ERR_NOT_FOUND},
-    {"smol:", "There is a model 'smol', but ':' is neither one of the providers configured here nor local, cheapest, fastest, priority, weighted or local-first.",
+    {"smol:",
+     "There is a model 'smol', but ':' is neither one of the providers configured here nor local, cheapest, fastest, priority, weighted or "
+     "local-first.",
      ERR_NOT_FOUND},
     {"smol:Local",
-     "There is a model 'smol', but ':Local' is neither one of the providers configured here nor local, cheapest, fastest, priority, weighted or "
+     "There is a model 'smol', but ':Local' is neither one of the providers configured here nor local, cheapest, fastest, priority, "
+     "weighted or "
      "local-first.",
      ERR_NOT_FOUND},
     {":cheapest", "There is no model ':cheapest' here; GET /v1/models lists them.", ERR_NOT_FOUND},
@@ -162,7 +176,8 @@ static void test_a_name_is_bounded(void **state)
 static void test_lists(void **state)
 {
     (void)state;
-    static const char *const one[] = {"smol", "groq/llama-3.1-8b-instant", "smol:cheapest"}, *const wrong[] = {"smol", "nothing-here-at-all"};
+    static const char *const one[] = {"smol", "groq/llama-3.1-8b-instant", "smol:cheapest"}, *const wrong[] = {"smol",
+                                                                                                               "nothing-here-at-all"};
     static const char *const twice[] = {"tiny", "tiny", "tiny:local"};
     struct name_wanted w;
     struct err e;
@@ -170,7 +185,8 @@ static void test_lists(void **state)
     assert_int_equal(name_parse_list(&cat, one, 3, &w, &e), 0);
     assert_int_equal(w.n_entries, 3);
     /* the second names a stand-in of the first: there again, as it is bound by no cap; the third adds nothing */
-    assert_string_equal(print(&w, out), "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2, 1 groq>llama-3.1-8b-instant");
+    assert_string_equal(print(&w, out),
+                        "0 smol, 0 groq>llama-3.1-8b-instant*, 0 together>meta-llama/Llama-3.1-8B* x2, 1 groq>llama-3.1-8b-instant");
     assert_int_equal(name_parse_list(&cat, twice, 3, &w, &e), 0);
     assert_string_equal(print(&w, out), "0 tiny, 2 tiny:local");
     assert_int_equal(name_parse_list(&cat, wrong, 2, &w, &e), -ERR_NOT_FOUND);
@@ -189,7 +205,8 @@ static void test_a_free_place_leads_nowhere(void **state)
     static const struct name_local none[] = {{NULL, NULL, stand_ins, 2}, {NULL, NULL, NULL, 0}};
     static const struct name_alias_route lost[] = {{"smol", 0, 1}};
     static const struct name_alias only[] = {{"chat-small", small_routes, 3, ROUTE_PRIORITY}, {"lost", lost, 1, ROUTE_PRIORITY}};
-    struct name_catalogue c = {.locals = none, .n_locals = 2, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 5, .aliases = only, .n_aliases = 2};
+    struct name_catalogue c = {
+        .locals = none, .n_locals = 2, .hosts = hosts, .n_hosts = 3, .hosted = hosted, .n_hosted = 5, .aliases = only, .n_aliases = 2};
     struct name_wanted w;
     struct err e;
     char out[1024];
@@ -223,7 +240,8 @@ static void test_a_configuration_is_checked(void **state)
     static const struct name_local same[] = {{"a", NULL, NULL, 0}, {"a", NULL, NULL, 0}};
     static const struct name_stand_in nobody[] = {{0, 0, 1}};
     static const struct name_local lost[] = {{"a", NULL, nobody, 1}};
-    static const struct name_alias_route to_itself[] = {{"loop", 0, 1}}, to_smol[] = {{"smol", 0, 1}}, high[] = {{"smol", NAME_MAX_TIER + 1, 1}};
+    static const struct name_alias_route to_itself[] = {{"loop", 0, 1}}, to_smol[] = {{"smol", 0, 1}},
+                                         high[] = {{"smol", NAME_MAX_TIER + 1, 1}};
     static const struct name_alias loop[] = {{"loop", to_itself, 1, ROUTE_PRIORITY}}, hides[] = {{"smol", to_smol, 1, ROUTE_PRIORITY}},
                                    empty[] = {{"x", to_smol, 0, ROUTE_PRIORITY}}, tier[] = {{"x", high, 1, ROUTE_PRIORITY}},
                                    odd[] = {{"x", to_smol, 1, (enum route_policy)ROUTE_POLICIES}},
@@ -289,14 +307,10 @@ static void test_random_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_names_lead_to),
-        cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
-        cmocka_unit_test(test_a_name_is_bounded),
-        cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_a_free_place_leads_nowhere),
-        cmocka_unit_test(test_more_routes_than_there_is_room_for),
-        cmocka_unit_test(test_a_configuration_is_checked),
-        cmocka_unit_test(test_random_names),
+        cmocka_unit_test(test_what_names_lead_to),         cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
+        cmocka_unit_test(test_a_name_is_bounded),          cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_a_free_place_leads_nowhere), cmocka_unit_test(test_more_routes_than_there_is_room_for),
+        cmocka_unit_test(test_a_configuration_is_checked), cmocka_unit_test(test_random_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

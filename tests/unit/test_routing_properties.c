@@ -1,5 +1,5 @@
-/* What must hold of any decision whatever the candidates are. The constraints are written anew here, from the manual, so that a filter that is lost or
- * turned round is seen. SPILLWAY_FAULT=long: a hundred times as many. */
+/* What must hold of any decision whatever the candidates are. The constraints are written anew here, from the manual, so that a filter that
+ * is lost or turned round is seen. SPILLWAY_FAULT=long: a hundred times as many. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,7 +51,8 @@ static void random_hosted(struct route_candidate *c)
     c->key_wait_ms = c->has_key ? 0 : (int64_t)next(100000);
     c->retry_allowed = !one_in(4);
     c->zero_retention = one_in(2);
-    c->speed = (struct speed_now){.first_ms = one_in(4) ? 0 : 1 + (int64_t)next(5000), .token_us = (int64_t)next(20000), .age_ms = (int64_t)next(200000)};
+    c->speed = (struct speed_now){
+        .first_ms = one_in(4) ? 0 : 1 + (int64_t)next(5000), .token_us = (int64_t)next(20000), .age_ms = (int64_t)next(200000)};
     c->speed.may_probe = c->speed.age_ms > SPEED_STALE_MS;
 }
 
@@ -129,25 +130,26 @@ static void random_world(struct world *x, uint64_t from)
         x->s.spill[i].on = one_in(2);
     }
     x->c[0].want.reserve = false;
-    x->w = (struct route_wish){.needs = (uint32_t)(next(128) & next(128)),
-                               .prompt_tokens = (int64_t)next(6000),
-                               .min_tokens = one_in(3) ? (int64_t)next(2000) : 0,
-                               .expected_tokens = (int64_t)next(500),
-                               .left_ms = one_in(3) ? (int64_t)next(4000) : 60000,
-                               .draw = ((uint64_t)next(1u << 31) << 31) ^ next(1u << 31),
-                               .attempts = one_in(6) ? (unsigned)next(3) : 0,
-                               .counted = one_in(6),
-                               .local_only = one_in(6),
-                               .zero_retention = one_in(6),
-                               .hosts = one_in(4) ? next(16) : ~(uint64_t)0,
-                               .regions = one_in(4) ? next(16) : ~(uint64_t)0,
-                               .price = {.in_nusd = one_in(6) ? 1 + (int64_t)next(1000) : 0, .request_nusd = one_in(6) ? 1 + (int64_t)next(1000) : 0},
-                               .left_nusd = random_money(),
-                               .hosted_left_nusd = random_money(),
-                               .key = {.id = 7, .limits = random_limits()},
-                               .project = {.id = 3, .limits = random_limits()},
-                               .hour = HOUR + (int64_t)from, /* a new one, in which nothing has been spent */
-                               .sticky = (int)next(9) - 1};
+    x->w = (struct route_wish){
+        .needs = (uint32_t)(next(128) & next(128)),
+        .prompt_tokens = (int64_t)next(6000),
+        .min_tokens = one_in(3) ? (int64_t)next(2000) : 0,
+        .expected_tokens = (int64_t)next(500),
+        .left_ms = one_in(3) ? (int64_t)next(4000) : 60000,
+        .draw = ((uint64_t)next(1u << 31) << 31) ^ next(1u << 31),
+        .attempts = one_in(6) ? (unsigned)next(3) : 0,
+        .counted = one_in(6),
+        .local_only = one_in(6),
+        .zero_retention = one_in(6),
+        .hosts = one_in(4) ? next(16) : ~(uint64_t)0,
+        .regions = one_in(4) ? next(16) : ~(uint64_t)0,
+        .price = {.in_nusd = one_in(6) ? 1 + (int64_t)next(1000) : 0, .request_nusd = one_in(6) ? 1 + (int64_t)next(1000) : 0},
+        .left_nusd = random_money(),
+        .hosted_left_nusd = random_money(),
+        .key = {.id = 7, .limits = random_limits()},
+        .project = {.id = 3, .limits = random_limits()},
+        .hour = HOUR + (int64_t)from, /* a new one, in which nothing has been spent */
+        .sticky = (int)next(9) - 1};
     x->w.unheld_nusd = one_in(2) ? INT64_MAX : x->w.left_nusd;
     x->w.hosted_unheld_nusd = one_in(2) ? INT64_MAX : x->w.hosted_left_nusd;
     overflow_set(x->s.overflow, &x->all);
@@ -178,7 +180,8 @@ static bool is_permitted(const struct world *x, const struct route_candidate *c)
     if ((w->needs | c->can) != c->can) return false;
     if (w->prompt_tokens + w->min_tokens > c->context || w->prompt_tokens >= c->context) return false;
     if (c->max_output && w->min_tokens > c->max_output) return false;
-    if ((w->price.in_nusd && c->in_nusd > w->price.in_nusd) || (w->price.request_nusd && c->hold_nusd > w->price.request_nusd)) return false;
+    if ((w->price.in_nusd && c->in_nusd > w->price.in_nusd) || (w->price.request_nusd && c->hold_nusd > w->price.request_nusd))
+        return false;
     if (c->hold_nusd > 0 && c->hold_nusd > w->left_nusd) return false;
     if (!hosted) return c->local == ROUTE_LOCAL_READY && c->wait_ms + c->prompt_ms <= w->left_ms && (c->free_now || !c->full);
     if (w->local_only || !(w->hosts & (uint64_t)1 << c->i_host) || !(w->regions & (uint64_t)1 << c->region)) return false;
@@ -285,7 +288,8 @@ static void test_cheapest_and_fastest_are_that(void **state)
         for (size_t k = 0; k < x.n && !d.probe; k++) {
             const struct route_candidate *c = &x.c[k];
             if (!is_permitted(&x, c)) continue;
-            bool cached = (int)k == x.w.sticky && (c->can & ROUTE_CAN_CACHE), best_cached = d.chosen == x.w.sticky && (best->can & ROUTE_CAN_CACHE);
+            bool cached = (int)k == x.w.sticky && (c->can & ROUTE_CAN_CACHE),
+                 best_cached = d.chosen == x.w.sticky && (best->can & ROUTE_CAN_CACHE);
             n_cached += best_cached;
             if (i % 2)
                 assert_true((best_cached ? best->cost_cached_nusd : best->cost_nusd) <= (cached ? c->cost_cached_nusd : c->cost_nusd));
@@ -301,17 +305,39 @@ static void restrict_more(struct world *x)
 {
     struct route_wish *w = &x->w;
     switch (next(11)) {
-    case 0: w->local_only = true; break;
-    case 1: w->zero_retention = true; break;
-    case 2: w->hosts &= next(16); break;
-    case 3: w->regions &= next(16); break;
-    case 4: w->needs |= 1u << next(7); break;
-    case 5: w->left_nusd = w->left_nusd < 200 ? w->left_nusd : 200; break;
-    case 6: w->hosted_left_nusd = w->hosted_left_nusd < 200 ? w->hosted_left_nusd : 200; break;
-    case 7: w->prompt_tokens += 2000; break;
-    case 8: w->left_ms /= 2; break;
-    case 9: w->price.in_nusd = w->price.in_nusd && w->price.in_nusd < 300 ? w->price.in_nusd : 300; break;
-    default: x->all.hour_nusd /= 2; break;
+    case 0:
+        w->local_only = true;
+        break;
+    case 1:
+        w->zero_retention = true;
+        break;
+    case 2:
+        w->hosts &= next(16);
+        break;
+    case 3:
+        w->regions &= next(16);
+        break;
+    case 4:
+        w->needs |= 1u << next(7);
+        break;
+    case 5:
+        w->left_nusd = w->left_nusd < 200 ? w->left_nusd : 200;
+        break;
+    case 6:
+        w->hosted_left_nusd = w->hosted_left_nusd < 200 ? w->hosted_left_nusd : 200;
+        break;
+    case 7:
+        w->prompt_tokens += 2000;
+        break;
+    case 8:
+        w->left_ms /= 2;
+        break;
+    case 9:
+        w->price.in_nusd = w->price.in_nusd && w->price.in_nusd < 300 ? w->price.in_nusd : 300;
+        break;
+    default:
+        x->all.hour_nusd /= 2;
+        break;
     }
     overflow_set(x->s.overflow, &x->all);
 }
@@ -383,7 +409,9 @@ static void test_who_waits_leaves_only_for_the_better(void **state)
         assert_int_not_equal(d.chosen, 0);
         if (!is_permitted(&x, to)) fail_msg("seed %d: candidate %d must not serve", i, d.chosen);
         bool lost = here->local == ROUTE_LOCAL_DOWN || here_ms > x.w.left_ms || x.w.left_ms <= 0;
-        int64_t there_ms = to->want.kind == NAME_LOCAL ? to->wait_ms + to->prompt_ms : to->speed.first_ms ? to->speed.first_ms : here->target_ms;
+        int64_t there_ms = to->want.kind == NAME_LOCAL ? to->wait_ms + to->prompt_ms
+                           : to->speed.first_ms        ? to->speed.first_ms
+                                                       : here->target_ms;
         if (!lost && (here_ms <= here->target_ms || there_ms + ROUTE_MARGIN_MS > here_ms || there_ms > here_ms * 4 / 5))
             fail_msg("seed %d: it left %lld ms for %lld ms", i, (long long)here_ms, (long long)there_ms);
     }
@@ -415,7 +443,8 @@ static void test_explanations_are_whole(void **state)
         if (json_read(b.data, b.len, &json_limits_request, "route", &v, &e)) fail_msg("%s: %s", e.msg, b.data);
         assert_int_equal(json_array_size(json_object_get(v, "candidates")), x.n);
         for (size_t k = 0; k < x.n; k++) /* what is not known is null, not left out */
-            assert_int_equal(json_object_size(json_array_get(json_object_get(v, "candidates"), k)), x.c[k].want.kind == NAME_LOCAL ? 15 : 13);
+            assert_int_equal(json_object_size(json_array_get(json_object_get(v, "candidates"), k)),
+                             x.c[k].want.kind == NAME_LOCAL ? 16 : 13);
         assert_int_equal(json_is_null(json_object_get(v, "error")), d.action != ROUTE_REFUSE);
         json_decref(v);
         buf_free(&b);

@@ -1,5 +1,5 @@
-/* What routing remembers, each for itself on a virtual clock: breakers, keys, retry budgets, speeds, overflow's hours, sessions; and the bounds of what it
- * says. */
+/* What routing remembers, each for itself on a virtual clock: breakers, keys, retry budgets, speeds, overflow's hours, sessions; and the
+ * bounds of what it says. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -321,15 +321,31 @@ static void test_faults_by_status(void **state)
         int status;
         const char *code;
         enum fault fault;
-    } rows[] = {{200, "", FAULT_NONE},         {400, "", FAULT_CALLER},        {400, "context_length_exceeded", FAULT_CALLER},
-                {400, "unsupported_parameter", FAULT_UNSUPPORTED},             {401, "", FAULT_KEY},
-                {402, "", FAULT_KEY},          {403, "", FAULT_KEY},           {404, "model_not_found", FAULT_UNSUPPORTED},
-                {404, "", FAULT_UNSUPPORTED},  {408, "", FAULT_BROKEN},        {412, "", FAULT_KEY},
-                {413, "", FAULT_CALLER},       {422, "", FAULT_CALLER},        {429, "", FAULT_LIMITED},
-                {429, "rate_limit_exceeded", FAULT_LIMITED},                   {429, "insufficient_quota", FAULT_KEY},
-                {498, "", FAULT_OVERLOADED},   {499, "", FAULT_LEFT},          {500, "", FAULT_BROKEN},
-                {502, "", FAULT_BROKEN},       {503, "slow_down", FAULT_OVERLOADED}, {504, "", FAULT_BROKEN},
-                {529, "", FAULT_OVERLOADED},   {0, "", FAULT_BROKEN},          {301, "", FAULT_BROKEN},
+    } rows[] = {{200, "", FAULT_NONE},
+                {400, "", FAULT_CALLER},
+                {400, "context_length_exceeded", FAULT_CALLER},
+                {400, "unsupported_parameter", FAULT_UNSUPPORTED},
+                {401, "", FAULT_KEY},
+                {402, "", FAULT_KEY},
+                {403, "", FAULT_KEY},
+                {404, "model_not_found", FAULT_UNSUPPORTED},
+                {404, "", FAULT_UNSUPPORTED},
+                {408, "", FAULT_BROKEN},
+                {412, "", FAULT_KEY},
+                {413, "", FAULT_CALLER},
+                {422, "", FAULT_CALLER},
+                {429, "", FAULT_LIMITED},
+                {429, "rate_limit_exceeded", FAULT_LIMITED},
+                {429, "insufficient_quota", FAULT_KEY},
+                {498, "", FAULT_OVERLOADED},
+                {499, "", FAULT_LEFT},
+                {500, "", FAULT_BROKEN},
+                {502, "", FAULT_BROKEN},
+                {503, "slow_down", FAULT_OVERLOADED},
+                {504, "", FAULT_BROKEN},
+                {529, "", FAULT_OVERLOADED},
+                {0, "", FAULT_BROKEN},
+                {301, "", FAULT_BROKEN},
                 {999, "", FAULT_BROKEN}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (fault_of(rows[i].status, rows[i].code) != rows[i].fault)
@@ -480,8 +496,9 @@ static void test_a_probe_goes_to_whom_nobody_has_seen(void **state)
         {"", "policy; groq/qwen=chosen, together/qwen=later", false}, /* both were seen a second ago */
         {"together-qwen.unseen", "policy; groq/qwen=later, together/qwen=chosen", true},
         {"together-qwen.unseen together-qwen.cost=300001", "policy; groq/qwen=later, together/qwen=chosen", true},
-        {"together-qwen.unseen together-qwen.cost=300002", "policy; groq/qwen=chosen, together/qwen=later", false}, /* more than twice as dear */
-        {"together-qwen.unseen regions=2", "policy; groq/qwen=chosen, together/qwen=region", false},                 /* not where it may not go */
+        {"together-qwen.unseen together-qwen.cost=300002", "policy; groq/qwen=chosen, together/qwen=later",
+         false},                                                                                     /* more than twice as dear */
+        {"together-qwen.unseen regions=2", "policy; groq/qwen=chosen, together/qwen=region", false}, /* not where it may not go */
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct world x;
@@ -538,7 +555,7 @@ static void test_weights_are_shares(void **state)
         n_groq += d.chosen == 0;
     }
     assert_in_range(n_groq, 30000 - 5 * 87, 30000 + 5 * 87); /* 3 of 4; 5 standard deviations of sqrt(40000 * 3/4 * 1/4) */
-    x.c[0].want.weight = 0; /* never, while another is there */
+    x.c[0].want.weight = 0;                                  /* never, while another is there */
     assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), 0);
     assert_int_equal(d.chosen, 1);
     world_free(&x);
@@ -802,15 +819,19 @@ static void test_a_dry_run_tells_the_figures(void **state)
 {
     (void)state;
     static const char wanted[] =
-        "{\"object\":\"route\",\"action\":\"run\",\"served_by\":\"groq/llama\",\"reason\":\"queue\",\"overflow\":true,\"prompt_tokens\":500,"
+        "{\"object\":\"route\",\"action\":\"run\",\"served_by\":\"groq/"
+        "llama\",\"reason\":\"queue\",\"overflow\":true,\"prompt_tokens\":500,"
         "\"deadline_ms\":30000,\"candidates\":["
         "{\"kind\":\"local\",\"served_by\":\"local/smol\",\"provider\":\"local\",\"model\":\"smol\",\"region\":null,\"reason\":\"queue\","
         "\"words\":\"takes longer than its target\",\"stands_in\":false,\"policy\":\"local-first\",\"cost_nusd\":0,\"hold_nusd\":0,"
-        "\"first_token_ms\":2500,\"token_us\":4000,\"target_ms\":1000,\"spills\":true},"
-        "{\"kind\":\"hosted\",\"served_by\":\"groq/llama\",\"provider\":\"groq\",\"model\":\"llama\",\"region\":\"us\",\"reason\":\"chosen\","
-        "\"words\":\"serves it\",\"stands_in\":true,\"policy\":\"local-first\",\"cost_nusd\":60000,\"hold_nusd\":100000,\"first_token_ms\":200,"
+        "\"first_token_ms\":2500,\"token_us\":4000,\"target_ms\":1000,\"bound_ms\":1000,\"spills\":true},"
+        "{\"kind\":\"hosted\",\"served_by\":\"groq/"
+        "llama\",\"provider\":\"groq\",\"model\":\"llama\",\"region\":\"us\",\"reason\":\"chosen\","
+        "\"words\":\"serves "
+        "it\",\"stands_in\":true,\"policy\":\"local-first\",\"cost_nusd\":60000,\"hold_nusd\":100000,\"first_token_ms\":200,"
         "\"token_us\":2000},"
-        "{\"kind\":\"hosted\",\"served_by\":\"together/llama\",\"provider\":\"together\",\"model\":\"llama\",\"region\":null,\"reason\":\"later\","
+        "{\"kind\":\"hosted\",\"served_by\":\"together/"
+        "llama\",\"provider\":\"together\",\"model\":\"llama\",\"region\":null,\"reason\":\"later\","
         "\"words\":\"was not needed\",\"stands_in\":true,\"policy\":\"local-first\",\"cost_nusd\":180000,\"hold_nusd\":300000,"
         "\"first_token_ms\":400,\"token_us\":5000}],\"error\":null}";
     struct world x;
@@ -835,8 +856,10 @@ static void test_refusals_say_what_is_missing(void **state)
     } rows[] = {
         {"smol", "needs=vision", "messages", "No model takes this request: local/smol cannot do what is asked: it cannot take pictures."},
         {"groq/llama", "needs=logprobs needs=n", "logprobs",
-         "No model takes this request: groq/llama cannot do what is asked: it cannot give log probabilities, it cannot give several choices."},
-        {"vlm", "prompt=9000", "messages", "No model takes this request: local/vlm has too short a context: 8192 tokens, the prompt has 9000."},
+         "No model takes this request: groq/llama cannot do what is asked: it cannot give log probabilities, it cannot give several "
+         "choices."},
+        {"vlm", "prompt=9000", "messages",
+         "No model takes this request: local/vlm has too short a context: 8192 tokens, the prompt has 9000."},
         {"groq/llama", "groq.no-price", "model", "No model takes this request: groq/llama has no known price."},
         {"groq/llama", "money=1 unheld=1", "", "No model takes this request: groq/llama is beyond what the budget has left."},
     };
