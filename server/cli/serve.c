@@ -327,6 +327,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
+    if (!rc) rc = serve_hosted_start(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = start_models(s, e);
@@ -347,6 +348,7 @@ static void serve_close(struct serve *s)
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
+    hosted_free(g->hosted);
     counts_free(g->per_key);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);
