@@ -63,6 +63,7 @@ struct options {
     int n_images;
     struct option_provider providers[OPTIONS_MAX_PROVIDERS];
     int n_providers;
+    const char *arg_stand_ins[OPTIONS_MAX_ARGS]; /* hosted models with commas between, which may answer for args[i]; NULL: none */
     const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
     bool help, help_all;
 
@@ -80,6 +81,7 @@ struct options {
     bool admin, json;
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
+    const char *overflow_usd_per_hour; /* NULL: nothing */
     struct limits limits;
 
     const char *log_level, *log_format;

@@ -360,6 +360,7 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
     hosted_free(g->hosted);
+    overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);
