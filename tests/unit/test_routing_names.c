@@ -246,6 +246,8 @@ static void test_a_configuration_is_checked(void **state)
                                    empty[] = {{"x", to_smol, 0, ROUTE_PRIORITY}}, tier[] = {{"x", high, 1, ROUTE_PRIORITY}},
                                    odd[] = {{"x", to_smol, 1, (enum route_policy)ROUTE_POLICIES}},
                                    two[] = {{"x", to_smol, 1, ROUTE_PRIORITY}, {"x", to_smol, 1, ROUTE_PRIORITY}};
+    static const struct name_local unnamed[] = {{"", NULL, NULL, 0}};
+    static const struct name_alias nameless[] = {{"", to_smol, 1, ROUTE_PRIORITY}};
     static const struct name_hosted no_host[] = {{3, "m", NULL, -1}}, no_local[] = {{0, "m", NULL, 0}};
     static const struct {
         struct name_catalogue c;
@@ -258,6 +260,8 @@ static void test_a_configuration_is_checked(void **state)
         {{.hosts = slash, .n_hosts = 1}, "'a/b' is no name for a provider"},
         {{.hosts = twice, .n_hosts = 2}, "two providers are named 'a'"},
         {{.locals = same, .n_locals = 2}, "two local models are named 'a'"},
+        {{.locals = unnamed, .n_locals = 1}, "'' is no name for a local model"},
+        {{.aliases = nameless, .n_aliases = 1}, "'' is no name for an alias"},
         {{.locals = lost, .n_locals = 1}, "what stands in for 'a', number 1: no such hosted model, or a tier above 100"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_host, .n_hosted = 1}, "hosted model 1 ('m') has no provider or no name"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_local, .n_hosted = 1}, "no local model takes over from 'groq/m'"},

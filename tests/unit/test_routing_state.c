@@ -848,6 +848,27 @@ static void test_a_dry_run_tells_the_figures(void **state)
     world_free(&x);
 }
 
+static void test_a_dry_run_tells_a_refusal(void **state)
+{
+    (void)state;
+    struct world x;
+    struct route_decision d;
+    struct buf b;
+    world_init(&x, "vlm");
+    world_tweak(&x, "vlm.full vlm.wait=4000");
+    assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_BUSY);
+    buf_init(&b, 1 << 16);
+    assert_int_equal(explain_json(&b, x.c, x.n, &x.w, &d), 0);
+    const char *error = strstr(b.data, "\"error\"");
+    assert_non_null(error);
+    assert_string_equal(error,
+                        "\"error\":{\"status\":429,\"code\":\"queue_full\",\"message\":\"No model takes this request: local/vlm has a full "
+                        "queue.\",\"param\":null,\"retry_after_s\":5}}");
+    assert_non_null(strstr(b.data, "\"action\":\"refuse\",\"served_by\":null,\"reason\":\"full\""));
+    buf_free(&b);
+    world_free(&x);
+}
+
 static void test_refusals_say_what_is_missing(void **state)
 {
     (void)state;
@@ -979,6 +1000,7 @@ int main(void)
         cmocka_unit_test(test_sessions_are_bounded_and_the_oldest_goes),
         cmocka_unit_test(test_a_header_is_bounded_and_plain),
         cmocka_unit_test(test_a_dry_run_tells_the_figures),
+        cmocka_unit_test(test_a_dry_run_tells_a_refusal),
         cmocka_unit_test(test_refusals_say_what_is_missing),
         cmocka_unit_test(test_retry_after_is_the_shortest_wait_spread),
         cmocka_unit_test(test_reasons_are_sound),
