@@ -118,6 +118,12 @@ static const struct {
     {"llama-3.1-8b-instant", "There is no model 'llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.", ERR_NOT_FOUND},
     {"grok/llama-3.1-8b-instant", "There is no model 'grok/llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.",
      ERR_NOT_FOUND},
+    {"qroq/llama-3.1-8c-instan", "There is no model 'qroq/llama-3.1-8c-instan' here. The nearest: 'groq/llama-3.1-8b-instant'.",
+     ERR_NOT_FOUND}, /* three edits */
+    {"qroq/llama-3.1-8c-instance", "There is no model 'qroq/llama-3.1-8c-instance' here. The nearest: 'groq/llama-3.1-8b-instant'.",
+     ERR_NOT_FOUND}, /* four, and not in the model's name alone */
+    {"qroq/llamb-3.1-8c-instance", "There is no model 'qroq/llamb-3.1-8c-instance' here; GET /v1/models lists them.",
+     ERR_NOT_FOUND}, /* one more */
     {"meta-llama/llama-3.1-8b",
      "There is no model 'meta-llama/llama-3.1-8b' here. The nearest: 'meta-llama/Llama-3.1-8B', 'together/meta-llama/Llama-3.1-8B'.",
      ERR_NOT_FOUND},
@@ -219,6 +225,25 @@ static void test_a_free_place_leads_nowhere(void **state)
     assert_string_equal(e.msg, "None of the models that 'lost' leads to is here now.");
 }
 
+/* Among thousands of names that are as long only the first are compared. */
+static void test_what_a_wrong_name_costs_is_bounded(void **state)
+{
+    (void)state;
+    static struct name_hosted many[NAME_MAX_HOSTED];
+    struct name_wanted w;
+    struct err e;
+    for (size_t i = 0; i < NAME_MAX_HOSTED; i++) many[i] = (struct name_hosted){0, "abcdefghijklmnopqrstuvwxyz", NULL, -1};
+    struct name_catalogue c = {.hosts = hosts, .n_hosts = 1, .hosted = many, .n_hosted = NAME_MAX_HOSTED};
+    many[0].model = "zyxwvutsrqponmlkjihgfedcba";
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcb", &w, &e), -ERR_NOT_FOUND);
+    assert_non_null(strstr(e.msg, "The nearest: 'groq/zyxwvutsrqponmlkjihgfedcba'."));
+    many[0].model = many[1].model;
+    many[NAME_MAX_HOSTED - 1].model = "zyxwvutsrqponmlkjihgfedcba";
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcb", &w, &e), -ERR_NOT_FOUND);
+    assert_null(strstr(e.msg, "nearest"));
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcba", &w, &e), 0);
+}
+
 static void test_more_routes_than_there_is_room_for(void **state)
 {
     (void)state;
@@ -311,10 +336,15 @@ static void test_random_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_names_lead_to),         cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
-        cmocka_unit_test(test_a_name_is_bounded),          cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_a_free_place_leads_nowhere), cmocka_unit_test(test_more_routes_than_there_is_room_for),
-        cmocka_unit_test(test_a_configuration_is_checked), cmocka_unit_test(test_random_names),
+        cmocka_unit_test(test_what_names_lead_to),
+        cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
+        cmocka_unit_test(test_a_name_is_bounded),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_a_free_place_leads_nowhere),
+        cmocka_unit_test(test_what_a_wrong_name_costs_is_bounded),
+        cmocka_unit_test(test_more_routes_than_there_is_room_for),
+        cmocka_unit_test(test_a_configuration_is_checked),
+        cmocka_unit_test(test_random_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

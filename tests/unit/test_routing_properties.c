@@ -446,6 +446,7 @@ static void test_explanations_are_whole(void **state)
             assert_int_equal(json_object_size(json_array_get(json_object_get(v, "candidates"), k)),
                              x.c[k].want.kind == NAME_LOCAL ? 16 : 13);
         assert_int_equal(json_is_null(json_object_get(v, "error")), d.action != ROUTE_REFUSE);
+        assert_int_equal(json_is_null(json_object_get(v, "served_by")), d.action == ROUTE_REFUSE);
         json_decref(v);
         buf_free(&b);
     }
