@@ -85,7 +85,7 @@ static void test_breaker_forgets_what_is_old(void **state)
 {
     (void)state;
     struct breaker b = {0};
-    for (int i = 0; i < 9; i++) { /* nine of eighteen, then a pause, then one more */
+    for (int i = 0; i < BREAKER_OF_LAST - 1; i++) { /* all but one, then a pause, then that one */
         bad(&b, 0, START_MS);
         good(&b, START_MS);
     }
@@ -126,7 +126,7 @@ static void test_breaker_waits_twice_as_long_after_each_failed_probe(void **stat
     }
     assert_int_equal(expect_ms, BREAKER_MOST_MS);
     good(&b, now_ms + BREAKER_MOST_MS);
-    now_ms += BREAKER_MOST_MS + BREAKER_CALM_MS; /* calm for long enough: from the beginning */
+    now_ms += 2 * BREAKER_MOST_MS; /* closed for as long as it was open: from the beginning */
     open_breaker(&b, now_ms);
     assert_int_equal(breaker_wait_ms(&b, now_ms), BREAKER_FIRST_MS);
 }
