@@ -14,6 +14,7 @@
 #include "engine/media/data_url.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
+#include "server/completion_charge.h"
 #include "server/route.h"
 
 enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
@@ -146,6 +147,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
     if (c->started) c->source->stop(c);
+    completion_abandon(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
         if (media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
@@ -166,6 +168,7 @@ void completion_drop(struct completion *c)
 static void completion_fail(struct completion *c, const struct err *e)
 {
     if (c->done) return;
+    c->failed = !(e->code == ERR_DEADLINE || e->code == ERR_BUDGET || e->code == ERR_HELD);
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else
@@ -323,6 +326,22 @@ static bool job_ended(struct completion *c)
 
 /* --- running --- */
 
+/* What it may cost is held. */
+static void completion_start(struct completion *c, int rc, const struct err *why)
+{
+    struct err e = *why;
+    if (!rc) {
+        rc = c->sink->open(c, &e);
+        c->opened = rc == 0;
+    }
+    if (!rc) rc = comments_start(c, &e);
+    if (!rc) {
+        rc = c->source->start(c, &e);
+        c->started = rc == 0;
+    }
+    if (rc) completion_fail(c, &e);
+}
+
 static void completion_run(struct completion *c)
 {
     struct err e = {0};
@@ -345,17 +364,10 @@ static void completion_run(struct completion *c)
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
     stop_reading(c);
-    int rc = take_tokens(c, &e);
-    if (!rc) {
-        rc = c->sink->open(c, &e);
-        c->opened = rc == 0;
-    }
-    if (!rc) rc = comments_start(c, &e);
-    if (!rc) {
-        rc = c->source->start(c, &e);
-        c->started = rc == 0;
-    }
-    if (rc) completion_fail(c, &e);
+    if (take_tokens(c, &e))
+        completion_fail(c, &e);
+    else
+        completion_reserve(c, completion_start);
 }
 
 /* --- pictures --- */
@@ -555,9 +567,20 @@ void completion_begin(struct gateway *g, struct http_request *r)
 
 /* --- events --- */
 
+/* What the client is told of its usage is durable. */
+static void completion_finish(struct completion *c, int rc, const struct err *e)
+{
+    if (rc) {
+        completion_fail(c, e);
+        return;
+    }
+    c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
+    completion_done(c);
+}
+
 void completion_event(struct completion *c, const struct event *ev)
 {
-    if (c->done) return;
+    if (c->done || c->settling) return;
     c->event_ms = loop_now_ms(c->gateway->loop);
     if (ev->type == EVENT_ERROR) {
         completion_fail(c, ev->err);
@@ -566,6 +589,5 @@ void completion_event(struct completion *c, const struct event *ev)
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
     if (c->first_token_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
-    c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
-    completion_done(c);
+    completion_settle(c, completion_finish);
 }

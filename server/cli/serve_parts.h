@@ -20,7 +20,8 @@ struct serve {
     struct gateway g;
     const struct options *o;     /* of the start: what no reload changes */
     struct serve_config *config; /* in effect: of the start, or of the last reload */
-    char host[64], data[4096];
+    char host[64], data[4096], store[4096 + 16];
+    int lock_fd; /* of the data directory; -1: none */
     uint16_t port;
     char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
     unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
