@@ -445,9 +445,10 @@ static void test_speed_forgets(void **state)
 {
     (void)state;
     struct speed s = {0};
-    speed_note(&s, 1000, 0, 0, START_MS);
-    speed_note(&s, 100, 0, 0, START_MS + SPEED_HALF_MS); /* (1000/2 + 100) / 1.5 */
+    speed_note(&s, 1000, 1, 10, START_MS);
+    speed_note(&s, 100, 1, 1, START_MS + SPEED_HALF_MS); /* (1000/2 + 100) / 1.5 */
     assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS).first_ms, 400);
+    assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS).token_us, 4000);
     assert_true(speed_now(&s, START_MS + SPEED_HALF_MS + SPEED_KNOWN_MS).first_ms > 0);
     assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS + SPEED_KNOWN_MS + SPEED_HALF_MS).first_ms, 0);
 }
@@ -933,6 +934,11 @@ static void test_retry_after_is_the_shortest_wait_spread(void **state)
     assert_int_equal(most, 12);
     world_tweak(&x, "smol.wait=500000 groq.breaker=500000 together.no-key=500000 left=9999999");
     assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_BUSY);
+    assert_int_equal(d.retry_after_s, ROUTE_RETRY_MAX_S);
+    world_free(&x);
+    world_init(&x, "smol"); /* a cap is for the hour */
+    world_tweak(&x, "prompt=3000 key-cap=5");
+    assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_RATE);
     assert_int_equal(d.retry_after_s, ROUTE_RETRY_MAX_S);
     world_free(&x);
 }
