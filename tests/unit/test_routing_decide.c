@@ -1,5 +1,5 @@
-/* The table of situations: for each, who serves the request and why, and why each of the others does not. The world is routing_world.h's.
- */
+/* The table of situations: for each, who serves the request and why, and why each of the others does not. The world is that of
+ * routing_world.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
