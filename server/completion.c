@@ -120,6 +120,7 @@ static void completion_free(struct loop_call *call)
     stop_waiting(c, false);
     if (c->admitted_ms) admission_leave(c->replica, c->params.n);
     gateway_model_release(c->model);
+    wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
     buf_free(&c->body);
@@ -214,12 +215,19 @@ static int comments_start(struct completion *c, struct err *e)
 
 static int read_model(struct completion *c, struct err *e)
 {
+    struct gateway *g = c->gateway;
+    struct err other;
     const json_t *v = json_object_get(c->request, "model");
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
     const char *id = json_string_value(v);
-    int rc = gateway_model_hold(c->gateway, id, json_string_length(v), &c->model, e);
+    size_t n = json_string_length(v);
+    int rc = gateway_model_hold(g, id, n, &c->model, e);
+    c->model_name = id;
     if (!rc) c->max_context = c->model->max_context;
+    if (rc != -ERR_NOT_FOUND || !g->hosted || strlen(id) != n) return rc;
+    rc = hosted_find(g->hosted, id, &c->hosted, &other);
+    if (rc && strchr(id, '/')) *e = other; /* it knows names that are like this one */
     return rc;
 }
 
@@ -287,12 +295,31 @@ static int read_json(struct completion *c, struct err *e)
     return json_is_object(c->request) ? 0 : err_set(e, ERR_INPUT, "The request body must be a JSON object.");
 }
 
+/* A provider is asked as the client asks us: what only it can judge is left to it. */
+static int read_hosted(struct completion *c, struct err *e)
+{
+    struct hosted_model *m = c->hosted;
+    int rc = chat_params_read_hosted(&c->params, c->request, e);
+    if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
+    if (rc) return rc;
+    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
+    if (asked == 0) asked = c->gateway->default_max_tokens;
+    if (m->price->max_output && asked > m->price->max_output) asked = m->price->max_output;
+    c->max_tokens = (uint32_t)asked;
+    c->bill = arena_alloc(&c->arena, sizeof *c->bill);
+    if (!c->bill) return err_set(e, ERR_MEMORY, "out of memory");
+    rc = hosted_bill_init(c->bill, m, c->request, asked, c->params.n, e);
+    struct wire_options o = {.model = m->price->model, .max_tokens = asked};
+    return rc ? rc : wire_encode(&m->host->host, c->request, &o, &c->wire, e);
+}
+
 static int read_request(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
     int rc = read_json(c, e);
     if (rc) return rc;
     rc = read_model(c, e);
+    if (!rc && c->hosted) return read_hosted(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
     if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
@@ -340,6 +367,16 @@ static void completion_start(struct completion *c, int rc, const struct err *why
         c->started = rc == 0;
     }
     if (rc) completion_fail(c, &e);
+}
+
+static void completion_run_hosted(struct completion *c)
+{
+    c->source = &source_hosted;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: provider %s, at most %lld prompt tokens and %u of the answer", c->model_name,
+                c->hosted->host->host.name, (long long)c->bill->prompt_most, c->max_tokens);
+    stop_reading(c);
+    completion_reserve(c, completion_start);
 }
 
 static void completion_run(struct completion *c)
@@ -478,7 +515,9 @@ static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
     if (!job_ended(c)) return;
-    if (c->n_pictures)
+    if (c->hosted)
+        completion_run_hosted(c);
+    else if (c->n_pictures)
         call_pictures(c, MEDIA_PROBE, picture_probed);
     else
         completion_run(c);
@@ -588,6 +627,6 @@ void completion_event(struct completion *c, const struct event *ev)
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
-    if (c->first_token_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
+    if (c->first_token_ms && c->replica) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     completion_settle(c, completion_finish);
 }

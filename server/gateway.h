@@ -18,6 +18,7 @@
 #include "server/accounts/ledger_writer.h"
 #include "server/counts.h"
 #include "server/edge.h"
+#include "server/hosted.h"
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/media_proc.h"
@@ -114,6 +115,7 @@ struct gateway {
     struct media_pool *media;
     struct accounts *accounts; /* NULL: --no-auth */
     struct ledger_writer *ledger; /* NULL: nothing is charged */
+    struct hosted *hosted;        /* NULL: no provider is configured */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];

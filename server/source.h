@@ -86,7 +86,8 @@ struct sink_ops {
 };
 
 struct gateway_model;
-extern const struct source_ops source_local; /* source_local.c: a worker of the model */
+extern const struct source_ops source_local;  /* source_local.c: a worker of the model */
+extern const struct source_ops source_hosted; /* source_hosted.c: a call to a provider */
 /* A worker of it is ready (again): what came meanwhile goes in. */
 void source_local_ready(struct gateway_model *m);
 extern const struct sink_ops sink_chat_json; /* api/sink_chat_json.c: one JSON object */

@@ -19,7 +19,7 @@
 #include "server/routing/retry.h"
 
 enum {
-    HOST_MAX_KEYS = 16,
+    HOST_KEYS_MAX = 16,
     HOST_KEY_DEAD_MS = 600 * 1000,
     HOST_KEY_DEAD_MOST_MS = 3600 * 1000,
     HOST_KEY_REST_MS = 1000,
@@ -34,7 +34,7 @@ struct host_key {
 };
 
 struct host_keys {
-    struct host_key key[HOST_MAX_KEYS];
+    struct host_key key[HOST_KEYS_MAX];
     size_t n;    /* 0: the host wants no key */
     size_t turn; /* the one after the last that was used */
 };
