@@ -143,7 +143,7 @@ static int take_event(void *ctx, const char *name, const char *data, size_t n)
     struct decoder *d = ctx;
     (void)name; /* each wire says in the data what it is */
     const char *word = d->wire->done_word;
-    if (d->complete) return 0; /* nothing counts behind the end */
+    if (d->complete) return 0; /* in the same piece */
     if (word && n >= strlen(word) && memcmp(data, word, strlen(word)) == 0) {
         d->complete = true;
         return 0;
@@ -177,6 +177,7 @@ static int look_at_first(struct decoder *d, const char *p, size_t n)
 int decoder_feed(struct decoder *d, const char *p, size_t n, struct err *e)
 {
     d->e = e;
+    if (d->complete) return 0; /* nothing counts behind the end */
     d->n_bytes += n;
     if (d->n_bytes > d->limits.max_bytes)
         return err_set(e, ERR_LIMIT, "provider %s: an answer of more than %zu bytes", d->host->name, d->limits.max_bytes);

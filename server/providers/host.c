@@ -105,6 +105,19 @@ static int copy_headers(struct provider_host *h, const struct provider_host_conf
     return 0;
 }
 
+static int choose_auth(struct provider_host *h, const struct provider_host_config *c, struct err *e)
+{
+    static const char *const names[] = {
+        [AUTH_BEARER] = "bearer", [AUTH_X_API_KEY] = "x-api-key", [AUTH_API_KEY] = "api-key", [AUTH_X_GOOG_API_KEY] = "x-goog-api-key"};
+    h->auth = h->row->auth;
+    for (unsigned i = 0; c->auth && i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i], c->auth) == 0) {
+            h->auth = (enum provider_auth)i;
+            return 0;
+        }
+    return c->auth ? err_set_param(e, ERR_INPUT, "auth", "provider %s: there is no auth '%.32s'", h->name, c->auth) : 0;
+}
+
 static int fill(struct provider_host *h, const struct provider_host_config *c, struct err *e)
 {
     h->row = provider_find(c->provider);
@@ -122,6 +135,7 @@ static int fill(struct provider_host *h, const struct provider_host_config *c, s
             return err_set_param(e, ERR_INPUT, "api_version", "provider %s: the api_version is malformed", h->name);
         snprintf(h->api_version, sizeof h->api_version, "%.31s", c->api_version);
     }
+    if (!rc) rc = choose_auth(h, c, e);
     if (!rc) rc = copy_keys(h, c, e);
     if (!rc) rc = copy_headers(h, c, e);
     return rc;

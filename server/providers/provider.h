@@ -113,6 +113,7 @@ struct provider_host_config {
     const char *provider; /* a row's name */
     const char *name;     /* NULL: the row's */
     const char *base_url, *region, *resource, *api_version;
+    const char *auth;        /* "bearer", "x-api-key", "api-key", "x-goog-api-key"; NULL: the row's */
     const char *const *keys; /* secrets; more than one: the next is tried when one is dead */
     size_t n_keys;
     const char *const *headers; /* "X-HF-Bill-To: org", sent with every request */
@@ -129,6 +130,7 @@ struct provider_host {
     size_t n_keys;
     char *headers[HOST_MAX_HEADERS];
     size_t n_headers;
+    enum provider_auth auth;
     bool tls, loopback, unverified;
 };
 

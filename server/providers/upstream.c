@@ -44,6 +44,7 @@ struct upstream_call {
     struct loop_timer timer;
     int64_t deadline_ms, idle_at_ms, drain_at_ms, started_ns, first_byte_ns;
     size_t header_bytes, n_headers, drained_bytes;
+    curl_off_t uploaded;
     int status;
     bool in_callback, draining, cancelled, stopped; /* stopped: what ends it is in err */
     struct err err;
@@ -334,6 +335,21 @@ static size_t take_body(char *p, size_t size, size_t n, void *ctx)
     return n;
 }
 
+/* A large request takes its time to be sent: that is not silence. */
+static int take_progress(void *ctx, curl_off_t down_all, curl_off_t down, curl_off_t up_all, curl_off_t up)
+{
+    struct upstream_call *c = ctx;
+    (void)down_all;
+    (void)down;
+    (void)up_all;
+    if (up != c->uploaded && !c->cancelled && !c->stopped) {
+        c->uploaded = up;
+        c->idle_at_ms = loop_now_ms(c->owner->loop) + c->owner->config.idle_ms;
+        set_timer(c);
+    }
+    return 0;
+}
+
 static int take_decoded(void *ctx, const struct event *ev)
 {
     struct upstream_call *c = ctx;
@@ -363,7 +379,7 @@ static void add_key(struct upstream_call *c, size_t i_key, bool *failed)
     CHECK(i_key < c->host->n_keys);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(line, sizeof line, forms[c->host->row->auth], c->host->keys[i_key]);
+    snprintf(line, sizeof line, forms[c->host->auth], c->host->keys[i_key]);
 #pragma GCC diagnostic pop
     add_header(c, line, failed);
     explicit_bzero(line, sizeof line);
@@ -404,6 +420,9 @@ static bool set_options(struct upstream_call *c, const char *path)
     SET(CURLOPT_HEADERDATA, c);
     SET(CURLOPT_WRITEFUNCTION, take_body);
     SET(CURLOPT_WRITEDATA, c);
+    SET(CURLOPT_XFERINFOFUNCTION, take_progress);
+    SET(CURLOPT_XFERINFODATA, c);
+    SET(CURLOPT_NOPROGRESS, 0L);
     SET(CURLOPT_PRIVATE, c);
     SET(CURLOPT_ERRORBUFFER, c->curl_text);
     SET(CURLOPT_SHARE, u->share);

@@ -80,6 +80,7 @@ static void test_t07_settings_that_would_send_keys_elsewhere_are_refused(void **
                 {"headers", {.headers = host, .n_headers = 1}, false},
                 {"headers", {.headers = no_value, .n_headers = 1}, false},
                 {"headers", {.headers = no_colon, .n_headers = 1}, false},
+                {"auth", {.auth = "basic"}, false},
                 {"name", {.name = "a/b"}, false},
                 {"name", {.name = ""}, false},
                 {"provider", {.provider = "nobody"}, false},
