@@ -5,7 +5,7 @@
 static void put(struct wire_usage *u, enum usage_meter m, int64_t n)
 {
     u->inconsistent |= n < 0;
-    u->n[m] = n < 0 ? 0 : n;
+    u->count[m] = n < 0 ? 0 : n;
     u->present |= 1u << m;
 }
 
@@ -32,7 +32,7 @@ static void read_prompt(struct wire_usage *u, const struct provider *p, const js
     struct {
         const char *key;
         enum usage_meter meter;
-    } const parts[] = {{"cache_write_tokens", USAGE_IN_CACHE_WRITE_5M}, {"audio_tokens", USAGE_IN_AUDIO}, {"image_tokens", USAGE_IN_IMAGE}};
+    } const parts[] = {{"cache_write_tokens", USAGE_IN_CACHE_WRITE}, {"audio_tokens", USAGE_IN_AUDIO}, {"image_tokens", USAGE_IN_IMAGE}};
     if (!count(usage, "prompt_tokens", &prompt)) return;
     if (cached_openai(usage, &n)) {
         put(u, USAGE_IN_CACHE_READ, n);
@@ -92,8 +92,8 @@ void usage_read_anthropic(struct wire_usage *u, const json_t *usage)
     if (count(usage, "cache_read_input_tokens", &n)) put(u, USAGE_IN_CACHE_READ, n);
     if (count(usage, "cache_creation_input_tokens", &n)) {
         bool split = count(writes, "ephemeral_1h_input_tokens", &hour);
-        if (split) put(u, USAGE_IN_CACHE_WRITE_1H, hour);
-        put(u, USAGE_IN_CACHE_WRITE_5M, n - (split ? hour : 0));
+        if (split) put(u, USAGE_IN_CACHE_LONG, hour);
+        put(u, USAGE_IN_CACHE_WRITE, n - (split ? hour : 0));
     }
     if (count(usage, "output_tokens", &n)) {
         if (count(json_object_get(usage, "output_tokens_details"), "thinking_tokens", &thinking)) put(u, USAGE_OUT_REASONING, thinking);
@@ -135,13 +135,13 @@ void usage_read_gemini(struct wire_usage *u, const json_t *usage)
 bool usage_is_zero(const struct wire_usage *u)
 {
     for (int i = 0; i < USAGE_METERS; i++)
-        if (u->n[i]) return false;
+        if (u->count[i]) return false;
     return true;
 }
 
 void usage_tell(struct usage *out, const struct wire_usage *u)
 {
-    const int64_t *n = u->n, writes = n[USAGE_IN_CACHE_WRITE_5M] + n[USAGE_IN_CACHE_WRITE_1H];
+    const int64_t *n = u->count, writes = n[USAGE_IN_CACHE_WRITE] + n[USAGE_IN_CACHE_LONG];
     *out = (struct usage){.cached_tokens = n[USAGE_IN_CACHE_READ],
                           .cache_write_tokens = writes,
                           .reasoning_tokens = n[USAGE_OUT_REASONING],

@@ -62,8 +62,8 @@ const char *provider_wire_name(const struct provider *p);
 enum usage_meter {
     USAGE_IN_UNCACHED,
     USAGE_IN_CACHE_READ,
-    USAGE_IN_CACHE_WRITE_5M,
-    USAGE_IN_CACHE_WRITE_1H,
+    USAGE_IN_CACHE_WRITE,
+    USAGE_IN_CACHE_LONG,
     USAGE_IN_AUDIO,
     USAGE_IN_IMAGE,
     USAGE_OUT_TEXT,
@@ -77,7 +77,7 @@ enum usage_source { USAGE_REPORTED, USAGE_ESTIMATED, USAGE_MIXED };
 
 /* What a bill is made of. Each token is in one meter. Not present is not 0: a meter is there only if the host told it. */
 struct wire_usage {
-    int64_t n[USAGE_METERS];
+    int64_t count[USAGE_METERS];
     uint32_t present; /* 1 << enum usage_meter */
     enum usage_source source;
     bool inconsistent; /* a difference was negative and is 0 here: look at the raw object */

@@ -17,8 +17,8 @@ static void check_usage(const struct event *ev)
 {
     FUZZ_CHECK(ev->metered && ev->metered->present);
     for (int i = 0; i < USAGE_METERS; i++) {
-        FUZZ_CHECK(ev->metered->n[i] >= 0 && ev->metered->n[i] <= INT64_C(1) << 53);
-        FUZZ_CHECK(ev->metered->n[i] == 0 || ev->metered->present & 1u << i);
+        FUZZ_CHECK(ev->metered->count[i] >= 0 && ev->metered->count[i] <= INT64_C(1) << 53);
+        FUZZ_CHECK(ev->metered->count[i] == 0 || ev->metered->present & 1u << i);
     }
     FUZZ_CHECK(ev->usage.prompt_tokens >= 0 && ev->usage.completion_tokens >= 0);
 }

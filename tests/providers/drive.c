@@ -70,7 +70,7 @@ static json_t *usage_json(const struct wire_usage *u)
 {
     json_t *o = json_object();
     for (int i = 0; i < USAGE_METERS; i++)
-        if (u->present & 1u << i) json_object_set_new(o, meter_names[i], json_integer(u->n[i]));
+        if (u->present & 1u << i) json_object_set_new(o, meter_names[i], json_integer(u->count[i]));
     if (u->inconsistent) json_object_set_new(o, "inconsistent", json_true());
     return o;
 }

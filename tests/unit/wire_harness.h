@@ -110,7 +110,7 @@ static inline void write_extra(struct buf *b, const char *name, const json_t *v)
 static inline void write_usage(struct buf *b, const struct wire_usage *u)
 {
     for (int i = 0; i < USAGE_METERS; i++)
-        if (u->present & 1u << i) buf_printf(b, " %s=%lld", meter_words[i], (long long)u->n[i]);
+        if (u->present & 1u << i) buf_printf(b, " %s=%lld", meter_words[i], (long long)u->count[i]);
     if (u->inconsistent) buf_puts(b, " inconsistent");
 }
 
