@@ -57,7 +57,6 @@ enum provider_flag {
     ANY_PARAMETER = 1 << 5,         /* what our table does not know is passed on: the host refuses what it does not know, or is ours */
     SUFFIX_IN_MODEL = 1 << 6,       /* model:suffix chooses the upstream of the host */
     MAX_TOKENS_RESERVED = 1 << 7,   /* the host's limiter holds max tokens before it starts: send a tight one, always */
-    MODELS_NEED_NO_KEY = 1 << 8,
     MARKS_KEPT =
         1 << 9, /* cache_control and extra_content in messages are understood; others refuse them, and they do not change the answer */
 };
