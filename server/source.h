@@ -14,13 +14,12 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/frame.h"
+#include "server/accounts/usage.h"
 
 struct completion;
 
-struct wire_usage; /* server/providers/wire.h */
-
 /* As a client is told: prompt_tokens with what was cached, completion_tokens with reasoning and audio. */
-struct usage {
+struct usage_told {
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t cache_write_tokens, reasoning_tokens, audio_in_tokens, audio_out_tokens;
 };
@@ -65,8 +64,8 @@ struct event {
     struct event_tool_call tool_call; /* EVENT_TOOL_CALL */
     struct event_extra extra;         /* any but EVENT_ERROR */
     enum finish_reason finish;        /* EVENT_FINISH: FINISH_STOP, _LENGTH, _TOOL_CALLS or _CONTENT_FILTER */
-    struct usage usage;               /* EVENT_USAGE */
-    const struct wire_usage *metered; /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
+    struct usage_told usage;          /* EVENT_USAGE */
+    const struct usage *metered;      /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
     const struct err *err;            /* EVENT_ERROR */
 };
 
@@ -87,7 +86,8 @@ struct sink_ops {
 };
 
 struct gateway_model;
-extern const struct source_ops source_local; /* source_local.c: a worker of the model */
+extern const struct source_ops source_local;  /* source_local.c: a worker of the model */
+extern const struct source_ops source_hosted; /* source_hosted.c: a call to a provider */
 /* A worker of it is ready (again): what came meanwhile goes in. */
 void source_local_ready(struct gateway_model *m);
 extern const struct sink_ops sink_chat_json; /* api/sink_chat_json.c: one JSON object */

@@ -10,7 +10,7 @@
 void chat_write_head(struct buf *b, const struct completion *c, const char *object)
 {
     buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", c->id, object, (long long)c->created_s);
-    json_write_string(b, c->model->id, strlen(c->model->id));
+    json_write_string(b, c->model_name, strlen(c->model_name));
 }
 
 /* A token's bytes as text: what is not UTF-8 by itself becomes U+FFFD; `bytes` tells exactly. */
@@ -59,7 +59,7 @@ static void write_count(struct buf *b, const char *name, int64_t n)
     if (n) buf_printf(b, ",\"%s\":%lld", name, (long long)n);
 }
 
-void chat_write_usage(struct buf *b, const struct usage *u)
+void chat_write_usage(struct buf *b, const struct usage_told *u)
 {
     buf_printf(b,
                "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,\"prompt_tokens_details\":{"

@@ -146,7 +146,7 @@ static void close_choice(struct buf *b, const struct completion *c, struct chat_
     buf_free(&ch->reasoning);
 }
 
-static void reply(struct completion *c, const struct usage *u)
+static void reply(struct completion *c, const struct usage_told *u)
 {
     struct chat_json *s = c->sink_state;
     struct buf *b = &s->choices[0].text;

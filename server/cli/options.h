@@ -37,10 +37,17 @@ enum {
     OPTIONS_MAX_IMAGES = 20,
     OPTIONS_MAX_LIST = 64,
     OPTIONS_MAX_GPUS = 8,
+    OPTIONS_MAX_PROVIDERS = 32,
     OPTIONS_MAX_ROWS = 128,
     OPTIONS_KEY_BYTES = 64,
     OPTIONS_HOST_BYTES = 64,
     OPTIONS_NO_PRIORITY = -1000
+};
+
+/* A hosted provider, as the configuration file has it; NULL: not said. */
+struct option_provider {
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices;
+    unsigned line; /* of the file */
 };
 
 /* An option that may be given several times. */
@@ -54,6 +61,8 @@ struct options {
     int n_args;
     const char *images[OPTIONS_MAX_IMAGES];
     int n_images;
+    struct option_provider providers[OPTIONS_MAX_PROVIDERS];
+    int n_providers;
     const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
     bool help, help_all;
 

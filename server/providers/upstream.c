@@ -510,7 +510,7 @@ int upstream_get(struct upstream *u, const struct provider_host *h, size_t i_key
     return rc;
 }
 
-void upstream_cancel(struct upstream_call *c, struct upstream_result *r, struct wire_usage *usage)
+void upstream_cancel(struct upstream_call *c, struct upstream_result *r, struct usage *usage)
 {
     struct upstream *u = c->owner;
     if (r) {

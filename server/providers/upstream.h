@@ -53,7 +53,7 @@ struct upstream_result {
     struct provider_limits limits;
     struct upstream_times times;
     uint64_t sent_bytes, received_bytes;
-    const struct wire_usage *usage; /* the last told; NULL: none */
+    const struct usage *usage; /* the last told; NULL: none */
     uint32_t n_usage;
     const char *usage_raw, *id, *model; /* "" if not told */
     const char *body;                   /* upstream_get: the answer */
@@ -77,7 +77,7 @@ MUST_USE int upstream_get(struct upstream *u, const struct provider_host *h, siz
                           int64_t deadline_ms, const struct upstream_callbacks *cb, struct upstream_call **out, struct err *e);
 /* Closes; no callback comes any more. What was told until now is put into *r if it is not NULL, but for its pointers, which are NULL or
  * "". */
-void upstream_cancel(struct upstream_call *call, struct upstream_result *r, struct wire_usage *usage);
+void upstream_cancel(struct upstream_call *call, struct upstream_result *r, struct usage *usage);
 /* The client has left: reads on for the usage, within the bounds of the configuration. Only `ended` comes any more. -ERR_BUSY: enough calls
  * are being drained; the call goes on as it was. */
 MUST_USE int upstream_drain(struct upstream_call *call, struct err *e);

@@ -2,7 +2,7 @@
  * negative means that the host counts otherwise than we think: it is 0, and marked. */
 #include "server/providers/wire_parts.h"
 
-static void put(struct wire_usage *u, enum usage_meter m, int64_t n)
+static void put(struct usage *u, enum usage_meter m, int64_t n)
 {
     u->inconsistent |= n < 0;
     u->count[m] = n < 0 ? 0 : n;
@@ -25,7 +25,7 @@ static bool cached_openai(const json_t *usage, int64_t *out)
            count(usage, "prompt_cache_hit_tokens", out);
 }
 
-static void read_prompt(struct wire_usage *u, const struct provider *p, const json_t *usage)
+static void read_prompt(struct usage *u, const struct provider *p, const json_t *usage)
 {
     const json_t *details = json_object_get(usage, "prompt_tokens_details");
     int64_t prompt, n, apart = 0;
@@ -65,9 +65,9 @@ static bool reasoning_is_apart(const struct provider *p, const json_t *usage, in
     return p->flags & USAGE_REASONING_APART;
 }
 
-void usage_read_openai(struct wire_usage *u, const struct provider *p, const json_t *usage)
+void usage_read_openai(struct usage *u, const struct provider *p, const json_t *usage)
 {
-    *u = (struct wire_usage){0};
+    *u = (struct usage){0};
     const json_t *details = json_object_get(usage, "completion_tokens_details");
     int64_t out, reasoning = 0, audio = 0;
     read_prompt(u, p, usage);
@@ -83,9 +83,9 @@ void usage_read_openai(struct wire_usage *u, const struct provider *p, const jso
     put(u, USAGE_OUT_TEXT, out - audio - (reasoning_is_apart(p, usage, out, reasoning) ? 0 : reasoning));
 }
 
-void usage_read_anthropic(struct wire_usage *u, const json_t *usage)
+void usage_read_anthropic(struct usage *u, const json_t *usage)
 {
-    *u = (struct wire_usage){0};
+    *u = (struct usage){0};
     const json_t *writes = json_object_get(usage, "cache_creation");
     int64_t n, hour, thinking = 0;
     if (count(usage, "input_tokens", &n)) put(u, USAGE_IN_UNCACHED, n);
@@ -113,9 +113,9 @@ static int64_t of_modality(const json_t *list, const char *modality)
     return sum;
 }
 
-void usage_read_gemini(struct wire_usage *u, const json_t *usage)
+void usage_read_gemini(struct usage *u, const json_t *usage)
 {
-    *u = (struct wire_usage){0};
+    *u = (struct usage){0};
     int64_t prompt, tool = 0, cached = 0, n, out = 0, thoughts = 0, total;
     const bool has_prompt = count(usage, "promptTokenCount", &prompt);
     if (has_prompt) {
@@ -132,21 +132,21 @@ void usage_read_gemini(struct wire_usage *u, const json_t *usage)
     if (has_prompt && count(usage, "totalTokenCount", &total) && total != n) u->inconsistent = true;
 }
 
-bool usage_is_zero(const struct wire_usage *u)
+bool usage_is_zero(const struct usage *u)
 {
     for (int i = 0; i < USAGE_METERS; i++)
         if (u->count[i]) return false;
     return true;
 }
 
-void usage_tell(struct usage *out, const struct wire_usage *u)
+void usage_tell(struct usage_told *out, const struct usage *u)
 {
     const int64_t *n = u->count, writes = n[USAGE_IN_CACHE_WRITE] + n[USAGE_IN_CACHE_LONG];
-    *out = (struct usage){.cached_tokens = n[USAGE_IN_CACHE_READ],
-                          .cache_write_tokens = writes,
-                          .reasoning_tokens = n[USAGE_OUT_REASONING],
-                          .audio_in_tokens = n[USAGE_IN_AUDIO],
-                          .audio_out_tokens = n[USAGE_OUT_AUDIO]};
+    *out = (struct usage_told){.cached_tokens = n[USAGE_IN_CACHE_READ],
+                               .cache_write_tokens = writes,
+                               .reasoning_tokens = n[USAGE_OUT_REASONING],
+                               .audio_in_tokens = n[USAGE_IN_AUDIO],
+                               .audio_out_tokens = n[USAGE_OUT_AUDIO]};
     out->prompt_tokens = n[USAGE_IN_UNCACHED] + n[USAGE_IN_CACHE_READ] + writes + n[USAGE_IN_AUDIO] + n[USAGE_IN_IMAGE];
     out->completion_tokens = n[USAGE_OUT_TEXT] + n[USAGE_OUT_REASONING] + n[USAGE_OUT_AUDIO];
 }

@@ -19,6 +19,7 @@
 #include "base/json.h"
 #include "server/providers/provider.h"
 #include "server/providers/provider_error.h"
+#include "server/accounts/usage.h"
 #include "server/source.h"
 
 enum {
@@ -59,37 +60,13 @@ const char *provider_wire_name(const struct provider *p);
 
 /* --- usage --- */
 
-enum usage_meter {
-    USAGE_IN_UNCACHED,
-    USAGE_IN_CACHE_READ,
-    USAGE_IN_CACHE_WRITE,
-    USAGE_IN_CACHE_LONG,
-    USAGE_IN_AUDIO,
-    USAGE_IN_IMAGE,
-    USAGE_OUT_TEXT,
-    USAGE_OUT_REASONING,
-    USAGE_OUT_AUDIO,
-    USAGE_SEARCHES,
-    USAGE_METERS
-};
-
-enum usage_source { USAGE_REPORTED, USAGE_ESTIMATED, USAGE_MIXED };
-
-/* What a bill is made of. Each token is in one meter. Not present is not 0: a meter is there only if the host told it. */
-struct wire_usage {
-    int64_t count[USAGE_METERS];
-    uint32_t present; /* 1 << enum usage_meter */
-    enum usage_source source;
-    bool inconsistent; /* a difference was negative and is 0 here: look at the raw object */
-};
-
 /* Reads one usage object of OpenAI's form by the row's flags; of Anthropic's; Gemini's usageMetadata. */
-void usage_read_openai(struct wire_usage *u, const struct provider *p, const json_t *usage);
-void usage_read_anthropic(struct wire_usage *u, const json_t *usage);
-void usage_read_gemini(struct wire_usage *u, const json_t *usage);
+void usage_read_openai(struct usage *u, const struct provider *p, const json_t *usage);
+void usage_read_anthropic(struct usage *u, const json_t *usage);
+void usage_read_gemini(struct usage *u, const json_t *usage);
 /* What a client is told of it. */
-void usage_tell(struct usage *out, const struct wire_usage *u);
-bool usage_is_zero(const struct wire_usage *u);
+void usage_tell(struct usage_told *out, const struct usage *u);
+bool usage_is_zero(const struct usage *u);
 
 /* --- answers --- */
 
@@ -118,7 +95,7 @@ bool decoder_has_content(const struct decoder *d);
 /* The error that the host told within its 200; NULL: none. */
 const struct provider_error *decoder_error(const struct decoder *d);
 /* The last usage that counts; NULL: none was told. */
-const struct wire_usage *decoder_usage(const struct decoder *d);
+const struct usage *decoder_usage(const struct decoder *d);
 const char *decoder_usage_raw(const struct decoder *d); /* its JSON, "" if none or longer than WIRE_MAX_USAGE_BYTES */
 uint32_t decoder_n_usage(const struct decoder *d);
 const char *decoder_id(const struct decoder *d);    /* of the answer, as the host calls it; "" */

@@ -21,7 +21,7 @@ static int take_usage(struct decoder *d, const json_t *usage)
         if (!json_is_null(v)) failed |= json_object_set(all, key, (json_t *)v) != 0;
     int rc = failed ? err_set(d->e, ERR_MEMORY, "out of memory") : 0;
     if (!rc) {
-        struct wire_usage u;
+        struct usage u;
         usage_read_anthropic(&u, all);
         rc = decoder_take_usage(d, &u, all);
     }

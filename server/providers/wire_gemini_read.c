@@ -149,7 +149,7 @@ static int gemini_object(struct decoder *d, const json_t *v)
     }
     int rc = take_block(d, feedback);
     if (rc || !json_is_object(usage)) return rc;
-    struct wire_usage u;
+    struct usage u;
     usage_read_gemini(&u, usage);
     return decoder_take_usage(d, &u, usage);
 }

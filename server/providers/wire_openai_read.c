@@ -272,7 +272,7 @@ static int take_object(struct decoder *d, const json_t *v, const char *where)
         if (rc) return rc;
     }
     if (!json_is_object(usage)) return 0;
-    struct wire_usage u;
+    struct usage u;
     usage_read_openai(&u, d->host->row, usage);
     return decoder_take_usage(d, &u, usage);
 }

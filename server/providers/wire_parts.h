@@ -105,7 +105,7 @@ struct decoder {
     struct decoder_choice choices[WIRE_MAX_CHOICES];
     bool complete, ended, has_content, has_error, asked_to_stop;
     struct provider_error error;
-    struct wire_usage usage;
+    struct usage usage;
     uint32_t n_usage;
     json_t *usage_object; /* the last one; Anthropic's is put together */
     json_t *chunk_told;   /* members of chunks that have gone on as extra */
@@ -150,7 +150,7 @@ int decoder_tool(struct decoder *d, uint32_t choice, const struct event_tool_cal
 int decoder_tool_object(struct decoder *d, uint32_t choice, struct event_tool_call *call, const json_t *arguments);
 void decoder_finish(struct decoder *d, uint32_t choice, enum finish_reason reason, const char *native);
 /* Keeps the object as the last usage and tells it, if u says anything. */
-int decoder_take_usage(struct decoder *d, const struct wire_usage *u, const json_t *object);
+int decoder_take_usage(struct decoder *d, const struct usage *u, const json_t *object);
 void decoder_note_id(struct decoder *d, const json_t *id, const json_t *model);
 /* A choice's index from the host, checked. */
 int decoder_choice(struct decoder *d, const json_t *index, uint32_t *out);

@@ -66,7 +66,7 @@ static const char *const finish_names[] = {
 static const char *const meter_names[USAGE_METERS] = {"in_uncached", "in_cache_read", "in_cache_write_5m", "in_cache_write_1h", "in_audio",
                                                       "in_image",    "out_text",      "out_reasoning",     "out_audio",         "searches"};
 
-static json_t *usage_json(const struct wire_usage *u)
+static json_t *usage_json(const struct usage *u)
 {
     json_t *o = json_object();
     for (int i = 0; i < USAGE_METERS; i++)
@@ -202,7 +202,7 @@ static void set_timer(struct call *c, loop_timer_fn *fn, int64_t ms)
 static void cancel(struct call *c)
 {
     struct upstream_result r;
-    struct wire_usage usage;
+    struct usage usage;
     c->gone = true;
     upstream_cancel(c->call, &r, &usage);
     print(result_json(c, &r, "cancelled"));

@@ -45,12 +45,13 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    c->model_name = t.model.id;
     t.model.gateway = &t.g;
     t.model.holders++;
     arena_init(&c->arena, 1 << 20);
     strcpy(c->id, "chatcmpl-1");
     c->params = (struct chat_params){.n = t.n, .stream = t.stream, .include_usage = t.include_usage, .logprobs = t.logprobs};
-    c->usage = (struct usage){.prompt_tokens = 7, .completion_tokens = 5};
+    c->usage = (struct usage_told){.prompt_tokens = 7, .completion_tokens = 5};
     c->sink = t.stream ? &sink_chat_sse : &sink_chat_json;
     struct err e;
     assert_int_equal(c->sink->open(c, &e), 0);

@@ -107,7 +107,7 @@ static inline void write_extra(struct buf *b, const char *name, const json_t *v)
     json_write(b, v);
 }
 
-static inline void write_usage(struct buf *b, const struct wire_usage *u)
+static inline void write_usage(struct buf *b, const struct usage *u)
 {
     for (int i = 0; i < USAGE_METERS; i++)
         if (u->present & 1u << i) buf_printf(b, " %s=%lld", meter_words[i], (long long)u->count[i]);
