@@ -67,8 +67,8 @@ struct event {
     struct event_tool_call tool_call; /* EVENT_TOOL_CALL */
     struct event_extra extra;         /* any but EVENT_ERROR */
     enum finish_reason finish;        /* EVENT_FINISH: FINISH_STOP, _LENGTH, _TOOL_CALLS or _CONTENT_FILTER */
-    struct usage_told usage;               /* EVENT_USAGE */
-    const struct usage *metered; /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
+    struct usage_told usage;          /* EVENT_USAGE */
+    const struct usage *metered;      /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
     const struct err *err;            /* EVENT_ERROR */
 };
 

@@ -76,6 +76,7 @@ int chat_extra_replace(json_t **into, const json_t *more)
 {
     if (!more) return 0;
     if (!*into) *into = json_object();
+    if (json_object_size(*into) >= CHAT_MAX_EXTRA) return json_object_update_existing(*into, (json_t *)more) == 0 ? 0 : -ERR_MEMORY;
     return *into && json_object_update(*into, (json_t *)more) == 0 ? 0 : -ERR_MEMORY;
 }
 

@@ -143,7 +143,7 @@ static int take_event(void *ctx, const char *name, const char *data, size_t n)
     struct decoder *d = ctx;
     (void)name; /* each wire says in the data what it is */
     const char *word = d->wire->done_word;
-    if (d->complete) return 0; /* nothing counts behind the end */
+    if (d->complete) return 0; /* in the same piece */
     if (word && n >= strlen(word) && memcmp(data, word, strlen(word)) == 0) {
         d->complete = true;
         return 0;
@@ -164,24 +164,25 @@ static int take_event(void *ctx, const char *name, const char *data, size_t n)
     return rc;
 }
 
-static int look_at_first(struct decoder *d, const char *p, size_t n)
+/* Says what the answer is, by its first byte that is no blank. */
+static int look_at_first(struct decoder *d, char first)
 {
-    size_t i = 0;
-    while (i < n && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t')) i++;
-    if (i == n) return 0;
-    if (p[i] == '<') return decoder_malformed(d, "a page of markup in place of an answer");
-    d->body = p[i] == '{' || p[i] == '[' ? BODY_JSON : BODY_STREAM;
+    if (first == '<') return decoder_malformed(d, "a page of markup in place of an answer");
+    d->body = first == '{' || first == '[' ? BODY_JSON : BODY_STREAM;
     return 0;
 }
 
 int decoder_feed(struct decoder *d, const char *p, size_t n, struct err *e)
 {
     d->e = e;
+    if (d->complete) return 0; /* nothing counts behind the end */
     d->n_bytes += n;
     if (d->n_bytes > d->limits.max_bytes)
         return err_set(e, ERR_LIMIT, "provider %s: an answer of more than %zu bytes", d->host->name, d->limits.max_bytes);
-    int rc = d->body == BODY_UNKNOWN ? look_at_first(d, p, n) : 0;
-    if (rc || d->body == BODY_UNKNOWN) return rc;
+    for (; d->body == BODY_UNKNOWN && n && strchr(" \t\r\n", *p) && *p; p++) n--;
+    if (n == 0) return 0;
+    int rc = d->body == BODY_UNKNOWN ? look_at_first(d, *p) : 0;
+    if (rc) return rc;
     if (d->body == BODY_STREAM) {
         rc = sse_read_push(&d->sse, p, n, e);
         if (rc == -ERR_LIMIT && !d->asked_to_stop) err_prefix(e, "provider %s", d->host->name);

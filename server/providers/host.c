@@ -45,7 +45,9 @@ static int check_url(struct provider_host *h, struct err *e)
             return err_set_param(e, ERR_INPUT, "base_url", "the base_url of provider %s has a byte that a URL path may not have", h->name);
     if (n_host == 0 || memchr(host, '@', n_host))
         return err_set_param(e, ERR_INPUT, "base_url", "the base_url of provider %s must name a host, and no user", h->name);
-    h->loopback = str_starts_with(host, "127.") || str_starts_with(host, "[::1]") || str_starts_with(host, "localhost");
+    size_t n_name = *host == '[' ? strcspn(host, "]/") + 1 : strcspn(host, ":/");
+    h->loopback = (n_name == 9 && strncmp(host, "localhost", 9) == 0) || (n_name == 5 && strncmp(host, "[::1]", 5) == 0) ||
+                  (str_starts_with(host, "127.") && strspn(host, "0123456789.") == n_name);
     return 0;
 }
 
@@ -91,6 +93,7 @@ static int copy_headers(struct provider_host *h, const struct provider_host_conf
         const char *s = c->headers[i], *colon = strchr(s, ':');
         size_t n = colon ? (size_t)(colon - s) : 0;
         bool good = n > 0 && n < 64 && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == n;
+        good &= colon && colon[1 + strspn(colon + 1, " ")]; /* curl takes a name alone for a header to leave out */
         if (!good || !is_header_text(s, true) || strlen(s) > 1024)
             return err_set_param(e, ERR_INPUT, "headers", "provider %s: header %zu is no 'name: value'", h->name, i + 1);
         for (const char *const *o = ours; *o; o++)
@@ -100,6 +103,19 @@ static int copy_headers(struct provider_host *h, const struct provider_host_conf
         h->n_headers++;
     }
     return 0;
+}
+
+static int choose_auth(struct provider_host *h, const struct provider_host_config *c, struct err *e)
+{
+    static const char *const names[] = {
+        [AUTH_BEARER] = "bearer", [AUTH_X_API_KEY] = "x-api-key", [AUTH_API_KEY] = "api-key", [AUTH_X_GOOG_API_KEY] = "x-goog-api-key"};
+    h->auth = h->row->auth;
+    for (unsigned i = 0; c->auth && i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i], c->auth) == 0) {
+            h->auth = (enum provider_auth)i;
+            return 0;
+        }
+    return c->auth ? err_set_param(e, ERR_INPUT, "auth", "provider %s: there is no auth '%.32s'", h->name, c->auth) : 0;
 }
 
 static int fill(struct provider_host *h, const struct provider_host_config *c, struct err *e)
@@ -117,8 +133,9 @@ static int fill(struct provider_host *h, const struct provider_host_config *c, s
     if (!rc && c->api_version) {
         if (!is_label(c->api_version) || strlen(c->api_version) >= sizeof h->api_version)
             return err_set_param(e, ERR_INPUT, "api_version", "provider %s: the api_version is malformed", h->name);
-        snprintf(h->api_version, sizeof h->api_version, "%s", c->api_version);
+        snprintf(h->api_version, sizeof h->api_version, "%.31s", c->api_version);
     }
+    if (!rc) rc = choose_auth(h, c, e);
     if (!rc) rc = copy_keys(h, c, e);
     if (!rc) rc = copy_headers(h, c, e);
     return rc;

@@ -57,7 +57,6 @@ enum provider_flag {
     ANY_PARAMETER = 1 << 5,         /* what our table does not know is passed on: the host refuses what it does not know, or is ours */
     SUFFIX_IN_MODEL = 1 << 6,       /* model:suffix chooses the upstream of the host */
     MAX_TOKENS_RESERVED = 1 << 7,   /* the host's limiter holds max tokens before it starts: send a tight one, always */
-    MODELS_NEED_NO_KEY = 1 << 8,
     MARKS_KEPT =
         1 << 9, /* cache_control and extra_content in messages are understood; others refuse them, and they do not change the answer */
 };
@@ -113,6 +112,7 @@ struct provider_host_config {
     const char *provider; /* a row's name */
     const char *name;     /* NULL: the row's */
     const char *base_url, *region, *resource, *api_version;
+    const char *auth;        /* "bearer", "x-api-key", "api-key", "x-goog-api-key"; NULL: the row's */
     const char *const *keys; /* secrets; more than one: the next is tried when one is dead */
     size_t n_keys;
     const char *const *headers; /* "X-HF-Bill-To: org", sent with every request */
@@ -129,6 +129,7 @@ struct provider_host {
     size_t n_keys;
     char *headers[HOST_MAX_HEADERS];
     size_t n_headers;
+    enum provider_auth auth;
     bool tls, loopback, unverified;
 };
 

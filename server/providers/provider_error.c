@@ -251,9 +251,9 @@ static const struct error_rule rules[] = {
     {"openrouter", 400, 400, NULL, "not a valid model", PROVIDER_UNSUPPORTED},
     {"openrouter", 403, 403, NULL, "moderation", PROVIDER_CALLER},
     {"openrouter", 403, 403, NULL, "flagged", PROVIDER_CALLER},
-    {"fireworks", 412, 412, NULL, NULL, PROVIDER_KEY_DEAD},    /* account suspended */
-    {"gemini", 429, 429, NULL, "limit: 0", PROVIDER_KEY_DEAD}, /* no quota at all */
-    {"groq", 498, 498, NULL, NULL, PROVIDER_WAIT},             /* flex capacity */
+    {"fireworks", 412, 412, NULL, NULL, PROVIDER_KEY_DEAD},                /* account suspended */
+    {NULL, 429, 429, "RESOURCE_EXHAUSTED", "limit: 0", PROVIDER_KEY_DEAD}, /* Google: no quota at all */
+    {"groq", 498, 498, NULL, NULL, PROVIDER_WAIT},                         /* flex capacity */
     {"cerebras", 503, 503, NULL, NULL, PROVIDER_WAIT},
     /* inside a 200 there is only the word */
     {NULL, 200, 200, "overloaded", NULL, PROVIDER_WAIT},

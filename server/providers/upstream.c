@@ -42,8 +42,9 @@ struct upstream_call {
     struct decoder *decoder; /* NULL: upstream_get */
     struct buf body;         /* of an error, or of upstream_get */
     struct loop_timer timer;
-    int64_t deadline_ms, idle_at_ms, drain_at_ms;
+    int64_t deadline_ms, idle_at_ms, drain_at_ms, started_ns, first_byte_ns;
     size_t header_bytes, n_headers, drained_bytes;
+    curl_off_t uploaded;
     int status;
     bool in_callback, draining, cancelled, stopped; /* stopped: what ends it is in err */
     struct err err;
@@ -99,14 +100,15 @@ static void read_times(struct upstream_call *c, struct upstream_result *r)
     *t = (struct upstream_times){.dns_us = micros(c->easy, CURLINFO_NAMELOOKUP_TIME_T),
                                  .connect_us = micros(c->easy, CURLINFO_CONNECT_TIME_T),
                                  .tls_us = micros(c->easy, CURLINFO_APPCONNECT_TIME_T),
-                                 .first_byte_us = micros(c->easy, CURLINFO_STARTTRANSFER_TIME_T),
+                                 .first_byte_us =
+                                     c->first_byte_ns ? (c->first_byte_ns - c->started_ns) / 1000 : -1, /* curl's is the sending's */
                                  .total_us = micros(c->easy, CURLINFO_TOTAL_TIME_T)};
     t->reused = connects == 0 && c->status != 0;
     t->http_version = version == CURL_HTTP_VERSION_2_0   ? 20
                       : version == CURL_HTTP_VERSION_1_1 ? 11
                       : version == CURL_HTTP_VERSION_1_0 ? 10
                                                          : 0;
-    int64_t *const reached[] = {&t->dns_us, &t->connect_us, &t->tls_us, &t->first_byte_us};
+    int64_t *const reached[] = {&t->dns_us, &t->connect_us, &t->tls_us};
     for (size_t i = 0; i < sizeof reached / sizeof reached[0]; i++)
         if (*reached[i] == 0 && !t->reused) *reached[i] = -1;
 }
@@ -286,6 +288,7 @@ static size_t take_header(char *p, size_t size, size_t n, void *ctx)
     struct upstream_call *c = ctx;
     (void)size; /* 1 */
     c->header_bytes += n;
+    if (!c->first_byte_ns) c->first_byte_ns = clock_boot_ns();
     if (n >= 5 && memcmp(p, "HTTP/", 5) == 0) { /* an interim answer's headers are not the answer's */
         const char *blank = memchr(p, ' ', n);
         c->status = blank && (size_t)(p + n - blank) > 3 ? atoi(blank + 1) : 0;
@@ -332,6 +335,21 @@ static size_t take_body(char *p, size_t size, size_t n, void *ctx)
     return n;
 }
 
+/* A large request takes its time to be sent: that is not silence. */
+static int take_progress(void *ctx, curl_off_t down_all, curl_off_t down, curl_off_t up_all, curl_off_t up)
+{
+    struct upstream_call *c = ctx;
+    (void)down_all;
+    (void)down;
+    (void)up_all;
+    if (up != c->uploaded && !c->cancelled && !c->stopped) {
+        c->uploaded = up;
+        c->idle_at_ms = loop_now_ms(c->owner->loop) + c->owner->config.idle_ms;
+        set_timer(c);
+    }
+    return 0;
+}
+
 static int take_decoded(void *ctx, const struct event *ev)
 {
     struct upstream_call *c = ctx;
@@ -361,7 +379,7 @@ static void add_key(struct upstream_call *c, size_t i_key, bool *failed)
     CHECK(i_key < c->host->n_keys);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(line, sizeof line, forms[c->host->row->auth], c->host->keys[i_key]);
+    snprintf(line, sizeof line, forms[c->host->auth], c->host->keys[i_key]);
 #pragma GCC diagnostic pop
     add_header(c, line, failed);
     explicit_bzero(line, sizeof line);
@@ -402,6 +420,9 @@ static bool set_options(struct upstream_call *c, const char *path)
     SET(CURLOPT_HEADERDATA, c);
     SET(CURLOPT_WRITEFUNCTION, take_body);
     SET(CURLOPT_WRITEDATA, c);
+    SET(CURLOPT_XFERINFOFUNCTION, take_progress);
+    SET(CURLOPT_XFERINFODATA, c);
+    SET(CURLOPT_NOPROGRESS, 0L);
     SET(CURLOPT_PRIVATE, c);
     SET(CURLOPT_ERRORBUFFER, c->curl_text);
     SET(CURLOPT_SHARE, u->share);
@@ -426,6 +447,7 @@ static int call_begin(struct upstream *u, struct upstream_call *c, const char *p
     c->idle_at_ms = loop_now_ms(u->loop) + u->config.idle_ms;
     set_timer(c);
     u->counts.started++;
+    c->started_ns = clock_boot_ns();
     return 0;
 }
 

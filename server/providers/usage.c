@@ -46,6 +46,14 @@ static void read_prompt(struct usage *u, const struct provider *p, const json_t 
     put(u, USAGE_IN_UNCACHED, prompt - apart);
 }
 
+/* Google's compatible endpoint shows its thoughts in the total alone. */
+static int64_t only_in_total(const json_t *usage, int64_t out)
+{
+    int64_t prompt, total;
+    if (!count(usage, "prompt_tokens", &prompt) || !count(usage, "total_tokens", &total) || total < prompt + out) return 0;
+    return total - prompt - out;
+}
+
 /* Is the reasoning in the output's count? The row says, unless the total can only mean one. */
 static bool reasoning_is_apart(const struct provider *p, const json_t *usage, int64_t out, int64_t reasoning)
 {
@@ -66,6 +74,11 @@ void usage_read_openai(struct usage *u, const struct provider *p, const json_t *
     if (!count(usage, "completion_tokens", &out)) return;
     if (count(details, "reasoning_tokens", &reasoning) || count(usage, "reasoning_tokens", &reasoning))
         put(u, USAGE_OUT_REASONING, reasoning);
+    else if (only_in_total(usage, out) > 0) {
+        put(u, USAGE_OUT_REASONING, only_in_total(usage, out));
+        put(u, USAGE_OUT_TEXT, out);
+        return;
+    }
     if (count(details, "audio_tokens", &audio)) put(u, USAGE_OUT_AUDIO, audio);
     put(u, USAGE_OUT_TEXT, out - audio - (reasoning_is_apart(p, usage, out, reasoning) ? 0 : reasoning));
 }
@@ -130,10 +143,10 @@ void usage_tell(struct usage_told *out, const struct usage *u)
 {
     const int64_t *n = u->count, writes = n[USAGE_IN_CACHE_WRITE] + n[USAGE_IN_CACHE_LONG];
     *out = (struct usage_told){.cached_tokens = n[USAGE_IN_CACHE_READ],
-                          .cache_write_tokens = writes,
-                          .reasoning_tokens = n[USAGE_OUT_REASONING],
-                          .audio_in_tokens = n[USAGE_IN_AUDIO],
-                          .audio_out_tokens = n[USAGE_OUT_AUDIO]};
+                               .cache_write_tokens = writes,
+                               .reasoning_tokens = n[USAGE_OUT_REASONING],
+                               .audio_in_tokens = n[USAGE_IN_AUDIO],
+                               .audio_out_tokens = n[USAGE_OUT_AUDIO]};
     out->prompt_tokens = n[USAGE_IN_UNCACHED] + n[USAGE_IN_CACHE_READ] + writes + n[USAGE_IN_AUDIO] + n[USAGE_IN_IMAGE];
     out->completion_tokens = n[USAGE_OUT_TEXT] + n[USAGE_OUT_REASONING] + n[USAGE_OUT_AUDIO];
 }

@@ -72,16 +72,19 @@ static void logprobs_free(struct logprob_list *l)
 static int logprobs_read(struct decoder *d, struct logprob_list *l, const json_t *content)
 {
     *l = (struct logprob_list){0};
-    size_t n = json_array_size(content), n_top = 0;
+    size_t n = json_array_size(content), n_top = 0, n_bytes = 0;
     if (n == 0) return 0;
     if (n > MAX_LOGPROBS) return decoder_malformed(d, "too many logprobs in one event");
     for (size_t i = 0; i < n; i++) {
-        size_t top = json_array_size(json_object_get(json_array_get(content, i), "top_logprobs"));
-        n_top += top > MAX_TOP ? MAX_TOP : top;
+        const json_t *v = json_array_get(content, i), *list = json_object_get(v, "top_logprobs");
+        size_t top = json_array_size(list) > MAX_TOP ? MAX_TOP : json_array_size(list);
+        n_top += top;
+        n_bytes += json_array_size(json_object_get(v, "bytes"));
+        for (size_t k = 0; k < top; k++) n_bytes += json_array_size(json_object_get(json_array_get(list, k), "bytes"));
     }
     l->rows = calloc(n, sizeof *l->rows);
     l->top = calloc(n_top + 1, sizeof *l->top);
-    l->store = (struct token_store){.bytes = malloc(SSE_MAX_LINE_BYTES), .cap = SSE_MAX_LINE_BYTES};
+    l->store = (struct token_store){.bytes = malloc(n_bytes + 1), .cap = n_bytes};
     if (!l->rows || !l->top || !l->store.bytes) return err_set(d->e, ERR_MEMORY, "out of memory");
     size_t at = 0;
     for (; l->n < n; l->n++) {
@@ -156,6 +159,8 @@ static int tool_calls(struct decoder *d, uint32_t choice, const json_t *list)
     return 0;
 }
 
+enum { MAX_TOLD = 64 };
+
 /* Most hosts say the same (system_fingerprint) in each chunk: only what is new goes on. */
 static json_t *chunk_news(struct decoder *d, const json_t *chunk)
 {
@@ -167,7 +172,7 @@ static json_t *chunk_news(struct decoder *d, const json_t *chunk)
     {
         if (json_equal(v, json_object_get(d->chunk_told, key)))
             json_object_del(out, key);
-        else if (d->chunk_told || (d->chunk_told = json_object()))
+        else if ((d->chunk_told || (d->chunk_told = json_object())) && json_object_size(d->chunk_told) < MAX_TOLD)
             json_object_set(d->chunk_told, key, v);
     }
     if (json_object_size(out)) return out;

@@ -55,6 +55,9 @@ HOSTS = [
     Host("huggingface", "huggingface", ":groq", None, {"headers": ["X-HF-Bill-To: my-org"]}),
     Host("openrouter", "openrouter"),
     Host("openai-compatible", "generic"),
+    Host("openai-compatible", "gemini_compat", "", None, {}, "gemini_compat"),
+    Host("anthropic", "azure_anthropic", "", "/azure_anthropic/anthropic/v1", {"auth": "api-key"}, "azure_anthropic"),
+    Host("azure", "azure", "", "/azure", {"auth": "bearer"}, "azure_bearer"),
 ]
 
 

@@ -283,6 +283,7 @@ static int make_host(const json_t *h, struct err *e)
                                      .region = json_string_value(json_object_get(h, "region")),
                                      .resource = json_string_value(json_object_get(h, "resource")),
                                      .api_version = json_string_value(json_object_get(h, "api_version")),
+                                     .auth = json_string_value(json_object_get(h, "auth")),
                                      .keys = keys,
                                      .headers = headers};
     texts(json_object_get(h, "keys"), keys, HOST_MAX_KEYS, &c.n_keys);

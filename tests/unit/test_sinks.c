@@ -45,6 +45,7 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    c->model_name = t.model.id;
     t.model.gateway = &t.g;
     t.model.holders++;
     arena_init(&c->arena, 1 << 20);
@@ -485,6 +486,49 @@ static void test_t23_sse_full_ring_merges_deltas(void **state)
     free(want);
 }
 
+/* The same with all that is no text: while the ring is full it is put together, as an SDK would. */
+static void script_fast_hosted(struct completion *c)
+{
+    int i = 0;
+    for (; i < MAX_DELTAS && !c->done && !ring_is_full(c); i++) number_delta(c, i);
+    json_t *detail = json_pack("{s:[{s:i,s:s}]}", "reasoning_details", "index", 0, "text", "d");
+    for (int k = 0; k < 300; k++) {
+        reasoning(c, "r", detail);
+        tool(c, 0, k ? NULL : "call_a", k ? NULL : "f", "a", NULL);
+        tool(c, 1, k ? NULL : "call_b", k ? NULL : "g", "b", NULL);
+    }
+    assert_false(c->done);
+    finish(c, 0, FINISH_TOOL_CALLS);
+    json_decref(detail);
+}
+
+static void test_t23_sse_full_ring_merges_reasoning_and_calls(void **state)
+{
+    (void)state;
+    t.stream = true;
+    t.script = script_fast_hosted;
+    unsigned status;
+    int events = 0, n[5] = {0};
+    const char *p = exchange(&status), *end;
+    for (; (end = strstr(p, "\n\n")) && strncmp(p, "data: [DONE]\n\n", 14) != 0; p = end + 2) {
+        json_t *v = parse(p + 6, (size_t)(end - p - 6)), *d = json_object_get(json_array_get(json_object_get(v, "choices"), 0), "delta");
+        json_t *calls = json_object_get(d, "tool_calls"), *detail = json_array_get(json_object_get(d, "reasoning_details"), 0);
+        events += json_is_string(json_object_get(d, "reasoning_content")) || calls;
+        n[0] += (int)json_string_length(json_object_get(d, "reasoning_content"));
+        n[1] += (int)json_string_length(json_object_get(detail, "text"));
+        for (size_t i = 0; i < json_array_size(calls); i++) {
+            json_t *call = json_array_get(calls, i);
+            n[2 + json_integer_value(json_object_get(call, "index"))] += (int)strlen(text_at(call, "function", "arguments"));
+            n[4] += json_is_string(json_object_get(call, "id"));
+        }
+        json_decref(v);
+    }
+    assert_string_equal(p, "data: [DONE]\n\n");
+    for (int i = 0; i < 4; i++) assert_int_equal(n[i], 300);
+    assert_int_equal(n[4], 2);
+    assert_in_range(events, 1, 3); /* not 900 */
+}
+
 static void script_flood(struct completion *c)
 {
     int i = 0, full = 0;
@@ -548,6 +592,7 @@ int main(void)
         SINK_TEST(test_json_logprobs_are_valid),
         SINK_TEST(test_sse_many_held_logprobs_are_split),
         SINK_TEST(test_t23_sse_full_ring_merges_deltas),
+        SINK_TEST(test_t23_sse_full_ring_merges_reasoning_and_calls),
         SINK_TEST(test_t23_sse_what_waits_is_bounded),
         SINK_TEST(test_json_too_long_an_answer_fails_early),
     };
