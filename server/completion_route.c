@@ -33,7 +33,7 @@ static void add_local(struct completion *c, struct figures *f)
     int ignored_s;
     const int64_t n = (int64_t)c->prompt.n_ids * c->params.n, left_ms = c->deadline_ms - loop_now_ms(g->loop);
     struct gateway_replica *r = c->replica = route_choose(c);
-    const bool full = admission_check_prompt(r, n, c->params.n, left_ms, &ignored_s, &ignored) != 0;
+    const bool ready = worker_is_ready(r->worker), full = admission_check_prompt(r, n, c->params.n, left_ms, &ignored_s, &ignored) != 0;
     f->candidates[f->n++] = (struct route_candidate){.want = {.kind = NAME_LOCAL, .index = (uint16_t)c->model->number, .policy = ROUTE_LOCAL_FIRST},
                                                      .host = "local",
                                                      .model = c->model->id,
@@ -42,8 +42,8 @@ static void add_local(struct completion *c, struct figures *f)
                                                      .zero_retention = true,
                                                      .has_price = true,
                                                      .breaker = BREAKER_NO,
-                                                     .local = worker_is_ready(r->worker) ? ROUTE_LOCAL_READY : ROUTE_LOCAL_DOWN,
-                                                     .free_now = !full && r->queue.prompts == 0 && worker_prediction(r->worker)->waiting == 0,
+                                                     .local = ready ? ROUTE_LOCAL_READY : ROUTE_LOCAL_DOWN,
+                                                     .free_now = ready && !full && r->queue.prompts == 0 && worker_prediction(r->worker)->waiting == 0,
                                                      .full = full,
                                                      .wait_ms = (int64_t)admission_load_ms(r),
                                                      .prompt_ms = (int64_t)admission_prompt_ms(r, n),
