@@ -190,7 +190,8 @@ static int check_secret(struct accounts *a, struct err *e)
     unsigned char is[KEY_DIGEST_BYTES], was[KEY_DIGEST_BYTES];
     struct db_rows rows;
     digest(a, text, is);
-    int rc = db_run(a->db, "UPDATE ledger_state SET secret_check = ?1 WHERE id = 1 AND secret_check IS NULL", DB_ARGS(db_blob(is, sizeof is)), NULL, e);
+    int rc = db_run(a->db, "UPDATE ledger_state SET secret_check = ?1 WHERE id = 1 AND secret_check IS NULL",
+                    DB_ARGS(db_blob(is, sizeof is)), NULL, e);
     if (rc) return rc;
     rc = db_query(a->db, &rows, "SELECT secret_check FROM ledger_state WHERE id = 1", DB_NO_ARGS, e);
     if (!rc) rc = db_next(&rows, e);
@@ -198,7 +199,8 @@ static int check_secret(struct accounts *a, struct err *e)
     db_done(&rows);
     if (rc < 0 || same) return rc < 0 ? rc : 0;
     return err_set(e, ERR_INPUT,
-                   "the accounts were made with another secret than that of this data directory: copy the file `secret` of the one they were made with");
+                   "the accounts were made with another secret than that of this data directory: copy the file `secret` of the one they "
+                   "were made with");
 }
 
 static int open_db(struct accounts *a, const char *dir, const char *store, struct err *e)
@@ -374,7 +376,8 @@ static int64_t secret_owner(struct accounts *a, const unsigned char d[KEY_DIGEST
 static int secret_insert(struct accounts *a, int64_t account, const char *token, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
     return db_run(a->db, "INSERT INTO key_secrets (account, created_s, digest, hint) VALUES (?1, ?2, ?3, ?4)",
-                  DB_ARGS(db_int(account), db_int(now_s(a)), db_blob(d, KEY_DIGEST_BYTES), db_text(token + strlen(token) - HINT_CHARS)), NULL, e);
+                  DB_ARGS(db_int(account), db_int(now_s(a)), db_blob(d, KEY_DIGEST_BYTES), db_text(token + strlen(token) - HINT_CHARS)),
+                  NULL, e);
 }
 
 /* Inside a transaction. Ids 1 and 2 are the organisation and its project (schema.c). Returns the id. */
@@ -458,8 +461,8 @@ static int secrets_end(struct accounts *a, int64_t account, int64_t at_s, struct
 static int configure_known(struct accounts *a, int64_t owner, int64_t configured, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
     int64_t open;
-    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE, DB_ARGS(db_int(owner), db_int(now_s(a))),
-                       0, &open, e);
+    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE,
+                       DB_ARGS(db_int(owner), db_int(now_s(a))), 0, &open, e);
     if (rc) return rc;
     if (open && owner == configured)
         return db_run(a->db, "UPDATE key_secrets SET expires_s = NULL WHERE digest = ?1", DB_ARGS(db_blob(d, KEY_DIGEST_BYTES)), NULL, e);
@@ -510,7 +513,8 @@ int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t
                      (long long)id);
     if (!rc) rc = secrets_end(a, id, at_s + grace_s, e);
     if (!rc && expires_s >= 0)
-        rc = db_run(a->db, "UPDATE accounts SET expires_s = ?1 WHERE id = ?2", DB_ARGS(db_int_or_null(expires_s != 0, expires_s), db_int(id)), NULL, e);
+        rc = db_run(a->db, "UPDATE accounts SET expires_s = ?1 WHERE id = ?2",
+                    DB_ARGS(db_int_or_null(expires_s != 0, expires_s), db_int(id)), NULL, e);
     token_make(token);
     unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);

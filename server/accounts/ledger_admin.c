@@ -23,7 +23,8 @@ static int check_customer(struct ledger *l, int64_t account, const char *kinds, 
 int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked, const char *note,
                         struct err *e)
 {
-    static const char *const names[] = {[LEDGER_DEPOSIT] = "deposit", [LEDGER_REFUND] = "refund", [LEDGER_ADJUSTMENT] = "adjustment", [LEDGER_CHARGEBACK] = "chargeback"};
+    static const char *const names[] = {
+        [LEDGER_DEPOSIT] = "deposit", [LEDGER_REFUND] = "refund", [LEDGER_ADJUSTMENT] = "adjustment", [LEDGER_CHARGEBACK] = "chargeback"};
     int64_t house = kind == LEDGER_DEPOSIT || kind == LEDGER_CHARGEBACK ? l->outside : l->house, id = 0;
     bool takes = kind == LEDGER_CHARGEBACK || (kind == LEDGER_ADJUSTMENT && amount_nusd < 0);
     if (amount_nusd == 0 || amount_nusd == INT64_MIN || (amount_nusd < 0 && kind != LEDGER_ADJUSTMENT))
@@ -35,7 +36,8 @@ int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_
     rc = ledger_refresh(l, e);
     if (!rc) rc = check_customer(l, project, "project", e);
     if (!rc && linked) {
-        rc = db_number(l->db, "SELECT count(*) FROM transfers WHERE id = ?1 AND ?2 IN (debit, credit)", DB_ARGS(db_int(linked), db_int(project)), 0, &id, e);
+        rc = db_number(l->db, "SELECT count(*) FROM transfers WHERE id = ?1 AND ?2 IN (debit, credit)",
+                       DB_ARGS(db_int(linked), db_int(project)), 0, &id, e);
         if (!rc && id == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no transfer %lld of project %lld", (long long)linked, (long long)project);
     }
     if (!rc) rc = rows_want_balance(&l->rows, project, e);
@@ -47,9 +49,11 @@ int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_
         rc = rows_write(&l->rows, l->db, e);
     }
     if (!rc)
-        rc = db_number(l->db, "INSERT INTO transfers (kind, debit, credit, amount, created_ms, linked, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id",
-                       DB_ARGS(db_text(names[kind]), db_int(takes ? project : house), db_int(takes ? house : project), db_int(amount), db_int(l->now_ms),
-                               db_int_or_null(linked != 0, linked), db_text(note)),
+        rc = db_number(l->db,
+                       "INSERT INTO transfers (kind, debit, credit, amount, created_ms, linked, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
+                       "RETURNING id",
+                       DB_ARGS(db_text(names[kind]), db_int(takes ? project : house), db_int(takes ? house : project), db_int(amount),
+                               db_int(l->now_ms), db_int_or_null(linked != 0, linked), db_text(note)),
                        0, &id, e);
     rc = db_end(l->db, rc, e);
     return rc ? rc : id;
@@ -67,16 +71,22 @@ int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struc
     int64_t id = 0, n = 0;
     if (!is_one_of(b->scope, ledger_scopes, 3)) return err_set(e, ERR_INPUT, "a budget's scope is all, hosted or overflow, not '%s'", b->scope);
     if (!is_one_of(b->unit, ledger_units, UNITS)) return err_set(e, ERR_INPUT, "a budget's unit is nusd, requests or tokens, not '%s'", b->unit);
-    if (!is_one_of(b->period, ledger_periods, PERIODS)) return err_set(e, ERR_INPUT, "a budget's period is now, minute, hour, day, month or total, not '%s'", b->period);
+    if (!is_one_of(b->period, ledger_periods, PERIODS))
+        return err_set(e, ERR_INPUT, "a budget's period is now, minute, hour, day, month or total, not '%s'", b->period);
     if (b->amount < 0) return err_set(e, ERR_INPUT, "a budget's amount must not be below 0");
     int rc = db_begin(l->db, e);
     if (rc) return rc;
     rc = check_customer(l, b->account, "key project organisation house", e);
     if (!rc) rc = db_number(l->db, "SELECT count(*) FROM budgets WHERE account = ?1 AND ended_s IS NULL", DB_ARGS(db_int(b->account)), 0, &n, e);
-    if (!rc && n >= LEDGER_MAX_WINDOWS / 4) rc = err_set(e, ERR_LIMIT, "account %lld has %d budgets already", (long long)b->account, LEDGER_MAX_WINDOWS / 4);
+    if (!rc && n >= LEDGER_MAX_WINDOWS / 4)
+        rc = err_set(e, ERR_LIMIT, "account %lld has %d budgets already", (long long)b->account, LEDGER_MAX_WINDOWS / 4);
     if (!rc)
-        rc = db_number(l->db, "INSERT INTO budgets (account, scope, unit, period, amount, hard, created_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, {now_s}) RETURNING id",
-                       DB_ARGS(db_int(b->account), db_text(b->scope), db_text(b->unit), db_text(b->period), db_int(b->amount), db_int(b->hard)), 0, &id, e);
+        rc = db_number(
+            l->db,
+            "INSERT INTO budgets (account, scope, unit, period, amount, hard, created_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, {now_s}) "
+            "RETURNING id",
+            DB_ARGS(db_int(b->account), db_text(b->scope), db_text(b->unit), db_text(b->period), db_int(b->amount), db_int(b->hard)), 0,
+            &id, e);
     if (!rc) rc = config_changed(l, e);
     rc = db_end(l->db, rc, e);
     return rc ? rc : id;
@@ -99,8 +109,8 @@ int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nus
     if (rc) return rc;
     rc = check_customer(l, project, "project", e);
     if (!rc)
-        rc = db_run(l->db, "UPDATE balances SET floor = ?2 WHERE account = ?1", DB_ARGS(db_int(project), db_int_or_null(floor_nusd, floor_nusd ? *floor_nusd : 0)),
-                    NULL, e);
+        rc = db_run(l->db, "UPDATE balances SET floor = ?2 WHERE account = ?1",
+                    DB_ARGS(db_int(project), db_int_or_null(floor_nusd, floor_nusd ? *floor_nusd : 0)), NULL, e);
     return db_end(l->db, rc, e);
 }
 
