@@ -251,6 +251,11 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     return rc;
 }
 
+struct db *accounts_db(struct accounts *a)
+{
+    return a->db;
+}
+
 const unsigned char *accounts_id_key(const struct accounts *a)
 {
     return a->id_key;
@@ -338,7 +343,7 @@ static int check_token(const char *token, struct err *e)
 }
 
 /* It is printed on terminals: no control characters, also not U+0080 to U+009F. */
-static int check_name(const char *name, struct err *e)
+int accounts_name_check(const char *whose, const char *name, struct err *e)
 {
     size_t n = strlen(name);
     bool ok = n >= 1 && n <= ACCOUNTS_MAX_NAME && utf8_valid(name, n);
@@ -346,7 +351,7 @@ static int check_name(const char *name, struct err *e)
         unsigned char c = (unsigned char)name[i], next = (unsigned char)name[i + 1];
         ok = c >= ' ' && c != 0x7F && !(c == 0xC2 && next < 0xA0);
     }
-    return ok ? 0 : err_set(e, ERR_INPUT, "a key's name must be 1 to %d bytes of UTF-8 without control characters", ACCOUNTS_MAX_NAME);
+    return ok ? 0 : err_set(e, ERR_INPUT, "%s's name must be 1 to %d bytes of UTF-8 without control characters", whose, ACCOUNTS_MAX_NAME);
 }
 
 static int check_share(const struct accounts_share *s, struct err *e)
@@ -388,8 +393,11 @@ static int64_t account_insert(struct accounts *a, const struct accounts_key_spec
     int rc = db_number(a->db,
                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, weight, priority, name)"
                        " VALUES ('key', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
-                       DB_ARGS(db_int(spec->admin ? 1 : 2), db_int(now_s(a)), db_int_or_null(spec->expires_s != 0, spec->expires_s),
-                               db_int(spec->admin), db_int(configured), db_int(share.weight), db_int(share.priority), db_text(spec->name)),
+                       DB_ARGS(db_int(spec->admin     ? 1
+                                      : spec->project ? spec->project
+                                                      : 2),
+                               db_int(now_s(a)), db_int_or_null(spec->expires_s != 0, spec->expires_s), db_int(spec->admin),
+                               db_int(configured), db_int(share.weight), db_int(share.priority), db_text(spec->name)),
                        0, &id, e);
     return rc ? rc : id;
 }
@@ -416,11 +424,21 @@ static int64_t take_added(struct accounts *a, struct key_entry *k, int64_t id, s
     return key_table_put(&a->keys, k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
 }
 
+static int check_project(struct accounts *a, const struct accounts_key_spec *spec, struct err *e)
+{
+    int64_t n;
+    if (!spec->project) return 0;
+    if (spec->admin) return err_set(e, ERR_INPUT, "an admin key belongs to no project");
+    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND kind = 'project' AND closed_s IS NULL",
+                       DB_ARGS(db_int(spec->project)), 0, &n, e);
+    return rc || n ? rc : err_set(e, ERR_NOT_FOUND, "there is no project %lld that is open", (long long)spec->project);
+}
+
 int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spec, const char *token, struct err *e)
 {
     struct accounts_share share = share_of(spec);
     int rc = check_token(token, e);
-    if (!rc) rc = check_name(spec->name, e);
+    if (!rc) rc = accounts_name_check("a key", spec->name, e);
     if (!rc) rc = check_share(&share, e);
     if (!rc) rc = db_begin(a->db, e);
     if (rc) return rc;
@@ -428,6 +446,7 @@ int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spe
     digest(a, token, k.digest);
     int64_t id = secret_owner(a, k.digest, e);
     if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
+    if (id == 0) id = check_project(a, spec, e);
     if (id == 0) id = key_insert(a, spec, false, token, k.digest, e);
     rc = change_end(a, id, e);
     return rc ? rc : take_added(a, &k, id, e);
@@ -555,7 +574,8 @@ static const char list_sql[] =
     " (SELECT hint FROM key_secrets s WHERE s.account = k.id ORDER BY s.expires_s IS NULL DESC, s.expires_s DESC, s.id DESC LIMIT 1),"
     " (SELECT max(expires_s) FROM key_secrets s WHERE s.account = k.id AND s.expires_s > ?2),"
     " " LIVE
-    " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2)), weight, priority"
+    " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2)), weight, priority,"
+    " parent"
     " FROM accounts k WHERE kind = 'key' ORDER BY id";
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
@@ -571,6 +591,7 @@ int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct acc
                                  .admin = db_get_int(&r, 5) != 0,
                                  .configured = db_get_int(&r, 6) != 0,
                                  .hint = db_get_text(&r, 7),
+                                 .project = db_get_int(&r, 12),
                                  .share = {.weight = (uint32_t)db_get_int(&r, 10), .priority = (int32_t)db_get_int(&r, 11)}};
         bool live = db_get_int(&r, 9) != 0;
         k.state = k.revoked_s ? ACCOUNTS_KEY_REVOKED : live ? ACCOUNTS_KEY_VALID : ACCOUNTS_KEY_EXPIRED;

@@ -52,6 +52,8 @@ MUST_USE int db_open(struct db **out, const char *where, struct err *e);
 void db_close(struct db *db); /* accepts NULL; rows must be ended */
 enum db_kind db_kind(const struct db *db);
 bool db_is_url(const char *where);
+/* For people and logs: where, with a password in it as ***. Returns out. */
+char *db_show_where(const char *where, char *out, size_t n);
 /* How long a statement waits for others' locks (SQLite). */
 void db_wait_for_locks(struct db *db, int ms);
 /* PostgreSQL: connects again if the link is broken. SQLite: 0. */
@@ -62,6 +64,8 @@ MUST_USE int db_script(struct db *db, const char *sql, struct err *e);
 
 /* For writing: on SQLite it takes the lock at once. -ERR_BUSY: a lock was not to be had. */
 MUST_USE int db_begin(struct db *db, struct err *e);
+/* For reading: all its statements see the store as it was at the first, and nobody waits for it. */
+MUST_USE int db_begin_read(struct db *db, struct err *e);
 /* After -ERR_IO nothing has happened; after -ERR_UNKNOWN it may have. */
 MUST_USE int db_commit(struct db *db, struct err *e);
 void db_rollback(struct db *db);

@@ -112,6 +112,9 @@ static int connect_to(struct pg *pg, const char *url, struct err *e)
 {
     const char *names[] = {"dbname", "connect_timeout", "application_name", "keepalives_idle", "tcp_user_timeout", NULL};
     const char *values[] = {url, "5", "spillway", "10", "10000", NULL};
+    PQconninfoOption *parts = PQconninfoParse(url, NULL); /* libpq's own words about a wrong one have it in them, with the password */
+    if (!parts) return err_set(e, ERR_INPUT, "accounts database: the URL is malformed");
+    PQconninfoFree(parts);
     PQfinish(pg->c);
     pg->n_sent = 0;
     pg->c = PQconnectdbParams(names, values, 1);

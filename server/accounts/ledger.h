@@ -125,9 +125,14 @@ struct ledger_budget {
     const char *scope, *unit, *period; /* as in the schema */
     int64_t amount;
     bool hard;
-    int64_t posted, pending, starts_s; /* of the present window; ledger_budgets */
+    int64_t posted, pending, starts_s; /* of the present window; ledger_budget_list */
 };
 MUST_USE int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struct err *e); /* returns its id */
+/* Those of an account that are in force (0: of all), with what their present window has. */
+MUST_USE int ledger_budget_list(struct ledger *l, int64_t account, void (*fn)(void *ctx, const struct ledger_budget *b), void *ctx,
+                                struct err *e);
+/* The one hard budget of scope all, this unit and period: replaces what there is of it; amount 0: none. */
+MUST_USE int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e);
 MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
 /* floor_nusd: a prepaid account's, NULL: pays later. */
 MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);

@@ -162,7 +162,14 @@ static const char ledger_4[] =
     "CREATE TABLE reconciliation (id {id}, request {int} NOT NULL, attempt {int} NOT NULL, reason TEXT NOT NULL, created_ms {int} NOT NULL,"
     " closed_ms {int});";
 
-static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {{sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}};
+/* Version 5. Rows of requests are taken away when they are old (prune.h). runs: how many of each, and the highest number among them, so that a
+ * gap is still one. ledger_state.pruned_ms: of what ended before, requests and attempts may be gone. */
+static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL DEFAULT 0;"
+                              "ALTER TABLE runs ADD COLUMN pruned_to {int} NOT NULL DEFAULT 0;"
+                              "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;";
+
+static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
