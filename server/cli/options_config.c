@@ -6,9 +6,10 @@
 
 #include "base/buf.h"
 #include "base/str.h"
+#include "server/accounts/db.h"
 #include "server/cli/options_table.h"
 
-enum { MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
+enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
 
 static const struct config_key model_keys[] = {
     {.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}, {.name = "stand_ins", .kind = CONFIG_TEXT}};
@@ -255,6 +256,8 @@ static int put_option(struct buf *b, const struct option_row *row, const struct 
         return put_list(b, field, key, e);
     }
     const char *text = NULL;
+    char shown[STORE_SHOWN_BYTES];
+    if (row->kind == OPTION_STORE && *(const char *const *)field) text = db_show_where(*(const char *const *)field, shown, sizeof shown);
     if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE || row->kind == OPTION_ADDRESS || row->kind == OPTION_GPUS) text = *(const char *const *)field;
     if (text) {
         buf_printf(b, "%s: ", key);
