@@ -8,7 +8,8 @@
  * Activations are float32 on the CPU and the compute dtype on a GPU; nobody but the backend looks inside. With COMPUTE_BF16 the operands of
  * matrix products are rounded to bf16 and sums are float32; with COMPUTE_F32 nothing is rounded (parity). Determinism: a row's result does
  * not depend on which other rows are in the call: each (N, K) has one summation order for every M, and keys are summed in splits of 256
- * positions. Source of the formulas: docs/model.md, "Forward pass"; the oracle is kernels/cpu/kern_ref.c. */
+ * positions; but a device opened as `fast` may choose by M. Source of the formulas: docs/model.md, "Forward pass"; the oracle is
+ * kernels/cpu/kern_ref.c. */
 #ifndef SPILLWAY_KERNELS_OPS_H
 #define SPILLWAY_KERNELS_OPS_H
 
@@ -18,7 +19,7 @@
 
 #include "base/err.h"
 
-enum { OPS_VERSION = 3 }; /* of this table; a library of another is refused */
+enum { OPS_VERSION = 4 }; /* of this table; a library of another is refused */
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_E4M3 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
@@ -37,6 +38,7 @@ struct device_group {
 
 struct device_options {
     enum compute compute;
+    bool fast;                        /* --decode fast: a product may choose its path by how many rows it has; the CPU has one path */
     int gpu;                          /* which of the GPUs that the process sees; the CPU ignores it */
     const struct device_group *group; /* NULL: a device alone. Read by open only */
     int threads;      /* of the host; 0 = all that the process may use. CUDA: they pack weights */

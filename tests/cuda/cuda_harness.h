@@ -20,12 +20,19 @@ __attribute__((constructor)) static void seed_noise(void)
     if (seed && *seed) noise_state = (uint32_t)strtoul(seed, NULL, 10) * 2654435761u + 1;
 }
 
+/* As under --decode fast: a row's bytes may depend on its company. SPILLWAY_TEST_FAST in the environment: all tests of a program. */
+static bool fast;
+__attribute__((constructor)) static void choose_path(void)
+{
+    fast = getenv("SPILLWAY_TEST_FAST") != NULL;
+}
+
 static inline void open_device(const struct device_limits *l)
 {
     struct err e = {0};
     ops = spillway_cuda_ops(OPS_VERSION);
     assert_non_null(ops);
-    if (ops->open(&dev, &(struct device_options){.compute = COMPUTE_BF16}, &e)) fail_msg("%s", e.msg);
+    if (ops->open(&dev, &(struct device_options){.compute = COMPUTE_BF16, .fast = fast}, &e)) fail_msg("%s", e.msg);
     if (ops->reserve(dev, l, &e)) fail_msg("%s", e.msg);
 }
 

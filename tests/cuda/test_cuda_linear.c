@@ -101,7 +101,7 @@ static void check_once(struct product p, const char *path)
         if (p.quant) quantise_row(p.quant, p.in + r * p.k, p.k, xq, xs);
         for (size_t o = 0; o < p.n; o++) want[o] = wanted(&p, r, o, xq, xs);
         near_check(p.out + r * p.n, want, p.n, r < p.n_decode ? "decode" : "prefill", what, r);
-        if (r % 7 && r + 1 < rows) continue; /* each kind of place in a tile */
+        if (fast || (r % 7 && r + 1 < rows)) continue; /* each kind of place in a tile */
         run_rows(&p, w, r, r < p.n_decode, r >= p.n_decode, alone);
         if (memcmp(alone, p.out + r * p.n, p.n * sizeof *alone)) fail_msg("%s: row %zu alone is another", what, r);
     }
