@@ -297,7 +297,8 @@ void plan(struct device *d, size_t rows, size_t positions, bool prefill, const s
         sequence[r] = uint32_t(prefill ? 0 : r);
     }
     static_assert(sizeof(bool) == 1, "roles");
-    const struct step_plan p = {rows, position.data(), sequence.data(), reinterpret_cast<const bool *>(role.data()), n_sequences, tables.data(), 0};
+    const bool *roles = reinterpret_cast<const bool *>(role.data());
+    const struct step_plan p = {rows, position.data(), sequence.data(), roles, n_sequences, tables.data(), 0, nullptr};
     OK(ops->plan(d, &p, &rope, head_dim, &e));
     OK(ops->sync(d, &e));
 }
@@ -535,7 +536,8 @@ void bench_vision(const vision_shape &v, bool fast)
     struct weight *connector_w = pack(d, PACK_LINEAR, v.hidden, v.dim * v.scale * v.scale, nullptr);
     const struct vision_qkv_args qkv = {x, vector, vector, 1e-6f, qkv_w, vector, rows, v.dim};
     const struct vision_attention_args attention = {out, 1, rows, v.heads, v.head_dim};
-    const struct project_args o = {x, out, o_w, vector, rows, v.dim, v.dim, true}, down = {x, up, down_w, vector, rows, v.dim, v.inter, true};
+    const struct project_args o = {x, out, o_w, vector, rows, v.dim, v.dim, true, nullptr};
+    const struct project_args down = {x, up, down_w, vector, rows, v.dim, v.inter, true, nullptr};
     const struct vision_up_args mlp = {x, vector, vector, 1e-6f, up_w, vector, up, rows, v.dim, v.inter};
     const struct connect_args connect = {x, vector, vector, 1e-6f, 1, v.grid, v.scale, v.dim, connector_w, connected, v.hidden};
     const std::string name = std::string(v.name) + " " + std::to_string(rows) + " positions: ";

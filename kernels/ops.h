@@ -66,6 +66,7 @@ struct step_plan {
     size_t n_sequences;
     const uint32_t *const *blocks; /* (sequences) block tables: block i holds positions i*block_tokens ... */
     size_t n_logits; /* not 0: all operations of a model follow, each time the same, the head for so many rows last; a backend may replay them */
+    const int32_t *adapter; /* (rows) which of an operation's adapters a row has, below 0: none; NULL: no row has one */
 };
 
 /* One KV cache, all layers: block b starts at b * block_bytes; inside, layer after layer, keys then values. */
@@ -110,7 +111,16 @@ struct attention_args {
     size_t layer;
 };
 
-/* x += W * in (+ bias). */
+/* A low-rank adapter (LoRA, Hu et al. 2021) of one matrix (n, k): bf16, row-major [device], any alignment of 2. Sums are float32. */
+enum { ADAPTER_MAX_RANK = 64 };
+struct adapter {
+    const void *a; /* (rank, k) */
+    const void *b; /* (n, rank) */
+    uint32_t rank; /* 1 .. ADAPTER_MAX_RANK */
+    float scale;
+};
+
+/* x += W * in (+ bias) (+ scale * B (A in), of the row's adapter). */
 struct project_args {
     void *x;                /* (rows, n) */
     const void *in;         /* (rows, k) */
@@ -118,6 +128,7 @@ struct project_args {
     const float *bias;      /* (n) or NULL */
     size_t rows, n, k;
     bool tiles; /* the rows are those of tiles, not those of the step's plan */
+    const struct adapter *adapters; /* [device] what the plan's numbers stand for; NULL: nothing is added. Not with tiles */
 };
 
 /* out = silu(G h) * (U h), h = rmsnorm(x); w holds G's rows and U's rows, as weight_pack was told. */

@@ -72,6 +72,7 @@ struct cuda_step {
     size_t n_given; /* rows that are some; the others fill up a graph's */
     int32_t *position;  /* (rows); below 0: a row that is none, to fill up a graph's */
     uint32_t *sequence; /* (rows) */
+    int32_t *adapter;   /* (rows); below 0: none */
     uint32_t *blocks;   /* (sequences, max_blocks_per_sequence) */
     int32_t *token;     /* (rows); below 0: row -1 - token of picture */
     const float **picture;
@@ -261,6 +262,7 @@ int cuda_attention(struct device *d, const struct attention_args *a, struct err 
 int cuda_attention_decode(struct device *d, const struct attention_args *a, struct err *e);
 int cuda_attention_prefill(struct device *d, const struct attention_args *a, struct err *e);
 int cuda_project(struct device *d, const struct project_args *a, struct err *e);
+int cuda_adapters(struct device *d, const struct project_args *a, size_t rows, struct err *e);
 int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e);
 int cuda_head(struct device *d, const struct head_args *a, struct err *e);
 int cuda_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);

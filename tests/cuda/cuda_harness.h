@@ -110,6 +110,9 @@ static inline struct weight *pack_qkv(const struct matrix *m, size_t head_dim)
     return pack_parts(PACK_QKV, m, 3, head_dim, NULL);
 }
 
+/* Of the rows of plan_roles; NULL: none has one. */
+static const int32_t *roles_adapter;
+
 /* n_decode sequences of one row each, then n_prefill rows of one more; nobody looks at positions or blocks. */
 static inline void plan_roles(size_t n_decode, size_t n_prefill)
 {
@@ -123,7 +126,8 @@ static inline void plan_roles(size_t n_decode, size_t n_prefill)
         sequence[i] = (uint32_t)(i < n_decode ? i : n_decode);
         tables[sequence[i]] = &block;
     }
-    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables, 0}, &(struct rope){0}, 64, &e));
+    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables, 0, roles_adapter},
+                 &(struct rope){0}, 64, &e));
 }
 
 #endif

@@ -145,7 +145,7 @@ static void step(const struct scene *s, const struct part *parts, size_t n_parts
     }
     void *d_x = to_device(x, rows * s->hidden * sizeof *x);
     const struct rope rope = {s->rope ? s->inv_freq : NULL, 1};
-    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables, 0}, &rope, s->head_dim, &e));
+    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables, 0, NULL}, &rope, s->head_dim, &e));
     OK(ops->qkv(dev, &(struct qkv_args){d_x, s->d_norm, 1e-5f, s->w, s->hidden, s->heads, rope, s->kv, &s->layout, s->layer}, &e));
     OK(ops->attention(dev, &(struct attention_args){out, s->heads, s->kv, &s->layout, s->layer}, &e));
     OK(ops->sync(dev, &e));

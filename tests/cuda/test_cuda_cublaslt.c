@@ -66,7 +66,7 @@ static size_t project_misses(const struct shape *s)
     void *d_in = operand_rows(in, all, s->k), *d_x = to_device(x, all * s->n * sizeof *x), *d_bias = to_device(bias, s->n * sizeof *bias);
     struct weight *w = pack_cuda(PACK_LINEAR, &m, 1, NULL);
     if (!s->tiles) plan_roles(s->n_decode, s->rows);
-    OK(ops->project(dev, &(struct project_args){d_x, d_in, w, s->bias ? d_bias : NULL, all, s->n, s->k, s->tiles}, &e));
+    OK(ops->project(dev, &(struct project_args){d_x, d_in, w, s->bias ? d_bias : NULL, all, s->n, s->k, s->tiles, NULL}, &e));
     OK(ops->read_back(dev, got, d_x, all * s->n * sizeof *got, &e));
     for (size_t r = 0; r < all; r++) {
         for (size_t i = 0; i < s->k; i++) h[i] = exactly(in[r * s->k + i]);
@@ -310,11 +310,11 @@ static void test_a_product_that_fails_is_an_error(void **unused)
     struct weight *w = pack_cuda(PACK_LINEAR, &m, 1, NULL);
     void *in = to_device(NULL, 70 * 64 * sizeof(bf16)), *x = to_device(NULL, 70 * 64 * sizeof(float));
     setenv("FAKE_CUBLASLT", "fail", 1);
-    const int rc = ops->project(dev, &(struct project_args){x, in, w, NULL, 70, 64, 64, true}, &told);
+    const int rc = ops->project(dev, &(struct project_args){x, in, w, NULL, 70, 64, 64, true, NULL}, &told);
     unsetenv("FAKE_CUBLASLT");
     assert_int_equal(rc, -ERR_INTERNAL);
     assert_true(strcmp(told.msg, "cuda: projection: cuBLASLt: the function failed to launch on the GPU") == 0);
-    OK(ops->project(dev, &(struct project_args){x, in, w, NULL, 70, 64, 64, true}, &e)); /* the next one is not told of it */
+    OK(ops->project(dev, &(struct project_args){x, in, w, NULL, 70, 64, 64, true, NULL}, &e)); /* the next one is not told of it */
     OK(ops->sync(dev, &e));
     ops->weight_free(dev, w);
     ops->free(dev, in), ops->free(dev, x);
