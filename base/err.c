@@ -15,6 +15,10 @@ static const char *const code_names[ERR_CODES] = {
     [ERR_BUSY] = "busy",       [ERR_RATE] = "rate",         [ERR_GONE] = "gone",
     [ERR_TIMEOUT] = "timeout", [ERR_CLOSING] = "closing",   [ERR_QUARANTINED] = "quarantined",
     [ERR_NUMERIC] = "numeric", [ERR_INTERNAL] = "internal", [ERR_DEADLINE] = "deadline",
+    [ERR_EXISTS] = "exists",   [ERR_UNKNOWN] = "unknown",   [ERR_BUDGET] = "budget",
+    [ERR_HELD] = "held",       [ERR_PRICE] = "price",       [ERR_IN_FLIGHT] = "in_flight",
+    [ERR_DONE] = "done",       [ERR_MISMATCH] = "mismatch", [ERR_STORE] = "store",
+    [ERR_PROVIDER] = "provider",
 };
 
 const char *err_code_name(enum err_code code)

@@ -30,6 +30,16 @@ enum err_code {
     ERR_CLOSING,     /* we are shutting down */
     ERR_QUARANTINED, /* has ended its worker too often */
     ERR_NUMERIC,     /* a non-finite logit row */
+    ERR_EXISTS,      /* there is one of that name or id already */
+    ERR_UNKNOWN,     /* whether a commit happened is not known: look */
+    ERR_BUDGET,      /* a balance or budget never covers it */
+    ERR_HELD,        /* a balance or budget does not cover it while others' holds are open */
+    ERR_PRICE,       /* there is no price for it */
+    ERR_IN_FLIGHT,   /* its idempotency key belongs to a request that is under way */
+    ERR_DONE,        /* ... to one that has ended, whose answer is not kept */
+    ERR_MISMATCH,    /* ... to one with another body */
+    ERR_PROVIDER,    /* a hosted provider failed */
+    ERR_STORE,       /* the accounts cannot be written now */
     ERR_INTERNAL,    /* our own mistake, survivable */
     ERR_CODES        /* number of codes, not a code */
 };

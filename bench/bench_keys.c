@@ -152,7 +152,7 @@ static double mean_ns(const struct bench *b, int64_t n)
 
 static int make_keys(struct bench *b, const char *dir, struct err *e)
 {
-    int rc = accounts_open(&b->accounts, dir, e);
+    int rc = accounts_open(&b->accounts, dir, NULL, e);
     b->tokens = calloc(b->n_tokens, sizeof *b->tokens);
     CHECK(b->tokens != NULL);
     const struct accounts_key_spec spec = {.name = "bench"};

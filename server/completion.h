@@ -4,7 +4,9 @@
  *     probing    pictures' sizes are asked of a media process, hence tiles and tokens
  *     prompting  a pool thread renders and tokenises
  *     decoding   pictures become tiles
+ *     reserving  the ledger holds what it may cost (charge.h); without accounts there is none
  *     running    the source makes events, the sink writes them
+ *     settling   all events are there; the ledger posts what it came to, then the usage goes out
  *     done       answered, failed or left by the client; freed when nothing of it is under way any more
  *
  * Everything but the pool jobs is on the loop's thread. Memory: one arena a request. */
@@ -15,6 +17,7 @@
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
 #include "server/gateway.h"
+#include "server/hosted_bill.h"
 #include "server/source.h"
 
 struct picture {
@@ -37,7 +40,14 @@ struct completion {
     uint32_t longest_context; /* of all models here */
     struct buf body;
     json_t *request;
-    struct gateway_model *model;
+    const char *model_name;      /* as the client is told */
+    struct hosted_model *hosted; /* who answers; NULL: a local model */
+    struct wire_request wire;    /* to it */
+    struct overflow_ticket overflow; /* it stands in for the local model */
+    const char *route_text, *route_reason; /* of a decision, for the client and the ledger; NULL: there was none to make */
+    int64_t decided_ms;
+    struct hosted_bill *bill;
+    struct gateway_model *model; /* that was asked for; NULL: a hosted one was */
     struct gateway_replica *replica; /* of it: who answers. NULL: the prompt is not known yet */
     uint32_t max_context; /* the model's, read once */
     struct chat_params params;
@@ -67,7 +77,10 @@ struct completion {
     char id[40];
     int64_t created_s;
     size_t n_finished;
-    struct usage usage; /* kept by the source */
+    struct usage_told usage; /* kept by the source */
+    struct charge *charge; /* NULL: no accounts, or it has been ended */
+    void (*charged)(struct completion *c, int rc, const struct err *e); /* goes on when the ledger has answered */
+    bool settling, failed; /* failed: by a fault of ours */
     const struct source_ops *source;
     const struct sink_ops *sink;
     void *source_state, *sink_state;

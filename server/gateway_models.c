@@ -227,10 +227,28 @@ static void replica_down(void *ctx, const struct err *why)
     settle(m);
 }
 
+/* The model's own account, on a connection of this thread's. */
+static int find_supplier(struct gateway_model *m, struct err *e)
+{
+    struct db *db;
+    char name[sizeof m->id + 8];
+    int rc = db_open(&db, m->gateway->store, e);
+    if (rc) return rc;
+    snprintf(name, sizeof name, "local/%s", m->id);
+    m->opening.supplier = ledger_supplier(db, name, e);
+    db_close(db);
+    return m->opening.supplier < 0 ? (int)m->opening.supplier : 0;
+}
+
 static void open_work(struct pool_job *j)
 {
     struct gateway_model *m = (struct gateway_model *)((char *)j - offsetof(struct gateway_model, opening.job));
     m->opening.rc = prompt_model_open(&m->opening.prompt, m->path, &m->opening.e);
+    if (!m->opening.rc && m->gateway->ledger) m->opening.rc = find_supplier(m, &m->opening.e);
+    if (m->opening.rc) {
+        prompt_model_close(m->opening.prompt);
+        m->opening.prompt = NULL;
+    }
 }
 
 static void open_done(struct pool_job *j)
@@ -239,6 +257,7 @@ static void open_done(struct pool_job *j)
     m->opening.running = false;
     m->prompt = m->opening.prompt;
     m->opening.prompt = NULL;
+    m->supplier = m->opening.supplier;
     if (m->prompt) {
         const struct prompt_info *info = prompt_model_info(m->prompt);
         log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
@@ -307,6 +326,16 @@ static int model_start(struct gateway_model *m, const struct gateway_gpus *gpus,
     return rc;
 }
 
+static unsigned free_number(const struct gateway *g)
+{
+    uint64_t taken = 0;
+    unsigned number = 0;
+    _Static_assert((int)GATEWAY_MAX_MODELS <= (int)NAME_MAX_LOCALS && GATEWAY_MAX_MODELS <= 64, "a bit each");
+    for (size_t i = 0; i < g->n_models; i++) taken |= (uint64_t)1 << g->models[i]->number;
+    while (taken >> number & 1) number++;
+    return number;
+}
+
 int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
                       const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e)
 {
@@ -329,6 +358,8 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
         model_free(m);
         return rc;
     }
+    m->number = free_number(g);
+    g->route.spill[m->number] = (struct route_spill){.on = false};
     pthread_mutex_lock(&g->models_lock);
     g->models[g->n_models++] = m;
     pthread_mutex_unlock(&g->models_lock);

@@ -152,7 +152,7 @@ static int take_tokens(struct local_choice *ch, const struct frame_step_row *row
 static void finish(struct local_choice *ch, enum finish_reason reason)
 {
     struct local *l = ch->owner->source_state;
-    struct usage *u = &ch->owner->usage;
+    struct usage_told *u = &ch->owner->usage;
     ch->finished = true;
     /* The prompt is counted once, whatever n is: what some choice had to compute was not cached, though the others found it then. */
     if (l->n_well++ == 0 || ch->cached_tokens < u->cached_tokens) u->cached_tokens = ch->cached_tokens;

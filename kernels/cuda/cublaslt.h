@@ -2,7 +2,7 @@
  * headers.
  *
  * Types and values are declared here as cublasLt.h has them, 13.0 and later; products_test.cpp holds this file against that header and the
- * library itself (-DSPILLWAY_CUDA_PRODUCTS=ON). All functions return a cublasStatus_t where they return int.
+ * library itself (make cuda PRODUCTS=ON). All functions return a cublasStatus_t where they return int.
  *
  * The library counts columns first. Our matrices have k adjacent, so what we call out (rows, n) = in (rows, k) W (n, k)^T is to it
  *     D (n x rows) = A^T B,  A = W (k x n),  B = in (k x rows):  a product "TN", each leading dimension that of our rows. */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
-#include <sqlite3.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/accounts/id_text.h"
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
@@ -22,25 +22,20 @@ enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, R
 
 /* A table that is being read, some rows at a time. */
 struct load {
-    sqlite3_stmt *rows; /* NULL: none is */
+    bool running;
+    struct db_rows rows;
     struct key_table keys;
     int64_t version;
 };
 
 struct accounts {
-    sqlite3 *db;
-    sqlite3_stmt *data_version;
+    struct db *db;
     int64_t seen_version;
     int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
-    unsigned char secret[SECRET_BYTES];
+    unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES];
     struct key_table keys; /* of keys that are not revoked */
     struct load loading;
 };
-
-static int db_error(const struct accounts *a, struct err *e)
-{
-    return err_set(e, ERR_IO, "accounts database: %s", a->db ? sqlite3_errmsg(a->db) : "out of memory");
-}
 
 static int make_dirs(const char *dir, struct err *e)
 {
@@ -91,47 +86,25 @@ static int secret_read(struct accounts *a, const char *dir, struct err *e)
     return n == (ssize_t)sizeof a->secret ? 0 : err_set(e, ERR_INPUT, "%s: %d bytes expected", path, SECRET_BYTES);
 }
 
-/* Prepares, or says why not; binds n numbers. */
-static int db_prepare(const struct accounts *a, sqlite3_stmt **s, const char *sql, const int64_t *args, int n, struct err *e)
+/* In the transaction of every change: who holds keys in memory notices. */
+static int config_changed(struct accounts *a, struct err *e)
 {
-    *s = NULL;
-    if (sqlite3_prepare_v2(a->db, sql, -1, s, NULL) != SQLITE_OK) return db_error(a, e);
-    for (int i = 0; i < n; i++) sqlite3_bind_int64(*s, i + 1, args[i]);
-    return 0;
+    return db_run(a->db, "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1", DB_NO_ARGS, NULL, e);
 }
 
-/* Steps a statement that gives no rows, and ends it. */
-static int db_finish(const struct accounts *a, sqlite3_stmt *s, struct err *e)
+/* Ends a transaction that changed keys. */
+static int change_end(struct accounts *a, int64_t rc, struct err *e)
 {
-    int rc = sqlite3_step(s) == SQLITE_DONE ? 0 : db_error(a, e);
-    sqlite3_finalize(s);
-    return rc;
-}
-
-static int db_run(const struct accounts *a, const char *sql, const int64_t *args, int n, struct err *e)
-{
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s, sql, args, n, e);
-    return rc ? rc : db_finish(a, s, e);
-}
-
-static int db_begin(const struct accounts *a, struct err *e)
-{
-    return db_run(a, "BEGIN IMMEDIATE", NULL, 0, e);
-}
-
-/* Commits, or takes everything back when rc or the commit fails. */
-static int db_end(const struct accounts *a, int rc, struct err *e)
-{
-    if (rc >= 0 && !db_run(a, "COMMIT", NULL, 0, e)) return rc;
-    if (rc >= 0) rc = -ERR_IO;
-    sqlite3_exec(a->db, "ROLLBACK", NULL, NULL, NULL);
-    return rc;
+    if (rc >= 0) {
+        int noted = config_changed(a, e);
+        if (noted) rc = noted;
+    }
+    return db_end(a->db, rc < 0 ? (int)rc : 0, e);
 }
 
 static void load_end(struct accounts *a)
 {
-    sqlite3_finalize(a->loading.rows);
+    db_done(&a->loading.rows);
     key_table_free(&a->loading.keys);
     a->loading = (struct load){0};
 }
@@ -140,30 +113,32 @@ static int load_begin(struct accounts *a, int64_t version, struct err *e)
 {
     load_end(a);
     a->loading.version = version;
-    return db_prepare(a, &a->loading.rows,
-                      "SELECT k.id, s.digest, min(coalesce(k.expires_s, s.expires_s), coalesce(s.expires_s, k.expires_s)), k.admin,"
-                      " k.weight, k.priority"
-                      " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
-                      NULL, 0, e);
+    a->loading.running = true;
+    return db_query(a->db, &a->loading.rows,
+                    "SELECT k.id, s.digest, CASE WHEN k.expires_s IS NULL OR s.expires_s < k.expires_s THEN s.expires_s ELSE k.expires_s END,"
+                    " k.admin, k.weight, k.priority"
+                    " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
+                    DB_NO_ARGS, e);
 }
 
 /* 1: there are more rows; 0: the new table is in use. */
 static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
 {
-    sqlite3_stmt *s = a->loading.rows;
-    int step = SQLITE_ROW, rc = 0;
-    for (size_t i = 0; i < max_rows && !rc && (step = sqlite3_step(s)) == SQLITE_ROW; i++) {
-        struct key_entry k = {.account = sqlite3_column_int64(s, 0),
-                              .expires_s = sqlite3_column_int64(s, 2), /* NULL: 0 */
-                              .admin = sqlite3_column_int(s, 3) != 0,
-                              .weight = (uint32_t)sqlite3_column_int(s, 4),
-                              .priority = sqlite3_column_int(s, 5)};
-        if (sqlite3_column_bytes(s, 1) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
-        memcpy(k.digest, sqlite3_column_blob(s, 1), KEY_DIGEST_BYTES);
-        if (key_table_put(&a->loading.keys, &k)) rc = err_set(e, ERR_MEMORY, "out of memory");
+    struct db_rows *r = &a->loading.rows;
+    int rc = 1;
+    for (size_t i = 0; i < max_rows && (rc = db_next(r, e)) == 1; i++) {
+        struct key_entry k = {.account = db_get_int(r, 0),
+                              .expires_s = db_get_int(r, 2), /* null: 0 */
+                              .admin = db_get_int(r, 3) != 0,
+                              .weight = (uint32_t)db_get_int(r, 4),
+                              .priority = (int32_t)db_get_int(r, 5)};
+        if (db_get_blob(r, 1, k.digest, sizeof k.digest) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
+        if (key_table_put(&a->loading.keys, &k)) {
+            rc = err_set(e, ERR_MEMORY, "out of memory");
+            break;
+        }
     }
-    if (!rc && step == SQLITE_ROW) return 1;
-    if (!rc && step != SQLITE_DONE) rc = db_error(a, e);
+    if (rc == 1) return 1;
     if (!rc) {
         struct key_table former = a->keys;
         a->keys = a->loading.keys;
@@ -174,34 +149,27 @@ static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
     return rc;
 }
 
-static int data_version(struct accounts *a, int64_t *version, struct err *e)
+static int config_version(struct accounts *a, int64_t *version, struct err *e)
 {
-    int step = sqlite3_step(a->data_version);
-    if (step == SQLITE_ROW) *version = sqlite3_column_int64(a->data_version, 0);
-    int rc = step == SQLITE_ROW ? 0 : db_error(a, e);
-    sqlite3_reset(a->data_version);
-    return rc;
+    return db_number(a->db, "SELECT config_version FROM ledger_state WHERE id = 1", DB_NO_ARGS, 0, version, e);
 }
 
 /* Begins to take changes over, or goes on; at most max_rows rows. 1: there are more. */
 static int refresh(struct accounts *a, size_t max_rows, struct err *e)
 {
-    if (!a->loading.rows) {
+    if (!a->loading.running) {
         int64_t version = 0;
-        int rc = data_version(a, &version, e);
+        int rc = config_version(a, &version, e);
         if (rc || version == a->seen_version) return rc;
         rc = load_begin(a, version, e);
-        if (rc) return rc;
+        if (rc) {
+            load_end(a);
+            return rc;
+        }
     }
     return load_rows(a, max_rows, e);
 }
 
-/* All of them, after a change of our own. */
-static int load_keys(struct accounts *a, struct err *e)
-{
-    int rc = load_begin(a, a->seen_version, e);
-    return rc ? rc : load_rows(a, SIZE_MAX, e);
-}
 
 /* All that others have changed, from the start. */
 static int refresh_whole(struct accounts *a, struct err *e)
@@ -210,31 +178,37 @@ static int refresh_whole(struct accounts *a, struct err *e)
     return refresh(a, SIZE_MAX, e);
 }
 
-/* SQLite does not wait for the lock that the change to WAL needs: several processes may make the file at once. */
-static int use_wal(sqlite3 *db)
+static void digest(const struct accounts *a, const char *token, unsigned char out[KEY_DIGEST_BYTES])
 {
-    int code;
-    for (int waited_ms = 0;; waited_ms += BUSY_LOOK_MS) {
-        code = sqlite3_exec(db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", NULL, NULL, NULL);
-        if (code != SQLITE_BUSY || waited_ms >= BUSY_MS) return code;
-        usleep(BUSY_LOOK_MS * 1000);
-    }
+    crypto_generichash(out, KEY_DIGEST_BYTES, (const unsigned char *)token, strlen(token), a->secret, sizeof a->secret);
 }
 
-static int open_db(struct accounts *a, const char *dir, struct err *e)
+/* Keys are found by digests made with the secret: with another one than theirs no key would be valid. */
+static int check_secret(struct accounts *a, struct err *e)
+{
+    static const char text[] = "spillway accounts";
+    unsigned char is[KEY_DIGEST_BYTES], was[KEY_DIGEST_BYTES];
+    struct db_rows rows;
+    digest(a, text, is);
+    int rc = db_run(a->db, "UPDATE ledger_state SET secret_check = ?1 WHERE id = 1 AND secret_check IS NULL", DB_ARGS(db_blob(is, sizeof is)), NULL, e);
+    if (rc) return rc;
+    rc = db_query(a->db, &rows, "SELECT secret_check FROM ledger_state WHERE id = 1", DB_NO_ARGS, e);
+    if (!rc) rc = db_next(&rows, e);
+    bool same = rc == 1 && db_get_blob(&rows, 0, was, sizeof was) == sizeof was && sodium_memcmp(is, was, sizeof is) == 0;
+    db_done(&rows);
+    if (rc < 0 || same) return rc < 0 ? rc : 0;
+    return err_set(e, ERR_INPUT,
+                   "the accounts were made with another secret than that of this data directory: copy the file `secret` of the one they were made with");
+}
+
+static int open_db(struct accounts *a, const char *dir, const char *store, struct err *e)
 {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%.4000s/accounts.db", dir);
-    mode_t old = umask(077);
-    int code = sqlite3_open_v2(path, &a->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
-    umask(old);
-    if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, a->db ? sqlite3_errmsg(a->db) : "out of memory");
-    sqlite3_busy_timeout(a->db, BUSY_MS);
-    if (use_wal(a->db) != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, sqlite3_errmsg(a->db));
-    int rc = schema_migrate(a->db, e);
-    if (rc) return err_prefix(e, "%s", path);
-    if (sqlite3_prepare_v2(a->db, "PRAGMA data_version", -1, &a->data_version, NULL) != SQLITE_OK) return db_error(a, e);
-    return 0;
+    int rc = db_open(&a->db, store ? store : path, e);
+    if (!rc) rc = schema_migrate(a->db, e);
+    if (!rc) rc = check_secret(a, e);
+    return rc && !store ? err_prefix(e, "%s", path) : rc;
 }
 
 /* Whoever can write here can make keys; whoever can read the secret can check guesses. They are made private; somebody may have changed that. */
@@ -253,7 +227,7 @@ static void warn_if_open_to_others(const char *dir)
     }
 }
 
-int accounts_open(struct accounts **out, const char *dir, struct err *e)
+int accounts_open(struct accounts **out, const char *dir, const char *store, struct err *e)
 {
     *out = NULL;
     if (sodium_init() < 0) return err_set(e, ERR_INTERNAL, "libsodium cannot be started");
@@ -264,7 +238,8 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     a->opened_ms = clock_boot_ms();
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
-    if (!rc) rc = open_db(a, dir, e);
+    if (!rc) crypto_generichash(a->id_key, sizeof a->id_key, (const unsigned char *)"ids", 3, a->secret, sizeof a->secret);
+    if (!rc) rc = open_db(a, dir, store, e);
     if (!rc) warn_if_open_to_others(dir);
     if (!rc) rc = refresh_whole(a, e);
     if (rc)
@@ -274,12 +249,16 @@ int accounts_open(struct accounts **out, const char *dir, struct err *e)
     return rc;
 }
 
+const unsigned char *accounts_id_key(const struct accounts *a)
+{
+    return a->id_key;
+}
+
 void accounts_close(struct accounts *a)
 {
     if (!a) return;
     load_end(a);
-    sqlite3_finalize(a->data_version);
-    sqlite3_close(a->db);
+    db_close(a->db);
     sodium_memzero(a->secret, sizeof a->secret);
     key_table_free(&a->keys);
     free(a);
@@ -287,9 +266,9 @@ void accounts_close(struct accounts *a)
 
 int accounts_refresh(struct accounts *a, struct err *e)
 {
-    sqlite3_busy_timeout(a->db, 0); /* called on the loop: never waits for another process's lock */
+    db_wait_for_locks(a->db, 0); /* called on the loop: never waits for another process's lock */
     int rc = refresh(a, ROWS_AT_ONCE, e);
-    sqlite3_busy_timeout(a->db, BUSY_MS);
+    db_wait_for_locks(a->db, DB_BUSY_MS);
     return rc;
 }
 
@@ -298,11 +277,6 @@ static int64_t now_s(const struct accounts *a)
 {
     int64_t wall_s = clock_wall_s(), run_s = a->opened_s + (clock_boot_ms() - a->opened_ms) / 1000;
     return wall_s > run_s ? wall_s : run_s;
-}
-
-static void digest(const struct accounts *a, const char *token, unsigned char out[KEY_DIGEST_BYTES])
-{
-    crypto_generichash(out, KEY_DIGEST_BYTES, (const unsigned char *)token, strlen(token), a->secret, sizeof a->secret);
 }
 
 static bool entry_valid(const struct key_entry *k, int64_t at_s)
@@ -392,41 +366,29 @@ static struct accounts_share share_of(const struct accounts_key_spec *s)
 /* The account that has this secret, 0 if there is none. */
 static int64_t secret_owner(struct accounts *a, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s, "SELECT account FROM key_secrets WHERE digest = ?", NULL, 0, e);
-    if (rc) return rc;
-    sqlite3_bind_blob(s, 1, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
-    int step = sqlite3_step(s);
-    int64_t id = step == SQLITE_ROW ? sqlite3_column_int64(s, 0) : step == SQLITE_DONE ? 0 : db_error(a, e);
-    sqlite3_finalize(s);
-    return id;
+    int64_t id;
+    int rc = db_number(a->db, "SELECT account FROM key_secrets WHERE digest = ?1", DB_ARGS(db_blob(d, KEY_DIGEST_BYTES)), 0, &id, e);
+    return rc ? rc : id;
 }
 
 static int secret_insert(struct accounts *a, int64_t account, const char *token, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s, "INSERT INTO key_secrets (account, created_s, digest, hint) VALUES (?, ?, ?, ?)",
-                        (int64_t[]){account, now_s(a)}, 2, e);
-    if (rc) return rc;
-    sqlite3_bind_blob(s, 3, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
-    sqlite3_bind_text(s, 4, token + strlen(token) - HINT_CHARS, -1, SQLITE_STATIC);
-    return db_finish(a, s, e);
+    return db_run(a->db, "INSERT INTO key_secrets (account, created_s, digest, hint) VALUES (?1, ?2, ?3, ?4)",
+                  DB_ARGS(db_int(account), db_int(now_s(a)), db_blob(d, KEY_DIGEST_BYTES), db_text(token + strlen(token) - HINT_CHARS)), NULL, e);
 }
 
 /* Inside a transaction. Ids 1 and 2 are the organisation and its project (schema.c). Returns the id. */
 static int64_t account_insert(struct accounts *a, const struct accounts_key_spec *spec, bool configured, struct err *e)
 {
-    sqlite3_stmt *s;
     struct accounts_share share = share_of(spec);
-    const int64_t args[] = {spec->admin ? 1 : 2, now_s(a), spec->expires_s, spec->admin, configured, share.weight, share.priority};
-    int rc = db_prepare(a, &s,
-                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, weight, priority, name)"
-                        " VALUES ('key', ?, ?, nullif(?, 0), ?, ?, ?, ?, ?)",
-                        args, 7, e);
-    if (rc) return rc;
-    sqlite3_bind_text(s, 8, spec->name, -1, SQLITE_STATIC);
-    rc = db_finish(a, s, e);
-    return rc ? rc : sqlite3_last_insert_rowid(a->db);
+    int64_t id;
+    int rc = db_number(a->db,
+                       "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, weight, priority, name)"
+                       " VALUES ('key', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
+                       DB_ARGS(db_int(spec->admin ? 1 : 2), db_int(now_s(a)), db_int_or_null(spec->expires_s != 0, spec->expires_s),
+                               db_int(spec->admin), db_int(configured), db_int(share.weight), db_int(share.priority), db_text(spec->name)),
+                       0, &id, e);
+    return rc ? rc : id;
 }
 
 static int64_t key_insert(struct accounts *a, const struct accounts_key_spec *spec, bool configured, const char *token,
@@ -437,24 +399,35 @@ static int64_t key_insert(struct accounts *a, const struct accounts_key_spec *sp
     return rc ? rc : id;
 }
 
+/* A key that was added needs no reading of all of them, unless others have changed some, too. */
+static int64_t take_added(struct accounts *a, struct key_entry *k, int64_t id, struct err *e)
+{
+    int64_t version = 0;
+    int rc = config_version(a, &version, e);
+    if (rc || a->loading.running || version != a->seen_version + 1) {
+        rc = rc ? rc : refresh_whole(a, e);
+        return rc ? rc : id;
+    }
+    k->account = id;
+    a->seen_version = version;
+    return key_table_put(&a->keys, k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
+}
+
 int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spec, const char *token, struct err *e)
 {
     struct accounts_share share = share_of(spec);
     int rc = check_token(token, e);
     if (!rc) rc = check_name(spec->name, e);
     if (!rc) rc = check_share(&share, e);
-    if (!rc) rc = refresh_whole(a, e); /* what is put into the table by hand below must not be all of the news */
-    if (!rc) rc = db_begin(a, e);
+    if (!rc) rc = db_begin(a->db, e);
     if (rc) return rc;
     struct key_entry k = {.expires_s = spec->expires_s, .admin = spec->admin, .weight = share.weight, .priority = share.priority};
     digest(a, token, k.digest);
     int64_t id = secret_owner(a, k.digest, e);
     if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
     if (id == 0) id = key_insert(a, spec, false, token, k.digest, e);
-    rc = db_end(a, id < 0 ? (int)id : 0, e);
-    if (rc) return rc;
-    k.account = id;
-    return key_table_put(&a->keys, &k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
+    rc = change_end(a, id, e);
+    return rc ? rc : take_added(a, &k, id, e);
 }
 
 static void token_make(char token[ACCOUNTS_TOKEN_BYTES])
@@ -472,23 +445,11 @@ int64_t accounts_key_make(struct accounts *a, const struct accounts_key_spec *sp
     return accounts_key_add(a, spec, token, e);
 }
 
-/* One number of the one row, 0 if there is no row. */
-static int64_t db_number(struct accounts *a, const char *sql, const int64_t *args, int n, struct err *e)
-{
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s, sql, args, n, e);
-    if (rc) return rc;
-    int step = sqlite3_step(s);
-    int64_t number = step == SQLITE_ROW ? sqlite3_column_int64(s, 0) : step == SQLITE_DONE ? 0 : db_error(a, e);
-    sqlite3_finalize(s);
-    return number;
-}
-
 /* All secrets of the account end at at_s, those that end earlier excepted. */
 static int secrets_end(struct accounts *a, int64_t account, int64_t at_s, struct err *e)
 {
-    return db_run(a, "UPDATE key_secrets SET expires_s = ?2 WHERE account = ?1 AND (expires_s IS NULL OR expires_s > ?2)",
-                  (int64_t[]){account, at_s}, 2, e);
+    return db_run(a->db, "UPDATE key_secrets SET expires_s = ?2 WHERE account = ?1 AND (expires_s IS NULL OR expires_s > ?2)",
+                  DB_ARGS(db_int(account), db_int(at_s)), NULL, e);
 }
 
 #define LIVE "(expires_s IS NULL OR expires_s > ?2)"
@@ -496,16 +457,12 @@ static int secrets_end(struct accounts *a, int64_t account, int64_t at_s, struct
 /* The secret is there already: of the configured account it becomes the one that is valid, of another one it must be valid. */
 static int configure_known(struct accounts *a, int64_t owner, int64_t configured, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
-    int64_t open =
-        db_number(a, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE, (int64_t[]){owner, now_s(a)}, 2, e);
-    if (open < 0) return (int)open;
-    if (open && owner == configured) {
-        sqlite3_stmt *s;
-        int rc = db_prepare(a, &s, "UPDATE key_secrets SET expires_s = NULL WHERE digest = ?", NULL, 0, e);
-        if (rc) return rc;
-        sqlite3_bind_blob(s, 1, d, KEY_DIGEST_BYTES, SQLITE_STATIC);
-        return db_finish(a, s, e);
-    }
+    int64_t open;
+    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE, DB_ARGS(db_int(owner), db_int(now_s(a))),
+                       0, &open, e);
+    if (rc) return rc;
+    if (open && owner == configured)
+        return db_run(a->db, "UPDATE key_secrets SET expires_s = NULL WHERE digest = ?1", DB_ARGS(db_blob(d, KEY_DIGEST_BYTES)), NULL, e);
     const struct key_entry *k = key_table_find(&a->keys, d);
     if (open && k && entry_valid(k, now_s(a))) return 0;
     return err_set(e, ERR_DENIED, "the configured API key (key %lld) was revoked or has ended", (long long)owner);
@@ -515,13 +472,14 @@ int64_t accounts_key_configure(struct accounts *a, const char *token, struct err
 {
     int rc = check_token(token, e);
     if (!rc) rc = refresh_whole(a, e);
-    if (!rc) rc = db_begin(a, e);
+    if (!rc) rc = db_begin(a->db, e);
     if (rc) return rc;
     unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);
     const struct accounts_key_spec spec = {.name = "configured"};
-    int64_t configured = db_number(a, "SELECT id FROM accounts WHERE configured = 1 AND closed_s IS NULL", NULL, 0, e);
-    int64_t owner = configured < 0 ? configured : secret_owner(a, d, e);
+    int64_t configured;
+    rc = db_number(a->db, "SELECT id FROM accounts WHERE configured = 1 AND closed_s IS NULL", DB_NO_ARGS, 0, &configured, e);
+    int64_t owner = rc ? rc : secret_owner(a, d, e);
     int64_t id = owner;
     if (owner >= 0 && configured > 0) rc = secrets_end(a, configured, now_s(a), e); /* what was named before; then: */
     if (rc < 0)
@@ -532,53 +490,59 @@ int64_t accounts_key_configure(struct accounts *a, const char *token, struct err
         id = (rc = secret_insert(a, configured, token, d, e)) ? rc : configured;
     else if (owner == 0)
         id = key_insert(a, &spec, true, token, d, e);
-    rc = db_end(a, id < 0 ? (int)id : 0, e);
-    if (!rc) rc = load_keys(a, e);
+    rc = change_end(a, id, e);
+    if (!rc) rc = refresh_whole(a, e);
     return rc ? rc : id;
 }
 
 int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t expires_s, char token[ACCOUNTS_TOKEN_BYTES], struct err *e)
 {
     CHECK(grace_s >= 0 && grace_s < INT64_MAX / 2);
-    int rc = db_begin(a, e);
+    int rc = db_begin(a->db, e);
     if (rc) return rc;
     int64_t at_s = now_s(a);
-    int64_t known = db_number(a, "SELECT 1 + configured FROM accounts WHERE id = ?1 AND kind = 'key' AND closed_s IS NULL AND " LIVE,
-                              (int64_t[]){id, at_s}, 2, e);
-    if (known == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
+    int64_t known;
+    rc = db_number(a->db, "SELECT 1 + configured FROM accounts WHERE id = ?1 AND kind = 'key' AND closed_s IS NULL AND " LIVE,
+                   DB_ARGS(db_int(id), db_int(at_s)), 0, &known, e);
+    if (!rc && known == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no valid key with id %lld", (long long)id);
     if (known == 2)
         rc = err_set(e, ERR_INPUT, "key %lld is the configured one: give the server another SPILLWAY_API_KEY or --api-key-file",
                      (long long)id);
-    if (known < 0) rc = (int)known;
     if (!rc) rc = secrets_end(a, id, at_s + grace_s, e);
     if (!rc && expires_s >= 0)
-        rc = db_run(a, "UPDATE accounts SET expires_s = nullif(?, 0) WHERE id = ?", (int64_t[]){expires_s, id}, 2, e);
+        rc = db_run(a->db, "UPDATE accounts SET expires_s = ?1 WHERE id = ?2", DB_ARGS(db_int_or_null(expires_s != 0, expires_s), db_int(id)), NULL, e);
     token_make(token);
     unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);
     if (!rc) rc = secret_insert(a, id, token, d, e);
-    rc = db_end(a, rc, e);
-    return rc ? rc : load_keys(a, e);
+    rc = change_end(a, rc, e);
+    return rc ? rc : refresh_whole(a, e);
+}
+
+/* One statement that changes one key, whose id is its first argument. */
+static int change_key(struct accounts *a, const char *sql, const struct db_arg *args, int n, struct err *e)
+{
+    int64_t n_changed = 0;
+    int rc = db_begin(a->db, e);
+    if (rc) return rc;
+    rc = db_run(a->db, sql, args, n, &n_changed, e);
+    if (!rc && n_changed == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)args[0].i);
+    rc = change_end(a, rc, e);
+    return rc ? rc : refresh_whole(a, e);
 }
 
 int accounts_key_set_share(struct accounts *a, int64_t id, const struct accounts_share *share, struct err *e)
 {
     int rc = check_share(share, e);
-    if (!rc)
-        rc = db_run(a, "UPDATE accounts SET weight = ?, priority = ? WHERE id = ? AND kind = 'key' AND closed_s IS NULL",
-                    (int64_t[]){share->weight, share->priority, id}, 3, e);
-    if (!rc && sqlite3_changes(a->db) == 0)
-        rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)id);
-    return rc ? rc : load_keys(a, e);
+    return rc ? rc
+              : change_key(a, "UPDATE accounts SET weight = ?2, priority = ?3 WHERE id = ?1 AND kind = 'key' AND closed_s IS NULL",
+                           DB_ARGS(db_int(id), db_int(share->weight), db_int(share->priority)), e);
 }
 
 int accounts_key_revoke(struct accounts *a, int64_t id, struct err *e)
 {
-    int rc =
-        db_run(a, "UPDATE accounts SET closed_s = ? WHERE id = ? AND kind = 'key' AND closed_s IS NULL", (int64_t[]){now_s(a), id}, 2, e);
-    if (!rc && sqlite3_changes(a->db) == 0)
-        rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)id);
-    return rc ? rc : load_keys(a, e);
+    return change_key(a, "UPDATE accounts SET closed_s = ?2 WHERE id = ?1 AND kind = 'key' AND closed_s IS NULL",
+                      DB_ARGS(db_int(id), db_int(now_s(a))), e);
 }
 
 /* The newest secret is the one that ends last; former: the live ones that end before their key does. */
@@ -592,27 +556,24 @@ static const char list_sql[] =
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
 {
-    sqlite3_stmt *s;
-    int rc = db_prepare(a, &s, list_sql, (int64_t[]){0, now_s(a)}, 2, e);
-    if (rc) return rc;
-    int step;
-    while ((step = sqlite3_step(s)) == SQLITE_ROW) {
-        struct accounts_key k = {.id = sqlite3_column_int64(s, 0),
-                                 .name = (const char *)sqlite3_column_text(s, 1),
-                                 .created_s = sqlite3_column_int64(s, 2),
-                                 .expires_s = sqlite3_column_int64(s, 3),
-                                 .revoked_s = sqlite3_column_int64(s, 4),
-                                 .admin = sqlite3_column_int(s, 5) != 0,
-                                 .configured = sqlite3_column_int(s, 6) != 0,
-                                 .hint = (const char *)sqlite3_column_text(s, 7),
-                                 .share = {.weight = (uint32_t)sqlite3_column_int(s, 10), .priority = sqlite3_column_int(s, 11)}};
-        if (!k.name || !k.hint) continue; /* out of memory, or damaged */
-        bool live = sqlite3_column_int(s, 9) != 0;
+    struct db_rows r;
+    int rc = db_query(a->db, &r, list_sql, DB_ARGS(db_int(0), db_int(now_s(a))), e);
+    while (!rc && (rc = db_next(&r, e)) == 1) {
+        struct accounts_key k = {.id = db_get_int(&r, 0),
+                                 .name = db_get_text(&r, 1),
+                                 .created_s = db_get_int(&r, 2),
+                                 .expires_s = db_get_int(&r, 3),
+                                 .revoked_s = db_get_int(&r, 4),
+                                 .admin = db_get_int(&r, 5) != 0,
+                                 .configured = db_get_int(&r, 6) != 0,
+                                 .hint = db_get_text(&r, 7),
+                                 .share = {.weight = (uint32_t)db_get_int(&r, 10), .priority = (int32_t)db_get_int(&r, 11)}};
+        bool live = db_get_int(&r, 9) != 0;
         k.state = k.revoked_s ? ACCOUNTS_KEY_REVOKED : live ? ACCOUNTS_KEY_VALID : ACCOUNTS_KEY_EXPIRED;
-        if (k.state == ACCOUNTS_KEY_VALID) k.former_ends_s = sqlite3_column_int64(s, 8);
+        if (k.state == ACCOUNTS_KEY_VALID) k.former_ends_s = db_get_int(&r, 8);
         fn(ctx, &k);
+        rc = 0;
     }
-    rc = step == SQLITE_DONE ? 0 : db_error(a, e);
-    sqlite3_finalize(s);
+    db_done(&r);
     return rc;
 }

@@ -1,4 +1,5 @@
-/* Accounts: the one table of organisations, projects and keys (and, later, the house and its suppliers), in SQLite.
+/* Accounts: the one table of organisations, projects and keys the house and its suppliers, in SQLite or
+ * PostgreSQL (db.h). Here: keys. Their money is ledger.h's.
  * Only this folder touches a database.
  *
  * A key is an account and has one secret, or several while it is being rotated. Secrets are stored as a BLAKE2b-256 digest keyed with a
@@ -17,13 +18,18 @@
 
 struct accounts;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 3, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 4, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
  */
-MUST_USE int accounts_open(struct accounts **out, const char *dir, struct err *e);
+/* store: where they are (db_open); NULL: accounts.db in the directory. The secret is in the directory always: gateways that share a store have
+ * copies of it. */
+MUST_USE int accounts_open(struct accounts **out, const char *dir, const char *store, struct err *e);
 void accounts_close(struct accounts *a); /* accepts NULL */
+
+/* Of ids that clients see (id_text.h). */
+const unsigned char *accounts_id_key(const struct accounts *a);
 
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */

@@ -1,29 +1,29 @@
-/* Schema: see schema.h. */
+/* Schema: see schema.h. Words in braces are the dialect's (db.c). */
 #include "server/accounts/schema.h"
 
 #include "server/accounts/accounts.h"
 
-/* Version 1. accounts is the one table that everything that has or owes money will be in: customers above
- * (organisation, project, key: each the child of the one before), later the house and its suppliers. Only keys have a
+/* Version 1. accounts is the one table that everything that has or owes money is in: customers above
+ * (organisation, project, key: each the child of the one before), the house and its suppliers. Only keys have a
  * digest. Ids 1 and 2 are the organisation and project that new keys belong to. */
-static const char migration_1[] = "CREATE TABLE accounts ("
-                                  " id INTEGER PRIMARY KEY AUTOINCREMENT,"
-                                  " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
-                                  " parent INTEGER REFERENCES accounts(id),"
-                                  " name TEXT NOT NULL,"
-                                  " created_s INTEGER NOT NULL,"
-                                  " closed_s INTEGER,"
-                                  " key_digest BLOB UNIQUE CHECK (key_digest IS NULL OR length(key_digest) = 32),"
-                                  " key_hint TEXT,"
-                                  " CHECK ((kind = 'key') = (key_digest IS NOT NULL)),"
-                                  " CHECK ((kind IN ('project', 'key')) = (parent IS NOT NULL)));"
-                                  "CREATE INDEX accounts_parent ON accounts(parent);"
-                                  "INSERT INTO accounts (id, kind, parent, name, created_s) VALUES"
-                                  " (1, 'organisation', NULL, 'default', unixepoch()), (2, 'project', 1, 'default', unixepoch());";
+static const char sqlite_1[] = "CREATE TABLE accounts ("
+                               " id INTEGER PRIMARY KEY AUTOINCREMENT,"
+                               " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
+                               " parent INTEGER REFERENCES accounts(id),"
+                               " name TEXT NOT NULL,"
+                               " created_s INTEGER NOT NULL,"
+                               " closed_s INTEGER,"
+                               " key_digest BLOB UNIQUE CHECK (key_digest IS NULL OR length(key_digest) = 32),"
+                               " key_hint TEXT,"
+                               " CHECK ((kind = 'key') = (key_digest IS NOT NULL)),"
+                               " CHECK ((kind IN ('project', 'key')) = (parent IS NOT NULL)));"
+                               "CREATE INDEX accounts_parent ON accounts(parent);"
+                               "INSERT INTO accounts (id, kind, parent, name, created_s) VALUES"
+                               " (1, 'organisation', NULL, 'default', unixepoch()), (2, 'project', 1, 'default', unixepoch());";
 
 /* Version 2. A key has secrets of its own table, several while it is rotated. Keys may expire; admin keys are for the server's own routes;
  * at most one open key is the one that the configuration names. (SQLite cannot drop the CHECK on key_digest: the table is made anew.) */
-static const char migration_2[] =
+static const char sqlite_2[] =
     "CREATE TABLE accounts_2 ("
     " id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
@@ -54,73 +54,155 @@ static const char migration_2[] =
     "CREATE UNIQUE INDEX accounts_configured ON accounts(configured) WHERE configured = 1 AND closed_s IS NULL;";
 
 /* Version 3. What a key gets of a busy engine. */
-static const char migration_3[] =
+static const char sqlite_3[] =
     "ALTER TABLE accounts ADD COLUMN weight INTEGER NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000);"
     "ALTER TABLE accounts ADD COLUMN priority INTEGER NOT NULL DEFAULT 0 CHECK (priority BETWEEN -100 AND 100);";
 
-static const char *const migrations[ACCOUNTS_SCHEMA_VERSION] = {migration_1, migration_2, migration_3};
+/* PostgreSQL came with version 4: what is above, at once. */
+static const char postgres_3[] = "CREATE TABLE accounts ("
+                                 " id {id},"
+                                 " kind TEXT NOT NULL CHECK (kind IN ('organisation', 'project', 'key', 'house', 'supplier')),"
+                                 " parent {int} REFERENCES accounts(id),"
+                                 " name TEXT NOT NULL,"
+                                 " created_s {int} NOT NULL,"
+                                 " closed_s {int},"
+                                 " expires_s {int},"
+                                 " admin {int} NOT NULL DEFAULT 0 CHECK (admin IN (0, 1)),"
+                                 " configured {int} NOT NULL DEFAULT 0 CHECK (configured IN (0, 1)),"
+                                 " weight {int} NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000),"
+                                 " priority {int} NOT NULL DEFAULT 0 CHECK (priority BETWEEN -100 AND 100),"
+                                 " CHECK (kind = 'key' OR (expires_s IS NULL AND admin = 0 AND configured = 0)),"
+                                 " CHECK ((kind IN ('project', 'key')) = (parent IS NOT NULL)));"
+                                 "CREATE TABLE key_secrets ("
+                                 " id {id},"
+                                 " account {int} NOT NULL REFERENCES accounts(id),"
+                                 " digest {blob} NOT NULL UNIQUE CHECK (length(digest) = 32),"
+                                 " hint TEXT NOT NULL,"
+                                 " created_s {int} NOT NULL,"
+                                 " expires_s {int});"
+                                 "CREATE INDEX accounts_parent ON accounts(parent);"
+                                 "CREATE INDEX key_secrets_account ON key_secrets(account);"
+                                 "CREATE UNIQUE INDEX accounts_configured ON accounts(configured) WHERE configured = 1 AND closed_s IS NULL;"
+                                 "INSERT INTO accounts (id, kind, parent, name, created_s) VALUES"
+                                 " (1, 'organisation', NULL, 'default', {now_s}), (2, 'project', 1, 'default', {now_s});"
+                                 "ALTER TABLE accounts ALTER COLUMN id RESTART WITH 3;";
 
-static int run(sqlite3 *db, const char *sql, struct err *e)
-{
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK) return 0;
-    return err_set(e, ERR_IO, "accounts database: %s", sqlite3_errmsg(db));
-}
+/* Version 4. The ledger (ledger.h). Rows of accounts are never deleted, and only the ledger writes these tables: they name accounts, requests and
+ * prices without REFERENCES, whose checks would be paid for with every request.
+ *
+ * ledger_state.config_version: raised with every change of keys, budgets and prices, so that whoever holds them in memory notices. secret_check: a
+ * digest made with the secret that keys' digests are made with: a gateway with another secret would know none of them.
+ * balances: money that is posted to an account (credits - debits), and what open holds may take of it. floor: posted - pending stays above it;
+ * NULL: any (pays later, or is not a customer).
+ * budgets: how much an account and all below it may use in a window; unit nusd: money, requests, tokens. period 'now': at once.
+ * requests.id is run * 2^32 + number in that run. held: what its hold is now, 0 when it is resolved.
+ * usage_days, usage_tags: sums of what is posted, by day and who, written with the transfers. */
+static const char ledger_4[] =
+    "CREATE TABLE ledger_state (id {int} PRIMARY KEY CHECK (id = 1), config_version {int} NOT NULL, clock_ms {int} NOT NULL,"
+    " secret_check {blob});"
+    "INSERT INTO ledger_state (id, config_version, clock_ms) VALUES (1, 1, 0);"
+    "ALTER TABLE accounts ADD COLUMN frozen_s {int};"
+    "CREATE TABLE runs (id {id}, gateway TEXT NOT NULL, started_ms {int} NOT NULL, seen_ms {int} NOT NULL, ended_ms {int});"
+    "CREATE TABLE balances (account {int} PRIMARY KEY, posted {int} NOT NULL DEFAULT 0, pending {int} NOT NULL DEFAULT 0 CHECK (pending >= 0),"
+    " floor {int});"
+    "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('house', NULL, 'house', {now_s});"
+    "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('house', NULL, 'overrun', {now_s});"
+    "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('house', NULL, 'outside', {now_s});"
+    "INSERT INTO balances (account) SELECT id FROM accounts WHERE kind IN ('house', 'project', 'supplier');"
+    "CREATE UNIQUE INDEX accounts_houses ON accounts(name) WHERE kind IN ('house', 'supplier');"
+    "CREATE TABLE budgets (id {id}, account {int} NOT NULL,"
+    " scope TEXT NOT NULL CHECK (scope IN ('all', 'hosted', 'overflow')),"
+    " unit TEXT NOT NULL CHECK (unit IN ('nusd', 'requests', 'tokens')),"
+    " period TEXT NOT NULL CHECK (period IN ('now', 'minute', 'hour', 'day', 'month', 'total')),"
+    " amount {int} NOT NULL CHECK (amount >= 0),"
+    " hard {int} NOT NULL CHECK (hard IN (0, 1)), created_s {int} NOT NULL, ended_s {int});"
+    "CREATE INDEX budgets_account ON budgets(account);"
+    "CREATE TABLE budget_windows (budget {int} NOT NULL, starts_s {int} NOT NULL, posted {int} NOT NULL DEFAULT 0,"
+    " pending {int} NOT NULL DEFAULT 0 CHECK (pending >= 0), PRIMARY KEY (budget, starts_s));"
+    "CREATE TABLE prices (id {id}, provider TEXT NOT NULL, model TEXT NOT NULL, rows TEXT NOT NULL, source TEXT NOT NULL,"
+    " created_s {int} NOT NULL, ended_s {int});"
+    "CREATE UNIQUE INDEX prices_now ON prices(provider, model) WHERE ended_s IS NULL;"
+    "CREATE TABLE requests (id {int} PRIMARY KEY, account {int} NOT NULL, project {int} NOT NULL,"
+    " state TEXT NOT NULL CHECK (state IN ('reserved', 'posted', 'void')),"
+    " scope {int} NOT NULL CHECK (scope IN (0, 1, 2)),"
+    " model TEXT NOT NULL, price {int}, created_ms {int} NOT NULL, deadline_ms {int} NOT NULL, resolved_ms {int},"
+    " reserved {int} NOT NULL CHECK (reserved >= 0), held {int} NOT NULL CHECK (held >= 0), charged {int} NOT NULL DEFAULT 0 CHECK (charged >= 0),"
+    " served {int}, reason TEXT, outcome TEXT, estimated {int} NOT NULL DEFAULT 0 CHECK (estimated IN (0, 1)), tags TEXT,"
+    " CHECK ((state = 'reserved') = (resolved_ms IS NULL)), CHECK (charged <= reserved), CHECK (state = 'reserved' OR held = 0));"
+    "CREATE INDEX requests_open ON requests(deadline_ms) WHERE state = 'reserved';"
+    "CREATE TABLE request_windows (request {int} NOT NULL, budget {int} NOT NULL, starts_s {int} NOT NULL, held {int} NOT NULL,"
+    " PRIMARY KEY (request, budget));"
+    "CREATE TABLE attempts (request {int} NOT NULL, n {int} NOT NULL, supplier {int} NOT NULL, model TEXT NOT NULL, price {int},"
+    " state TEXT NOT NULL CHECK (state IN ('open', 'served', 'cut', 'failed', 'unknown')),"
+    " started_ms {int} NOT NULL, ended_ms {int}, sale_estimate {int} NOT NULL DEFAULT 0, cost_estimate {int} NOT NULL DEFAULT 0,"
+    " in_uncached {int}, in_cache_read {int}, in_cache_write_5m {int}, in_cache_write_1h {int}, in_audio {int}, in_image {int},"
+    " out_text {int}, out_reasoning {int}, out_audio {int}, searches {int},"
+    " source TEXT CHECK (source IN ('reported', 'estimated', 'mixed')), cost {int} NOT NULL DEFAULT 0, raw TEXT,"
+    " PRIMARY KEY (request, n));"
+    "CREATE TABLE transfers (id {id}, request {int}, attempt {int},"
+    " kind TEXT NOT NULL CHECK (kind IN ('sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback')),"
+    " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
+    " linked {int}, note TEXT);"
+    "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
+    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';"
+    "CREATE TABLE idempotency (account {int} NOT NULL, key_hash {blob} NOT NULL CHECK (length(key_hash) = 32),"
+    " body_hash {blob} NOT NULL CHECK (length(body_hash) = 32), request {int} NOT NULL, expires_ms {int} NOT NULL, answer {blob},"
+    " PRIMARY KEY (account, key_hash));"
+    "CREATE INDEX idempotency_request ON idempotency(request);"
+    "CREATE INDEX idempotency_expires ON idempotency(expires_ms);"
+    "CREATE TABLE usage_days (day {int} NOT NULL, project {int} NOT NULL, account {int} NOT NULL, model TEXT NOT NULL, supplier {int} NOT NULL,"
+    " requests {int} NOT NULL, tokens_in {int} NOT NULL, tokens_cached {int} NOT NULL, tokens_out {int} NOT NULL, sale {int} NOT NULL,"
+    " cost {int} NOT NULL, estimated {int} NOT NULL, PRIMARY KEY (day, project, account, model, supplier));"
+    "CREATE TABLE usage_tags (day {int} NOT NULL, project {int} NOT NULL, tag TEXT NOT NULL, value TEXT NOT NULL,"
+    " requests {int} NOT NULL, tokens_in {int} NOT NULL, tokens_cached {int} NOT NULL, tokens_out {int} NOT NULL, sale {int} NOT NULL,"
+    " cost {int} NOT NULL, PRIMARY KEY (day, project, tag, value));"
+    "CREATE TABLE reconciliation (id {id}, request {int} NOT NULL, attempt {int} NOT NULL, reason TEXT NOT NULL, created_ms {int} NOT NULL,"
+    " closed_ms {int});";
 
-static int read_version(sqlite3 *db, int *version, struct err *e)
-{
-    sqlite3_stmt *s = NULL;
-    int rc = 0;
-    if (sqlite3_prepare_v2(db, "SELECT coalesce(max(version), 0) FROM schema_migrations", -1, &s, NULL) != SQLITE_OK ||
-        sqlite3_step(s) != SQLITE_ROW)
-        rc = err_set(e, ERR_IO, "accounts database: %s", sqlite3_errmsg(db));
-    else
-        *version = sqlite3_column_int(s, 0);
-    sqlite3_finalize(s);
-    return rc;
-}
+static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {{sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}};
+
+static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
+static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
+static const char record_sql[] = "INSERT INTO schema_migrations (version, applied_s) VALUES (?1, {now_s})";
 
 /* References are not enforced while tables are made anew: they are looked through at the end. */
-static int check_references(sqlite3 *db, struct err *e)
+static int check_references(struct db *db, struct err *e)
 {
-    sqlite3_stmt *s = NULL;
-    int rc = 0, step = sqlite3_prepare_v2(db, "PRAGMA foreign_key_check", -1, &s, NULL);
-    if (step == SQLITE_OK) step = sqlite3_step(s);
-    if (step == SQLITE_ROW)
-        rc = err_set(e, ERR_INPUT, "accounts database: a row of table %s names a row that is not there", sqlite3_column_text(s, 0));
-    else if (step != SQLITE_DONE)
-        rc = err_set(e, ERR_IO, "accounts database: %s", sqlite3_errmsg(db));
-    sqlite3_finalize(s);
+    struct db_rows rows;
+    if (db_kind(db) != DB_SQLITE) return 0;
+    int rc = db_query(db, &rows, "PRAGMA foreign_key_check", DB_NO_ARGS, e);
+    if (!rc) rc = db_next(&rows, e);
+    if (rc == 1)
+        rc = err_set(e, ERR_INPUT, "accounts database: a row of table %s names a row that is not there", db_get_text(&rows, 0));
+    db_done(&rows);
     return rc;
 }
 
-/* The version is read again inside: another process may have been faster. */
-static int migrate_once(sqlite3 *db, int *version, struct err *e)
+/* The version is read again inside: another process may have been faster. On PostgreSQL they wait for one another here. */
+static int migrate_once(struct db *db, int64_t *version, struct err *e)
 {
-    int rc = run(db, "BEGIN IMMEDIATE", e);
-    if (rc) return rc;
-    rc = read_version(db, version, e);
+    int rc = db_begin(db, e);
+    if (!rc && db_kind(db) == DB_POSTGRES) rc = db_script(db, "LOCK TABLE schema_migrations IN EXCLUSIVE MODE", e);
+    if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, version, e);
     if (!rc && *version < ACCOUNTS_SCHEMA_VERSION) {
-        char record[128];
-        sqlite3_snprintf(sizeof record, record, "INSERT INTO schema_migrations (version, applied_s) VALUES (%d, unixepoch())",
-                         *version + 1);
-        rc = run(db, migrations[*version], e);
-        if (!rc) rc = run(db, record, e);
+        rc = db_script(db, migrations[*version][db_kind(db)], e);
+        if (!rc) rc = db_run(db, record_sql, DB_ARGS(db_int(*version + 1)), NULL, e);
         if (!rc) rc = check_references(db, e);
         if (!rc) ++*version;
     }
-    if (!rc) return run(db, "COMMIT", e);
-    sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
-    return rc;
+    return db_end(db, rc, e);
 }
 
-int schema_migrate(sqlite3 *db, struct err *e)
+int schema_migrate(struct db *db, struct err *e)
 {
-    int version = 0, rc = run(db, "PRAGMA foreign_keys = OFF", e); /* for migrations that make a table anew */
-    if (!rc) rc = run(db, "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_s INTEGER NOT NULL)", e);
-    if (!rc) rc = read_version(db, &version, e);
+    bool sqlite = db_kind(db) == DB_SQLITE;
+    int64_t version = 0;
+    int rc = sqlite ? db_script(db, "PRAGMA foreign_keys = OFF", e) : 0; /* for migrations that make a table anew */
+    if (!rc) rc = db_script(db, table_sql, e);
+    if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, &version, e);
     while (!rc && version < ACCOUNTS_SCHEMA_VERSION) rc = migrate_once(db, &version, e);
     if (!rc && version > ACCOUNTS_SCHEMA_VERSION)
-        rc = err_set(e, ERR_UNSUPPORTED, "the accounts database has schema version %d, this program knows %d: use a newer program", version,
-                     ACCOUNTS_SCHEMA_VERSION);
-    return rc ? rc : run(db, "PRAGMA foreign_keys = ON", e);
+        rc = err_set(e, ERR_UNSUPPORTED, "the accounts database has schema version %lld, this program knows %d: use a newer program",
+                     (long long)version, ACCOUNTS_SCHEMA_VERSION);
+    return rc || !sqlite ? rc : db_script(db, "PRAGMA foreign_keys = ON", e);
 }

@@ -3,11 +3,9 @@
 #ifndef SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
 #define SPILLWAY_SERVER_ACCOUNTS_SCHEMA_H
 
-#include <sqlite3.h>
-
-#include "base/err.h"
+#include "server/accounts/db.h"
 
 /* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. References are enforced afterwards. */
-MUST_USE int schema_migrate(sqlite3 *db, struct err *e);
+MUST_USE int schema_migrate(struct db *db, struct err *e);
 
 #endif

@@ -15,6 +15,12 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_UNSUPPORTED_PARAMETER] = {400, INVALID, "unsupported_parameter", NULL},
     [API_CONTEXT_LENGTH_EXCEEDED] = {400, INVALID, "context_length_exceeded", NULL},
     [API_INVALID_API_KEY] = {401, "authentication_error", "invalid_api_key", NULL},
+    [API_BUDGET_EXHAUSTED] = {402, "billing_error", "budget_exhausted", NULL},
+    [API_BUDGET_HELD] = {429, "rate_limit_error", "budget_held", "1"},
+    [API_PRICE_UNKNOWN] = {400, INVALID, "price_unknown", NULL},
+    [API_IDEMPOTENCY_IN_FLIGHT] = {409, INVALID, "idempotency_in_flight", NULL},
+    [API_IDEMPOTENCY_MISMATCH] = {422, INVALID, "idempotency_mismatch", NULL},
+    [API_ALREADY_DONE] = {409, INVALID, "already_done", NULL},
     [API_PERMISSION_DENIED] = {403, "permission_error", "permission_denied", NULL},
     [API_MODEL_NOT_FOUND] = {404, INVALID, "model_not_found", NULL},
     [API_NOT_FOUND] = {404, INVALID, "not_found", NULL},
@@ -32,7 +38,9 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_QUEUE_FULL] = {429, "rate_limit_error", "queue_full", "1"},
     [API_NUMERIC_ERROR] = {500, "server_error", "numeric_error", NULL},
     [API_INTERNAL_ERROR] = {500, "server_error", "internal_error", NULL},
+    [API_PROVIDER_ERROR] = {502, "server_error", "provider_error", NULL},
     [API_WORKER_DOWN] = {503, "server_error", "worker_down", "1"},
+    [API_ACCOUNTS_DOWN] = {503, "server_error", "accounts_unavailable", "1"},
     [API_DRAINING] = {503, "server_error", "draining", "5"},
     [API_DEADLINE_EXCEEDED] = {504, "timeout_error", "deadline_exceeded", NULL},
 };
@@ -55,6 +63,16 @@ static const enum api_error by_err[ERR_CODES] = {
     [ERR_RATE] = API_RATE_LIMIT,
     [ERR_QUARANTINED] = API_REQUEST_QUARANTINED,
     [ERR_NUMERIC] = API_NUMERIC_ERROR,
+    [ERR_EXISTS] = API_MODEL_EXISTS,
+    [ERR_UNKNOWN] = API_INTERNAL_ERROR,
+    [ERR_BUDGET] = API_BUDGET_EXHAUSTED,
+    [ERR_HELD] = API_BUDGET_HELD,
+    [ERR_PRICE] = API_PRICE_UNKNOWN,
+    [ERR_IN_FLIGHT] = API_IDEMPOTENCY_IN_FLIGHT,
+    [ERR_DONE] = API_ALREADY_DONE,
+    [ERR_MISMATCH] = API_IDEMPOTENCY_MISMATCH,
+    [ERR_PROVIDER] = API_PROVIDER_ERROR,
+    [ERR_STORE] = API_ACCOUNTS_DOWN,
     [ERR_INTERNAL] = API_INTERNAL_ERROR,
 };
 
@@ -72,18 +90,20 @@ static const struct {
     [API_QUEUE_FULL] = {"The server has no room for this request now: try again.", false},
     [API_NUMERIC_ERROR] = {"The model computed a number that is not finite; the answer was stopped.", true},
     [API_INTERNAL_ERROR] = {"The server made a mistake; it is in its log.", true},
+    [API_PROVIDER_ERROR] = {"The provider that was asked has failed.", true},
     [API_WORKER_DOWN] = {"What works on this request ended, was too slow or is being started: try again.", true},
+    [API_ACCOUNTS_DOWN] = {"The accounts cannot be written now: try again.", true},
     [API_DRAINING] = {"The server is shutting down.", true},
     [API_DEADLINE_EXCEEDED] = {"The request's time is up (X-Request-Timeout-Ms, or the server's own limit).", true},
 };
 
-static const bool inside[ERR_CODES] = {[ERR_NONE] = true, [ERR_MEMORY] = true, [ERR_IO] = true, [ERR_INTERNAL] = true};
+static const bool inside[ERR_CODES] = {[ERR_NONE] = true, [ERR_MEMORY] = true, [ERR_IO] = true, [ERR_UNKNOWN] = true, [ERR_INTERNAL] = true};
 
 static const char *told_text(enum api_error kind, const struct err *e, const char *request_id)
 {
     bool hide = fixed_texts[kind].always || (unsigned)e->code >= ERR_CODES || inside[e->code];
     if (!hide) return e->msg;
-    if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || !fixed_texts[kind].always)
+    if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || kind == API_PROVIDER_ERROR || !fixed_texts[kind].always)
         log_request(LOG_ERROR, request_id, "a client is told '%s': %s", api_errors[kind].code, e->msg);
     return fixed_texts[kind].text ? fixed_texts[kind].text : fixed_texts[API_INTERNAL_ERROR].text;
 }
@@ -133,7 +153,8 @@ void api_error_reply_later(struct http_request *r, enum api_error kind, const st
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%d", retry_after_s);
     if (api_errors[kind].retry_after) http_add_header(r, "retry-after", retry_after_s > 0 ? seconds : api_errors[kind].retry_after);
-    if (kind == API_DEADLINE_EXCEEDED) http_add_header(r, "x-should-retry", "false"); /* OpenAI's SDKs would: with the same deadline */
+    bool in_vain = kind == API_DEADLINE_EXCEEDED || kind == API_BUDGET_EXHAUSTED || kind == API_ALREADY_DONE;
+    if (in_vain) http_add_header(r, "x-should-retry", "false"); /* OpenAI's SDKs would, with the same deadline; and after every 409 */
     http_reply(r, api_errors[kind].status, "application/json", b.failed ? fallback : b.data, b.failed ? (size_t)n : b.len);
     buf_free(&b);
 }

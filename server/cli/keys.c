@@ -322,7 +322,7 @@ int command_keys(const struct options *o)
     else if (env_data_dir(dir, sizeof dir, &e))
         return command_error(&e);
     struct accounts *a;
-    int rc = accounts_open(&a, dir, &e);
+    int rc = accounts_open(&a, dir, NULL, &e);
     if (rc) return command_error(&e);
     rc = v->run(a, o, &e);
     accounts_close(a);

@@ -4,11 +4,10 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "server/cli/data_path.h"
 #include "server/cli/hub_model.h"
 
 enum { PATH_MAX_BYTES = 4096 };
@@ -31,30 +30,9 @@ static int path_set(char *out, size_t n, const char *path, struct err *e)
     return 0;
 }
 
-static int find_demo(char *out, size_t n, struct err *e)
-{
-    static const char *const beside[] = {"/../share/spillway/demo", "/../weights/demo/model"};
-    char exe[PATH_MAX_BYTES];
-    ssize_t len = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[len > 0 ? len : 0] = '\0';
-    char *slash = strrchr(exe, '/');
-    if (slash) *slash = '\0';
-    for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {
-        char dir[PATH_MAX_BYTES + 64];
-        snprintf(dir, sizeof dir, "%s%s", exe, beside[i]);
-        if (!holds_config(dir)) continue;
-        char *real = realpath(dir, NULL);
-        int rc = path_set(out, n, real ? real : dir, e);
-        free(real);
-        return rc;
-    }
-    if (holds_config(SPILLWAY_DEMO_DIR)) return path_set(out, n, SPILLWAY_DEMO_DIR, e);
-    return err_set(e, ERR_NOT_FOUND, "demo: the built-in model is neither beside %s nor in %s", exe, SPILLWAY_DEMO_DIR);
-}
-
 int model_path_find(const char *model, char *out, size_t n, struct err *e)
 {
-    if (!strcmp(model, "demo")) return find_demo(out, n, e);
+    if (!strcmp(model, "demo")) return data_path_find(&data_demo, out, n, e);
     struct stat st;
     if (hub_model_is(model)) return hub_model_cached(model, out, n, e);
     if (stat(model, &st)) return err_set(e, ERR_NOT_FOUND, "%s: %s", model, strerror(errno));

@@ -7,9 +7,7 @@
 
 #include "base/err.h"
 
-/* `demo`: the first of these that holds a config.json, with X the folder of the running program:
- * X/../share/spillway/demo (installed), X/../weights/demo/model (built in the project's build/), SPILLWAY_DEMO_DIR (the
- * source tree the program was built from). A folder named demo is reached as ./demo. Errors: -ERR_NOT_FOUND (no such
+/* `demo`: where data_path.h finds it. A folder named demo is reached as ./demo. Errors: -ERR_NOT_FOUND (no such
  * folder, or no config.json in it), -ERR_LIMIT (the path is longer than out). */
 MUST_USE int model_path_find(const char *model, char *out, size_t n, struct err *e);
 /* The model's id: the last component of the path, `demo` for demo, owner/name[@revision] as it was given. Borrows from either text; the

@@ -7,6 +7,7 @@
  * error; a second signal ends it at once. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <netdb.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -24,6 +26,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "server/access_log.h"
+#include "server/charge.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 #include "server/cli/hub_model.h"
@@ -35,7 +38,7 @@
 #include "server/gateway.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
-enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LARGE_BUFFER_BYTES = 256 << 10 };
+enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
 
 /* The address to serve on: the option's, or that of the socket that systemd handed down. */
 static int find_address(struct serve *s, struct err *e)
@@ -86,6 +89,20 @@ static void refresh_fired(void *ctx)
         log_error("out of memory: keys are no longer refreshed");
 }
 
+/* Who has the lock is the only gateway of this store: what runs before it have left open is nobody's. */
+static int open_ledger(struct serve *s, struct err *e)
+{
+    char path[sizeof s->data + 16];
+    snprintf(path, sizeof path, "%.4000s/gateway.lock", s->data);
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    bool alone = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0;
+    snprintf(s->store, sizeof s->store, "%.4000s/accounts.db", s->data);
+    s->g.store = s->store;
+    struct ledger_writer_options o = {.where = s->store, .ledger = {.gateway = "gateway", .alone = alone}, .deliver = charge_deliver};
+    return ledger_writer_start(&s->g.ledger, &o, e);
+}
+
 static int open_accounts(struct serve *s, struct err *e)
 {
     if (s->o->no_auth) {
@@ -102,8 +119,9 @@ static int open_accounts(struct serve *s, struct err *e)
         int rc = env_data_dir(s->data, sizeof s->data, e);
         if (rc) return rc;
     }
-    int rc = accounts_open(&s->g.accounts, s->data, e);
+    int rc = accounts_open(&s->g.accounts, s->data, NULL, e);
     if (!rc) rc = first_key(s, e);
+    if (!rc) rc = open_ledger(s, e);
     if (rc) return rc;
     log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));
     s->refresh = (struct loop_timer){.fn = refresh_fired, .ctx = s};
@@ -135,7 +153,21 @@ static void loading_end(struct serve *s)
     s->loading = NULL;
 }
 
-/* For people on standard error; among lines of JSON it is one of them, and the key goes to standard output: it must not be logged. */
+/* Once: when it is ready or, if it never is, at its end, as the next start makes none. Among lines of JSON it goes to standard output: it must
+ * not be logged. */
+static void tell_first_key(struct serve *s)
+{
+    if (!s->first_key[0]) return;
+    const char *says = "The first API key, shown only now:";
+    if (log_format() == LOG_JSON)
+        printf("%s %s\n", says, s->first_key);
+    else
+        log_plain("%s %s", says, s->first_key);
+    fflush(stdout);
+    explicit_bzero(s->first_key, sizeof s->first_key);
+}
+
+/* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
@@ -153,10 +185,7 @@ static void announce(struct serve *s)
         log_write_fields(LOG_INFO, fields, sizeof fields / sizeof *fields, "ready");
     else
         log_plain("Ready in %lld ms: %s serves %s", (long long)ms, url, models.data);
-    if (s->first_key[0] && json) printf("The first API key, shown only now: %s\n", s->first_key);
-    if (s->first_key[0] && !json) log_plain("The first API key, shown only now: %s", s->first_key);
-    fflush(stdout);
-    explicit_bzero(s->first_key, sizeof s->first_key);
+    tell_first_key(s);
     buf_free(&models);
 }
 
@@ -309,6 +338,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
+    if (!rc) rc = serve_hosted_start(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = start_models(s, e);
@@ -326,9 +356,14 @@ static void serve_close(struct serve *s)
     pool_free(g->pool);
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
+    ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
+    loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
+    hosted_free(g->hosted);
+    overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);
+    if (s->lock_fd >= 0) close(s->lock_fd);
     loop_watch_remove(g->loop, s->signals);
     if (s->signal_fd >= 0) close(s->signal_fd);
     loop_free(g->loop);
@@ -358,6 +393,7 @@ static int serve_run(struct serve *s, struct err *e)
         rc = -(int)e->code;
     }
     serve_close(s);
+    tell_first_key(s);
     if (rc && log_format() == LOG_JSON) log_error("%s", e->msg);
     log_stop(LAST_LINES_MS);
     if (rc && log_format() == LOG_JSON) return COMMAND_FAILED;
@@ -372,7 +408,7 @@ static int print_config(const struct options *o)
 
 int command_serve(const struct options *o)
 {
-    struct serve s = {.signal_fd = -1};
+    struct serve s = {.signal_fd = -1, .lock_fd = -1};
     struct serve_config *start = NULL;
     struct err e = {0};
     int n_inherited = env_take_listen_fds(), code = COMMAND_FAILED;

@@ -20,7 +20,8 @@ struct serve {
     struct gateway g;
     const struct options *o;     /* of the start: what no reload changes */
     struct serve_config *config; /* in effect: of the start, or of the last reload */
-    char host[64], data[4096];
+    char host[64], data[4096], store[4096 + 16];
+    int lock_fd; /* of the data directory; -1: none */
     uint16_t port;
     char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
     unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
@@ -49,6 +50,11 @@ void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
 /* serve_models.c */
 MUST_USE int serve_models_start(struct serve *s, struct err *e);
 MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
+
+/* serve_hosted.c: g.hosted, NULL if no provider is configured. */
+MUST_USE int serve_hosted_start(struct serve *s, struct err *e);
+/* "host/model, host/model": who may answer for the model. -ERR_INPUT, -ERR_NOT_FOUND */
+MUST_USE int serve_hosted_stand_ins(struct serve *s, struct gateway_model *m, const char *list, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);

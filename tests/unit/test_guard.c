@@ -25,6 +25,7 @@
 #include "engine/media/decode.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
+#include "server/accounts/price_book.h"
 #include "server/http_parse.h"
 #include "weights/safetensors.h"
 
@@ -113,6 +114,20 @@ static void test_guard_json(void **state)
     run_corpus("body", parse_json);
     run_corpus("chat", parse_json);
     run_corpus("tokenizer", parse_json);
+}
+
+static void parse_prices(const char *p, size_t n)
+{
+    struct price_book *b;
+    struct err e;
+    (void)!price_book_read(&b, p, n, "prices", &e);
+    price_book_release(b);
+}
+
+static void test_guard_prices(void **state)
+{
+    (void)state;
+    run_corpus("prices", parse_prices);
 }
 
 static void parse_data_url(const char *p, size_t n)
@@ -296,6 +311,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_guard_sees_one_byte_too_many),
         cmocka_unit_test(test_guard_json),
+        cmocka_unit_test(test_guard_prices),
         cmocka_unit_test(test_guard_data_url),
         cmocka_unit_test(test_guard_image),
         cmocka_unit_test(test_guard_template),

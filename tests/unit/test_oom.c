@@ -16,6 +16,7 @@
 #include "engine/frame.h"
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
+#include "server/accounts/price_book.h"
 #include "tests/fault/failer/failer.h"
 
 enum { MAX_RUNS = 400 };
@@ -134,7 +135,7 @@ static int use_accounts(struct err *e)
     struct accounts *a;
     char token[ACCOUNTS_TOKEN_BYTES];
     struct accounts_key_spec spec = {.name = "test"};
-    int rc = accounts_open(&a, dir, e);
+    int rc = accounts_open(&a, dir, NULL, e);
     if (rc) return rc;
     int64_t id = accounts_key_make(a, &spec, token, e);
     if (id > 0) {
@@ -185,6 +186,23 @@ static int pass_frame(struct err *e)
     return rc;
 }
 
+static int read_prices(struct err *e)
+{
+    static const char text[] =
+        "{\"format\":1,\"version\":\"1\",\"date\":\"2026-01-31\",\"sources\":[],\"models\":[{\"provider\":\"p\",\"model\":\"m\",\"can\":[],"
+        "\"prices\":[{\"in_uncached\":[1,1],\"out_text\":[2,1]},{\"tier\":\"flex\",\"in_uncached\":[1,1],\"out_text\":[1,1]}]}]}";
+    struct price_book *b;
+    int rc = price_book_read(&b, text, sizeof text - 1, "prices", e);
+    if (rc) {
+        assert_null(b);
+        assert_int_equal(rc, -ERR_MEMORY);
+        return rc;
+    }
+    assert_int_equal(price_find(b, "p", "m", NULL)->n_tiers, 2);
+    price_book_release(b);
+    return 0;
+}
+
 static void test_t47_json_is_whole_or_out_of_memory(void **state)
 {
     (void)state;
@@ -218,6 +236,12 @@ static void test_t47_accounts_work_or_say_why_not(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static void test_t47_prices_are_whole_or_out_of_memory(void **state)
+{
+    (void)state;
+    fail_every(read_prices);
+}
+
 static void test_t47_large_frames_wait_for_memory(void **state)
 {
     (void)state;
@@ -229,7 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_t47_json_is_whole_or_out_of_memory),     cmocka_unit_test(test_t47_prompt_is_whole_or_out_of_memory),
         cmocka_unit_test(test_t47_model_folder_opens_or_says_why_not), cmocka_unit_test(test_t47_accounts_work_or_say_why_not),
-        cmocka_unit_test(test_t47_large_frames_wait_for_memory),
+        cmocka_unit_test(test_t47_large_frames_wait_for_memory),       cmocka_unit_test(test_t47_prices_are_whole_or_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,562 @@
+/* Ledger: see ledger.h. A batch goes: read what the operations are about, lock and read the rows of balances and budgets, decide one after the
+ * other, write, commit. */
+#include "server/accounts/ledger_parts.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+
+const char *const ledger_units[UNITS] = {"nusd", "requests", "tokens"};
+const char *const ledger_periods[PERIODS] = {"now", "minute", "hour", "day", "month", "total"};
+const char *const ledger_scopes[3] = {"all", "hosted", "overflow"};
+
+/* What an operation holds of a budget's window. */
+struct held {
+    int64_t budget, starts_s, amount;
+};
+
+/* An operation on its way through a batch. */
+struct work {
+    struct ledger_op *op;
+    struct work *before; /* one of the same batch for the same request, before this */
+    struct chain chain;
+    bool known; /* its request is there and open */
+    int64_t held, scope, created_day;
+    char model[LEDGER_MODEL_BYTES], tags[LEDGER_TAGS_BYTES];
+    struct held windows[LEDGER_MAX_WINDOWS];
+    size_t n_windows, n_before; /* the first n_before it was in before */
+};
+
+static int refuse(struct ledger_op *op, int rc)
+{
+    return op->rc = rc;
+}
+
+/* --- what a reserve asks of --- */
+
+/* The budgets above a key that count work of this scope; those it is in already are left out. */
+static int want_windows(struct ledger *l, struct work *w, enum ledger_scope from, enum ledger_scope to, struct err *e)
+{
+    const int64_t accounts[] = {w->chain.key, w->chain.project, w->chain.organisation, l->house};
+    for (size_t i = 0; i < 4; i++) {
+        size_t n;
+        const struct budget *b = ledger_budgets_of(l, accounts[i], &n);
+        for (size_t j = 0; j < n; j++) {
+            if (b[j].ended || b[j].scope > to || b[j].scope < from) continue;
+            if (w->n_windows == LEDGER_MAX_WINDOWS) return err_set(e, ERR_LIMIT, "more than %d budgets count for key %lld", LEDGER_MAX_WINDOWS, (long long)w->chain.key);
+            int64_t starts_s = ledger_window_start_s(b[j].period, l->now_ms / 1000);
+            w->windows[w->n_windows++] = (struct held){.budget = b[j].id, .starts_s = starts_s};
+            int rc = rows_want_window(&l->rows, &b[j], starts_s, e);
+            if (rc) return rc;
+        }
+    }
+    return 0;
+}
+
+static int gather_reserve(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    CHECK(op->amount_nusd >= 0 && op->tokens >= 0 && op->model);
+    int rc = ledger_chain(l, op->account, &w->chain, &op->err);
+    if (rc == -ERR_NOT_FOUND || rc == -ERR_DENIED) return refuse(op, rc), 0;
+    if (rc) return *e = op->err, rc;
+    if (w->chain.closed || w->chain.frozen)
+        return refuse(op, err_set(&op->err, ERR_DENIED, w->chain.closed ? "This API key is revoked." : "This account is frozen.")), 0;
+    w->known = true;
+    w->scope = op->scope;
+    rc = want_windows(l, w, LEDGER_LOCAL, op->scope, e);
+    return rc ? rc : rows_want_balance(&l->rows, w->chain.project, e);
+}
+
+/* --- what the others are about --- */
+
+static int read_held(struct ledger *l, struct work *w, struct err *e)
+{
+    struct db_rows rows;
+    int rc = db_query(l->db, &rows, "SELECT budget, starts_s, held FROM request_windows WHERE request = ?1", DB_ARGS(db_int(w->op->request)), e);
+    while (!rc && (rc = db_next(&rows, e)) == 1) {
+        struct held h = {.budget = db_get_int(&rows, 0), .starts_s = db_get_int(&rows, 1), .amount = db_get_int(&rows, 2)};
+        const struct budget *b = ledger_budget_by_id(l, h.budget);
+        if (!b || w->n_windows == LEDGER_MAX_WINDOWS)
+            rc = err_set(e, ERR_INTERNAL, "request %lld holds of a budget that is not there", (long long)w->op->request);
+        else
+            rc = rows_want_window(&l->rows, b, h.starts_s, e);
+        if (!rc) w->windows[w->n_windows++] = h;
+    }
+    db_done(&rows);
+    w->n_before = w->n_windows;
+    return rc;
+}
+
+static int read_request(struct ledger *l, struct work *w, struct err *e)
+{
+    struct db_rows rows;
+    int rc = db_query(l->db, &rows,
+                      "SELECT account, project, held, scope, created_ms, model, coalesce(tags, '') FROM requests"
+                      " WHERE id = ?1 AND state = 'reserved' {for update}",
+                      DB_ARGS(db_int(w->op->request)), e);
+    if (!rc) rc = db_next(&rows, e);
+    if (rc == 1) {
+        w->known = true;
+        w->chain.key = db_get_int(&rows, 0);
+        w->chain.project = db_get_int(&rows, 1);
+        w->held = db_get_int(&rows, 2);
+        w->scope = db_get_int(&rows, 3);
+        w->created_day = db_get_int(&rows, 4) / 86400000;
+        snprintf(w->model, sizeof w->model, "%s", db_get_text(&rows, 5));
+        snprintf(w->tags, sizeof w->tags, "%s", db_get_text(&rows, 6));
+    }
+    db_done(&rows);
+    return rc < 0 ? rc : 0;
+}
+
+static int gather_open(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    int rc = read_request(l, w, e);
+    if (rc) return rc;
+    if (!w->known)
+        return refuse(op, err_set(&op->err, ERR_NOT_FOUND, "request %lld is not open", (long long)op->request)), 0;
+    rc = l->n_budgets ? read_held(l, w, e) : 0; /* all that ever were */
+    if (!rc && op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) {
+        struct chain whole;
+        rc = ledger_chain(l, w->chain.key, &whole, e);
+        if (!rc) w->chain = whole;
+        if (!rc) rc = want_windows(l, w, (enum ledger_scope)(w->scope + 1), op->scope, e);
+    }
+    if (!rc) rc = rows_want_balance(&l->rows, w->chain.project, e);
+    bool ends = op->type == LEDGER_POST || op->type == LEDGER_VOID;
+    if (!rc && ends) rc = rows_want_balance(&l->rows, l->house, e);
+    if (!rc && ends) rc = rows_want_balance(&l->rows, l->overrun, e);
+    for (int i = 0; i < op->n_used && ends && !rc; i++) rc = rows_want_balance(&l->rows, op->used[i].supplier, e);
+    return rc;
+}
+
+/* --- deciding --- */
+
+static int64_t sum(int64_t a, int64_t b)
+{
+    int64_t r;
+    CHECK(!__builtin_add_overflow(a, b, &r)); /* amounts are bounded where they come in (price_book.h): 9.2e18 is $9.2e9 */
+    return r;
+}
+
+/* What the request holds itself will not return. */
+static int refuse_balance(struct ledger_op *op, const struct balance_row *b, int64_t own)
+{
+    int64_t posted = sum(b->posted, b->more_posted), pending = sum(b->pending, b->more_pending);
+    if (!b->has_floor || op->amount_nusd == 0 || posted - pending - op->amount_nusd >= b->floor) return 0;
+    if (posted - own - op->amount_nusd >= b->floor)
+        return refuse(op, err_set(&op->err, ERR_HELD, "The project's balance is held by other requests: try again."));
+    return refuse(op, err_set(&op->err, ERR_BUDGET, "The project's balance does not cover this request."));
+}
+
+static int refuse_window(struct ledger_op *op, const struct window_row *w, int64_t own, int64_t more)
+{
+    static const char *const of[UNITS] = {"budget", "limit of requests", "limit of tokens"};
+    const struct budget *b = w->budget;
+    int64_t posted = sum(w->posted, w->more_posted), pending = sum(w->pending, w->more_pending), ends_s = ledger_window_end_s(b->period, w->starts_s);
+    if (!b->hard || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
+    op->budget = b->id;
+    op->free_at_ms = ends_s * 1000;
+    if (b->unit != UNIT_NUSD)
+        return refuse(op, err_set(&op->err, ERR_RATE, "The %s per %s is reached (%lld).", of[b->unit], ledger_periods[b->period], (long long)b->amount));
+    if (sum(sum(posted, own), more) <= b->amount) return refuse(op, err_set(&op->err, ERR_HELD, "A budget is held by other requests: try again."));
+    return refuse(op, err_set(&op->err, ERR_BUDGET, "The %s budget (per %s) does not cover this request.", ledger_scopes[b->scope], ledger_periods[b->period]));
+}
+
+/* Of a window: more of each that it holds; of one that is new to the request also what it holds already. */
+static int64_t more_of(const struct work *w, size_t i, const struct budget *b)
+{
+    bool anew = i >= w->n_before;
+    if (b->unit == UNIT_NUSD) return anew ? sum(w->op->amount_nusd, w->held) : w->op->amount_nusd;
+    if (b->unit == UNIT_TOKENS) return w->op->tokens;
+    return anew ? 1 : 0;
+}
+
+/* Whether what is asked for more fits; if it does it is held. */
+static int hold(struct ledger *l, struct work *w)
+{
+    struct balance_row *balance = rows_balance(&l->rows, w->chain.project);
+    int rc = refuse_balance(w->op, balance, w->held);
+    for (size_t i = 0; i < w->n_windows && !rc; i++) {
+        const struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
+        rc = refuse_window(w->op, r, w->windows[i].amount, more_of(w, i, r->budget));
+    }
+    if (rc) return rc;
+    balance->more_pending = sum(balance->more_pending, w->op->amount_nusd);
+    balance->granted = true;
+    for (size_t i = 0; i < w->n_windows; i++) {
+        struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
+        int64_t more = more_of(w, i, r->budget);
+        r->more_pending = sum(r->more_pending, more);
+        w->windows[i].amount = sum(w->windows[i].amount, more);
+    }
+    w->held = sum(w->held, w->op->amount_nusd);
+    w->n_before = w->n_windows;
+    return 0;
+}
+
+static int write_held(struct ledger *l, const struct work *w, int64_t request, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < w->n_windows && !rc; i++) {
+        const struct held *h = &w->windows[i];
+        rc = db_send(l->db,
+                    "INSERT INTO request_windows (request, budget, starts_s, held) VALUES (?1, ?2, ?3, ?4)"
+                    " ON CONFLICT (request, budget) DO UPDATE SET held = excluded.held",
+                    DB_ARGS(db_int(request), db_int(h->budget), db_int(h->starts_s), db_int(h->amount)), 1, e);
+    }
+    return rc;
+}
+
+static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, struct err *e)
+{
+    return db_send(l->db,
+                  "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
+                  " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
+                  DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price), db_int(l->now_ms),
+                          db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
+                  1, e);
+}
+
+/* --- idempotency --- */
+
+/* The key was seen before: the op is refused. */
+static int refuse_known(struct ledger *l, struct ledger_op *op, struct err *e)
+{
+    struct db_rows rows;
+    unsigned char body[LEDGER_HASH_BYTES];
+    int rc = db_query(l->db, &rows,
+                      "SELECT i.body_hash, i.request, r.state FROM idempotency i JOIN requests r ON r.id = i.request"
+                      " WHERE i.account = ?1 AND i.key_hash = ?2 AND i.expires_ms > ?3",
+                      DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_int(l->now_ms)), e);
+    if (!rc) rc = db_next(&rows, e);
+    if (rc == 1) {
+        bool same = db_get_blob(&rows, 0, body, sizeof body) == sizeof body && memcmp(body, op->body_hash, sizeof body) == 0;
+        bool open = strcmp(db_get_text(&rows, 2), "reserved") == 0;
+        op->known = db_get_int(&rows, 1);
+        if (!same)
+            refuse(op, err_set(&op->err, ERR_MISMATCH, "This Idempotency-Key was used for another request."));
+        else if (open)
+            refuse(op, err_set(&op->err, ERR_IN_FLIGHT, "A request with this Idempotency-Key is under way."));
+        else
+            refuse(op, err_set(&op->err, ERR_DONE, "A request with this Idempotency-Key has been answered."));
+    }
+    db_done(&rows);
+    return rc < 0 ? rc : 0;
+}
+
+static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
+{
+    return db_send(l->db,
+                  "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
+                  " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
+                  " expires_ms = excluded.expires_ms, answer = NULL",
+                  DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES), db_int(op->request),
+                          db_int(l->now_ms + LEDGER_ANSWER_MS)),
+                  1, e);
+}
+
+/* --- one function an operation; not 0 is the store's fault, an op's own is in its rc --- */
+
+static int do_reserve(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
+    if (rc || op->rc || hold(l, w)) return rc;
+    int64_t price;
+    rc = ledger_price_id(l, &op->price_of, &price, e);
+    if (rc) return rc;
+    if (op->price == 0) op->price = price;
+    if (op->attempt.price == 0) op->attempt.price = price;
+    op->request = l->run << 32 | ++l->seq;
+    rc = db_send(l->db,
+                "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
+                " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
+                DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
+                        db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd), db_text(op->reason),
+                        db_text(op->tags)),
+                1, e);
+    if (!rc) rc = write_held(l, w, op->request, e);
+    if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, e);
+    if (!rc && op->idempotency_key) rc = note_key(l, op, e);
+    return rc;
+}
+
+/* More of the same, or another attempt, perhaps one that costs more or counts in more budgets. */
+static int do_more(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    if (hold(l, w)) return 0;
+    if (op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) w->scope = (int64_t)op->scope;
+    int rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
+                    DB_ARGS(db_int(op->request), db_int(op->amount_nusd), db_int(w->scope)), 1, e);
+    if (!rc) rc = write_held(l, w, op->request, e);
+    if (rc) return rc;
+    if (op->type == LEDGER_ATTEMPT) return write_attempt(l, op->request, op->n, &op->attempt, e);
+    return db_send(l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
+                  DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
+}
+
+static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount, struct err *e)
+{
+    if (amount == 0) return 0;
+    rows_balance(&l->rows, debit)->more_posted -= amount;
+    rows_balance(&l->rows, credit)->more_posted += amount;
+    return db_send(l->db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                  DB_ARGS(db_int(request), db_int_or_null(attempt != 0, attempt), db_text(kind), db_int(debit), db_int(credit), db_int(amount),
+                          db_int(l->now_ms)),
+                  1, e);
+}
+
+static struct db_arg meter(const struct usage *u, enum usage_meter m)
+{
+    return db_int_or_null(usage_has(u, m), u->count[m]);
+}
+
+static bool is_estimated(const struct ledger_used *u)
+{
+    return u->usage.source != USAGE_REPORTED;
+}
+
+static int end_attempt(struct ledger *l, const struct ledger_op *op, const struct ledger_used *u, struct err *e)
+{
+    static const char *const states[] = {[LEDGER_SERVED] = "served", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
+    static const char *const sources[] = {[USAGE_REPORTED] = "reported", [USAGE_ESTIMATED] = "estimated", [USAGE_MIXED] = "mixed"};
+    const struct usage *m = &u->usage;
+    CHECK(u->cost_nusd >= 0);
+    int rc = db_send(l->db,
+                     "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
+                     " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
+                     " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
+                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
+                             meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
+                             meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
+                             meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
+                             db_text(u->raw), db_int(u->supplier)),
+                     1, e);
+    if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
+    if (!rc && u->reconcile)
+        rc = db_send(l->db, "INSERT INTO reconciliation (request, attempt, reason, created_ms) VALUES (?1, ?2, ?3, ?4)",
+                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(u->reconcile), db_int(l->now_ms)), 1, e);
+    return rc;
+}
+
+/* --- sums by day --- */
+
+struct usage_sums {
+    int64_t tokens_in, tokens_cached, tokens_out, sale, cost;
+};
+
+static struct usage_sums sums_of(const struct ledger_op *op, const struct ledger_used *u)
+{
+    int64_t in = usage_sum(&u->usage, USAGE_IN), out = usage_sum(&u->usage, USAGE_OUT);
+    return (struct usage_sums){.tokens_in = in > 0 ? in : 0,
+                               .tokens_cached = u->usage.count[USAGE_IN_CACHE_READ],
+                               .tokens_out = out > 0 ? out : 0,
+                               .sale = u->n == op->served ? op->charged_nusd : 0,
+                               .cost = u->cost_nusd};
+}
+
+static int add_tags(struct ledger *l, const struct work *w, const struct usage_sums *s, struct err *e)
+{
+    json_t *tags = w->tags[0] ? json_loads(w->tags, 0, NULL) : NULL;
+    int rc = 0;
+    for (void *it = json_object_iter(tags); it && !rc; it = json_object_iter_next(tags, it)) {
+        const char *value = json_string_value(json_object_iter_value(it));
+        rc = db_send(l->db,
+                    "INSERT INTO usage_tags (day, project, tag, value, requests, tokens_in, tokens_cached, tokens_out, sale, cost)"
+                    " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (day, project, tag, value) DO UPDATE SET"
+                    " requests = usage_tags.requests + 1, tokens_in = usage_tags.tokens_in + excluded.tokens_in,"
+                    " tokens_cached = usage_tags.tokens_cached + excluded.tokens_cached, tokens_out = usage_tags.tokens_out + excluded.tokens_out,"
+                    " sale = usage_tags.sale + excluded.sale, cost = usage_tags.cost + excluded.cost",
+                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_text(json_object_iter_key(it)), db_text(value ? value : ""),
+                            db_int(s->tokens_in), db_int(s->tokens_cached), db_int(s->tokens_out), db_int(s->sale), db_int(s->cost)),
+                    1, e);
+    }
+    json_decref(tags);
+    return rc;
+}
+
+static int add_usage(struct ledger *l, const struct work *w, const struct ledger_used *u, struct err *e)
+{
+    struct usage_sums s = sums_of(w->op, u);
+    bool served = u->n == w->op->served;
+    int rc = db_send(l->db,
+                    "INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, estimated)"
+                    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (day, project, account, model, supplier) DO UPDATE SET"
+                    " requests = usage_days.requests + excluded.requests, tokens_in = usage_days.tokens_in + excluded.tokens_in,"
+                    " tokens_cached = usage_days.tokens_cached + excluded.tokens_cached, tokens_out = usage_days.tokens_out + excluded.tokens_out,"
+                    " sale = usage_days.sale + excluded.sale, cost = usage_days.cost + excluded.cost, estimated = usage_days.estimated + excluded.estimated",
+                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(u->supplier), db_int(served),
+                            db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost), db_int(is_estimated(u))),
+                    1, e);
+    return rc || !served ? rc : add_tags(l, w, &s, e);
+}
+
+/* --- the end of a request --- */
+
+static int64_t used_of(const struct ledger_op *op, const struct budget *b)
+{
+    if (b->period == PERIOD_NOW) return 0;
+    if (b->unit == UNIT_NUSD) return op->charged_nusd;
+    if (b->unit == UNIT_REQUESTS) return op->type == LEDGER_POST;
+    int64_t tokens = 0;
+    for (int i = 0; i < op->n_used; i++) {
+        struct usage_sums s = sums_of(op, &op->used[i]);
+        if (op->used[i].n == op->served) tokens = s.tokens_in + s.tokens_out;
+    }
+    return tokens;
+}
+
+static void release(struct ledger *l, const struct work *w)
+{
+    rows_balance(&l->rows, w->chain.project)->more_pending -= w->held;
+    for (size_t i = 0; i < w->n_windows; i++) {
+        struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
+        r->more_pending -= w->windows[i].amount;
+        r->more_posted = sum(r->more_posted, used_of(w->op, r->budget));
+    }
+}
+
+static int end_request(struct ledger *l, const struct work *w, bool estimated, struct err *e)
+{
+    const struct ledger_op *op = w->op;
+    bool post = op->type == LEDGER_POST;
+    return db_send(l->db,
+                  "UPDATE requests SET state = ?2, resolved_ms = ?3, held = 0, charged = ?4, served = ?5, outcome = ?6, estimated = ?7,"
+                  " reason = coalesce(?8, reason), price = coalesce(?9, price) WHERE id = ?1 AND state = 'reserved'",
+                  DB_ARGS(db_int(op->request), db_text(post ? "posted" : "void"), db_int(l->now_ms), db_int(op->charged_nusd),
+                          db_int_or_null(post, op->served), db_text(op->outcome), db_int(estimated), db_text(op->reason),
+                          db_int_or_null(op->price != 0, op->price)),
+                  1, e);
+}
+
+static int do_end(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    bool post = op->type == LEDGER_POST, estimated = false;
+    CHECK(op->sale_nusd >= 0);
+    op->charged_nusd = !post ? 0 : op->sale_nusd < w->held ? op->sale_nusd : w->held;
+    op->overrun_nusd = post ? op->sale_nusd - op->charged_nusd : 0;
+    for (int i = 0; i < op->n_used; i++) estimated |= is_estimated(&op->used[i]);
+    release(l, w);
+    w->known = false; /* to an operation after this one */
+    int rc = end_request(l, w, estimated, e); /* its row is locked */
+    if (!rc) rc = transfer(l, op->request, 0, "sale", w->chain.project, l->house, op->charged_nusd, e);
+    if (!rc) rc = transfer(l, op->request, 0, "overrun", l->overrun, l->house, op->overrun_nusd, e);
+    for (int i = 0; i < op->n_used && !rc; i++) {
+        rc = end_attempt(l, op, &op->used[i], e);
+        if (!rc) rc = add_usage(l, w, &op->used[i], e);
+    }
+    if (!rc && w->n_windows) rc = db_send(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e);
+    if (!rc && !post) rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
+    return rc;
+}
+
+/* --- a batch --- */
+
+static int gather(struct ledger *l, struct work *w, struct err *e)
+{
+    struct ledger_op *op = w->op;
+    op->rc = 0;
+    op->err = (struct err){0};
+    op->now_ms = l->now_ms;
+    op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = 0;
+    return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
+}
+
+/* An operation for the same request has gone before: what that one left. */
+static void follow(struct work *w)
+{
+    const struct work *b = w->before;
+    if (!b || w->op->rc) return;
+    w->known = b->known;
+    w->held = b->held;
+    struct held own[LEDGER_MAX_WINDOWS]; /* that a wider scope brings */
+    size_t n_own = w->n_windows - w->n_before;
+    memcpy(own, w->windows + w->n_before, n_own * sizeof *own);
+    if (b->scope > w->scope) n_own = 0; /* and has brought */
+    w->scope = b->scope;
+    w->n_before = b->n_before;
+    memcpy(w->windows, b->windows, w->n_before * sizeof *w->windows);
+    CHECK(w->n_before + n_own <= LEDGER_MAX_WINDOWS);
+    memcpy(w->windows + w->n_before, own, n_own * sizeof *own);
+    w->n_windows = w->n_before + n_own;
+    if (!w->known) refuse(w->op, err_set(&w->op->err, ERR_NOT_FOUND, "request %lld is not open", (long long)w->op->request));
+}
+
+static int decide(struct ledger *l, struct work *w, struct err *e)
+{
+    follow(w);
+    if (w->op->rc || !w->known) return 0;
+    switch (w->op->type) {
+    case LEDGER_RESERVE:
+        return do_reserve(l, w, e);
+    case LEDGER_EXTEND:
+    case LEDGER_ATTEMPT:
+        return do_more(l, w, e);
+    case LEDGER_POST:
+    case LEDGER_VOID:
+        return do_end(l, w, e);
+    }
+    return err_set(e, ERR_INTERNAL, "an operation of no kind");
+}
+
+static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e)
+{
+    rows_clear(&l->rows);
+    int rc = ledger_refresh(l, e);
+    for (size_t i = 0; i < n && !rc; i++) rc = gather(l, &work[i], e);
+    if (!rc) rc = rows_read(&l->rows, l->db, e);
+    for (size_t i = 0; i < n && !rc; i++) rc = decide(l, &work[i], e);
+    return rc ? rc : rows_write(&l->rows, l->db, e);
+}
+
+int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
+{
+    CHECK(n > 0 && n <= LEDGER_MAX_BATCH);
+    struct work *work = calloc(n, sizeof *work);
+    if (!work) return err_set(e, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        work[i].op = ops[i];
+        for (size_t j = i; j-- > 0 && ops[i]->type != LEDGER_RESERVE && !work[i].before;)
+            if (ops[j]->type != LEDGER_RESERVE && ops[j]->request == ops[i]->request) work[i].before = &work[j];
+    }
+    int64_t seq = l->seq;
+    int rc = db_begin(l->db, e);
+    if (!rc) rc = db_end(l->db, apply_in(l, work, n, e), e);
+    if (rc && rc != -ERR_UNKNOWN) l->seq = seq; /* the numbers were not used */
+    if (rc) ledger_forget_prices(l);
+    free(work);
+    return rc;
+}
+
+/* A reserve that was granted has its row; of the others the request's state or its attempt's row tells. Refused ones leave nothing, so a batch of
+ * these alone counts as not there, and is done again. */
+static int is_there(struct ledger *l, const struct ledger_op *op, struct err *e)
+{
+    int64_t n = 0;
+    int rc = 0;
+    if (op->type == LEDGER_RESERVE)
+        rc = db_number(l->db, "SELECT count(*) FROM requests WHERE id = ?1", DB_ARGS(db_int(op->request)), 0, &n, e);
+    else if (op->type == LEDGER_POST || op->type == LEDGER_VOID)
+        rc = db_number(l->db, "SELECT count(*) FROM requests WHERE id = ?1 AND state <> 'reserved'", DB_ARGS(db_int(op->request)), 0, &n, e);
+    else if (op->type == LEDGER_ATTEMPT)
+        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0, &n, e);
+    else
+        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4",
+                       DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 0, &n, e);
+    return rc ? rc : n > 0;
+}
+
+int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
+{
+    int rc = db_revive(l->db, e);
+    for (size_t i = 0; i < n && !rc; i++)
+        if (ops[i]->rc == 0) return is_there(l, ops[i], e);
+    return rc;
+}

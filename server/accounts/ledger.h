@@ -1,0 +1,142 @@
+/* Ledger: who owes what to whom, decided by the store.
+ *
+ * A request is *reserved* before work begins (its row, its hold on the payer's balance and on every budget above it, its first attempt: one
+ * transaction), and later *posted* (charged what it came to, at most what was held) or *voided*. The payer is the key's project. The sale goes
+ * project -> house, once a request; the cost goes house -> supplier, once an attempt, whether the supplier is a hosted provider or the local GPU.
+ * What a request came to beyond its hold the house bears (overrun -> house), the customer never.
+ *
+ * ledger_apply takes many operations at once: one transaction, each row of balances and budgets read and written once in it (locked in
+ * order of their ids where several gateways share the store), as many reserves granted as fit, in their order. It returns when all of it is durable. So
+ * nothing in memory decides about money; and it holds with several gateways. A budget is a limit on an account and all below it in
+ * windows of UTC time by the database's clock; a reservation counts in the window it was made in. Requests and tokens a minute are budgets, too.
+ *
+ * Money is int64 nano-dollars, > 0 in every transfer. Nothing is ever changed or deleted in `transfers`: corrections are new ones.
+ * One handle belongs to one thread. The tables: schema.c. The invariants I1 to I10 as SQL: tests/accounts/invariants.sql. */
+#ifndef SPILLWAY_SERVER_ACCOUNTS_LEDGER_H
+#define SPILLWAY_SERVER_ACCOUNTS_LEDGER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "server/accounts/db.h"
+#include "server/accounts/usage.h"
+
+struct ledger;
+
+enum { LEDGER_MAX_BATCH = 512, LEDGER_MAX_ATTEMPTS = 4, LEDGER_HASH_BYTES = 32 };
+enum { LEDGER_GRACE_MS = 60000 /* no hold outlives its deadline by more */, LEDGER_ANSWER_MS = 24 * 3600 * 1000 /* an idempotency key is remembered */ };
+
+struct ledger_options {
+    const char *gateway;           /* a name for people, in `runs` */
+    bool alone;                    /* no other gateway uses the store: runs that have not ended are dead */
+    int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
+    void *ctx;
+};
+
+struct ledger_attempt {
+    int64_t supplier; /* ledger_supplier */
+    const char *model; /* as the supplier knows it */
+    int64_t price;     /* id in `prices`; 0: none */
+    int64_t sale_estimate_nusd, cost_estimate_nusd; /* what is posted if nothing more is ever learned */
+};
+
+/* A price in force: its row in `prices`, made when it is met for the first time, in place of the one before. */
+struct ledger_price {
+    const char *provider, *model, *rows; /* NULL: none. They must live as long as the ledger: a price is known again by the address of rows */
+};
+
+/* How an attempt ended. */
+enum ledger_end { LEDGER_SERVED, LEDGER_CUT /* after some of it */, LEDGER_FAILED, LEDGER_NOT_KNOWN };
+struct ledger_used {
+    int n;                /* the attempt's number, from 1 */
+    int64_t supplier;     /* its */
+    enum ledger_end end;
+    struct usage usage;   /* its source is told only if there is a count */
+    int64_t cost_nusd;
+    const char *raw;           /* the provider's own usage, JSON; may be NULL */
+    const char *reconcile;     /* why somebody should look at it again; NULL: nobody */
+};
+
+enum ledger_op_type { LEDGER_RESERVE, LEDGER_EXTEND, LEDGER_ATTEMPT, LEDGER_POST, LEDGER_VOID };
+
+enum ledger_scope { LEDGER_LOCAL, LEDGER_HOSTED, LEDGER_OVERFLOW /* hosted in place of a local model */ };
+
+struct ledger_op {
+    enum ledger_op_type type;
+    int64_t request; /* RESERVE: out; else in */
+    /* RESERVE */
+    int64_t account; /* the key */
+    const char *model, *reason, *tags; /* reason, tags (a JSON object of strings): may be NULL. POST's reason, if not NULL, takes its place */
+    int64_t price, lasts_ms;           /* until its deadline */
+    enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
+    const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none */
+    struct ledger_price price_of;      /* of the sale and of the attempt, where price and attempt.price are 0; ATTEMPT: of the attempt */
+    /* RESERVE, EXTEND, ATTEMPT */
+    int64_t amount_nusd, tokens; /* EXTEND, ATTEMPT: more than before, by so much; 0: as it was */
+    struct ledger_attempt attempt; /* EXTEND: only the estimates, of attempt n */
+    int n;                         /* ATTEMPT, EXTEND: its number */
+    /* POST, VOID */
+    struct ledger_used used[LEDGER_MAX_ATTEMPTS]; /* of those attempts that have not been told before */
+    int n_used, served;                           /* the number of the attempt that served */
+    int64_t sale_nusd;
+    const char *outcome; /* "stop", "cancelled", "cut": for people */
+    /* out */
+    int rc;            /* 0; -ERR_BUDGET, -ERR_HELD, -ERR_RATE, -ERR_IN_FLIGHT, -ERR_DONE, -ERR_MISMATCH, -ERR_DENIED (the key is closed, the account frozen),
+                        * -ERR_NOT_FOUND (no such open request: it was resolved before) */
+    struct err err;
+    int64_t budget;      /* the one that refused; 0: the balance */
+    int64_t now_ms;      /* by the ledger's clock */
+    int64_t free_at_ms;  /* a window's end, where waiting for it helps; 0: it does not */
+    int64_t charged_nusd, overrun_nusd;
+    int64_t known;       /* -ERR_IN_FLIGHT, -ERR_DONE: the request that the idempotency key belongs to */
+};
+
+/* Begins a run. accounts_open has made the schema. */
+MUST_USE int ledger_open(struct ledger **out, struct db *db, const struct ledger_options *o, struct err *e);
+/* Ends the run. The db stays the caller's. Accepts NULL. */
+void ledger_close(struct ledger *l);
+
+/* All in one transaction; each op's rc tells of itself. Not 0: nothing of it has happened (-ERR_BUSY: try again; -ERR_IO), or it is not
+ * known whether it has (-ERR_UNKNOWN: ledger_look tells). */
+MUST_USE int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
+/* After -ERR_UNKNOWN: whether the batch is there, by the first op of it that was granted. 1, 0 or an error. */
+MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
+
+/* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead: voided if no attempt is open, else posted as estimated, and put
+ * into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
+MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
+
+/* Of "local/<model>" or a provider; made if it is not there. */
+MUST_USE int64_t ledger_supplier(struct db *db, const char *name, struct err *e);
+int64_t ledger_now_ms(struct ledger *l); /* as of the last transaction, and time that has passed since by the boot clock */
+int64_t ledger_run(const struct ledger *l);
+
+/* --- for operators (ledger_admin.c) --- */
+
+enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK };
+/* deposit: outside -> project; refund: house -> project; adjustment: amount_nusd < 0: project -> house, else the other way; chargeback: project ->
+ * outside. linked: the transfer that it is about; 0: none. Returns its id. */
+MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked, const char *note,
+                                 struct err *e);
+
+struct ledger_budget {
+    int64_t id, account;
+    const char *scope, *unit, *period; /* as in the schema */
+    int64_t amount;
+    bool hard;
+    int64_t posted, pending, starts_s; /* of the present window; ledger_budgets */
+};
+MUST_USE int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struct err *e); /* returns its id */
+MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
+/* floor_nusd: a prepaid account's, NULL: pays later. */
+MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);
+
+struct ledger_balance {
+    int64_t posted_nusd, pending_nusd, floor_nusd;
+    bool prepaid;
+};
+MUST_USE int ledger_balance(struct ledger *l, int64_t account, struct ledger_balance *out, struct err *e);
+
+#endif
