@@ -91,6 +91,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
+    const char *decode_path; /* --decode of those that compute: "exact" or "fast" */
     const char *device, *gpus, *cuda_library, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
     int64_t threads, kv_tokens;
     bool pin_threads;
