@@ -116,13 +116,14 @@ static int thinking_block(struct encode *x, const json_t *entry, const json_t *r
         tree_set(&x->t, b, "data", tree_ref(data));
         return 0;
     }
-    if (!json_is_string(signature) || !member_int(entry, "bytes", &n) || n < 0 || (uint64_t)n > json_string_length(reasoning) - *at)
+    const char *text = json_is_string(reasoning) ? json_string_value(reasoning) : "";
+    bool fits = json_is_string(signature) && member_int(entry, "bytes", &n) && n >= 0 && (uint64_t)n <= json_string_length(reasoning) - *at;
+    if (!fits || !utf8_valid(text + *at, (size_t)n)) /* not between two characters: another text */
         return err_set_param(x->e, ERR_INPUT, param,
                              "'%s': reasoning_content is not what extra_content.anthropic was given with: send both unchanged, or neither.",
                              param);
-    const char *text = json_string_value(reasoning);
     tree_set(&x->t, b, "type", tree_text(&x->t, "thinking"));
-    tree_set(&x->t, b, "thinking", tree_text_n(&x->t, text ? text + *at : "", (size_t)n));
+    tree_set(&x->t, b, "thinking", tree_text_n(&x->t, text + *at, (size_t)n));
     tree_set(&x->t, b, "signature", tree_ref(signature));
     *at += (size_t)n;
     return 0;
