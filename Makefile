@@ -20,7 +20,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: all build setup cuda run test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
+.PHONY: all build setup cuda run demo-overflow test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
 all: build
 
 setup:
@@ -42,6 +42,12 @@ run: setup
 	@cmake --preset release --log-level=WARNING >/dev/null
 	@cmake --build --preset release -j $(JOBS) --target spillway -- --no-print-directory
 	@build/spillway serve demo $(ARGS)
+
+# Overflow shown whole: a gateway, a second one as its provider, and more load than the first can take.
+demo-overflow: setup
+	@cmake --preset release --log-level=WARNING >/dev/null
+	@cmake --build --preset release -j $(JOBS) --target spillway -- --no-print-directory
+	@tools/demo_overflow $(ARGS)
 
 test: build
 	@tools/setup --tests

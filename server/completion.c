@@ -15,7 +15,9 @@
 #include "server/admission.h"
 #include "server/api/errors.h"
 #include "server/completion_charge.h"
+#include "server/completion_route.h"
 #include "server/route.h"
+#include "server/routing/explain.h"
 
 enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
 
@@ -55,7 +57,7 @@ static int take_tokens(struct completion *c, struct err *e)
     int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
     if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
         return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
-    c->replica = route_choose(c);
+    if (!c->replica) c->replica = route_choose(c);
     int rc = admission_check_prompt(c->replica, n, c->params.n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
     if (rc) return rc;
     g->n_prompt_tokens += n;
@@ -354,10 +356,20 @@ static bool job_ended(struct completion *c)
 /* --- running --- */
 
 /* What it may cost is held. */
+/* Who answers, and why. */
+static void tell_route(struct completion *c)
+{
+    char served[EXPLAIN_NAME_BYTES];
+    struct route_candidate by = {.host = c->hosted ? c->hosted->host->host.name : "local", .model = c->hosted ? c->hosted->price->model : c->model->id};
+    http_add_header(c->http, "x-spillway-served-by", explain_served_by(&by, served));
+    if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+}
+
 static void completion_start(struct completion *c, int rc, const struct err *why)
 {
     struct err e = *why;
     if (!rc) {
+        tell_route(c);
         rc = c->sink->open(c, &e);
         c->opened = rc == 0;
     }
@@ -379,6 +391,33 @@ static void completion_run_hosted(struct completion *c)
     completion_reserve(c, completion_start);
 }
 
+static void encode_work(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    struct wire_options o = {.model = c->hosted->price->model, .max_tokens = c->bill->max_tokens};
+    if (wire_encode(&c->hosted->host->host, c->request, &o, &c->wire, &c->err) == 0) c->err.code = ERR_NONE;
+}
+
+static void encode_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) completion_run_hosted(c);
+}
+
+static void completion_run_local(struct completion *c)
+{
+    struct err e = {0};
+    c->source = &source_local;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
+                c->prompt.n_ids, c->n_pictures, c->max_tokens);
+    stop_reading(c);
+    if (take_tokens(c, &e))
+        completion_fail(c, &e);
+    else
+        completion_reserve(c, completion_start);
+}
+
 static void completion_run(struct completion *c)
 {
     struct err e = {0};
@@ -396,15 +435,12 @@ static void completion_run(struct completion *c)
     c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
     c->seed = (uint64_t)c->params.seed;
     if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
-    c->source = &source_local;
-    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
-    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
-                c->prompt.n_ids, c->n_pictures, c->max_tokens);
-    stop_reading(c);
-    if (take_tokens(c, &e))
+    if (completion_route(c, &e))
         completion_fail(c, &e);
+    else if (c->hosted)
+        completion_job(c, encode_work, encode_done);
     else
-        completion_reserve(c, completion_start);
+        completion_run_local(c);
 }
 
 /* --- pictures --- */
@@ -577,7 +613,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     c->gateway = g;
     c->account = http_owner(r);
     int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
-    if (!rc) rc = admission_check_any(g, &retry_after_s, &e);
+    if (!rc && !completion_may_spill(g)) rc = admission_check_any(g, &retry_after_s, &e);
     if (!rc) {
         rc = enter(c, c->account, &e);
         if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));

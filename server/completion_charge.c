@@ -5,6 +5,7 @@
 
 #include "server/accounts/id_text.h"
 #include "server/charge.h"
+#include "server/completion_route.h"
 
 enum { MOST_RETRY_MS = 60000 };
 
@@ -29,7 +30,16 @@ static void end_charge(struct completion *c, enum ledger_op_type type, enum ledg
         if (type == LEDGER_POST) o.used[0].usage = metered(c);
     }
     charge_end(c->charge, &o, done, c);
-    if (!done) c->charge = NULL;
+    if (done) return;
+    completion_route_ended(c, o.sale_nusd, false);
+    c->charge = NULL;
+}
+
+static int64_t cost_of(const struct completion *c, enum ledger_end end)
+{
+    struct ledger_op o = {.sale_nusd = 0};
+    if (c->hosted && c->started) hosted_bill_end(c->bill, end, &o);
+    return o.sale_nusd;
 }
 
 static void reserved(void *ctx, const struct ledger_op *op)
@@ -56,7 +66,8 @@ static void fill_hosted(const struct completion *c, struct ledger_op *o)
     struct hosted_bill begun = *b;
     begun.out_bytes = 1;
     hosted_bill_end(&begun, LEDGER_CUT, &guess);
-    o->scope = LEDGER_HOSTED;
+    o->scope = c->overflow.open ? LEDGER_OVERFLOW : LEDGER_HOSTED;
+    o->reason = c->route_reason;
     o->amount_nusd = b->hold_nusd;
     o->tokens = b->prompt_estimate + b->max_tokens * b->n;
     o->price_of = (struct ledger_price){.provider = b->model->price->provider, .model = b->model->price->model, .rows = b->model->price_text};
@@ -85,7 +96,13 @@ void completion_reserve(struct completion *c, completion_charged_fn *then)
 static void settled(void *ctx, const struct ledger_op *op)
 {
     struct completion *c = ctx;
+    char text[24];
     c->charge = NULL;
+    completion_route_ended(c, op->charged_nusd, op->rc == 0);
+    c->usage.has_cost = true;
+    c->usage.cost_nusd = op->charged_nusd;
+    snprintf(text, sizeof text, "%lld", (long long)op->charged_nusd);
+    if (!c->headers_out) http_add_header(c->http, "x-spillway-cost-nusd", text);
     c->charged(c, op->rc, &op->err);
 }
 
@@ -94,6 +111,7 @@ void completion_settle(struct completion *c, completion_charged_fn *then)
     struct err none = {0};
     c->charged = then;
     if (!c->charge) {
+        completion_route_ended(c, cost_of(c, LEDGER_SERVED), true);
         then(c, 0, &none);
         return;
     }
@@ -103,7 +121,10 @@ void completion_settle(struct completion *c, completion_charged_fn *then)
 
 void completion_abandon(struct completion *c)
 {
-    if (!c->charge) return;
+    if (!c->charge) {
+        completion_route_ended(c, cost_of(c, LEDGER_CUT), false); /* unless that has been said */
+        return;
+    }
     if (c->settling)
         charge_forget(c->charge);
     else if (c->hosted)

@@ -8,6 +8,7 @@
 #ifndef SPILLWAY_SERVER_SOURCE_H
 #define SPILLWAY_SERVER_SOURCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,8 @@ struct completion;
 struct usage_told {
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t cache_write_tokens, reasoning_tokens, audio_in_tokens, audio_out_tokens;
+    bool has_cost; /* what the account was charged is known */
+    int64_t cost_nusd;
 };
 
 struct event_token {

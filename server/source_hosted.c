@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "server/charge.h"
-#include "server/completion.h"
+#include "server/completion_route.h"
 #include "server/hosted_bill.h"
 
 struct hosted_call {
@@ -182,6 +182,7 @@ static void hosted_stop(struct completion *c)
         h->bill = *c->bill;
         h->charge = c->charge;
         c->charge = NULL;
+        completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
         return;
     }
     upstream_cancel(h->call, NULL, NULL);

@@ -190,7 +190,8 @@ static int check_secret(struct accounts *a, struct err *e)
     unsigned char is[KEY_DIGEST_BYTES], was[KEY_DIGEST_BYTES];
     struct db_rows rows;
     digest(a, text, is);
-    int rc = db_run(a->db, "UPDATE ledger_state SET secret_check = ?1 WHERE id = 1 AND secret_check IS NULL", DB_ARGS(db_blob(is, sizeof is)), NULL, e);
+    int rc = db_run(a->db, "UPDATE ledger_state SET secret_check = ?1 WHERE id = 1 AND secret_check IS NULL",
+                    DB_ARGS(db_blob(is, sizeof is)), NULL, e);
     if (rc) return rc;
     rc = db_query(a->db, &rows, "SELECT secret_check FROM ledger_state WHERE id = 1", DB_NO_ARGS, e);
     if (!rc) rc = db_next(&rows, e);
@@ -198,7 +199,8 @@ static int check_secret(struct accounts *a, struct err *e)
     db_done(&rows);
     if (rc < 0 || same) return rc < 0 ? rc : 0;
     return err_set(e, ERR_INPUT,
-                   "the accounts were made with another secret than that of this data directory: copy the file `secret` of the one they were made with");
+                   "the accounts were made with another secret than that of this data directory: copy the file `secret` of the one they "
+                   "were made with");
 }
 
 static int open_db(struct accounts *a, const char *dir, const char *store, struct err *e)
@@ -247,6 +249,11 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     else
         *out = a;
     return rc;
+}
+
+struct db *accounts_db(struct accounts *a)
+{
+    return a->db;
 }
 
 const unsigned char *accounts_id_key(const struct accounts *a)
@@ -336,7 +343,7 @@ static int check_token(const char *token, struct err *e)
 }
 
 /* It is printed on terminals: no control characters, also not U+0080 to U+009F. */
-static int check_name(const char *name, struct err *e)
+int accounts_name_check(const char *whose, const char *name, struct err *e)
 {
     size_t n = strlen(name);
     bool ok = n >= 1 && n <= ACCOUNTS_MAX_NAME && utf8_valid(name, n);
@@ -344,7 +351,7 @@ static int check_name(const char *name, struct err *e)
         unsigned char c = (unsigned char)name[i], next = (unsigned char)name[i + 1];
         ok = c >= ' ' && c != 0x7F && !(c == 0xC2 && next < 0xA0);
     }
-    return ok ? 0 : err_set(e, ERR_INPUT, "a key's name must be 1 to %d bytes of UTF-8 without control characters", ACCOUNTS_MAX_NAME);
+    return ok ? 0 : err_set(e, ERR_INPUT, "%s's name must be 1 to %d bytes of UTF-8 without control characters", whose, ACCOUNTS_MAX_NAME);
 }
 
 static int check_share(const struct accounts_share *s, struct err *e)
@@ -374,7 +381,8 @@ static int64_t secret_owner(struct accounts *a, const unsigned char d[KEY_DIGEST
 static int secret_insert(struct accounts *a, int64_t account, const char *token, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
     return db_run(a->db, "INSERT INTO key_secrets (account, created_s, digest, hint) VALUES (?1, ?2, ?3, ?4)",
-                  DB_ARGS(db_int(account), db_int(now_s(a)), db_blob(d, KEY_DIGEST_BYTES), db_text(token + strlen(token) - HINT_CHARS)), NULL, e);
+                  DB_ARGS(db_int(account), db_int(now_s(a)), db_blob(d, KEY_DIGEST_BYTES), db_text(token + strlen(token) - HINT_CHARS)),
+                  NULL, e);
 }
 
 /* Inside a transaction. Ids 1 and 2 are the organisation and its project (schema.c). Returns the id. */
@@ -385,8 +393,11 @@ static int64_t account_insert(struct accounts *a, const struct accounts_key_spec
     int rc = db_number(a->db,
                        "INSERT INTO accounts (kind, parent, created_s, expires_s, admin, configured, weight, priority, name)"
                        " VALUES ('key', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
-                       DB_ARGS(db_int(spec->admin ? 1 : 2), db_int(now_s(a)), db_int_or_null(spec->expires_s != 0, spec->expires_s),
-                               db_int(spec->admin), db_int(configured), db_int(share.weight), db_int(share.priority), db_text(spec->name)),
+                       DB_ARGS(db_int(spec->admin     ? 1
+                                      : spec->project ? spec->project
+                                                      : 2),
+                               db_int(now_s(a)), db_int_or_null(spec->expires_s != 0, spec->expires_s), db_int(spec->admin),
+                               db_int(configured), db_int(share.weight), db_int(share.priority), db_text(spec->name)),
                        0, &id, e);
     return rc ? rc : id;
 }
@@ -413,11 +424,21 @@ static int64_t take_added(struct accounts *a, struct key_entry *k, int64_t id, s
     return key_table_put(&a->keys, k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
 }
 
+static int check_project(struct accounts *a, const struct accounts_key_spec *spec, struct err *e)
+{
+    int64_t n;
+    if (!spec->project) return 0;
+    if (spec->admin) return err_set(e, ERR_INPUT, "an admin key belongs to no project");
+    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND kind = 'project' AND closed_s IS NULL",
+                       DB_ARGS(db_int(spec->project)), 0, &n, e);
+    return rc || n ? rc : err_set(e, ERR_NOT_FOUND, "there is no project %lld that is open", (long long)spec->project);
+}
+
 int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spec, const char *token, struct err *e)
 {
     struct accounts_share share = share_of(spec);
     int rc = check_token(token, e);
-    if (!rc) rc = check_name(spec->name, e);
+    if (!rc) rc = accounts_name_check("a key", spec->name, e);
     if (!rc) rc = check_share(&share, e);
     if (!rc) rc = db_begin(a->db, e);
     if (rc) return rc;
@@ -425,6 +446,7 @@ int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spe
     digest(a, token, k.digest);
     int64_t id = secret_owner(a, k.digest, e);
     if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
+    if (id == 0) id = check_project(a, spec, e);
     if (id == 0) id = key_insert(a, spec, false, token, k.digest, e);
     rc = change_end(a, id, e);
     return rc ? rc : take_added(a, &k, id, e);
@@ -458,8 +480,8 @@ static int secrets_end(struct accounts *a, int64_t account, int64_t at_s, struct
 static int configure_known(struct accounts *a, int64_t owner, int64_t configured, const unsigned char d[KEY_DIGEST_BYTES], struct err *e)
 {
     int64_t open;
-    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE, DB_ARGS(db_int(owner), db_int(now_s(a))),
-                       0, &open, e);
+    int rc = db_number(a->db, "SELECT count(*) FROM accounts WHERE id = ?1 AND closed_s IS NULL AND " LIVE,
+                       DB_ARGS(db_int(owner), db_int(now_s(a))), 0, &open, e);
     if (rc) return rc;
     if (open && owner == configured)
         return db_run(a->db, "UPDATE key_secrets SET expires_s = NULL WHERE digest = ?1", DB_ARGS(db_blob(d, KEY_DIGEST_BYTES)), NULL, e);
@@ -510,7 +532,8 @@ int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t
                      (long long)id);
     if (!rc) rc = secrets_end(a, id, at_s + grace_s, e);
     if (!rc && expires_s >= 0)
-        rc = db_run(a->db, "UPDATE accounts SET expires_s = ?1 WHERE id = ?2", DB_ARGS(db_int_or_null(expires_s != 0, expires_s), db_int(id)), NULL, e);
+        rc = db_run(a->db, "UPDATE accounts SET expires_s = ?1 WHERE id = ?2",
+                    DB_ARGS(db_int_or_null(expires_s != 0, expires_s), db_int(id)), NULL, e);
     token_make(token);
     unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);
@@ -551,7 +574,8 @@ static const char list_sql[] =
     " (SELECT hint FROM key_secrets s WHERE s.account = k.id ORDER BY s.expires_s IS NULL DESC, s.expires_s DESC, s.id DESC LIMIT 1),"
     " (SELECT max(expires_s) FROM key_secrets s WHERE s.account = k.id AND s.expires_s > ?2),"
     " " LIVE
-    " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2)), weight, priority"
+    " AND EXISTS (SELECT 1 FROM key_secrets s WHERE s.account = k.id AND (s.expires_s IS NULL OR s.expires_s > ?2)), weight, priority,"
+    " parent"
     " FROM accounts k WHERE kind = 'key' ORDER BY id";
 
 int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct accounts_key *k), void *ctx, struct err *e)
@@ -567,6 +591,7 @@ int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const struct acc
                                  .admin = db_get_int(&r, 5) != 0,
                                  .configured = db_get_int(&r, 6) != 0,
                                  .hint = db_get_text(&r, 7),
+                                 .project = db_get_int(&r, 12),
                                  .share = {.weight = (uint32_t)db_get_int(&r, 10), .priority = (int32_t)db_get_int(&r, 11)}};
         bool live = db_get_int(&r, 9) != 0;
         k.state = k.revoked_s ? ACCOUNTS_KEY_REVOKED : live ? ACCOUNTS_KEY_VALID : ACCOUNTS_KEY_EXPIRED;

@@ -17,8 +17,9 @@
 #include "base/err.h"
 
 struct accounts;
+struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 4, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 5, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
@@ -27,6 +28,12 @@ enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far bel
  * copies of it. */
 MUST_USE int accounts_open(struct accounts **out, const char *dir, const char *store, struct err *e);
 void accounts_close(struct accounts *a); /* accepts NULL */
+
+/* Borrowed, for what is neither keys nor requests: directory.h, report.h and the like. Not while accounts_refresh says 1. */
+struct db *accounts_db(struct accounts *a);
+
+/* Whether it can be a name: 1 to ACCOUNTS_MAX_NAME bytes of UTF-8 without control characters. whose: "a key", for the message. */
+MUST_USE int accounts_name_check(const char *whose, const char *name, struct err *e);
 
 /* Of ids that clients see (id_text.h). */
 const unsigned char *accounts_id_key(const struct accounts *a);
@@ -48,7 +55,8 @@ struct accounts_share accounts_key_share(const struct accounts *a, int64_t id);
 struct accounts_key_spec {
     const char *name;  /* 1 to 100 bytes of UTF-8 without control characters */
     int64_t expires_s; /* 0: never */
-    bool admin;        /* of the organisation; else of the default project */
+    bool admin;        /* of the organisation; else of a project: */
+    int64_t project;   /* 0: the default one. -ERR_NOT_FOUND: it is not there, or closed */
     struct accounts_share share;
 };
 /* token gets the key's text. Returns its id. */
@@ -74,6 +82,7 @@ struct accounts_key {
     int64_t former_ends_s;        /* while it is being rotated: when the secrets it had end; else 0 */
     enum accounts_key_state state;
     bool admin, configured;
+    int64_t project; /* an admin's: its organisation */
     struct accounts_share share;
     const char *name, *hint; /* hint: the newest token's last characters. Borrowed until fn returns */
 };

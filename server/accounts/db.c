@@ -17,7 +17,8 @@ static const struct {
     {"{int}", {"INTEGER", "BIGINT"}},
     {"{blob}", {"BLOB", "BYTEA"}},
     {"{now_s}", {"unixepoch()", "CAST(floor(extract(epoch FROM clock_timestamp())) AS BIGINT)"}},
-    {"{now_ms}", {"CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)", "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)"}},
+    {"{now_ms}",
+     {"CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)", "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)"}},
     {"{for update}", {"", "FOR UPDATE"}},
     {"{for share}", {"", "FOR SHARE"}},
     {"{skip locked}", {"", "FOR UPDATE SKIP LOCKED"}},
@@ -31,6 +32,26 @@ struct db_arg db_text(const char *s)
 bool db_is_url(const char *where)
 {
     return strncmp(where, "postgres://", 11) == 0 || strncmp(where, "postgresql://", 13) == 0;
+}
+
+/* What follows "user:" up to the last @ before the path, and every value of a parameter that has "password" in its name. */
+char *db_show_where(const char *where, char *out, size_t n)
+{
+    size_t head = db_is_url(where) ? (size_t)(strstr(where, "://") - where) + 3 : strlen(where);
+    size_t authority = strcspn(where + head, "/?"), used = 0;
+    const char *at = memrchr(where + head, '@', authority), *colon = at ? memchr(where + head, ':', (size_t)(at - where) - head) : NULL;
+    for (const char *p = where; *p && used + 5 < n;) {
+        if (p == colon) {
+            used += (size_t)snprintf(out + used, n - used, ":***");
+            p = at;
+        } else if ((p > where && (p[-1] == '?' || p[-1] == '&')) && memmem(p, strcspn(p, "=&"), "password", 8)) {
+            used += (size_t)snprintf(out + used, n - used, "***");
+            p += strcspn(p, "&");
+        } else
+            out[used++] = *p++;
+    }
+    out[used] = '\0';
+    return out;
 }
 
 /* The dialect's text: words replaced, and ?1 written as $1 where that is the custom. Quoted text is left alone. */
@@ -133,6 +154,15 @@ int db_begin(struct db *db, struct err *e)
 {
     CHECK(!db->in_transaction);
     int rc = db->driver->begin(db, e);
+    db->in_transaction = rc == 0;
+    return rc;
+}
+
+int db_begin_read(struct db *db, struct err *e)
+{
+    static const char *const sql[] = {[DB_SQLITE] = "BEGIN", [DB_POSTGRES] = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"};
+    CHECK(!db->in_transaction);
+    int rc = db->driver->script(db, sql[db->driver->kind], e);
     db->in_transaction = rc == 0;
     return rc;
 }

@@ -1,11 +1,12 @@
-/* Db: one connection to a SQL database, SQLite or PostgreSQL, with the little that the two have in common. All SQL of accounts goes through here.
+/* Db: one connection to a SQL database, SQLite or PostgreSQL, with the little that the two have in common. All SQL of accounts goes through
+ * here.
  *
  * Statements are written once, with ?1, ?2, ... for arguments; what the two spell differently is a word in braces (see db_sql_words in db.c).
  * A statement's text must live as long as the connection: it is prepared at its first use and found again by its address. Its arguments'
  * types are fixed by that first use. Text is UTF-8 without NUL.
  *
- * A transaction that fails is rolled back by db_rollback. -ERR_UNKNOWN is what db_commit alone returns: the link broke while it was under way, so that
- * it may have happened; the caller looks by its ids. One handle belongs to one thread. */
+ * A transaction that fails is rolled back by db_rollback. -ERR_UNKNOWN is what db_commit alone returns: the link broke while it was under
+ * way, so that it may have happened; the caller looks by its ids. One handle belongs to one thread. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_DB_H
 #define SPILLWAY_SERVER_ACCOUNTS_DB_H
 
@@ -51,6 +52,8 @@ MUST_USE int db_open(struct db **out, const char *where, struct err *e);
 void db_close(struct db *db); /* accepts NULL; rows must be ended */
 enum db_kind db_kind(const struct db *db);
 bool db_is_url(const char *where);
+/* For people and logs: where, with a password in it as ***. Returns out. */
+char *db_show_where(const char *where, char *out, size_t n);
 /* How long a statement waits for others' locks (SQLite). */
 void db_wait_for_locks(struct db *db, int ms);
 /* PostgreSQL: connects again if the link is broken. SQLite: 0. */
@@ -61,6 +64,8 @@ MUST_USE int db_script(struct db *db, const char *sql, struct err *e);
 
 /* For writing: on SQLite it takes the lock at once. -ERR_BUSY: a lock was not to be had. */
 MUST_USE int db_begin(struct db *db, struct err *e);
+/* For reading: all its statements see the store as it was at the first, and nobody waits for it. */
+MUST_USE int db_begin_read(struct db *db, struct err *e);
 /* After -ERR_IO nothing has happened; after -ERR_UNKNOWN it may have. */
 MUST_USE int db_commit(struct db *db, struct err *e);
 void db_rollback(struct db *db);
@@ -73,11 +78,13 @@ MUST_USE int db_run(struct db *db, const char *sql, const struct db_arg *args, i
 #define DB_ARGS(...) (const struct db_arg[]){__VA_ARGS__}, (int)(sizeof((const struct db_arg[]){__VA_ARGS__}) / sizeof(struct db_arg))
 #define DB_NO_ARGS NULL, 0
 
-/* A statement without rows whose outcome nobody waits for: on PostgreSQL it is on its way with others until the next statement that is waited for. A
- * fault shows there, at the latest at db_commit; also one that changed other than `expected` rows (-1: any) is one, -ERR_INTERNAL. */
+/* A statement without rows whose outcome nobody waits for: on PostgreSQL it is on its way with others until the next statement that is
+ * waited for. A fault shows there, at the latest at db_commit; also one that changed other than `expected` rows (-1: any) is one,
+ * -ERR_INTERNAL. */
 MUST_USE int db_send(struct db *db, const char *sql, const struct db_arg *args, int n_args, int64_t expected, struct err *e);
 
-/* A statement with rows: db_query, then db_next until it is not 1, then db_done (always). A statement is not used again while its rows are read. */
+/* A statement with rows: db_query, then db_next until it is not 1, then db_done (always). A statement is not used again while its rows are
+ * read. */
 struct db_rows {
     struct db *db;
     void *result; /* of the driver */

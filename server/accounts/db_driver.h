@@ -15,7 +15,8 @@ struct db_driver {
     int (*commit)(struct db *db, struct err *e);
     void (*rollback)(struct db *db);
     /* text: with ?1 or $1 as the driver has them. *place: the driver's, of this statement, NULL at its first use. */
-    int (*query)(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n, int64_t *n_changed, struct err *e);
+    int (*query)(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n, int64_t *n_changed,
+                 struct err *e);
     int (*send)(struct db *db, const char *text, void **place, const struct db_arg *args, int n, int64_t expected, struct err *e);
     int (*next)(struct db_rows *rows, struct err *e);
     void (*done)(struct db_rows *rows);

@@ -1,7 +1,7 @@
 /* Db on PostgreSQL, by libpq. Rows come whole. Numbers and text travel as text, bytes in binary.
  *
- * Isolation is READ COMMITTED with the rows that matter locked in order of their ids (ledger.c), synchronous_commit is on. A link that broke is found
- * by the statement that meets it; db_revive connects again, and statements are prepared anew. */
+ * Isolation is READ COMMITTED with the rows that matter locked in order of their ids (ledger.c), synchronous_commit is on. A link that
+ * broke is found by the statement that meets it; db_revive connects again, and statements are prepared anew. */
 #include "server/accounts/db_driver.h"
 
 #include <libpq-fe.h>
@@ -9,7 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OID_INT8 = 20, OID_TEXT = 25, OID_BYTEA = 17, CONNECT_S = 5, NAME_BYTES = 24, MOST_SENT = 64 /* their answers fit the socket's buffers */ };
+enum {
+    OID_INT8 = 20,
+    OID_TEXT = 25,
+    OID_BYTEA = 17,
+    CONNECT_S = 5,
+    NAME_BYTES = 24,
+    MOST_SENT = 64 /* their answers fit the socket's buffers */
+};
 
 struct pg {
     PGconn *c;
@@ -105,6 +112,9 @@ static int connect_to(struct pg *pg, const char *url, struct err *e)
 {
     const char *names[] = {"dbname", "connect_timeout", "application_name", "keepalives_idle", "tcp_user_timeout", NULL};
     const char *values[] = {url, "5", "spillway", "10", "10000", NULL};
+    PQconninfoOption *parts = PQconninfoParse(url, NULL); /* libpq's own words about a wrong one have it in them, with the password */
+    if (!parts) return err_set(e, ERR_INPUT, "accounts database: the URL is malformed");
+    PQconninfoFree(parts);
     PQfinish(pg->c);
     pg->n_sent = 0;
     pg->c = PQconnectdbParams(names, values, 1);
@@ -222,7 +232,8 @@ static int find(struct pg *pg, void **place, const char *text, const struct db_a
     return rc ? rc : prepare(pg, p, text, args, n, e);
 }
 
-static int pg_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n, int64_t *n_changed, struct err *e)
+static int pg_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n,
+                    int64_t *n_changed, struct err *e)
 {
     struct pg *pg = db->handle;
     struct place *p;

@@ -92,9 +92,10 @@ static void bind(sqlite3_stmt *s, int at, const struct db_arg *a)
         sqlite3_bind_blob(s, at, a->n ? a->p : "", (int)a->n, SQLITE_STATIC);
 }
 
-/* The first step is taken here, so that a statement without rows has run, and its arguments need not live on (a row's columns are SQLite's own). */
-static int sqlite_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n, int64_t *n_changed,
-                        struct err *e)
+/* The first step is taken here, so that a statement without rows has run, and its arguments need not live on (a row's columns are SQLite's
+ * own). */
+static int sqlite_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n,
+                        int64_t *n_changed, struct err *e)
 {
     sqlite3_stmt *s = *place;
     if (!s) {

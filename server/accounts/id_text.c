@@ -9,7 +9,8 @@ enum { ROUNDS = 4 };
 
 static uint32_t mix(const unsigned char key[ID_KEY_BYTES], int round, uint32_t half)
 {
-    unsigned char in[5] = {(unsigned char)round, (unsigned char)half, (unsigned char)(half >> 8), (unsigned char)(half >> 16), (unsigned char)(half >> 24)};
+    unsigned char in[5] = {(unsigned char)round, (unsigned char)half, (unsigned char)(half >> 8), (unsigned char)(half >> 16),
+                           (unsigned char)(half >> 24)};
     unsigned char out[crypto_shorthash_BYTES];
     _Static_assert(crypto_shorthash_KEYBYTES == ID_KEY_BYTES, "SipHash takes 16 bytes");
     crypto_shorthash(out, in, sizeof in, key);

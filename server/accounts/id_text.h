@@ -1,7 +1,7 @@
 /* Ids for clients: a request's number in the ledger as 16 hexadecimal digits that tell nothing of how many there are, and back.
  *
- * A Feistel network of four rounds over the two halves, each round a SipHash-2-4 keyed with the data directory's secret (Luby and Rackoff 1988: a
- * pseudorandom permutation). It hides a count; it protects nothing else. */
+ * A Feistel network of four rounds over the two halves, each round a SipHash-2-4 keyed with the data directory's secret (Luby and Rackoff
+ * 1988: a pseudorandom permutation). It hides a count; it protects nothing else. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_ID_TEXT_H
 #define SPILLWAY_SERVER_ACCOUNTS_ID_TEXT_H
 

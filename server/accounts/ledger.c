@@ -45,7 +45,8 @@ static int want_windows(struct ledger *l, struct work *w, enum ledger_scope from
         const struct budget *b = ledger_budgets_of(l, accounts[i], &n);
         for (size_t j = 0; j < n; j++) {
             if (b[j].ended || b[j].scope > to || b[j].scope < from) continue;
-            if (w->n_windows == LEDGER_MAX_WINDOWS) return err_set(e, ERR_LIMIT, "more than %d budgets count for key %lld", LEDGER_MAX_WINDOWS, (long long)w->chain.key);
+            if (w->n_windows == LEDGER_MAX_WINDOWS)
+                return err_set(e, ERR_LIMIT, "more than %d budgets count for key %lld", LEDGER_MAX_WINDOWS, (long long)w->chain.key);
             int64_t starts_s = ledger_window_start_s(b[j].period, l->now_ms / 1000);
             w->windows[w->n_windows++] = (struct held){.budget = b[j].id, .starts_s = starts_s};
             int rc = rows_want_window(&l->rows, &b[j], starts_s, e);
@@ -157,14 +158,18 @@ static int refuse_window(struct ledger_op *op, const struct window_row *w, int64
 {
     static const char *const of[UNITS] = {"budget", "limit of requests", "limit of tokens"};
     const struct budget *b = w->budget;
-    int64_t posted = sum(w->posted, w->more_posted), pending = sum(w->pending, w->more_pending), ends_s = ledger_window_end_s(b->period, w->starts_s);
+    int64_t posted = sum(w->posted, w->more_posted), pending = sum(w->pending, w->more_pending),
+            ends_s = ledger_window_end_s(b->period, w->starts_s);
     if (!b->hard || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
     op->budget = b->id;
     op->free_at_ms = ends_s * 1000;
     if (b->unit != UNIT_NUSD)
-        return refuse(op, err_set(&op->err, ERR_RATE, "The %s per %s is reached (%lld).", of[b->unit], ledger_periods[b->period], (long long)b->amount));
-    if (sum(sum(posted, own), more) <= b->amount) return refuse(op, err_set(&op->err, ERR_HELD, "A budget is held by other requests: try again."));
-    return refuse(op, err_set(&op->err, ERR_BUDGET, "The %s budget (per %s) does not cover this request.", ledger_scopes[b->scope], ledger_periods[b->period]));
+        return refuse(op, err_set(&op->err, ERR_RATE, "The %s per %s is reached (%lld).", of[b->unit], ledger_periods[b->period],
+                                  (long long)b->amount));
+    if (sum(sum(posted, own), more) <= b->amount)
+        return refuse(op, err_set(&op->err, ERR_HELD, "A budget is held by other requests: try again."));
+    return refuse(op, err_set(&op->err, ERR_BUDGET, "The %s budget (per %s) does not cover this request.", ledger_scopes[b->scope],
+                              ledger_periods[b->period]));
 }
 
 /* Of a window: more of each that it holds; of one that is new to the request also what it holds already. */
@@ -215,11 +220,11 @@ static int write_held(struct ledger *l, const struct work *w, int64_t request, s
 static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, struct err *e)
 {
     return db_send(l->db,
-                  "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
-                  " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
-                  DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price), db_int(l->now_ms),
-                          db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
-                  1, e);
+                   "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
+                   " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
+                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price),
+                           db_int(l->now_ms), db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
+                   1, e);
 }
 
 /* --- idempotency --- */
@@ -252,12 +257,12 @@ static int refuse_known(struct ledger *l, struct ledger_op *op, struct err *e)
 static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
 {
     return db_send(l->db,
-                  "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
-                  " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
-                  " expires_ms = excluded.expires_ms, answer = NULL",
-                  DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES), db_int(op->request),
-                          db_int(l->now_ms + LEDGER_ANSWER_MS)),
-                  1, e);
+                   "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
+                   " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
+                   " expires_ms = excluded.expires_ms, answer = NULL",
+                   DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES),
+                           db_int(op->request), db_int(l->now_ms + LEDGER_ANSWER_MS)),
+                   1, e);
 }
 
 /* --- one function an operation; not 0 is the store's fault, an op's own is in its rc --- */
@@ -273,13 +278,14 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
     if (op->price == 0) op->price = price;
     if (op->attempt.price == 0) op->attempt.price = price;
     op->request = l->run << 32 | ++l->seq;
-    rc = db_send(l->db,
-                "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
-                " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
-                DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
-                        db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd), db_text(op->reason),
-                        db_text(op->tags)),
-                1, e);
+    rc = db_send(
+        l->db,
+        "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
+        " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
+        DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
+                db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd),
+                db_text(op->reason), db_text(op->tags)),
+        1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, e);
     if (!rc && op->idempotency_key) rc = note_key(l, op, e);
@@ -297,19 +303,22 @@ static int do_more(struct ledger *l, struct work *w, struct err *e)
     if (!rc) rc = write_held(l, w, op->request, e);
     if (rc) return rc;
     if (op->type == LEDGER_ATTEMPT) return write_attempt(l, op->request, op->n, &op->attempt, e);
-    return db_send(l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
-                  DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
+    return db_send(
+        l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
+        DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
 }
 
-static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount, struct err *e)
+static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount,
+                    struct err *e)
 {
     if (amount == 0) return 0;
     rows_balance(&l->rows, debit)->more_posted -= amount;
     rows_balance(&l->rows, credit)->more_posted += amount;
-    return db_send(l->db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                  DB_ARGS(db_int(request), db_int_or_null(attempt != 0, attempt), db_text(kind), db_int(debit), db_int(credit), db_int(amount),
-                          db_int(l->now_ms)),
-                  1, e);
+    return db_send(l->db,
+                   "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                   DB_ARGS(db_int(request), db_int_or_null(attempt != 0, attempt), db_text(kind), db_int(debit), db_int(credit),
+                           db_int(amount), db_int(l->now_ms)),
+                   1, e);
 }
 
 static struct db_arg meter(const struct usage *u, enum usage_meter m)
@@ -324,20 +333,22 @@ static bool is_estimated(const struct ledger_used *u)
 
 static int end_attempt(struct ledger *l, const struct ledger_op *op, const struct ledger_used *u, struct err *e)
 {
-    static const char *const states[] = {[LEDGER_SERVED] = "served", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
+    static const char *const states[] = {
+        [LEDGER_SERVED] = "served", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
     static const char *const sources[] = {[USAGE_REPORTED] = "reported", [USAGE_ESTIMATED] = "estimated", [USAGE_MIXED] = "mixed"};
     const struct usage *m = &u->usage;
     CHECK(u->cost_nusd >= 0);
-    int rc = db_send(l->db,
-                     "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
-                     " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
-                     " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
-                     DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
-                             meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
-                             meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
-                             meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
-                             db_text(u->raw), db_int(u->supplier)),
-                     1, e);
+    int rc = db_send(
+        l->db,
+        "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
+        " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
+        " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
+        DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
+                meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
+                meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
+                meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
+                db_text(u->raw), db_int(u->supplier)),
+        1, e);
     if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
     if (!rc && u->reconcile)
         rc = db_send(l->db, "INSERT INTO reconciliation (request, attempt, reason, created_ms) VALUES (?1, ?2, ?3, ?4)",
@@ -367,15 +378,16 @@ static int add_tags(struct ledger *l, const struct work *w, const struct usage_s
     int rc = 0;
     for (void *it = json_object_iter(tags); it && !rc; it = json_object_iter_next(tags, it)) {
         const char *value = json_string_value(json_object_iter_value(it));
-        rc = db_send(l->db,
-                    "INSERT INTO usage_tags (day, project, tag, value, requests, tokens_in, tokens_cached, tokens_out, sale, cost)"
-                    " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (day, project, tag, value) DO UPDATE SET"
-                    " requests = usage_tags.requests + 1, tokens_in = usage_tags.tokens_in + excluded.tokens_in,"
-                    " tokens_cached = usage_tags.tokens_cached + excluded.tokens_cached, tokens_out = usage_tags.tokens_out + excluded.tokens_out,"
-                    " sale = usage_tags.sale + excluded.sale, cost = usage_tags.cost + excluded.cost",
-                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_text(json_object_iter_key(it)), db_text(value ? value : ""),
-                            db_int(s->tokens_in), db_int(s->tokens_cached), db_int(s->tokens_out), db_int(s->sale), db_int(s->cost)),
-                    1, e);
+        rc = db_send(
+            l->db,
+            "INSERT INTO usage_tags (day, project, tag, value, requests, tokens_in, tokens_cached, tokens_out, sale, cost)"
+            " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (day, project, tag, value) DO UPDATE SET"
+            " requests = usage_tags.requests + 1, tokens_in = usage_tags.tokens_in + excluded.tokens_in,"
+            " tokens_cached = usage_tags.tokens_cached + excluded.tokens_cached, tokens_out = usage_tags.tokens_out + excluded.tokens_out,"
+            " sale = usage_tags.sale + excluded.sale, cost = usage_tags.cost + excluded.cost",
+            DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_text(json_object_iter_key(it)), db_text(value ? value : ""),
+                    db_int(s->tokens_in), db_int(s->tokens_cached), db_int(s->tokens_out), db_int(s->sale), db_int(s->cost)),
+            1, e);
     }
     json_decref(tags);
     return rc;
@@ -385,15 +397,19 @@ static int add_usage(struct ledger *l, const struct work *w, const struct ledger
 {
     struct usage_sums s = sums_of(w->op, u);
     bool served = u->n == w->op->served;
-    int rc = db_send(l->db,
-                    "INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, estimated)"
-                    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (day, project, account, model, supplier) DO UPDATE SET"
-                    " requests = usage_days.requests + excluded.requests, tokens_in = usage_days.tokens_in + excluded.tokens_in,"
-                    " tokens_cached = usage_days.tokens_cached + excluded.tokens_cached, tokens_out = usage_days.tokens_out + excluded.tokens_out,"
-                    " sale = usage_days.sale + excluded.sale, cost = usage_days.cost + excluded.cost, estimated = usage_days.estimated + excluded.estimated",
-                    DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(u->supplier), db_int(served),
-                            db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost), db_int(is_estimated(u))),
-                    1, e);
+    int rc = db_send(
+        l->db,
+        "INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, "
+        "estimated)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (day, project, account, model, supplier) DO UPDATE SET"
+        " requests = usage_days.requests + excluded.requests, tokens_in = usage_days.tokens_in + excluded.tokens_in,"
+        " tokens_cached = usage_days.tokens_cached + excluded.tokens_cached, tokens_out = usage_days.tokens_out + excluded.tokens_out,"
+        " sale = usage_days.sale + excluded.sale, cost = usage_days.cost + excluded.cost, estimated = usage_days.estimated + "
+        "excluded.estimated",
+        DB_ARGS(db_int(w->created_day), db_int(w->chain.project), db_int(w->chain.key), db_text(w->model), db_int(u->supplier),
+                db_int(served), db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost),
+                db_int(is_estimated(u))),
+        1, e);
     return rc || !served ? rc : add_tags(l, w, &s, e);
 }
 
@@ -453,7 +469,8 @@ static int do_end(struct ledger *l, struct work *w, struct err *e)
         if (!rc) rc = add_usage(l, w, &op->used[i], e);
     }
     if (!rc && w->n_windows) rc = db_send(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e);
-    if (!rc && !post) rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
+    if (!rc && !post)
+        rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
     return rc;
 }
 
@@ -535,8 +552,8 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
     return rc;
 }
 
-/* A reserve that was granted has its row; of the others the request's state or its attempt's row tells. Refused ones leave nothing, so a batch of
- * these alone counts as not there, and is done again. */
+/* A reserve that was granted has its row; of the others the request's state or its attempt's row tells. Refused ones leave nothing, so a
+ * batch of these alone counts as not there, and is done again. */
 static int is_there(struct ledger *l, const struct ledger_op *op, struct err *e)
 {
     int64_t n = 0;
@@ -546,10 +563,13 @@ static int is_there(struct ledger *l, const struct ledger_op *op, struct err *e)
     else if (op->type == LEDGER_POST || op->type == LEDGER_VOID)
         rc = db_number(l->db, "SELECT count(*) FROM requests WHERE id = ?1 AND state <> 'reserved'", DB_ARGS(db_int(op->request)), 0, &n, e);
     else if (op->type == LEDGER_ATTEMPT)
-        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0, &n, e);
+        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0,
+                       &n, e);
     else
-        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4",
-                       DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 0, &n, e);
+        rc = db_number(
+            l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4",
+            DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 0,
+            &n, e);
     return rc ? rc : n > 0;
 }
 

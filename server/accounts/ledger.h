@@ -2,13 +2,14 @@
  *
  * A request is *reserved* before work begins (its row, its hold on the payer's balance and on every budget above it, its first attempt: one
  * transaction), and later *posted* (charged what it came to, at most what was held) or *voided*. The payer is the key's project. The sale goes
- * project -> house, once a request; the cost goes house -> supplier, once an attempt, whether the supplier is a hosted provider or the local GPU.
- * What a request came to beyond its hold the house bears (overrun -> house), the customer never.
+ * project -> house, once a request; the cost goes house -> supplier, once an attempt, whether the supplier is a hosted provider or the
+ * local GPU. What a request came to beyond its hold the house bears (overrun -> house), the customer never.
  *
  * ledger_apply takes many operations at once: one transaction, each row of balances and budgets read and written once in it (locked in
- * order of their ids where several gateways share the store), as many reserves granted as fit, in their order. It returns when all of it is durable. So
- * nothing in memory decides about money; and it holds with several gateways. A budget is a limit on an account and all below it in
- * windows of UTC time by the database's clock; a reservation counts in the window it was made in. Requests and tokens a minute are budgets, too.
+ * order of their ids where several gateways share the store), as many reserves granted as fit, in their order. It returns when all of it is
+ * durable. So nothing in memory decides about money; and it holds with several gateways. A budget is a limit on an account and all below it
+ * in windows of UTC time by the database's clock; a reservation counts in the window it was made in. Requests and tokens a minute are
+ * budgets, too.
  *
  * Money is int64 nano-dollars, > 0 in every transfer. Nothing is ever changed or deleted in `transfers`: corrections are new ones.
  * One handle belongs to one thread. The tables: schema.c. The invariants I1 to I10 as SQL: tests/accounts/invariants.sql. */
@@ -26,7 +27,10 @@
 struct ledger;
 
 enum { LEDGER_MAX_BATCH = 512, LEDGER_MAX_ATTEMPTS = 4, LEDGER_HASH_BYTES = 32 };
-enum { LEDGER_GRACE_MS = 60000 /* no hold outlives its deadline by more */, LEDGER_ANSWER_MS = 24 * 3600 * 1000 /* an idempotency key is remembered */ };
+enum {
+    LEDGER_GRACE_MS = 60000 /* no hold outlives its deadline by more */,
+    LEDGER_ANSWER_MS = 24 * 3600 * 1000 /* an idempotency key is remembered */
+};
 
 struct ledger_options {
     const char *gateway;           /* a name for people, in `runs` */
@@ -83,8 +87,9 @@ struct ledger_op {
     int64_t sale_nusd;
     const char *outcome; /* "stop", "cancelled", "cut": for people */
     /* out */
-    int rc;            /* 0; -ERR_BUDGET, -ERR_HELD, -ERR_RATE, -ERR_IN_FLIGHT, -ERR_DONE, -ERR_MISMATCH, -ERR_DENIED (the key is closed, the account frozen),
-                        * -ERR_NOT_FOUND (no such open request: it was resolved before) */
+    /* 0; -ERR_BUDGET, -ERR_HELD, -ERR_RATE, -ERR_IN_FLIGHT, -ERR_DONE, -ERR_MISMATCH, -ERR_DENIED (the key is closed, the account
+     * frozen), -ERR_NOT_FOUND (no such open request: it was resolved before) */
+    int rc;
     struct err err;
     int64_t budget;      /* the one that refused; 0: the balance */
     int64_t now_ms;      /* by the ledger's clock */
@@ -104,8 +109,8 @@ MUST_USE int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t
 /* After -ERR_UNKNOWN: whether the batch is there, by the first op of it that was granted. 1, 0 or an error. */
 MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
 
-/* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead: voided if no attempt is open, else posted as estimated, and put
- * into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
+/* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead: voided if no attempt is open, else posted as estimated,
+ * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
 
 /* Of "local/<model>" or a provider; made if it is not there. */
@@ -116,19 +121,24 @@ int64_t ledger_run(const struct ledger *l);
 /* --- for operators (ledger_admin.c) --- */
 
 enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK };
-/* deposit: outside -> project; refund: house -> project; adjustment: amount_nusd < 0: project -> house, else the other way; chargeback: project ->
- * outside. linked: the transfer that it is about; 0: none. Returns its id. */
-MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked, const char *note,
-                                 struct err *e);
+/* deposit: outside -> project; refund: house -> project; adjustment: amount_nusd < 0: project -> house, else the other way; chargeback:
+ * project -> outside. linked: the transfer that it is about; 0: none. Returns its id. */
+MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked,
+                                 const char *note, struct err *e);
 
 struct ledger_budget {
     int64_t id, account;
     const char *scope, *unit, *period; /* as in the schema */
     int64_t amount;
     bool hard;
-    int64_t posted, pending, starts_s; /* of the present window; ledger_budgets */
+    int64_t posted, pending, starts_s; /* of the present window; ledger_budget_list */
 };
 MUST_USE int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struct err *e); /* returns its id */
+/* Those of an account that are in force (0: of all), with what their present window has. */
+MUST_USE int ledger_budget_list(struct ledger *l, int64_t account, void (*fn)(void *ctx, const struct ledger_budget *b), void *ctx,
+                                struct err *e);
+/* The one hard budget of scope all, this unit and period: replaces what there is of it; amount 0: none. */
+MUST_USE int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e);
 MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
 /* floor_nusd: a prepaid account's, NULL: pays later. */
 MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);

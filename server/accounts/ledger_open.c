@@ -105,11 +105,12 @@ int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e
         *out = *known;
         return 0;
     }
-    int rc = db_query(l->db, &rows,
-                      "SELECT p.id, o.id, CASE WHEN k.closed_s IS NULL THEN 0 ELSE 1 END,"
-                      " CASE WHEN k.frozen_s IS NULL AND p.frozen_s IS NULL AND o.frozen_s IS NULL THEN 0 ELSE 1 END"
-                      " FROM accounts k JOIN accounts p ON p.id = k.parent JOIN accounts o ON o.id = p.parent WHERE k.id = ?1 AND k.kind = 'key'",
-                      DB_ARGS(db_int(key)), e);
+    int rc = db_query(
+        l->db, &rows,
+        "SELECT p.id, o.id, CASE WHEN k.closed_s IS NULL THEN 0 ELSE 1 END,"
+        " CASE WHEN k.frozen_s IS NULL AND p.frozen_s IS NULL AND o.frozen_s IS NULL THEN 0 ELSE 1 END"
+        " FROM accounts k JOIN accounts p ON p.id = k.parent JOIN accounts o ON o.id = p.parent WHERE k.id = ?1 AND k.kind = 'key'",
+        DB_ARGS(db_int(key)), e);
     if (!rc) rc = db_next(&rows, e);
     *out = (struct chain){0};
     if (rc == 1)
@@ -215,7 +216,8 @@ int64_t ledger_run(const struct ledger *l)
 
 static int find_account(struct db *db, const char *kind, const char *name, int64_t *id, struct err *e)
 {
-    return db_number(db, "SELECT id FROM accounts WHERE kind = ?1 AND name = ?2 AND closed_s IS NULL", DB_ARGS(db_text(kind), db_text(name)), 0, id, e);
+    return db_number(db, "SELECT id FROM accounts WHERE kind = ?1 AND name = ?2 AND closed_s IS NULL",
+                     DB_ARGS(db_text(kind), db_text(name)), 0, id, e);
 }
 
 static int64_t make_supplier(struct db *db, const char *name, struct err *e)
@@ -223,8 +225,8 @@ static int64_t make_supplier(struct db *db, const char *name, struct err *e)
     int64_t id;
     int rc = db_begin(db, e);
     if (rc) return rc;
-    rc = db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('supplier', NULL, ?1, {now_s}) RETURNING id", DB_ARGS(db_text(name)), 0,
-                   &id, e);
+    rc = db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('supplier', NULL, ?1, {now_s}) RETURNING id",
+                   DB_ARGS(db_text(name)), 0, &id, e);
     if (!rc) rc = db_run(db, "INSERT INTO balances (account) VALUES (?1)", DB_ARGS(db_int(id)), NULL, e);
     rc = db_end(db, rc, e);
     return rc ? rc : id;
@@ -249,8 +251,8 @@ static int begin_run(struct ledger *l, struct err *e)
     if (rc) return rc;
     rc = ledger_refresh(l, e);
     if (!rc)
-        rc = db_number(l->db, "INSERT INTO runs (gateway, started_ms, seen_ms) VALUES (?1, ?2, ?2) RETURNING id", DB_ARGS(db_text(l->gateway), db_int(l->now_ms)),
-                       0, &l->run, e);
+        rc = db_number(l->db, "INSERT INTO runs (gateway, started_ms, seen_ms) VALUES (?1, ?2, ?2) RETURNING id",
+                       DB_ARGS(db_text(l->gateway), db_int(l->now_ms)), 0, &l->run, e);
     return db_end(l->db, rc, e);
 }
 
@@ -279,7 +281,8 @@ void ledger_close(struct ledger *l)
 {
     if (!l) return;
     struct err e;
-    if (l->run && db_run(l->db, "UPDATE runs SET ended_ms = ?2, seen_ms = ?2 WHERE id = ?1", DB_ARGS(db_int(l->run), db_int(ledger_now_ms(l))), NULL, &e))
+    if (l->run && db_run(l->db, "UPDATE runs SET ended_ms = ?2, seen_ms = ?2 WHERE id = ?1",
+                         DB_ARGS(db_int(l->run), db_int(ledger_now_ms(l))), NULL, &e))
         l->run = 0; /* the next run recovers what is open all the same */
     rows_free(&l->rows);
     free(l->budgets);

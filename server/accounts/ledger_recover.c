@@ -19,11 +19,13 @@ static int find_open(struct ledger *l, struct ledger_op *ops, size_t *n, struct 
     return rc;
 }
 
-/* An attempt that is open may have been answered, and will be on an invoice: what was last known of it is posted, and somebody is asked to look. */
+/* An attempt that is open may have been answered, and will be on an invoice: what was last known of it is posted, and somebody is asked to
+ * look. */
 static int read_attempts(struct ledger *l, struct ledger_op *op, struct err *e)
 {
     struct db_rows rows;
-    int rc = db_query(l->db, &rows, "SELECT n, sale_estimate, cost_estimate, supplier FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n",
+    int rc = db_query(l->db, &rows,
+                      "SELECT n, sale_estimate, cost_estimate, supplier FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n",
                       DB_ARGS(db_int(op->request)), e);
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         rc = 0;

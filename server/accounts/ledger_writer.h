@@ -4,8 +4,8 @@
  * `deliver` (the gateway passes it to its loop). op.rc is then the answer; what came of it is durable.
  *
  * When the store fails, what it was asked for anew is refused (-ERR_STORE), and ends of requests (post, void) wait until it
- * is there again, at most LEDGER_MAX_WAITING of them. After a commit whose outcome is not known the store is asked by the ids (B9). A batch that a single
- * operation spoils is done one by one. Every LEDGER_TIDY_MS requests that nobody will end are recovered. */
+ * is there again, at most LEDGER_MAX_WAITING of them. After a commit whose outcome is not known the store is asked by the ids (B9). A batch
+ * that a single operation spoils is done one by one. Every LEDGER_TIDY_MS requests that nobody will end are recovered. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_LEDGER_WRITER_H
 #define SPILLWAY_SERVER_ACCOUNTS_LEDGER_WRITER_H
 

@@ -87,23 +87,23 @@ static const char postgres_3[] = "CREATE TABLE accounts ("
                                  " (1, 'organisation', NULL, 'default', {now_s}), (2, 'project', 1, 'default', {now_s});"
                                  "ALTER TABLE accounts ALTER COLUMN id RESTART WITH 3;";
 
-/* Version 4. The ledger (ledger.h). Rows of accounts are never deleted, and only the ledger writes these tables: they name accounts, requests and
- * prices without REFERENCES, whose checks would be paid for with every request.
+/* Version 4. The ledger (ledger.h). Rows of accounts are never deleted, and only the ledger writes these tables: they name accounts,
+ * requests and prices without REFERENCES, whose checks would be paid for with every request.
  *
- * ledger_state.config_version: raised with every change of keys, budgets and prices, so that whoever holds them in memory notices. secret_check: a
- * digest made with the secret that keys' digests are made with: a gateway with another secret would know none of them.
- * balances: money that is posted to an account (credits - debits), and what open holds may take of it. floor: posted - pending stays above it;
- * NULL: any (pays later, or is not a customer).
- * budgets: how much an account and all below it may use in a window; unit nusd: money, requests, tokens. period 'now': at once.
- * requests.id is run * 2^32 + number in that run. held: what its hold is now, 0 when it is resolved.
- * usage_days, usage_tags: sums of what is posted, by day and who, written with the transfers. */
+ * ledger_state.config_version: raised with every change of keys, budgets and prices, so that whoever holds them in memory notices.
+ * secret_check: a digest made with the secret that keys' digests are made with: a gateway with another secret would know none of them.
+ * balances: money that is posted to an account (credits - debits), and what open holds may take of it. floor: posted - pending stays above
+ * it; NULL: any (pays later, or is not a customer). budgets: how much an account and all below it may use in a window; unit nusd: money,
+ * requests, tokens. period 'now': at once. requests.id is run * 2^32 + number in that run. held: what its hold is now, 0 when it is
+ * resolved. usage_days, usage_tags: sums of what is posted, by day and who, written with the transfers. */
 static const char ledger_4[] =
     "CREATE TABLE ledger_state (id {int} PRIMARY KEY CHECK (id = 1), config_version {int} NOT NULL, clock_ms {int} NOT NULL,"
     " secret_check {blob});"
     "INSERT INTO ledger_state (id, config_version, clock_ms) VALUES (1, 1, 0);"
     "ALTER TABLE accounts ADD COLUMN frozen_s {int};"
     "CREATE TABLE runs (id {id}, gateway TEXT NOT NULL, started_ms {int} NOT NULL, seen_ms {int} NOT NULL, ended_ms {int});"
-    "CREATE TABLE balances (account {int} PRIMARY KEY, posted {int} NOT NULL DEFAULT 0, pending {int} NOT NULL DEFAULT 0 CHECK (pending >= 0),"
+    "CREATE TABLE balances (account {int} PRIMARY KEY, posted {int} NOT NULL DEFAULT 0, pending {int} NOT NULL DEFAULT 0 CHECK (pending >= "
+    "0),"
     " floor {int});"
     "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('house', NULL, 'house', {now_s});"
     "INSERT INTO accounts (kind, parent, name, created_s) VALUES ('house', NULL, 'overrun', {now_s});"
@@ -126,7 +126,8 @@ static const char ledger_4[] =
     " state TEXT NOT NULL CHECK (state IN ('reserved', 'posted', 'void')),"
     " scope {int} NOT NULL CHECK (scope IN (0, 1, 2)),"
     " model TEXT NOT NULL, price {int}, created_ms {int} NOT NULL, deadline_ms {int} NOT NULL, resolved_ms {int},"
-    " reserved {int} NOT NULL CHECK (reserved >= 0), held {int} NOT NULL CHECK (held >= 0), charged {int} NOT NULL DEFAULT 0 CHECK (charged >= 0),"
+    " reserved {int} NOT NULL CHECK (reserved >= 0), held {int} NOT NULL CHECK (held >= 0), charged {int} NOT NULL DEFAULT 0 CHECK "
+    "(charged >= 0),"
     " served {int}, reason TEXT, outcome TEXT, estimated {int} NOT NULL DEFAULT 0 CHECK (estimated IN (0, 1)), tags TEXT,"
     " CHECK ((state = 'reserved') = (resolved_ms IS NULL)), CHECK (charged <= reserved), CHECK (state = 'reserved' OR held = 0));"
     "CREATE INDEX requests_open ON requests(deadline_ms) WHERE state = 'reserved';"
@@ -141,7 +142,8 @@ static const char ledger_4[] =
     " PRIMARY KEY (request, n));"
     "CREATE TABLE transfers (id {id}, request {int}, attempt {int},"
     " kind TEXT NOT NULL CHECK (kind IN ('sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback')),"
-    " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
+    " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT "
+    "NULL,"
     " linked {int}, note TEXT);"
     "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
     "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';"
@@ -150,7 +152,8 @@ static const char ledger_4[] =
     " PRIMARY KEY (account, key_hash));"
     "CREATE INDEX idempotency_request ON idempotency(request);"
     "CREATE INDEX idempotency_expires ON idempotency(expires_ms);"
-    "CREATE TABLE usage_days (day {int} NOT NULL, project {int} NOT NULL, account {int} NOT NULL, model TEXT NOT NULL, supplier {int} NOT NULL,"
+    "CREATE TABLE usage_days (day {int} NOT NULL, project {int} NOT NULL, account {int} NOT NULL, model TEXT NOT NULL, supplier {int} NOT "
+    "NULL,"
     " requests {int} NOT NULL, tokens_in {int} NOT NULL, tokens_cached {int} NOT NULL, tokens_out {int} NOT NULL, sale {int} NOT NULL,"
     " cost {int} NOT NULL, estimated {int} NOT NULL, PRIMARY KEY (day, project, account, model, supplier));"
     "CREATE TABLE usage_tags (day {int} NOT NULL, project {int} NOT NULL, tag TEXT NOT NULL, value TEXT NOT NULL,"
@@ -159,7 +162,14 @@ static const char ledger_4[] =
     "CREATE TABLE reconciliation (id {id}, request {int} NOT NULL, attempt {int} NOT NULL, reason TEXT NOT NULL, created_ms {int} NOT NULL,"
     " closed_ms {int});";
 
-static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {{sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}};
+/* Version 5. Rows of requests are taken away when they are old (prune.h). runs: how many of each, and the highest number among them, so that a
+ * gap is still one. ledger_state.pruned_ms: of what ended before, requests and attempts may be gone. */
+static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL DEFAULT 0;"
+                              "ALTER TABLE runs ADD COLUMN pruned_to {int} NOT NULL DEFAULT 0;"
+                              "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;";
+
+static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";

@@ -5,7 +5,8 @@
 
 #include "server/accounts/db.h"
 
-/* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. References are enforced afterwards. */
+/* Brings db to ACCOUNTS_SCHEMA_VERSION. -ERR_UNSUPPORTED: it is newer. Safe when several processes do it at once. References are enforced
+ * afterwards. */
 MUST_USE int schema_migrate(struct db *db, struct err *e);
 
 #endif

@@ -70,7 +70,9 @@ void chat_write_usage(struct buf *b, const struct usage_told *u)
     write_count(b, "audio_tokens", u->audio_in_tokens);
     buf_printf(b, "},\"completion_tokens_details\":{\"reasoning_tokens\":%lld", (long long)u->reasoning_tokens);
     write_count(b, "audio_tokens", u->audio_out_tokens);
-    buf_puts(b, "}}");
+    buf_putc(b, '}');
+    if (u->has_cost) buf_printf(b, ",\"cost_nusd\":%lld", (long long)u->cost_nusd);
+    buf_putc(b, '}');
 }
 
 const char *chat_finish_name(enum finish_reason reason)

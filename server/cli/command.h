@@ -14,6 +14,7 @@ int command_tokenize(const struct options *o);
 int command_logits(const struct options *o);
 int command_eval(const struct options *o);
 int command_keys(const struct options *o);
+int command_accounts(const struct options *o);
 int command_models(const struct options *o);
 int command_chat(const struct options *o);
 int command_doctor(const struct options *o);

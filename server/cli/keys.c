@@ -143,7 +143,12 @@ static void json_key(void *ctx, const struct accounts_key *k)
 {
     struct list *l = ctx;
     struct buf *b = &l->json;
-    buf_printf(b, "%s{\"id\":%" PRId64 ",\"name\":", l->n_json++ ? ",\n " : "", k->id);
+    buf_printf(b, "%s{\"id\":%" PRId64 ",\"project\":", l->n_json++ ? ",\n " : "", k->id);
+    if (k->admin)
+        buf_puts(b, "null");
+    else
+        buf_printf(b, "%" PRId64, k->project);
+    buf_puts(b, ",\"name\":");
     json_write_string(b, k->name, strlen(k->name));
     buf_puts(b, ",\"hint\":");
     json_write_string(b, k->hint, strlen(k->hint));
@@ -208,7 +213,7 @@ static void share_take(struct accounts_share *s, const struct options *o)
 static int keys_add(struct accounts *a, const struct options *o, struct err *e)
 {
     char token[ACCOUNTS_TOKEN_BYTES];
-    struct accounts_key_spec spec = {.name = o->n_args > 1 ? o->args[1] : "unnamed", .admin = o->admin};
+    struct accounts_key_spec spec = {.name = o->n_args > 1 ? o->args[1] : "unnamed", .admin = o->admin, .project = o->project};
     share_take(&spec.share, o);
     int rc = o->expires ? parse_expires(o->expires, &spec.expires_s, e) : 0;
     if (rc) return rc;
@@ -299,6 +304,7 @@ static const struct verb *find_verb(const struct options *o, struct err *e)
         if (o->n_args == 0 || strcmp(v->name, o->args[0]) != 0 || o->n_args < v->min_args || o->n_args > v->max_args) continue;
         const char *wrong = o->admin && !v->admin                             ? "--admin"
                             : o->expires && !v->expires                       ? "--expires"
+                            : o->project && v->run != keys_add                ? "--project"
                             : o->json && !v->json                             ? "--json"
                             : o->weight && !v->share                          ? "--weight"
                             : o->priority != OPTIONS_NO_PRIORITY && !v->share ? "--priority"
@@ -322,7 +328,7 @@ int command_keys(const struct options *o)
     else if (env_data_dir(dir, sizeof dir, &e))
         return command_error(&e);
     struct accounts *a;
-    int rc = accounts_open(&a, dir, NULL, &e);
+    int rc = accounts_open(&a, dir, o->store, &e);
     if (rc) return command_error(&e);
     rc = v->run(a, o, &e);
     accounts_close(a);

@@ -11,7 +11,7 @@ static int (*const commands[COMMANDS])(const struct options *o) = {
     [COMMAND_LOGITS] = command_logits, [COMMAND_KEYS] = command_keys,         [COMMAND_WORKER] = command_worker,
     [COMMAND_MEDIA] = command_media,   [COMMAND_CHAT] = command_chat,         [COMMAND_DOCTOR] = command_doctor,
     [COMMAND_CONFIG] = command_config, [COMMAND_EVAL] = command_eval,         [COMMAND_MODELS] = command_models,
-    [COMMAND_PULL] = command_pull,
+    [COMMAND_PULL] = command_pull,     [COMMAND_ACCOUNTS] = command_accounts,
 };
 
 int command_error(const struct err *e)

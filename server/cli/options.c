@@ -1,6 +1,7 @@
 /* Options: see options.h. The tables come first; parsing walks them. */
 #include "server/cli/options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -8,6 +9,8 @@
 
 #include "base/str.h"
 #include "server/accounts/accounts.h"
+#include "server/accounts/db.h"
+#include "server/accounts/prune.h"
 #include "server/cli/options_table.h"
 #include "server/ip.h"
 
@@ -15,6 +18,8 @@ enum {
     MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
     LOG_COMMANDS = ON(SERVE) | ON(WORKER) | ON(MEDIA) | ON(PULL)
 };
+#define MAX_ID 9e15 /* whole numbers below are exact in a double */
+#define MAX_COUNT 1e12
 enum {
     RELOADS = MARK_RELOADS,
     NO_KEY = MARK_NO_KEY,
@@ -24,7 +29,8 @@ enum {
 };
 
 const struct command_row option_commands[COMMANDS] = {
-    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, owner/name of the hub, or demo)", false},
+    [COMMAND_SERVE] = {"serve", "[MODEL ...]", "serve models behind the OpenAI API (MODEL: a folder, owner/name of the hub, or demo)",
+                       false},
     [COMMAND_GENERATE] = {"generate", "MODEL --prompt TEXT", "answer one prompt on standard output", false},
     [COMMAND_TOKENIZE] = {"tokenize", "MODEL", "print the token ids of a text (standard input or --text)", false},
     [COMMAND_LOGITS] = {"logits", "MODEL --out DIR", "write the logits of a prompt as .npy files", false},
@@ -32,6 +38,8 @@ const struct command_row option_commands[COMMANDS] = {
                       false},
     [COMMAND_KEYS] = {"keys", "add [NAME] | list | set ID | rotate ID | revoke ID", "make, list, change, rotate and revoke API keys",
                       false},
+    [COMMAND_ACCOUNTS] = {"accounts", "COMMAND [ARGUMENT ...]", "projects and their money: balances, budgets, prices, statements, backups",
+                          false},
     [COMMAND_MODELS] = {"models", "list | load MODEL | unload NAME", "list, load and unload the models of a running server", false},
     [COMMAND_PULL] = {"pull", "OWNER/NAME[@REVISION]", "download a model from the Hugging Face Hub into its usual cache", false},
     [COMMAND_CHAT] = {"chat", "[MODEL | URL]", "talk with a model in the terminal (MODEL: a folder, or demo; URL: of a server)", false},
@@ -47,8 +55,10 @@ const struct option_row option_rows[] = {
      "the model's id (default: the folder's name); one MODEL only"},
     {ON(SERVE) | ON(DOCTOR), "--listen", "HOST:PORT", OPTION_ADDRESS, F(listen), 0, 0, "127.0.0.1:8080",
      "address to serve on; port 0 takes a free one"},
-    {ON(SERVE) | ON(KEYS) | ON(DOCTOR), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
+    {ON(SERVE) | ON(KEYS) | ON(ACCOUNTS) | ON(DOCTOR), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
      "accounts and keys (default: $XDG_DATA_HOME/spillway)"},
+    {ON(SERVE) | ON(KEYS) | ON(ACCOUNTS), "--store", "URL", OPTION_STORE, F(store), 0, 0, NULL,
+     "the accounts are in PostgreSQL, postgresql://USER@HOST/DATABASE, with the password from PGPASSFILE (default: SQLite in --data)"},
     {ON(SERVE) | ACCESS, "--no-auth", NULL, OPTION_FLAG, F(no_auth), 0, 0, NULL, "serve without API keys; only on a loopback address"},
     {ON(SERVE) | ACCESS | RELOADS, "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "the first key is in this file (or in $SPILLWAY_API_KEY)"},
@@ -69,19 +79,57 @@ const struct option_row option_rows[] = {
     {ON(KEYS), "--priority", "N", OPTION_INT, F(priority), -ACCOUNTS_MAX_PRIORITY, ACCOUNTS_MAX_PRIORITY, NULL,
      "add, set: requests of a higher one go first, whatever the shares (default: 0)"},
     {ON(KEYS), "--grace", "TIME", OPTION_TEXT, F(grace), 0, 0, "24h", "rotate: how long the former secret stays valid; 0s: not at all"},
-    {ON(KEYS) | ON(MODELS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
+    {ON(KEYS) | ON(ACCOUNTS), "--project", "ID", OPTION_INT, F(project), 1, MAX_ID, NULL,
+     "keys add: the project that pays (default: 2, the first); accounts usage: only this one"},
+    {ON(ACCOUNTS), "--organisation", "ID", OPTION_INT, F(organisation), 1, MAX_ID, "1", "create project: in which one"},
+    {ON(ACCOUNTS), "--keys", NULL, OPTION_FLAG, F(keys), 0, 0, NULL, "list: also keys"},
+    {ON(ACCOUNTS), "--note", "TEXT", OPTION_TEXT, F(note), 0, 0, NULL, "deposit, refund, adjust, chargeback: what for"},
+    {ON(ACCOUNTS), "--linked", "ID", OPTION_INT, F(linked), 1, MAX_ID, NULL, "refund, adjust, chargeback: the transfer that it is about"},
+    {ON(ACCOUNTS), "--unit", "usd|requests|tokens", OPTION_CHOICE, F(unit), 0, 0, "usd", "budget add: of what"},
+    {ON(ACCOUNTS), "--period", "now|minute|hour|day|month|total", OPTION_CHOICE, F(period), 0, 0, "month",
+     "budget add: in which time, UTC; now: at once"},
+    {ON(ACCOUNTS), "--scope", "all|hosted|overflow", OPTION_CHOICE, F(scope), 0, 0, "all",
+     "budget add: which requests count; overflow: those that a provider takes in place of a local model"},
+    {ON(ACCOUNTS), "--alert", NULL, OPTION_FLAG, F(alert), 0, 0, NULL, "budget add: only tells when it is used up; refuses nothing"},
+    {ON(ACCOUNTS), "--rpm", "N", OPTION_INT, F(rpm), 0, MAX_COUNT, NULL, "limit: requests a minute; 0: no limit"},
+    {ON(ACCOUNTS), "--tpm", "N", OPTION_INT, F(tpm), 0, MAX_COUNT, NULL, "limit: tokens a minute, prompt and answer; 0: no limit"},
+    {ON(ACCOUNTS), "--concurrency", "N", OPTION_INT, F(concurrency), 0, MAX_COUNT, NULL, "limit: requests at once; 0: no limit"},
+    {ON(ACCOUNTS), "--input", "USD", OPTION_TEXT, F(input_usd), 0, 0, NULL, "price set: for a million tokens of input"},
+    {ON(ACCOUNTS), "--cached", "USD", OPTION_TEXT, F(cached_usd), 0, 0, NULL,
+     "price set: of them those found in a cache (default: as --input)"},
+    {ON(ACCOUNTS), "--output", "USD", OPTION_TEXT, F(output_usd), 0, 0, NULL, "price set: for a million tokens of output"},
+    {ON(ACCOUNTS), "--free", NULL, OPTION_FLAG, F(free), 0, 0, NULL, "price set: it costs nothing"},
+    {ON(ACCOUNTS), "--price-file", "FILE", OPTION_TEXT, F(price_file), 0, 0, NULL,
+     "price set: all meters and tiers, one model's object as in docs/prices.md"},
+    {ON(ACCOUNTS), "--month", "YYYY-MM", OPTION_TEXT, F(month), 0, 0, NULL, "statement: of which month, UTC (default: this one)"},
+    {ON(ACCOUNTS), "--by", "NAME,...", OPTION_TEXT, F(by), 0, 0, "project,day", "usage: day, project, key, model, supplier, tag"},
+    {ON(ACCOUNTS), "--from", "YYYY-MM-DD", OPTION_TEXT, F(from), 0, 0, NULL,
+     "usage, export: from this day on, UTC (default: this month's first; export: all)"},
+    {ON(ACCOUNTS), "--to", "YYYY-MM-DD", OPTION_TEXT, F(to), 0, 0, NULL, "usage, export: up to this day and with it (default: today)"},
+    {ON(ACCOUNTS), "--supplier", "NAME", OPTION_TEXT, F(supplier), 0, 0, NULL, "reconcile: whose export it is, as accounts list names it"},
+    {ON(ACCOUNTS), "--threshold", "USD", OPTION_TEXT, F(threshold), 0, 0, "0.01", "reconcile: a difference up to that is none"},
+    {ON(ACCOUNTS), "--token-threshold", "N", OPTION_INT, F(token_threshold), 0, MAX_COUNT, "0", "reconcile: the same of tokens"},
+    {ON(ACCOUNTS), "--close", NULL, OPTION_FLAG, F(close), 0, 0, NULL,
+     "reconcile: what agrees need not be looked at any more (its entries in `reconciliation` are closed)"},
+    {ON(ACCOUNTS), "--older-than", "DAYS", OPTION_INT, F(older_than), PRUNE_MIN_DAYS, 36500, NULL,
+     "prune: requests that ended so many days ago; balances, transfers and sums by day stay"},
+    {ON(KEYS) | ON(ACCOUNTS) | ON(MODELS) | ON(DOCTOR) | ON(EVAL), "--json", NULL, OPTION_FLAG, F(json), 0, 0, NULL, "for scripts"},
     {ON(SERVE) | ENGINE | RELOADS, "--model-root", "DIR", OPTION_NAMES, F(model_roots), 0, 0, NULL,
      "a folder from below which an admin key may load models (POST /admin/models); may be given several times"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
+    {ON(SERVE), "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
+     "what may be spent in an hour on providers that stand in for a local model (default: nothing)"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
     {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
      "what standard error tells"},
     {LOG_COMMANDS | LOG, "--log-format", "text|json", OPTION_CHOICE, F(log_format), 0, 0, "text",
      "lines of text, or one JSON object a line"},
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--device", "cpu|cuda|auto", OPTION_CHOICE, F(device), 0, 0, "auto", "where the model runs"},
-    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(DOCTOR) | ENGINE, "--gpus", "N,N,...", OPTION_GPUS, F(gpus), 0, 0, NULL,
-     "GPUs by number, as the process sees them; serve: a copy of the model on each, which share the requests; else one. Not with --device cpu "
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(DOCTOR) | ENGINE, "--gpus", "N,N,...", OPTION_GPUS,
+     F(gpus), 0, 0, NULL,
+     "GPUs by number, as the process sees them; serve: a copy of the model on each, which share the requests; else one. Not with --device "
+     "cpu "
      "(default: the first)"},
     {MODEL_COMMANDS | ON(DOCTOR) | ENGINE, "--cuda-library", "FILE", OPTION_TEXT, F(cuda_library), 0, 0, NULL,
      "the CUDA backend; default: libspillway_cuda.so beside the program"},
@@ -89,8 +137,8 @@ const struct option_row option_rows[] = {
     {MODEL_COMMANDS | ENGINE, "--compute", "f32|bf16|auto", OPTION_CHOICE, F(compute), 0, 0, "auto", "precision of activations"},
     {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ENGINE, "--kv-dtype", "auto|f32|bf16|int8|fp8",
      OPTION_CHOICE, F(kv_dtype), 0, 0, "auto", "numbers of the KV cache; auto: as --compute"},
-    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--pin-threads", NULL, OPTION_FLAG, F(pin_threads), 0, 0, NULL,
-     "each thread of the engine stays on one processor; for machines that do nothing else"},
+    {ON(SERVE) | ON(WORKER) | ON(MODELS) | ON(GENERATE) | ON(LOGITS) | ENGINE, "--pin-threads", NULL, OPTION_FLAG, F(pin_threads), 0, 0,
+     NULL, "each thread of the engine stays on one processor; for machines that do nothing else"},
     {MODEL_COMMANDS | ENGINE, "--quant", "none|int8|int4|fp8", OPTION_CHOICE, F(quant), 0, 0, "none",
      "quantise the text layers' weights when they are loaded"},
     {MODEL_COMMANDS | ENGINE, "--quant-head", "none|int8|int4|fp8|auto", OPTION_CHOICE, F(quant_head), 0, 0, "auto",
@@ -113,7 +161,8 @@ const struct option_row option_rows[] = {
     {ON(MODELS), "--url", "URL", OPTION_TEXT, F(url), 0, 0, "http://127.0.0.1:8080", "the server"},
     {ON(MODELS), "--api-key-file", "FILE", OPTION_TEXT, F(api_key_file), 0, 0, NULL,
      "an admin key is in this file (or in $SPILLWAY_API_KEY)"},
-    {ON(MODELS), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL, "load: the model's id (default: the folder's name); options above that are not given are as the server has them"},
+    {ON(MODELS), "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
+     "load: the model's id (default: the folder's name); options above that are not given are as the server has them"},
     {ON(CHAT), "--system", "TEXT", OPTION_TEXT, F(system), 0, 0, NULL, "what the model is told before the talk"},
     {ON(CHAT), "--max-tokens", "N", OPTION_INT, F(max_tokens), 1, 1 << 20, NULL, "bound of an answer (default: the server's)"},
     {ON(GENERATE), "--prompt", "TEXT", OPTION_TEXT, F(prompt), 0, 0, NULL, "what the user says"},
@@ -300,6 +349,10 @@ int option_set(const struct option_row *r, struct options *o, const char *value,
     case OPTION_TEXT:
         *(const char **)field = value;
         return 0;
+    case OPTION_STORE:
+        if (!db_is_url(value)) return err_set(e, ERR_INPUT, "%s: must begin with postgresql://", r->flag); /* may have a password in it */
+        *(const char **)field = value;
+        return 0;
     case OPTION_ADDRESS:
         if (options_listen(value, host, &port))
             return err_set(e, ERR_INPUT, "%s: '%s' is not HOST:PORT with a numeric address", r->flag, value);
@@ -378,6 +431,26 @@ static int option_parse(enum command c, int argc, char **argv, struct options *o
     return rc ? rc : equals ? 1 : 2;
 }
 
+bool options_given(const struct options *o, const char *flag)
+{
+    for (size_t i = 0; i < n_option_rows; i++)
+        if (o->given[i] && strcmp(option_rows[i].flag, flag) == 0) return true;
+    return false;
+}
+
+const char *options_stranger(const struct options *o, const char *allowed)
+{
+    for (size_t i = 0; i < n_option_rows; i++) {
+        const char *flag = option_rows[i].flag, *at = allowed;
+        size_t n = strlen(flag);
+        if (!o->given[i]) continue;
+        while (at && !(strncmp(at, flag, n) == 0 && (at[n] == ' ' || !at[n])))
+            if ((at = strchr(at, ' '))) at++;
+        if (!at) return flag;
+    }
+    return NULL;
+}
+
 void options_init(enum command c, struct options *o)
 {
     CHECK(n_option_rows <= OPTIONS_MAX_ROWS);
@@ -400,7 +473,7 @@ int options_parse(enum command c, int argc, char **argv, struct options *o, stru
         if (!options_end && strcmp(argv[i], "--") == 0) {
             options_end = true;
             i++;
-        } else if (!options_end && argv[i][0] == '-' && argv[i][1]) {
+        } else if (!options_end && argv[i][0] == '-' && argv[i][1] && !isdigit((unsigned char)argv[i][1])) { /* -5.00 is an amount */
             int n = option_parse(c, argc - i, argv + i, o, e);
             if (n < 0) return n;
             i += n;

@@ -22,6 +22,7 @@ enum command {
     COMMAND_LOGITS,
     COMMAND_EVAL,
     COMMAND_KEYS,
+    COMMAND_ACCOUNTS,
     COMMAND_MODELS,
     COMMAND_PULL,
     COMMAND_CHAT,
@@ -63,6 +64,7 @@ struct options {
     int n_images;
     struct option_provider providers[OPTIONS_MAX_PROVIDERS];
     int n_providers;
+    const char *arg_stand_ins[OPTIONS_MAX_ARGS]; /* hosted models with commas between, which may answer for args[i]; NULL: none */
     const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
     bool help, help_all;
 
@@ -76,10 +78,16 @@ struct options {
     const char *name, *url, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
     bool no_auth;
+    const char *store; /* NULL: the data directory's own */
     const char *expires, *grace;
     bool admin, json;
+    /* accounts; keys: project */
+    int64_t project, organisation, linked, rpm, tpm, concurrency, token_threshold, older_than; /* ids: 0 if not given */
+    const char *note, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
+    bool keys, alert, free, close;
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
+    const char *overflow_usd_per_hour; /* NULL: nothing */
     struct limits limits;
 
     const char *log_level, *log_format;
@@ -114,6 +122,9 @@ MUST_USE int options_gpus(const char *text, int out[OPTIONS_MAX_GPUS], size_t *n
 /* What must hold between the options that say where a model runs. */
 MUST_USE int options_check_device(const struct options *o, struct err *e);
 bool options_loopback(const char *host);
+/* Whether the command line has it; the first of those that it has which is no word of `allowed` ("--json --note"), NULL: none. */
+bool options_given(const struct options *o, const char *flag);
+const char *options_stranger(const struct options *o, const char *allowed);
 /* -ERR_NOT_FOUND if there is no such command. */
 MUST_USE int options_command(const char *name, enum command *out);
 /* Synopsis, examples and options of one command; limits only with `all` where there are any. Or of the whole program. */

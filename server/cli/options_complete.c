@@ -56,6 +56,9 @@ static void put_commands(FILE *f)
 static const char *verbs(enum command c)
 {
     static const char *const rows[COMMANDS] = {[COMMAND_KEYS] = "add list set rotate revoke",
+                                               [COMMAND_ACCOUNTS] = "list show create rename close freeze unfreeze deposit refund adjust"
+                                                                    " chargeback prepaid budget limit price statement usage export"
+                                                                    " reconcile backup restore move prune",
                                                [COMMAND_MODELS] = "list load unload",
                                                [COMMAND_CONFIG] = "check",
                                                [COMMAND_LOGITS] = "",

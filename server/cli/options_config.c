@@ -6,11 +6,13 @@
 
 #include "base/buf.h"
 #include "base/str.h"
+#include "server/accounts/db.h"
 #include "server/cli/options_table.h"
 
-enum { MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
+enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
 
-static const struct config_key model_keys[] = {{.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}};
+static const struct config_key model_keys[] = {
+    {.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}, {.name = "stand_ins", .kind = CONFIG_TEXT}};
 
 /* The keys of `providers`, and where each goes. */
 static const struct config_key provider_keys[] = {{.name = "provider", .kind = CONFIG_TEXT},    {.name = "name", .kind = CONFIG_TEXT},
@@ -43,7 +45,7 @@ static void table_make(void)
     CHECK(n_limit_rows <= MAX_LIMITS && n_option_rows <= OPTIONS_MAX_ROWS);
     size_t n = 0, n_names = 0;
     table.models_key = &table.keys[n];
-    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = 2};
+    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = 3};
     table.providers_key = &table.keys[n];
     table.keys[n++] = (struct config_key){.name = "providers", .kind = CONFIG_GROUPS, .keys = provider_keys, .n_keys = N_PROVIDER_KEYS};
     for (size_t i = 0; i < n_option_rows; i++) {
@@ -109,6 +111,8 @@ static void read_model(struct reading *r, const struct config_value *v)
     struct options *to = r->models_given ? r->scratch : r->o;
     if (v->key == &model_keys[0])
         to->args[v->i_group] = v->text;
+    else if (v->key == &model_keys[2])
+        to->arg_stand_ins[v->i_group] = v->text;
     else
         to->arg_names[v->i_group] = v->text;
 }
@@ -252,6 +256,8 @@ static int put_option(struct buf *b, const struct option_row *row, const struct 
         return put_list(b, field, key, e);
     }
     const char *text = NULL;
+    char shown[STORE_SHOWN_BYTES];
+    if (row->kind == OPTION_STORE && *(const char *const *)field) text = db_show_where(*(const char *const *)field, shown, sizeof shown);
     if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE || row->kind == OPTION_ADDRESS || row->kind == OPTION_GPUS) text = *(const char *const *)field;
     if (text) {
         buf_printf(b, "%s: ", key);
@@ -279,6 +285,10 @@ static int put_models(struct buf *b, const struct options *o, struct err *e)
         if (!rc && name) {
             buf_puts(b, "\n    name: ");
             rc = put_text(b, name, "name", e);
+        }
+        if (!rc && o->arg_stand_ins[i]) {
+            buf_puts(b, "\n    stand_ins: ");
+            rc = put_text(b, o->arg_stand_ins[i], "stand_ins", e);
         }
         buf_putc(b, '\n');
     }
@@ -358,7 +368,9 @@ static bool same_models(const struct options *a, const struct options *b)
 {
     if (a->n_args != b->n_args) return false;
     for (int i = 0; i < a->n_args; i++)
-        if (!same_text(a->args[i], b->args[i]) || !same_text(a->arg_names[i], b->arg_names[i])) return false;
+        if (!same_text(a->args[i], b->args[i]) || !same_text(a->arg_names[i], b->arg_names[i]) ||
+            !same_text(a->arg_stand_ins[i], b->arg_stand_ins[i]))
+            return false;
     return true;
 }
 

@@ -28,6 +28,37 @@ const char *const *option_examples(enum command c)
     static const char *const tokenize[] = {"# count the tokens of a file", "spillway tokenize demo < text.txt", NULL};
     static const char *const keys[] = {"# a key for a month, and for scripts", "spillway keys add alice --expires 30d --json",
                                        "# a new secret for key 2; the old one holds for a day", "spillway keys rotate 2", NULL};
+    static const char *const accounts[] = {"# who there is, and what they have; more of one of them",
+                                           "spillway accounts list",
+                                           "spillway accounts show 2",
+                                           "# a project with a key of its own, paid in advance, 20 dollars a day at most",
+                                           "spillway accounts create organisation Acme",
+                                           "spillway accounts create project web --organisation 6",
+                                           "spillway keys add web --project 7",
+                                           "spillway accounts prepaid 7 0",
+                                           "spillway accounts deposit 7 500.00 --note 'invoice 17'",
+                                           "spillway accounts budget add 7 20 --period day",
+                                           "spillway accounts limit 7 --rpm 600 --concurrency 32",
+                                           "# other ways money moves: new transfers, never changed ones",
+                                           "spillway accounts refund|adjust|chargeback 7 12.50 --linked 4711",
+                                           "# all of a project's requests are refused from now on, and no longer",
+                                           "spillway accounts freeze|unfreeze|close 7",
+                                           "spillway accounts rename 7 website",
+                                           "spillway accounts budget list 7; spillway accounts budget end 1",
+                                           "# a local model's price, or (sale) what a name is sold for",
+                                           "spillway accounts price set local demo --input 0.10 --output 0.40",
+                                           "spillway accounts price list|history|end [PROVIDER MODEL]",
+                                           "# a month of a project; what was used; all of it for other programs",
+                                           "spillway accounts statement 7 --month 2026-11",
+                                           "spillway accounts usage --by model,supplier --from 2026-11-01",
+                                           "spillway accounts export transfers|requests > all.csv",
+                                           "# a provider's own figures held against ours",
+                                           "spillway accounts reconcile usage.csv --supplier groq --threshold 0.05",
+                                           "# the store: copies, and the way to PostgreSQL",
+                                           "spillway accounts backup FILE; spillway accounts restore FILE",
+                                           "spillway accounts move postgresql://spillway@db/spillway",
+                                           "spillway accounts prune --older-than 400",
+                                           NULL};
     static const char *const models[] = {"# what is there, and how much memory it takes; the key is an admin's",
                                          "SPILLWAY_API_KEY=$(cat admin.key) spillway models list",
                                          "# one more model, quantised, from below a --model-root of the server",
@@ -53,6 +84,7 @@ const char *const *option_examples(enum command c)
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
+        [COMMAND_ACCOUNTS] = accounts,
         [COMMAND_MODELS] = models, [COMMAND_PULL] = pull,         [COMMAND_CHAT] = chat,         [COMMAND_DOCTOR] = doctor,
         [COMMAND_CONFIG] = config, [COMMAND_EVAL] = eval};
     return rows[c];

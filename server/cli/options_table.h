@@ -16,12 +16,13 @@ struct command_row {
 };
 extern const struct command_row option_commands[COMMANDS];
 
-/* ADDRESS is a HOST:PORT; GPUS are numbers with commas between; NETWORKS, NAMES and ORIGINS are lists, given several times. */
+/* STORE is a database's URL, whose password is never printed; ADDRESS is a HOST:PORT; GPUS are numbers with commas between; NETWORKS, NAMES and ORIGINS are lists, given several times. */
 enum option_kind {
     OPTION_FLAG,
     OPTION_INT,
     OPTION_REAL,
     OPTION_TEXT,
+    OPTION_STORE,
     OPTION_ADDRESS,
     OPTION_CHOICE,
     OPTION_GPUS,

@@ -98,8 +98,10 @@ static int open_ledger(struct serve *s, struct err *e)
     if (s->lock_fd < 0) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
     bool alone = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0;
     snprintf(s->store, sizeof s->store, "%.4000s/accounts.db", s->data);
-    s->g.store = s->store;
-    struct ledger_writer_options o = {.where = s->store, .ledger = {.gateway = "gateway", .alone = alone}, .deliver = charge_deliver};
+    s->g.store = s->o->store ? s->o->store : s->store;
+    struct ledger_writer_options o = {.where = s->g.store,
+                                      .ledger = {.gateway = "gateway", .alone = alone && !s->o->store}, /* others may share it */
+                                      .deliver = charge_deliver};
     return ledger_writer_start(&s->g.ledger, &o, e);
 }
 
@@ -119,7 +121,7 @@ static int open_accounts(struct serve *s, struct err *e)
         int rc = env_data_dir(s->data, sizeof s->data, e);
         if (rc) return rc;
     }
-    int rc = accounts_open(&s->g.accounts, s->data, NULL, e);
+    int rc = accounts_open(&s->g.accounts, s->data, s->o->store, e);
     if (!rc) rc = first_key(s, e);
     if (!rc) rc = open_ledger(s, e);
     if (rc) return rc;
@@ -360,6 +362,7 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
     hosted_free(g->hosted);
+    overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);

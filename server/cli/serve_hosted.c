@@ -64,14 +64,67 @@ static int make_one(struct made *m, const struct options *o, int i, struct err *
     return read_key(m, o, i, e);
 }
 
+/* "12.50" -> nano-dollars, exactly. */
+static int parse_usd(const char *text, int64_t *nusd, struct err *e)
+{
+    enum { DIGITS = 9 };
+    const char *p = text;
+    int64_t n = 0;
+    int after = -1; /* digits after the point */
+    for (; *p; p++) {
+        if (*p == '.' && after < 0 && p > text)
+            after = 0;
+        else if (*p >= '0' && *p <= '9' && after < DIGITS && n < INT64_MAX / 100) {
+            n = 10 * n + (*p - '0');
+            if (after >= 0) after++;
+        } else
+            break;
+    }
+    bool ok = p > text && !*p && after != 0;
+    for (after = after < 0 ? 0 : after; ok && after < DIGITS; after++) ok = !__builtin_mul_overflow(n, 10, &n);
+    if (!ok) return err_set(e, ERR_INPUT, "--overflow-usd-per-hour: '%.40s' is not an amount of dollars such as 2.50", text);
+    *nusd = n;
+    return 0;
+}
+
+static int set_overflow(struct serve *s, struct err *e)
+{
+    struct overflow_limits all = {.share_permille = OVERFLOW_ALL_PERMILLE, .hosts = ~(uint64_t)0, .regions = ~(uint64_t)0};
+    int rc = s->o->overflow_usd_per_hour ? parse_usd(s->o->overflow_usd_per_hour, &all.hour_nusd, e) : 0;
+    return rc ? rc : overflow_new(&s->g.route.overflow, &all, e);
+}
+
+int serve_hosted_stand_ins(struct serve *s, struct gateway_model *m, const char *list, struct err *e)
+{
+    char name[NAME_MAX_BYTES];
+    struct hosted_model *found;
+    for (const char *p = list; p && *p;) {
+        p += strspn(p, ", ");
+        size_t n = strcspn(p, ", ");
+        if (n == 0) break;
+        snprintf(name, sizeof name, "%.*s", (int)n, p);
+        p += n;
+        if (!s->g.hosted) return err_set(e, ERR_INPUT, "model %s: stand_ins: no provider is configured", m->id);
+        if (m->n_stand_ins == GATEWAY_MAX_STAND_INS) return err_set(e, ERR_INPUT, "model %s: stand_ins: more than %d", m->id, GATEWAY_MAX_STAND_INS);
+        int rc = hosted_find(s->g.hosted, name, &found, e);
+        if (rc) return err_prefix(e, "model %s: stand_ins", m->id);
+        m->stand_ins[m->n_stand_ins++] = (uint16_t)(found - s->g.hosted->models);
+    }
+    return 0;
+}
+
 int serve_hosted_start(struct serve *s, struct err *e)
 {
     const struct options *o = s->o;
     char book[PATH_BYTES] = "";
     struct db *db = NULL;
     struct made *m = o->n_providers ? calloc(1, sizeof *m) : NULL;
-    if (!o->n_providers) return 0;
-    int rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
+    int rc = set_overflow(s, e);
+    if (rc || !o->n_providers) {
+        free(m);
+        return rc;
+    }
+    rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
     for (int i = 0; i < o->n_providers && !rc; i++) rc = make_one(m, o, i, e);
     if (!rc) rc = data_path_find(&data_prices, book, sizeof book, e);
     if (!rc && s->g.ledger) rc = db_open(&db, s->g.store, e);

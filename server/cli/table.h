@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-enum { TABLE_MAX_COLUMNS = 8, TABLE_CELL_BYTES = 256 };
+enum { TABLE_MAX_COLUMNS = 12, TABLE_CELL_BYTES = 256 };
 
 struct table {
     size_t n_columns;

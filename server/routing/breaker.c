@@ -38,27 +38,28 @@ bool breaker_begin(struct breaker *b, int64_t now_ms, struct breaker_pass *p)
 
 static void note(struct breaker *b, bool failed, int64_t now_ms)
 {
-    if (now_ms - b->outcome_ms > BREAKER_STALE_MS) b->last = b->n_last = 0;
+    if (now_ms - b->outcome_ms > BREAKER_STALE_MS) b->last = 0;
     b->outcome_ms = now_ms;
-    b->last = (b->last << 1 | failed) & ((1u << BREAKER_LAST) - 1);
-    if (b->n_last < BREAKER_LAST) b->n_last++;
+    b->last = (b->last << 1 | failed) & (((uint64_t)1 << BREAKER_LAST) - 1);
     b->in_a_row = failed ? b->in_a_row + 1 : 0;
     b->n_failures += failed;
 }
 
 static void open_it(struct breaker *b, int64_t now_ms)
 {
-    if (b->state == BREAKER_CLOSED && now_ms - b->closed_ms >= BREAKER_CALM_MS) b->n_opened = 0;
+    int64_t calm_ms = b->open_ms > BREAKER_CALM_MS ? b->open_ms : BREAKER_CALM_MS;
+    if (b->state == BREAKER_CLOSED && now_ms - b->closed_ms >= calm_ms) b->n_opened = 0;
     int64_t ms = BREAKER_FIRST_MS;
     for (unsigned i = 0; i < b->n_opened && ms < BREAKER_MOST_MS; i++) ms *= 2;
     if (ms > BREAKER_MOST_MS) ms = BREAKER_MOST_MS;
+    b->open_ms = ms;
     b->open_until_ms = now_ms + ms > b->hint_until_ms ? now_ms + ms : b->hint_until_ms;
     b->state = BREAKER_OPEN;
     b->probe_out = false;
     b->n_opened++;
     b->n_openings++;
     b->epoch++;
-    b->last = b->n_last = b->in_a_row = 0;
+    b->last = b->in_a_row = 0;
 }
 
 void breaker_ok(struct breaker *b, struct breaker_pass p, int64_t now_ms)
@@ -77,7 +78,7 @@ void breaker_failed(struct breaker *b, struct breaker_pass p, int64_t retry_afte
     if (hint_ms > 0 && now_ms + hint_ms > b->hint_until_ms) b->hint_until_ms = now_ms + hint_ms;
     if (p.epoch != b->epoch) return;
     note(b, true, now_ms);
-    bool often = b->in_a_row >= BREAKER_IN_A_ROW || __builtin_popcount(b->last) >= BREAKER_OF_LAST;
+    bool often = b->in_a_row >= BREAKER_IN_A_ROW || __builtin_popcountll(b->last) >= BREAKER_OF_LAST;
     if (p.probe || often) open_it(b, now_ms);
 }
 

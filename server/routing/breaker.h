@@ -1,8 +1,9 @@
 /* Breaker: whether a host's model is asked at all. One a (host, model); keys have a health of their own (host_keys.h).
  *
  *     closed      asked. BREAKER_IN_A_ROW failures one after another, or BREAKER_OF_LAST of the last BREAKER_LAST outcomes, open it
- *     open        not asked until a time: BREAKER_FIRST_MS, doubled with each opening that follows within BREAKER_CALM_MS of the last
- *                 closing, BREAKER_MOST_MS at most; a Retry-After that was told lengthens it, to BREAKER_HINT_MS at most
+ *     open        not asked until a time: BREAKER_FIRST_MS, doubled when a probe fails or it opens again before it has been closed for as
+ *                 long as it was open (and BREAKER_CALM_MS), BREAKER_MOST_MS at most; a Retry-After that was told lengthens it, to
+ *                 BREAKER_HINT_MS at most
  *     half-open   one request goes as a probe. It does well: closed. It fails: open again, for longer. It leaves without an outcome: the
  *                 next is the probe
  *
@@ -20,14 +21,14 @@
 #include "base/err.h"
 
 enum {
-    BREAKER_IN_A_ROW = 5,
-    BREAKER_LAST = 20,
-    BREAKER_OF_LAST = 10,
+    BREAKER_IN_A_ROW = 8,
+    BREAKER_LAST = 40,
+    BREAKER_OF_LAST = 20,
     BREAKER_STALE_MS = 60 * 1000, /* outcomes before a pause of this length are forgotten, but for failures in a row */
     BREAKER_FIRST_MS = 5 * 1000,
     BREAKER_MOST_MS = 300 * 1000,
     BREAKER_HINT_MS = 3600 * 1000,
-    BREAKER_CALM_MS = 60 * 1000,
+    BREAKER_CALM_MS = 10 * 1000,
     BREAKER_PROBE_MS = 120 * 1000 /* a probe without an outcome for so long is given up */
 };
 
@@ -36,12 +37,12 @@ enum breaker_verdict { BREAKER_GO, BREAKER_PROBE, BREAKER_NO }; /* PROBE: half-o
 
 struct breaker {
     enum breaker_state state;
-    uint32_t last;   /* outcomes, the newest in bit 0; 1: failed */
-    unsigned n_last; /* of these */
+    uint64_t last; /* outcomes, the newest in bit 0; 1: failed */
     unsigned in_a_row;
     unsigned n_opened; /* in this bad time; the exponent */
     uint64_t epoch;    /* of the newest opening: outcomes of older requests do not count */
     int64_t outcome_ms, open_until_ms, hint_until_ms, closed_ms, probe_ms;
+    int64_t open_ms; /* how long it was to be open last */
     bool probe_out;
     uint64_t n_failures, n_openings; /* since ever, for metrics */
 };

@@ -25,8 +25,7 @@ static int64_t wait_ms(const struct work *k, size_t i)
     }
 }
 
-/* The shortest, lengthened by up to a half by the request's own chance, so that those who were refused together do not come again together.
- */
+/* The shortest, lengthened by up to a half by the request's own chance: those who were refused together do not come again together. */
 static int retry_after_s(const struct work *k)
 {
     int64_t least_ms = -1;
@@ -79,5 +78,5 @@ void decide_refuse(struct work *k)
     d->status = row->status;
     d->code = row->code;
     d->retry_after_s = row->again ? retry_after_s(k) : 0;
-    err_set_param(&d->err, row->err, param, "No model takes this request: %.100s%s%.100s %s%s.", c->host, "/", c->model, row->words, more);
+    err_set_param(&d->err, row->err, param, "No model takes this request: %.100s/%.100s %s%s.", c->host, c->model, row->words, more);
 }

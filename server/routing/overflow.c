@@ -83,6 +83,13 @@ int64_t overflow_hour_nusd(const struct overflow *o, int64_t id, int64_t hour)
     return h.spent_nusd + h.held_nusd;
 }
 
+void overflow_restore(struct overflow *o, int64_t id, int64_t hour, int64_t spent_nusd)
+{
+    o->hour = hour_now(o, hour);
+    struct hour *x = hour == o->hour ? open_hour(o, id < 0 ? ALL : id, hour) : NULL;
+    if (x) x->spent_nusd += spent_nusd;
+}
+
 /* Whose figures a request is in: all, the project, the key. Where keys are not asked for the last two may be one. */
 static size_t who(int64_t project, int64_t key, int64_t ids[3])
 {

@@ -65,6 +65,8 @@ struct overflow;
 MUST_USE int overflow_new(struct overflow **out, const struct overflow_limits *all, struct err *e);
 void overflow_free(struct overflow *o);                                   /* accepts NULL */
 void overflow_set(struct overflow *o, const struct overflow_limits *all); /* the configuration was read again */
+/* At the start: what the ledger says was spent in this hour before; id below 0: by all. A restart opens no new hour. */
+void overflow_restore(struct overflow *o, int64_t id, int64_t hour, int64_t spent_nusd);
 const struct overflow_counts *overflow_counts(const struct overflow *o);
 /* Spent and held in that hour; of an account, or (id below 0) of all. */
 int64_t overflow_hour_nusd(const struct overflow *o, int64_t id, int64_t hour);

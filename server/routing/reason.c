@@ -4,7 +4,7 @@
 #define BUSY 429, "queue_full", ERR_BUSY, true
 #define DOWN 503, "worker_down", ERR_GONE, true
 #define DENIED 403, "permission_denied", ERR_DENIED, false
-#define BUDGET 402, "budget_exhausted", ERR_DENIED, false
+#define BUDGET 402, "budget_exhausted", ERR_BUDGET, false
 #define NEVER 0, 0, "", ERR_NONE, false
 
 const struct route_reason_row route_reasons[ROUTE_REASONS] = {
@@ -22,11 +22,11 @@ const struct route_reason_row route_reasons[ROUTE_REASONS] = {
     [ROUTE_RETENTION] = {"retention", "is not known to retain nothing", 30, DENIED},
     [ROUTE_CAPABILITY] = {"capability", "cannot do what is asked", 35, 400, "unsupported_parameter", ERR_UNSUPPORTED, false},
     [ROUTE_CONTEXT] = {"context", "has too short a context", 40, 400, "context_length_exceeded", ERR_CONTEXT, false},
-    [ROUTE_PRICE_UNKNOWN] = {"price_unknown", "has no known price", 45, 400, "price_unknown", ERR_UNSUPPORTED, false},
+    [ROUTE_PRICE_UNKNOWN] = {"price_unknown", "has no known price", 45, 400, "price_unknown", ERR_PRICE, false},
     [ROUTE_PRICE] = {"price", "costs more than allowed", 50, BUDGET},
-    [ROUTE_OVERFLOW_OFF] = {"overflow_off", "may not stand in: overflow is not configured", 10, 402, "budget_exhausted", ERR_DENIED, false},
+    [ROUTE_OVERFLOW_OFF] = {"overflow_off", "may not stand in: overflow is not configured", 10, BUDGET},
     [ROUTE_BUDGET] = {"budget", "is beyond what the budget has left", 60, BUDGET},
-    [ROUTE_HELD] = {"held", "is beyond what requests under way have left of the budget", 62, 429, "budget_held", ERR_RATE, true},
+    [ROUTE_HELD] = {"held", "is beyond what requests under way have left of the budget", 62, 429, "budget_held", ERR_HELD, true},
     [ROUTE_RESERVE] = {"reserve", "takes over only when the hosted budget has ended", NEVER},
     [ROUTE_DOWN] = {"down", "is not running", 80, DOWN},
     [ROUTE_KEY] = {"key", "has no usable key", 75, DOWN},

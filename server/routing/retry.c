@@ -7,16 +7,15 @@
 enum { TENTHS = 10 };
 
 const struct fault_row fault_rows[FAULTS] = {
-    /*                     name           host's  key    host   wait */
-    [FAULT_NONE] = {"none", false, false, false, false},
-    [FAULT_CALLER] = {"caller", false, false, false, false},
-    [FAULT_UNSUPPORTED] = {"unsupported", false, false, true, false},
-    [FAULT_KEY] = {"key", false, true, true, false},
-    [FAULT_LIMITED] = {"limited", false, true, true, true},
-    [FAULT_OVERLOADED] = {"overloaded", true, false, true, true},
-    [FAULT_BROKEN] = {"broken", true, false, true, false},
-    [FAULT_CUT] = {"cut", true, false, false, false},
-    [FAULT_LEFT] = {"left", false, false, false, false},
+    [FAULT_NONE] = {.name = "none"},
+    [FAULT_CALLER] = {.name = "caller"},
+    [FAULT_UNSUPPORTED] = {.name = "unsupported", .other_host = true},
+    [FAULT_KEY] = {.name = "key", .other_key = true, .other_host = true},
+    [FAULT_LIMITED] = {.name = "limited", .other_key = true, .other_host = true, .wait = true},
+    [FAULT_OVERLOADED] = {.name = "overloaded", .is_hosts = true, .other_host = true, .wait = true},
+    [FAULT_BROKEN] = {.name = "broken", .is_hosts = true, .other_host = true},
+    [FAULT_CUT] = {.name = "cut", .is_hosts = true},
+    [FAULT_LEFT] = {.name = "left"},
 };
 
 /* The first row that fits counts. */

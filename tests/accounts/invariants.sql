@@ -32,7 +32,7 @@ SELECT 'I8', a.request, a.n FROM attempts a
 WHERE a.cost <> (SELECT coalesce(sum(amount), 0) FROM transfers t WHERE t.request = a.request AND t.attempt = a.n AND t.kind = 'cost');
 SELECT 'I8 open', a.request, a.n FROM attempts a JOIN requests r ON r.id = a.request WHERE r.state <> 'reserved' AND a.state = 'open';
 SELECT 'I8 attempt', t.request, t.attempt FROM transfers t LEFT JOIN attempts a ON a.request = t.request AND a.n = t.attempt
-WHERE t.kind = 'cost' AND (a.n IS NULL OR a.supplier <> t.credit);
+WHERE t.kind = 'cost' AND ((a.n IS NULL AND t.created_ms >= (SELECT pruned_ms FROM ledger_state)) OR a.supplier <> t.credit);
 
 -- I9 what is pending is what open requests hold
 SELECT 'I9', b.account, b.pending FROM balances b
@@ -42,8 +42,12 @@ WHERE w.pending <> (SELECT coalesce(sum(h.held), 0) FROM request_windows h WHERE
 SELECT 'I9 window', h.request, h.budget FROM request_windows h LEFT JOIN requests r ON r.id = h.request WHERE r.id IS NULL OR r.state <> 'reserved';
 SELECT 'I9 posted', w.budget, w.posted FROM budget_windows w WHERE w.posted < 0;
 
--- I10 a run's numbers have no gaps (2^32 numbers a run)
-SELECT 'I10', id / 4294967296, count(*) FROM requests GROUP BY id / 4294967296 HAVING count(*) <> max(id % 4294967296) OR min(id % 4294967296) <> 1;
+-- I10 a run's numbers have no gaps (2^32 numbers a run), but for those that were pruned
+SELECT 'I10', r.id, n.found + r.pruned FROM runs r
+JOIN (SELECT id / 4294967296 AS run, count(*) AS found, max(id % 4294967296) AS most FROM requests GROUP BY id / 4294967296) n ON n.run = r.id
+WHERE n.found + r.pruned <> CASE WHEN n.most > r.pruned_to THEN n.most ELSE r.pruned_to END;
+SELECT 'I10 run', q.id, 0 FROM requests q WHERE q.id / 4294967296 NOT IN (SELECT id FROM runs) OR q.id % 4294967296 = 0;
+SELECT 'I10 pruned', r.id, r.pruned FROM runs r WHERE r.pruned > r.pruned_to;
 
 -- the sums by day are those of the transfers
 SELECT 'days', (SELECT coalesce(sum(sale), 0) FROM usage_days), (SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'sale') FROM ledger_state

@@ -40,6 +40,7 @@ class Place:
 
     def __init__(self, folder, fake):
         self.data, self.fake, self.config, self.key = folder / "data", fake, folder / "c.yaml", None
+        self.args = (DEMO, "--name", "demo")
         lines = ["providers:"]
         for name, row, profile in HOSTS:
             lines += [f"  - provider: {row}", f"    name: {name}", f"    base_url: \"{fake.base(profile)}{'/v1' if row == 'anthropic' else ''}\"", "    key_env: PROVIDER_KEY",
@@ -48,9 +49,15 @@ class Place:
         table = {"in_uncached": {"nusd": IN, "units": 1}, "in_cache_read": {"nusd": CACHED, "units": 1}, "out_text": {"nusd": OUT, "units": 1}}
         fake.prices({profile: table for _, _, profile in HOSTS})
 
+    def stand_in(self, names, usd_per_hour=None):
+        """demo comes from the configuration, with hosted models that may answer for it."""
+        text = f"models:\n  - path: \"{DEMO}\"\n    name: demo\n    stand_ins: \"{names}\"\n" + self.config.read_text()
+        self.config.write_text(text + (f"overflow_usd_per_hour: \"{usd_per_hour}\"\n" if usd_per_hour else ""))
+        self.args = ()
+
     def start(self, kind=Server, **kw):
         env = {"PROVIDER_KEY": "key-one", **({"SPILLWAY_API_KEY": self.key} if self.key else {})}
-        self.server = kind(DEMO, "--name", "demo", "--config", self.config, data=self.data, env=env, wait=False, **kw)
+        self.server = kind(*self.args, "--config", self.config, data=self.data, env=env, wait=False, **kw)
         assert self.server.log_has("Ready in", 60), "".join(self.server.lines)
         if not self.key:
             assert self.server.log_has("The first API key")
@@ -78,10 +85,15 @@ class Place:
         self.write("INSERT INTO budgets (account, scope, unit, period, amount, hard, created_s) VALUES (?, ?, ?, ?, ?, 1, 1)", account, scope, unit, period,
                    amount)
 
-    def open(self, **body):
+    def connect(self, headers={}, **body):
+        """A request whose answer nobody waits for."""
         body = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 64, **body}
         c = http.client.HTTPConnection(self.host.hostname, self.host.port, timeout=30)
-        c.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {self.key}"})
+        c.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {self.key}", **headers})
+        return c, body
+
+    def open(self, **body):
+        c, _ = self.connect(**body)
         return c, c.getresponse()
 
     def ask(self, **body):
@@ -304,6 +316,83 @@ def test_b14_a_store_that_fails_closes_admission(place):
     while place.ask(model="demo", max_tokens=2)[0].status != 200:
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def occupy(place):
+    """A request that waits in the local engine, which says that a first token takes five seconds."""
+    place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
+    place.ask(model="demo", max_tokens=2)  # the prediction is known after a submit
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"], max_tokens=2)
+    until = time.monotonic() + 5
+    while not [e for e in place.server.recorded("submit") if e.get("seed") == FakeServer.seeds["queue"]]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return c
+
+
+def test_a_busy_model_spills_to_its_stand_in(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    c = occupy(place)
+    r, answer = place.ask(model="demo")
+    assert r.status == 200 and answer["choices"][0]["message"]["content"] == "You said: hello there" and answer["model"] == "demo"
+    assert r.headers["x-spillway-served-by"] == f"lab/{MODEL}"
+    assert r.headers["x-spillway-route"].startswith("queue; local/demo=queue(")
+    (truth,) = fake.ledger(1)
+    assert int(r.headers["x-spillway-cost-nusd"]) == answer["usage"]["cost_nusd"] == truth["cost_nusd"]
+    assert place.rows("SELECT scope, reason, charged FROM requests WHERE charged > 0") == [(2, "queue", truth["cost_nusd"])]
+    c.close()
+
+
+def test_overflow_is_off_until_it_has_a_cap(place, fake):
+    place.stand_in(f"lab/{MODEL}")
+    c = occupy(place)
+    c2, _ = place.connect(model="demo", max_tokens=2)  # it waits behind the other one, or is answered locally: never elsewhere
+    time.sleep(0.3)
+    assert fake.ledger() == []
+    c2.close()
+    c.close()
+
+
+def test_local_only_stays(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    c = occupy(place)
+    c2, _ = place.connect(model="demo", max_tokens=2, headers={"x-spillway-local-only": "true"})
+    time.sleep(0.3)
+    assert fake.ledger() == []
+    c2.close()
+    c.close()
+
+
+def test_b21_overflow_ends_at_its_cap(place, fake):
+    """The hold of one request (64 tokens of answer, bytes of prompt) fits twice, not three times."""
+    place.stand_in(f"lab/{MODEL}", "0.0004")
+    c = occupy(place)
+    fake.script({"delay_head_ms": 1500})
+    threads = [threading.Thread(target=place.ask, kwargs={"model": "demo"}) for _ in range(2)]
+    for t in threads:
+        t.start()
+    until = time.monotonic() + 5
+    while len(place.rows("SELECT 1 FROM requests WHERE scope = 2 AND state = 'reserved'")) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    c3, _ = place.connect(model="demo", max_tokens=64)
+    for t in threads:
+        t.join()
+    assert len(fake.ledger(2)) == 2
+    held = place.rows("SELECT sum(reserved), max(reserved) FROM requests WHERE scope = 2")[0]
+    assert held[0] <= 400_000 < held[0] + held[1]
+    c3.close()
+    c.close()
+
+
+def test_a_model_that_is_down_spills(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start(FakeServer)
+    r, _ = place.ask(model="demo", seed=FakeServer.seeds["exit 139"])
+    assert r.status == 503
+    r, answer = place.ask(model="demo")
+    assert r.status == 200, (answer, place.server.lines)
+    if r.headers["x-spillway-served-by"] != "local/demo":  # else it was back already
+        assert r.headers["x-spillway-route"].startswith("down; ")
 
 
 def test_t71_a_killed_gateway_leaves_no_hold_and_no_gap(place, fake, tmp_path):

@@ -1,5 +1,5 @@
-/* The table of situations: for each, who serves the request and why, and why each of the others does not. The world is routing_world.h's.
- */
+/* The table of situations: for each, who serves the request and why, and why each of the others does not. The world is that of
+ * routing_world.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -32,6 +32,7 @@ static const struct situation situations[] = {
     {"nothing may stand in: it waits within the deadline", "vlm", "vlm.wait=9000", "queue", "waits; local/vlm=chosen"},
     {"overflow is off: it waits within the deadline", "smol", "smol.wait=9000 cap=0", "queue",
      "waits; local/smol=chosen, groq/llama=overflow_off, together/llama=overflow_off"},
+    {"at the deadline exactly it waits", "vlm", "vlm.wait=9000 left=9100", "queue", "waits; local/vlm=chosen"},
     {"the deadline comes first: refused", "vlm", "vlm.wait=9000 left=9000", "429 queue_full", "refused deadline; local/vlm=deadline"},
     {"the queue is full: it spills", "smol", "smol.full smol.wait=500", "run",
      "full; local/smol=full, groq/llama=chosen, together/llama=later"},

@@ -118,6 +118,12 @@ static const struct {
     {"llama-3.1-8b-instant", "There is no model 'llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.", ERR_NOT_FOUND},
     {"grok/llama-3.1-8b-instant", "There is no model 'grok/llama-3.1-8b-instant' here. The nearest: 'groq/llama-3.1-8b-instant'.",
      ERR_NOT_FOUND},
+    {"qroq/llama-3.1-8c-instan", "There is no model 'qroq/llama-3.1-8c-instan' here. The nearest: 'groq/llama-3.1-8b-instant'.",
+     ERR_NOT_FOUND}, /* three edits */
+    {"qroq/llama-3.1-8c-instance", "There is no model 'qroq/llama-3.1-8c-instance' here. The nearest: 'groq/llama-3.1-8b-instant'.",
+     ERR_NOT_FOUND}, /* four, and not in the model's name alone */
+    {"qroq/llamb-3.1-8c-instance", "There is no model 'qroq/llamb-3.1-8c-instance' here; GET /v1/models lists them.",
+     ERR_NOT_FOUND}, /* one more */
     {"meta-llama/llama-3.1-8b",
      "There is no model 'meta-llama/llama-3.1-8b' here. The nearest: 'meta-llama/Llama-3.1-8B', 'together/meta-llama/Llama-3.1-8B'.",
      ERR_NOT_FOUND},
@@ -219,6 +225,25 @@ static void test_a_free_place_leads_nowhere(void **state)
     assert_string_equal(e.msg, "None of the models that 'lost' leads to is here now.");
 }
 
+/* Among thousands of names that are as long only the first are compared. */
+static void test_what_a_wrong_name_costs_is_bounded(void **state)
+{
+    (void)state;
+    static struct name_hosted many[NAME_MAX_HOSTED];
+    struct name_wanted w;
+    struct err e;
+    for (size_t i = 0; i < NAME_MAX_HOSTED; i++) many[i] = (struct name_hosted){0, "abcdefghijklmnopqrstuvwxyz", NULL, -1};
+    struct name_catalogue c = {.hosts = hosts, .n_hosts = 1, .hosted = many, .n_hosted = NAME_MAX_HOSTED};
+    many[0].model = "zyxwvutsrqponmlkjihgfedcba";
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcb", &w, &e), -ERR_NOT_FOUND);
+    assert_non_null(strstr(e.msg, "The nearest: 'groq/zyxwvutsrqponmlkjihgfedcba'."));
+    many[0].model = many[1].model;
+    many[NAME_MAX_HOSTED - 1].model = "zyxwvutsrqponmlkjihgfedcba";
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcb", &w, &e), -ERR_NOT_FOUND);
+    assert_null(strstr(e.msg, "nearest"));
+    assert_int_equal(name_parse(&c, "groq/zyxwvutsrqponmlkjihgfedcba", &w, &e), 0);
+}
+
 static void test_more_routes_than_there_is_room_for(void **state)
 {
     (void)state;
@@ -246,6 +271,8 @@ static void test_a_configuration_is_checked(void **state)
                                    empty[] = {{"x", to_smol, 0, ROUTE_PRIORITY}}, tier[] = {{"x", high, 1, ROUTE_PRIORITY}},
                                    odd[] = {{"x", to_smol, 1, (enum route_policy)ROUTE_POLICIES}},
                                    two[] = {{"x", to_smol, 1, ROUTE_PRIORITY}, {"x", to_smol, 1, ROUTE_PRIORITY}};
+    static const struct name_local unnamed[] = {{"", NULL, NULL, 0}};
+    static const struct name_alias nameless[] = {{"", to_smol, 1, ROUTE_PRIORITY}};
     static const struct name_hosted no_host[] = {{3, "m", NULL, -1}}, no_local[] = {{0, "m", NULL, 0}};
     static const struct {
         struct name_catalogue c;
@@ -258,6 +285,8 @@ static void test_a_configuration_is_checked(void **state)
         {{.hosts = slash, .n_hosts = 1}, "'a/b' is no name for a provider"},
         {{.hosts = twice, .n_hosts = 2}, "two providers are named 'a'"},
         {{.locals = same, .n_locals = 2}, "two local models are named 'a'"},
+        {{.locals = unnamed, .n_locals = 1}, "'' is no name for a local model"},
+        {{.aliases = nameless, .n_aliases = 1}, "'' is no name for an alias"},
         {{.locals = lost, .n_locals = 1}, "what stands in for 'a', number 1: no such hosted model, or a tier above 100"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_host, .n_hosted = 1}, "hosted model 1 ('m') has no provider or no name"},
         {{.hosts = hosts, .n_hosts = 3, .hosted = no_local, .n_hosted = 1}, "no local model takes over from 'groq/m'"},
@@ -307,10 +336,15 @@ static void test_random_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_names_lead_to),         cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
-        cmocka_unit_test(test_a_name_is_bounded),          cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_a_free_place_leads_nowhere), cmocka_unit_test(test_more_routes_than_there_is_room_for),
-        cmocka_unit_test(test_a_configuration_is_checked), cmocka_unit_test(test_random_names),
+        cmocka_unit_test(test_what_names_lead_to),
+        cmocka_unit_test(test_what_is_said_of_names_that_lead_nowhere),
+        cmocka_unit_test(test_a_name_is_bounded),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_a_free_place_leads_nowhere),
+        cmocka_unit_test(test_what_a_wrong_name_costs_is_bounded),
+        cmocka_unit_test(test_more_routes_than_there_is_room_for),
+        cmocka_unit_test(test_a_configuration_is_checked),
+        cmocka_unit_test(test_random_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

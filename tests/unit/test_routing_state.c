@@ -85,7 +85,7 @@ static void test_breaker_forgets_what_is_old(void **state)
 {
     (void)state;
     struct breaker b = {0};
-    for (int i = 0; i < 9; i++) { /* nine of eighteen, then a pause, then one more */
+    for (int i = 0; i < BREAKER_OF_LAST - 1; i++) { /* all but one, then a pause, then that one */
         bad(&b, 0, START_MS);
         good(&b, START_MS);
     }
@@ -126,7 +126,7 @@ static void test_breaker_waits_twice_as_long_after_each_failed_probe(void **stat
     }
     assert_int_equal(expect_ms, BREAKER_MOST_MS);
     good(&b, now_ms + BREAKER_MOST_MS);
-    now_ms += BREAKER_MOST_MS + BREAKER_CALM_MS; /* calm for long enough: from the beginning */
+    now_ms += 2 * BREAKER_MOST_MS; /* closed for as long as it was open: from the beginning */
     open_breaker(&b, now_ms);
     assert_int_equal(breaker_wait_ms(&b, now_ms), BREAKER_FIRST_MS);
 }
@@ -445,9 +445,10 @@ static void test_speed_forgets(void **state)
 {
     (void)state;
     struct speed s = {0};
-    speed_note(&s, 1000, 0, 0, START_MS);
-    speed_note(&s, 100, 0, 0, START_MS + SPEED_HALF_MS); /* (1000/2 + 100) / 1.5 */
+    speed_note(&s, 1000, 1, 10, START_MS);
+    speed_note(&s, 100, 1, 1, START_MS + SPEED_HALF_MS); /* (1000/2 + 100) / 1.5 */
     assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS).first_ms, 400);
+    assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS).token_us, 4000);
     assert_true(speed_now(&s, START_MS + SPEED_HALF_MS + SPEED_KNOWN_MS).first_ms > 0);
     assert_int_equal(speed_now(&s, START_MS + SPEED_HALF_MS + SPEED_KNOWN_MS + SPEED_HALF_MS).first_ms, 0);
 }
@@ -643,6 +644,25 @@ static void test_overflow_hours_begin_anew(void **state)
     overflow_free(o);
 }
 
+static void test_overflow_goes_on_after_a_restart(void **state)
+{
+    (void)state;
+    struct overflow *o;
+    struct overflow_ticket t = {0};
+    assert_int_equal(overflow_new(&o, &world_dollar, NULL), 0);
+    overflow_restore(o, 7, WORLD_HOUR, WORLD_DOLLAR - 10);
+    overflow_restore(o, -1, WORLD_HOUR, WORLD_DOLLAR - 4);
+    overflow_restore(o, 3, WORLD_HOUR - 1, WORLD_DOLLAR); /* another hour's */
+    struct overflow_ask a = ask_of(7, 3, 5, WORLD_HOUR), other = ask_of(8, 3, 5, WORLD_HOUR);
+    assert_int_equal(overflow_check(o, &a), OVERFLOW_CAP); /* by all */
+    a.hold_nusd = other.hold_nusd = 4;
+    assert_true(go_over(o, &a, -1, &t));
+    assert_int_equal(overflow_hour_nusd(o, 7, WORLD_HOUR), WORLD_DOLLAR - 6);
+    assert_int_equal(overflow_hour_nusd(o, -1, WORLD_HOUR), WORLD_DOLLAR);
+    assert_int_equal(overflow_check(o, &other), OVERFLOW_CAP);
+    overflow_free(o);
+}
+
 static void test_overflow_counts_what_it_did(void **state)
 {
     (void)state;
@@ -751,14 +771,14 @@ static void test_sessions_have_one_place_each(void **state)
     struct sticky *s;
     assert_int_equal(sticky_new(&s, 12345, NULL), 0);
     for (int round = 0; round < 3; round++)
-        for (int i = 0; i < 1000; i++) sticky_note(s, sticky_key(s, i, "x", 1), 10 * i + round, START_MS + round);
+        for (int i = 0; i < 3000; i++) sticky_note(s, sticky_key(s, i, "x", 1), 10 * i + round, START_MS + round);
     int n_found = 0;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 3000; i++) {
         int at = sticky_find(s, sticky_key(s, i, "x", 1), START_MS + 3);
         assert_true(at < 0 || at == 10 * i + 2);
         n_found += at >= 0;
     }
-    assert_in_range(n_found, 950, 1000);
+    assert_in_range(n_found, 2500, 2999); /* of 1,024 rows of four, some have more to hold */
     sticky_free(s);
 }
 
@@ -848,6 +868,27 @@ static void test_a_dry_run_tells_the_figures(void **state)
     world_free(&x);
 }
 
+static void test_a_dry_run_tells_a_refusal(void **state)
+{
+    (void)state;
+    struct world x;
+    struct route_decision d;
+    struct buf b;
+    world_init(&x, "vlm");
+    world_tweak(&x, "vlm.full vlm.wait=4000");
+    assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_BUSY);
+    buf_init(&b, 1 << 16);
+    assert_int_equal(explain_json(&b, x.c, x.n, &x.w, &d), 0);
+    const char *error = strstr(b.data, "\"error\"");
+    assert_non_null(error);
+    assert_string_equal(error,
+                        "\"error\":{\"status\":429,\"code\":\"queue_full\",\"message\":\"No model takes this request: local/vlm has a full "
+                        "queue.\",\"param\":null,\"retry_after_s\":5}}");
+    assert_non_null(strstr(b.data, "\"action\":\"refuse\",\"served_by\":null,\"reason\":\"full\""));
+    buf_free(&b);
+    world_free(&x);
+}
+
 static void test_refusals_say_what_is_missing(void **state)
 {
     (void)state;
@@ -893,6 +934,11 @@ static void test_retry_after_is_the_shortest_wait_spread(void **state)
     assert_int_equal(most, 12);
     world_tweak(&x, "smol.wait=500000 groq.breaker=500000 together.no-key=500000 left=9999999");
     assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_BUSY);
+    assert_int_equal(d.retry_after_s, ROUTE_RETRY_MAX_S);
+    world_free(&x);
+    world_init(&x, "smol"); /* a cap is for the hour */
+    world_tweak(&x, "prompt=3000 key-cap=5");
+    assert_int_equal(route_decide(x.c, x.n, &x.w, &x.s, &d), -ERR_RATE);
     assert_int_equal(d.retry_after_s, ROUTE_RETRY_MAX_S);
     world_free(&x);
 }
@@ -970,6 +1016,7 @@ int main(void)
         cmocka_unit_test(test_a_session_beats_the_draw),
         cmocka_unit_test(test_overflow_is_off_until_all_three_are_set),
         cmocka_unit_test(test_overflow_hours_begin_anew),
+        cmocka_unit_test(test_overflow_goes_on_after_a_restart),
         cmocka_unit_test(test_overflow_counts_what_it_did),
         cmocka_unit_test(test_overflow_keeps_its_share_at_every_moment),
         cmocka_unit_test(test_overflow_has_room_for_many_and_closes_beyond),
@@ -979,6 +1026,7 @@ int main(void)
         cmocka_unit_test(test_sessions_are_bounded_and_the_oldest_goes),
         cmocka_unit_test(test_a_header_is_bounded_and_plain),
         cmocka_unit_test(test_a_dry_run_tells_the_figures),
+        cmocka_unit_test(test_a_dry_run_tells_a_refusal),
         cmocka_unit_test(test_refusals_say_what_is_missing),
         cmocka_unit_test(test_retry_after_is_the_shortest_wait_spread),
         cmocka_unit_test(test_reasons_are_sound),

@@ -1,0 +1,19 @@
+/* Export: transfers and requests, row by row, for other programs: CSV (RFC 4180) or JSON (one array).
+ *
+ * Amounts are dollars as decimal text, exact. Times are UTC, to the millisecond. What a text field of CSV begins with that a spreadsheet
+ * would compute (= + - @, a tab) gets a ' before it: notes and tags are written by others. All rows are of one snapshot, read some thousand
+ * at a time. */
+#ifndef SPILLWAY_SERVER_ACCOUNTS_EXPORT_H
+#define SPILLWAY_SERVER_ACCOUNTS_EXPORT_H
+
+#include <stdio.h>
+
+#include "server/accounts/db.h"
+
+enum export_what { EXPORT_TRANSFERS, EXPORT_REQUESTS };
+
+/* Those that were made from from_ms until before to_ms. *n: how many rows. Whether f took them is the caller's to ask of it (ferror). */
+MUST_USE int export_write(struct db *db, enum export_what what, bool json, int64_t from_ms, int64_t to_ms, FILE *f, size_t *n,
+                          struct err *e);
+
+#endif

@@ -1,0 +1,15 @@
+/* Prune: takes away the rows of requests that ended long ago, and of their attempts. What money is about stays for good: transfers,
+ * balances, sums by day, budgets and their windows. schema.c, version 5, has what is noted of it. */
+#ifndef SPILLWAY_SERVER_ACCOUNTS_PRUNE_H
+#define SPILLWAY_SERVER_ACCOUNTS_PRUNE_H
+
+#include "server/accounts/db.h"
+
+enum { PRUNE_MIN_DAYS = 2 /* an idempotency key is remembered for one */ };
+
+/* Requests that ended more than so many days ago by the ledger's clock, but those that somebody should look at (open entries of
+ * `reconciliation`). In transactions of 2,000 requests, so that a gateway never waits for long. *n: how many requests; what was done is
+ * done also after an error. */
+MUST_USE int prune_requests(struct db *db, int64_t days, int64_t *n, struct err *e);
+
+#endif

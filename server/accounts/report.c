@@ -1,0 +1,138 @@
+/* Report: see report.h. */
+#include "server/accounts/report.h"
+
+#include <string.h>
+
+/* --- statements --- */
+
+/* What a transfer is to the project ?1: money to it or from it. */
+#define SIGNED "CASE WHEN credit = ?1 THEN amount ELSE -amount END"
+
+static int balance_before(struct db *db, int64_t project, int64_t to_ms, int64_t *nusd, struct err *e)
+{
+    return db_number(db, "SELECT coalesce(sum(" SIGNED "), 0) FROM transfers WHERE ?1 IN (debit, credit) AND created_ms < ?2",
+                     DB_ARGS(db_int(project), db_int(to_ms)), 0, nusd, e);
+}
+
+static const char lines_sql[] =
+    "SELECT created_ms / 86400000 * 86400000 AS at, kind, count(*), 0 AS id, sum(" SIGNED "), 0, '' FROM transfers"
+    " WHERE kind = 'sale' AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3 GROUP BY 1, 2"
+    " UNION ALL"
+    " SELECT created_ms, kind, 1, id, " SIGNED ", coalesce(linked, 0), coalesce(note, '') FROM transfers"
+    " WHERE kind <> 'sale' AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3"
+    " ORDER BY 1, 4";
+
+static void sum_up(struct report_statement *s, const struct report_line *l)
+{
+    if (strcmp(l->kind, "sale") == 0)
+        s->sales_nusd -= l->amount_nusd;
+    else if (strcmp(l->kind, "deposit") == 0 || strcmp(l->kind, "chargeback") == 0)
+        s->paid_in_nusd += l->amount_nusd;
+    else
+        s->other_nusd += l->amount_nusd;
+}
+
+static int read_lines(struct db *db, int64_t project, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
+                      struct report_statement *s, int64_t *balance, struct err *e)
+{
+    struct db_rows r;
+    int rc = db_query(db, &r, lines_sql, DB_ARGS(db_int(project), db_int(from_ms), db_int(to_ms)), e);
+    while (!rc && (rc = db_next(&r, e)) == 1) {
+        struct report_line l = {.at_ms = db_get_int(&r, 0),
+                                .kind = db_get_text(&r, 1),
+                                .n = db_get_int(&r, 2),
+                                .id = db_get_int(&r, 3),
+                                .amount_nusd = db_get_int(&r, 4),
+                                .linked = db_get_int(&r, 5),
+                                .note = db_get_text(&r, 6)};
+        l.balance_nusd = *balance += l.amount_nusd;
+        sum_up(s, &l);
+        fn(ctx, &l);
+        rc = 0;
+    }
+    db_done(&r);
+    return rc;
+}
+
+int report_statement(struct db *db, int64_t project, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
+                     struct report_statement *out, struct err *e)
+{
+    int64_t n = 0, balance;
+    *out = (struct report_statement){0};
+    int rc = db_begin_read(db, e);
+    if (rc) return rc;
+    rc = db_number(db, "SELECT count(*) FROM accounts WHERE id = ?1 AND kind = 'project'", DB_ARGS(db_int(project)), 0, &n, e);
+    if (!rc && n == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no project %lld", (long long)project);
+    if (!rc) rc = balance_before(db, project, from_ms, &out->opening_nusd, e);
+    balance = out->opening_nusd;
+    if (!rc) rc = read_lines(db, project, from_ms, to_ms, fn, ctx, out, &balance, e);
+    if (!rc) rc = balance_before(db, project, to_ms, &out->closing_nusd, e);
+    if (!rc &&
+        (balance != out->closing_nusd || out->opening_nusd + out->paid_in_nusd - out->sales_nusd + out->other_nusd != out->closing_nusd))
+        rc = err_set(e, ERR_INTERNAL, "project %lld: the lines of its statement do not add up to its balance", (long long)project);
+    return db_end(db, rc, e);
+}
+
+/* --- usage --- */
+
+/* ?3 to ?7: whether it is grouped by that. Sums first, names after: there are far fewer rows then. */
+static const char days_sql[] =
+    "SELECT u.d, u.p, u.k, u.m, u.s, '', '', u.requests, u.tokens_in, u.tokens_cached, u.tokens_out, u.sale, u.cost, u.estimated,"
+    " p.name, k.name, s.name FROM"
+    " (SELECT CASE WHEN ?3 = 1 THEN day ELSE 0 END AS d, CASE WHEN ?4 = 1 THEN project ELSE 0 END AS p,"
+    " CASE WHEN ?5 = 1 THEN account ELSE 0 END AS k, CASE WHEN ?6 = 1 THEN model ELSE '' END AS m,"
+    " CASE WHEN ?7 = 1 THEN supplier ELSE 0 END AS s, sum(requests) AS requests, sum(tokens_in) AS tokens_in,"
+    " sum(tokens_cached) AS tokens_cached, sum(tokens_out) AS tokens_out, sum(sale) AS sale, sum(cost) AS cost, sum(estimated) AS estimated"
+    " FROM usage_days WHERE day >= ?1 AND day <= ?2 AND (?8 = 0 OR project = ?8) GROUP BY 1, 2, 3, 4, 5) u"
+    " LEFT JOIN accounts p ON p.id = u.p LEFT JOIN accounts k ON k.id = u.k LEFT JOIN accounts s ON s.id = u.s"
+    " ORDER BY u.d, u.p, u.k, u.m, u.s";
+
+static const char tags_sql[] =
+    "SELECT u.d, u.p, 0, '', 0, u.tag, u.value, u.requests, u.tokens_in, u.tokens_cached, u.tokens_out, u.sale, u.cost, 0, p.name, '', ''"
+    " FROM (SELECT CASE WHEN ?3 = 1 THEN day ELSE 0 END AS d, CASE WHEN ?4 = 1 THEN project ELSE 0 END AS p, tag, value,"
+    " sum(requests) AS requests, sum(tokens_in) AS tokens_in, sum(tokens_cached) AS tokens_cached, sum(tokens_out) AS tokens_out,"
+    " sum(sale) AS sale, sum(cost) AS cost"
+    " FROM usage_tags WHERE day >= ?1 AND day <= ?2 AND (?5 = 0 OR project = ?5) GROUP BY 1, 2, 3, 4) u"
+    " LEFT JOIN accounts p ON p.id = u.p ORDER BY u.d, u.p, u.tag, u.value";
+
+static struct db_arg by(const struct report_query *q, enum report_by bit)
+{
+    return db_int((q->by & bit) != 0);
+}
+
+int report_usage(struct db *db, const struct report_query *q, report_usage_fn *fn, void *ctx, struct err *e)
+{
+    struct db_rows r;
+    if ((q->by & REPORT_TAG) && (q->by & (REPORT_KEY | REPORT_MODEL | REPORT_SUPPLIER)))
+        return err_set(e, ERR_INPUT, "tags are summed by day and project, not by key, model or supplier");
+    int rc =
+        q->by & REPORT_TAG
+            ? db_query(db, &r, tags_sql,
+                       DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), db_int(q->project)), e)
+            : db_query(db, &r, days_sql,
+                       DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), by(q, REPORT_KEY),
+                               by(q, REPORT_MODEL), by(q, REPORT_SUPPLIER), db_int(q->project)),
+                       e);
+    while (!rc && (rc = db_next(&r, e)) == 1) {
+        fn(ctx, &(struct report_usage){.day = db_get_int(&r, 0),
+                                       .project = db_get_int(&r, 1),
+                                       .key = db_get_int(&r, 2),
+                                       .model = db_get_text(&r, 3),
+                                       .supplier = db_get_int(&r, 4),
+                                       .tag = db_get_text(&r, 5),
+                                       .value = db_get_text(&r, 6),
+                                       .requests = db_get_int(&r, 7),
+                                       .tokens_in = db_get_int(&r, 8),
+                                       .tokens_cached = db_get_int(&r, 9),
+                                       .tokens_out = db_get_int(&r, 10),
+                                       .sale_nusd = db_get_int(&r, 11),
+                                       .cost_nusd = db_get_int(&r, 12),
+                                       .estimated = db_get_int(&r, 13),
+                                       .project_name = db_get_text(&r, 14),
+                                       .key_name = db_get_text(&r, 15),
+                                       .supplier_name = db_get_text(&r, 16)});
+        rc = 0;
+    }
+    db_done(&r);
+    return rc;
+}

@@ -1,0 +1,71 @@
+/* `spillway accounts`, inside: what its files share. accounts.c has the table of sub-commands and opens the store; each function below is
+ * one of them. They work beside a running server, which takes changes over with its next request (ledger_state.config_version). */
+#ifndef SPILLWAY_SERVER_CLI_ACCOUNTS_PARTS_H
+#define SPILLWAY_SERVER_CLI_ACCOUNTS_PARTS_H
+
+#include "base/buf.h"
+#include "server/accounts/accounts.h"
+#include "server/accounts/ledger.h"
+#include "server/cli/command.h"
+
+enum { ACCOUNTS_DAY_BYTES = 32, ACCOUNTS_DIR_BYTES = 4096, ACCOUNTS_OUT_BYTES = 256 << 20 };
+
+struct accounts_run {
+    const struct options *o;
+    const char *const *args; /* after the sub-command's words */
+    int n_args;
+    char dir[ACCOUNTS_DIR_BYTES];
+    struct accounts *accounts; /* NULL to those that replace a store */
+    struct db *db;             /* theirs */
+    struct ledger *ledger;
+    bool differs; /* done, but the exit code is 1: figures do not agree */
+};
+
+int accounts_list(struct accounts_run *r, struct err *e); /* accounts_show.c */
+int accounts_show(struct accounts_run *r, struct err *e);
+int accounts_budget_list(struct accounts_run *r, struct err *e);
+int accounts_create_organisation(struct accounts_run *r, struct err *e); /* accounts_change.c */
+int accounts_create_project(struct accounts_run *r, struct err *e);
+int accounts_rename(struct accounts_run *r, struct err *e);
+int accounts_close_one(struct accounts_run *r, struct err *e);
+int accounts_freeze(struct accounts_run *r, struct err *e);
+int accounts_unfreeze(struct accounts_run *r, struct err *e);
+int accounts_deposit(struct accounts_run *r, struct err *e);
+int accounts_refund(struct accounts_run *r, struct err *e);
+int accounts_adjust(struct accounts_run *r, struct err *e);
+int accounts_chargeback(struct accounts_run *r, struct err *e);
+int accounts_prepaid(struct accounts_run *r, struct err *e);
+int accounts_budget_add(struct accounts_run *r, struct err *e);
+int accounts_budget_end(struct accounts_run *r, struct err *e);
+int accounts_limit(struct accounts_run *r, struct err *e);
+int accounts_price_set(struct accounts_run *r, struct err *e); /* accounts_price.c */
+int accounts_price_list(struct accounts_run *r, struct err *e);
+int accounts_price_history(struct accounts_run *r, struct err *e);
+int accounts_price_end(struct accounts_run *r, struct err *e);
+int accounts_statement(struct accounts_run *r, struct err *e); /* accounts_report.c */
+int accounts_usage(struct accounts_run *r, struct err *e);
+int accounts_export(struct accounts_run *r, struct err *e);
+int accounts_reconcile(struct accounts_run *r, struct err *e);
+int accounts_backup(struct accounts_run *r, struct err *e); /* accounts_store.c */
+int accounts_restore(struct accounts_run *r, struct err *e);
+int accounts_move(struct accounts_run *r, struct err *e);
+int accounts_prune(struct accounts_run *r, struct err *e);
+
+/* An id of the command line; what: "a project". */
+MUST_USE int accounts_id(const char *word, int64_t *id, struct err *e);
+MUST_USE int accounts_money(const char *name, const char *word, int64_t *nusd, struct err *e);
+/* "2026-11-29" as days since 1970. */
+MUST_USE int accounts_day(const char *name, const char *word, int64_t *day, struct err *e);
+char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES]);
+
+/* Members of a JSON object: `,"name":...`. */
+void accounts_json_text(struct buf *b, const char *name, const char *value);
+void accounts_json_int(struct buf *b, const char *name, int64_t value);
+void accounts_json_id(struct buf *b, const char *name, int64_t value);   /* 0: null */
+void accounts_json_money(struct buf *b, const char *name, int64_t nusd); /* "12.50": dollars, as text, exact */
+/* Prints what is in b between brackets, if all of it is there. */
+MUST_USE int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e);
+/* With --json {"id": id}, else the words on standard error. */
+void accounts_done(const struct accounts_run *r, int64_t id, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+#endif

@@ -1,0 +1,181 @@
+/* accounts list | show | budget list: how everybody stands. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "server/accounts/directory.h"
+#include "server/accounts/money.h"
+#include "server/cli/accounts_parts.h"
+#include "server/cli/table.h"
+
+enum { COLUMNS = 7, BUDGET_COLUMNS = 9, ID_BYTES = 24, NAME_BYTES = 256, STATE_BYTES = 64 };
+
+struct list {
+    struct table table;
+    struct buf json;
+    size_t n;
+    int64_t only; /* the account that is shown; 0: the whole tree */
+};
+
+static void show_id(int64_t id, char out[ID_BYTES])
+{
+    snprintf(out, ID_BYTES, "%" PRId64, id);
+}
+
+static const char *state_of(const struct directory_account *a, char out[STATE_BYTES])
+{
+    char day[ACCOUNTS_DAY_BYTES];
+    bool closed = a->closed_s != 0, frozen = a->frozen_s != 0;
+    snprintf(out, STATE_BYTES, "%s%s",
+             closed   ? "closed "
+             : frozen ? "frozen "
+                      : "open",
+             closed || frozen ? accounts_show_day(closed ? a->closed_s : a->frozen_s, day) : "");
+    return out;
+}
+
+static int depth_of(const char *kind)
+{
+    return strcmp(kind, "project") == 0 ? 1 : strcmp(kind, "key") == 0 ? 2 : 0;
+}
+
+static void list_row(void *ctx, const struct directory_account *a)
+{
+    struct list *l = ctx;
+    char id[ID_BYTES], name[NAME_BYTES], state[STATE_BYTES], has[MONEY_BYTES] = "", held[MONEY_BYTES] = "", floor[MONEY_BYTES] = "";
+    show_id(a->id, id);
+    snprintf(name, sizeof name, "%*s%.200s", l->only ? 0 : 2 * depth_of(a->kind), "", a->name);
+    if (a->has_balance) {
+        money_write(a->balance.posted_nusd, has);
+        money_write(a->balance.pending_nusd, held);
+    }
+    if (a->balance.prepaid) money_write(a->balance.floor_nusd, floor);
+    table_add(&l->table, (const char *const[COLUMNS]){id, a->kind, name, has, held, floor, state_of(a, state)});
+}
+
+static void json_time(struct buf *b, const char *name, int64_t at_s)
+{
+    accounts_json_id(b, name, at_s); /* 0: null */
+}
+
+static void list_json(void *ctx, const struct directory_account *a)
+{
+    struct list *l = ctx;
+    struct buf *b = &l->json;
+    buf_puts(b, l->n++ ? ",\n {" : "{");
+    accounts_json_int(b, "id", a->id);
+    accounts_json_id(b, "parent", a->parent);
+    accounts_json_text(b, "kind", a->kind);
+    accounts_json_text(b, "name", a->name);
+    accounts_json_int(b, "keys", a->n_keys);
+    json_time(b, "created_at", a->created_s);
+    json_time(b, "closed_at", a->closed_s);
+    json_time(b, "frozen_at", a->frozen_s);
+    if (a->has_balance) {
+        accounts_json_money(b, "balance_usd", a->balance.posted_nusd);
+        accounts_json_money(b, "held_usd", a->balance.pending_nusd);
+    }
+    if (a->balance.prepaid) accounts_json_money(b, "floor_usd", a->balance.floor_nusd);
+    buf_putc(b, '}');
+}
+
+static void list_begin(struct list *l, size_t n_columns, const char *const *header)
+{
+    l->table.n_columns = n_columns;
+    buf_init(&l->json, ACCOUNTS_OUT_BYTES);
+    table_add(&l->table, header);
+}
+
+static int list_end(struct list *l, int rc, bool json, const char *open, const char *close, struct err *e)
+{
+    if (!rc && l->table.failed) rc = err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc && json) rc = accounts_json_print(&l->json, open, close, e);
+    if (!rc && !json) table_print(&l->table, stdout);
+    table_free(&l->table);
+    buf_free(&l->json);
+    return rc;
+}
+
+static const char *const header[COLUMNS] = {"ID", "KIND", "NAME", "BALANCE", "HELD", "FLOOR", "STATE"};
+
+int accounts_list(struct accounts_run *r, struct err *e)
+{
+    struct list l = {0};
+    list_begin(&l, COLUMNS, header);
+    int rc = directory_list(r->db, 0, r->o->keys, r->o->json ? list_json : list_row, &l, e);
+    return list_end(&l, rc, r->o->json, "[", "]", e);
+}
+
+/* --- budgets --- */
+
+static void write_amount(bool money, int64_t amount, char out[MONEY_BYTES])
+{
+    if (money)
+        money_write(amount, out);
+    else
+        snprintf(out, MONEY_BYTES, "%" PRId64, amount);
+}
+
+static void budget_row(void *ctx, const struct ledger_budget *b)
+{
+    struct list *l = ctx;
+    bool money = strcmp(b->unit, "nusd") == 0;
+    char id[ID_BYTES], account[ID_BYTES], amount[MONEY_BYTES], used[MONEY_BYTES], held[MONEY_BYTES], left[MONEY_BYTES];
+    show_id(b->id, id);
+    show_id(b->account, account);
+    write_amount(money, b->amount, amount);
+    write_amount(money, b->posted, used);
+    write_amount(money, b->pending, held);
+    write_amount(money, b->amount - b->posted - b->pending, left);
+    table_add(&l->table, (const char *const[BUDGET_COLUMNS]){id, account, money ? "usd" : b->unit, b->period, b->scope, amount, used, held,
+                                                             b->hard ? left : "(only tells)"});
+}
+
+static void budget_json(void *ctx, const struct ledger_budget *b)
+{
+    struct list *l = ctx;
+    struct buf *out = &l->json;
+    bool money = strcmp(b->unit, "nusd") == 0;
+    void (*put)(struct buf *, const char *, int64_t) = money ? accounts_json_money : accounts_json_int;
+    buf_puts(out, l->n++ ? ",\n {" : "{");
+    accounts_json_int(out, "id", b->id);
+    accounts_json_int(out, "account", b->account);
+    accounts_json_text(out, "unit", money ? "usd" : b->unit);
+    accounts_json_text(out, "period", b->period);
+    accounts_json_text(out, "scope", b->scope);
+    put(out, "amount", b->amount);
+    put(out, "used", b->posted);
+    put(out, "held", b->pending);
+    buf_printf(out, ",\"hard\":%s", b->hard ? "true" : "false");
+    accounts_json_int(out, "window_starts_at", b->starts_s);
+    buf_putc(out, '}');
+}
+
+static const char *const budget_header[BUDGET_COLUMNS] = {"BUDGET", "OF", "UNIT", "PERIOD", "SCOPE", "AMOUNT", "USED", "HELD", "LEFT"};
+
+int accounts_budget_list(struct accounts_run *r, struct err *e)
+{
+    struct list l = {0};
+    int64_t id = 0;
+    int rc = r->n_args ? accounts_id(r->args[0], &id, e) : 0;
+    if (rc) return rc;
+    list_begin(&l, BUDGET_COLUMNS, budget_header);
+    rc = ledger_budget_list(r->ledger, id, r->o->json ? budget_json : budget_row, &l, e);
+    return list_end(&l, rc, r->o->json, "[", "]", e);
+}
+
+/* The account and what is right below it, then its budgets. */
+int accounts_show(struct accounts_run *r, struct err *e)
+{
+    struct list l = {0}, budgets = {0};
+    bool json = r->o->json;
+    int rc = accounts_id(r->args[0], &l.only, e);
+    if (rc) return rc;
+    list_begin(&l, COLUMNS, header);
+    list_begin(&budgets, BUDGET_COLUMNS, budget_header);
+    rc = directory_list(r->db, l.only, true, json ? list_json : list_row, &l, e);
+    if (!rc) rc = ledger_budget_list(r->ledger, l.only, json ? budget_json : budget_row, &budgets, e);
+    rc = list_end(&l, rc, json, "{\"accounts\":[", "],", e);
+    if (!rc && !json) putchar('\n');
+    return list_end(&budgets, rc, json, " \"budgets\":[", "]}", e);
+}
