@@ -1,6 +1,6 @@
 # Spillway's front door. The build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 #   make               build build/spillway
-#   make cuda [ARCHS="80 90a"]  the same and build/libspillway_cuda.so, for GPUs (docs/kernels.md)
+#   make cuda [ARCHS="80 90a"] [PRODUCTS=ON]  the same and build/libspillway_cuda.so, for GPUs (docs/kernels.md)
 #   make run           build, then serve the built-in demo model (ARGS="--listen 127.0.0.1:9000" to add options)
 #   make test [T=x]    all tests, or those whose name contains x
 #   make fault-long [T=x]  the fault rows of tests/fault and of the unit tests at their stated sizes (an hour), or those whose name contains x
@@ -20,7 +20,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: all build setup cuda run test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
+.PHONY: all build setup cuda run demo-overflow test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
 all: build
 
 setup:
@@ -33,14 +33,21 @@ build: setup
 # In the same folder, so that the library lies beside the program; later builds there keep it up to date.
 space := $() $()
 cuda:
-	@tools/setup --cuda
-	@cmake --preset cuda $(if $(ARCHS),"-DSPILLWAY_CUDA_ARCHS=$(subst $(space),;,$(strip $(ARCHS)))") --log-level=WARNING >/dev/null
+	@tools/setup --cuda $(if $(filter ON,$(PRODUCTS)),--cuda-products)
+	@cmake --preset cuda $(if $(ARCHS),"-DSPILLWAY_CUDA_ARCHS=$(subst $(space),;,$(strip $(ARCHS)))") \
+	    $(if $(PRODUCTS),-DSPILLWAY_CUDA_PRODUCTS=$(PRODUCTS)) --log-level=WARNING >/dev/null
 	@cmake --build --preset cuda -j $(JOBS) -- --no-print-directory
 
 run: setup
 	@cmake --preset release --log-level=WARNING >/dev/null
 	@cmake --build --preset release -j $(JOBS) --target spillway -- --no-print-directory
 	@build/spillway serve demo $(ARGS)
+
+# Overflow shown whole: a gateway, a second one as its provider, and more load than the first can take.
+demo-overflow: setup
+	@cmake --preset release --log-level=WARNING >/dev/null
+	@cmake --build --preset release -j $(JOBS) --target spillway -- --no-print-directory
+	@tools/demo_overflow $(ARGS)
 
 test: build
 	@tools/setup --tests

@@ -38,6 +38,7 @@ enum err_code {
     ERR_IN_FLIGHT,   /* its idempotency key belongs to a request that is under way */
     ERR_DONE,        /* ... to one that has ended, whose answer is not kept */
     ERR_MISMATCH,    /* ... to one with another body */
+    ERR_PROVIDER,    /* a hosted provider failed */
     ERR_STORE,       /* the accounts cannot be written now */
     ERR_INTERNAL,    /* our own mistake, survivable */
     ERR_CODES        /* number of codes, not a code */

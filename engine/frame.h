@@ -106,7 +106,9 @@ enum finish_reason {
     FINISH_STOP,      /* an end-of-sequence id (which is not among the tokens) */
     FINISH_LENGTH,    /* max_tokens or the context */
     FINISH_CANCELLED, /* by cancel or deadline */
-    FINISH_ERROR      /* err says why; ERR_NUMERIC for a non-finite row */
+    FINISH_ERROR,     /* err says why; ERR_NUMERIC for a non-finite row. The last that a frame may hold: the others are hosted providers' */
+    FINISH_TOOL_CALLS,
+    FINISH_CONTENT_FILTER
 };
 
 struct frame_logprob {

@@ -15,7 +15,9 @@
 #include "server/admission.h"
 #include "server/api/errors.h"
 #include "server/completion_charge.h"
+#include "server/completion_route.h"
 #include "server/route.h"
+#include "server/routing/explain.h"
 
 enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
 
@@ -55,7 +57,7 @@ static int take_tokens(struct completion *c, struct err *e)
     int64_t n = (int64_t)c->prompt.n_ids * c->params.n;
     if (g->n_prompt_tokens && n > g->limits.queue_tokens - g->n_prompt_tokens)
         return err_set(e, ERR_BUSY, "The server has as many prompt tokens waiting as it may: try again.");
-    c->replica = route_choose(c);
+    if (!c->replica) c->replica = route_choose(c);
     int rc = admission_check_prompt(c->replica, n, c->params.n, c->deadline_ms - loop_now_ms(g->loop), &c->retry_after_s, e);
     if (rc) return rc;
     g->n_prompt_tokens += n;
@@ -120,6 +122,7 @@ static void completion_free(struct loop_call *call)
     stop_waiting(c, false);
     if (c->admitted_ms) admission_leave(c->replica, c->params.n);
     gateway_model_release(c->model);
+    wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
     buf_free(&c->body);
@@ -214,12 +217,19 @@ static int comments_start(struct completion *c, struct err *e)
 
 static int read_model(struct completion *c, struct err *e)
 {
+    struct gateway *g = c->gateway;
+    struct err other;
     const json_t *v = json_object_get(c->request, "model");
     if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
     if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
     const char *id = json_string_value(v);
-    int rc = gateway_model_hold(c->gateway, id, json_string_length(v), &c->model, e);
+    size_t n = json_string_length(v);
+    int rc = gateway_model_hold(g, id, n, &c->model, e);
+    c->model_name = id;
     if (!rc) c->max_context = c->model->max_context;
+    if (rc != -ERR_NOT_FOUND || !g->hosted || strlen(id) != n) return rc;
+    rc = hosted_find(g->hosted, id, &c->hosted, &other);
+    if (rc && strchr(id, '/')) *e = other; /* it knows names that are like this one */
     return rc;
 }
 
@@ -287,12 +297,31 @@ static int read_json(struct completion *c, struct err *e)
     return json_is_object(c->request) ? 0 : err_set(e, ERR_INPUT, "The request body must be a JSON object.");
 }
 
+/* A provider is asked as the client asks us: what only it can judge is left to it. */
+static int read_hosted(struct completion *c, struct err *e)
+{
+    struct hosted_model *m = c->hosted;
+    int rc = chat_params_read_hosted(&c->params, c->request, e);
+    if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
+    if (rc) return rc;
+    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
+    if (asked == 0) asked = c->gateway->default_max_tokens;
+    if (m->price->max_output && asked > m->price->max_output) asked = m->price->max_output;
+    c->max_tokens = (uint32_t)asked;
+    c->bill = arena_alloc(&c->arena, sizeof *c->bill);
+    if (!c->bill) return err_set(e, ERR_MEMORY, "out of memory");
+    rc = hosted_bill_init(c->bill, m, c->request, asked, c->params.n, e);
+    struct wire_options o = {.model = m->price->model, .max_tokens = asked};
+    return rc ? rc : wire_encode(&m->host->host, c->request, &o, &c->wire, e);
+}
+
 static int read_request(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
     int rc = read_json(c, e);
     if (rc) return rc;
     rc = read_model(c, e);
+    if (!rc && c->hosted) return read_hosted(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
     if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
@@ -327,10 +356,20 @@ static bool job_ended(struct completion *c)
 /* --- running --- */
 
 /* What it may cost is held. */
+/* Who answers, and why. */
+static void tell_route(struct completion *c)
+{
+    char served[EXPLAIN_NAME_BYTES];
+    struct route_candidate by = {.host = c->hosted ? c->hosted->host->host.name : "local", .model = c->hosted ? c->hosted->price->model : c->model->id};
+    http_add_header(c->http, "x-spillway-served-by", explain_served_by(&by, served));
+    if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+}
+
 static void completion_start(struct completion *c, int rc, const struct err *why)
 {
     struct err e = *why;
     if (!rc) {
+        tell_route(c);
         rc = c->sink->open(c, &e);
         c->opened = rc == 0;
     }
@@ -340,6 +379,43 @@ static void completion_start(struct completion *c, int rc, const struct err *why
         c->started = rc == 0;
     }
     if (rc) completion_fail(c, &e);
+}
+
+static void completion_run_hosted(struct completion *c)
+{
+    c->source = &source_hosted;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: provider %s, at most %lld prompt tokens and %u of the answer", c->model_name,
+                c->hosted->host->host.name, (long long)c->bill->prompt_most, c->max_tokens);
+    stop_reading(c);
+    completion_reserve(c, completion_start);
+}
+
+static void encode_work(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    struct wire_options o = {.model = c->hosted->price->model, .max_tokens = c->bill->max_tokens};
+    if (wire_encode(&c->hosted->host->host, c->request, &o, &c->wire, &c->err) == 0) c->err.code = ERR_NONE;
+}
+
+static void encode_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) completion_run_hosted(c);
+}
+
+static void completion_run_local(struct completion *c)
+{
+    struct err e = {0};
+    c->source = &source_local;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
+                c->prompt.n_ids, c->n_pictures, c->max_tokens);
+    stop_reading(c);
+    if (take_tokens(c, &e))
+        completion_fail(c, &e);
+    else
+        completion_reserve(c, completion_start);
 }
 
 static void completion_run(struct completion *c)
@@ -359,15 +435,12 @@ static void completion_run(struct completion *c)
     c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
     c->seed = (uint64_t)c->params.seed;
     if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
-    c->source = &source_local;
-    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
-    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
-                c->prompt.n_ids, c->n_pictures, c->max_tokens);
-    stop_reading(c);
-    if (take_tokens(c, &e))
+    if (completion_route(c, &e))
         completion_fail(c, &e);
+    else if (c->hosted)
+        completion_job(c, encode_work, encode_done);
     else
-        completion_reserve(c, completion_start);
+        completion_run_local(c);
 }
 
 /* --- pictures --- */
@@ -478,7 +551,9 @@ static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
     if (!job_ended(c)) return;
-    if (c->n_pictures)
+    if (c->hosted)
+        completion_run_hosted(c);
+    else if (c->n_pictures)
         call_pictures(c, MEDIA_PROBE, picture_probed);
     else
         completion_run(c);
@@ -538,7 +613,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     c->gateway = g;
     c->account = http_owner(r);
     int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
-    if (!rc) rc = admission_check_any(g, &retry_after_s, &e);
+    if (!rc && !completion_may_spill(g)) rc = admission_check_any(g, &retry_after_s, &e);
     if (!rc) {
         rc = enter(c, c->account, &e);
         if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));
@@ -588,6 +663,6 @@ void completion_event(struct completion *c, const struct event *ev)
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
-    if (c->first_token_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
+    if (c->first_token_ms && c->replica) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     completion_settle(c, completion_finish);
 }

@@ -17,6 +17,7 @@
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
 #include "server/gateway.h"
+#include "server/hosted_bill.h"
 #include "server/source.h"
 
 struct picture {
@@ -39,7 +40,14 @@ struct completion {
     uint32_t longest_context; /* of all models here */
     struct buf body;
     json_t *request;
-    struct gateway_model *model;
+    const char *model_name;      /* as the client is told */
+    struct hosted_model *hosted; /* who answers; NULL: a local model */
+    struct wire_request wire;    /* to it */
+    struct overflow_ticket overflow; /* it stands in for the local model */
+    const char *route_text, *route_reason; /* of a decision, for the client and the ledger; NULL: there was none to make */
+    int64_t decided_ms;
+    struct hosted_bill *bill;
+    struct gateway_model *model; /* that was asked for; NULL: a hosted one was */
     struct gateway_replica *replica; /* of it: who answers. NULL: the prompt is not known yet */
     uint32_t max_context; /* the model's, read once */
     struct chat_params params;

@@ -5,6 +5,7 @@
 
 #include "server/accounts/id_text.h"
 #include "server/charge.h"
+#include "server/completion_route.h"
 
 enum { MOST_RETRY_MS = 60000 };
 
@@ -21,10 +22,24 @@ static struct usage metered(const struct completion *c)
 /* Without an answer, done NULL, the charge is the ledger's from now on. */
 static void end_charge(struct completion *c, enum ledger_op_type type, enum ledger_end end, const char *outcome, charge_fn *done)
 {
-    struct ledger_op o = {.type = type, .outcome = outcome, .served = 1, .n_used = 1, .used = {{.n = 1, .supplier = c->model->supplier, .end = end}}};
-    if (type == LEDGER_POST) o.used[0].usage = metered(c);
+    struct ledger_op o = {.type = type, .outcome = outcome, .served = 1, .n_used = 1};
+    if (c->hosted)
+        hosted_bill_end(c->bill, end, &o);
+    else {
+        o.used[0] = (struct ledger_used){.n = 1, .supplier = c->model->supplier, .end = end};
+        if (type == LEDGER_POST) o.used[0].usage = metered(c);
+    }
     charge_end(c->charge, &o, done, c);
-    if (!done) c->charge = NULL;
+    if (done) return;
+    completion_route_ended(c, o.sale_nusd, false);
+    c->charge = NULL;
+}
+
+static int64_t cost_of(const struct completion *c, enum ledger_end end)
+{
+    struct ledger_op o = {.sale_nusd = 0};
+    if (c->hosted && c->started) hosted_bill_end(c->bill, end, &o);
+    return o.sale_nusd;
 }
 
 static void reserved(void *ctx, const struct ledger_op *op)
@@ -43,16 +58,36 @@ static void reserved(void *ctx, const struct ledger_op *op)
     c->charged(c, op->rc, &op->err);
 }
 
+/* If nothing more is ever learned of it, the prompt is taken to have been read. */
+static void fill_hosted(const struct completion *c, struct ledger_op *o)
+{
+    const struct hosted_bill *b = c->bill;
+    struct ledger_op guess;
+    struct hosted_bill begun = *b;
+    begun.out_bytes = 1;
+    hosted_bill_end(&begun, LEDGER_CUT, &guess);
+    o->scope = c->overflow.open ? LEDGER_OVERFLOW : LEDGER_HOSTED;
+    o->reason = c->route_reason;
+    o->amount_nusd = b->hold_nusd;
+    o->tokens = b->prompt_estimate + b->max_tokens * b->n;
+    o->price_of = (struct ledger_price){.provider = b->model->price->provider, .model = b->model->price->model, .rows = b->model->price_text};
+    o->attempt = (struct ledger_attempt){.supplier = b->model->host->supplier,
+                                         .model = b->model->price->model,
+                                         .sale_estimate_nusd = guess.sale_nusd,
+                                         .cost_estimate_nusd = guess.used[0].cost_nusd};
+}
+
 void completion_reserve(struct completion *c, completion_charged_fn *then)
 {
     struct err e = {0};
     const int64_t left_ms = c->deadline_ms - loop_now_ms(c->gateway->loop);
-    struct ledger_op o = {.type = LEDGER_RESERVE,
-                          .account = c->account,
-                          .model = c->model->id,
-                          .lasts_ms = left_ms > 0 ? left_ms : 0,
-                          .tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n,
-                          .attempt = {.supplier = c->model->supplier, .model = c->model->id}};
+    struct ledger_op o = {.type = LEDGER_RESERVE, .account = c->account, .model = c->model_name, .lasts_ms = left_ms > 0 ? left_ms : 0};
+    if (c->hosted)
+        fill_hosted(c, &o);
+    else {
+        o.tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n;
+        o.attempt = (struct ledger_attempt){.supplier = c->model->supplier, .model = c->model->id};
+    }
     c->charged = then;
     int rc = c->gateway->ledger ? charge_reserve(&c->charge, c->gateway->loop, c->gateway->ledger, &o, reserved, c, &e) : 0;
     if (rc || !c->charge) then(c, rc, &e);
@@ -61,7 +96,13 @@ void completion_reserve(struct completion *c, completion_charged_fn *then)
 static void settled(void *ctx, const struct ledger_op *op)
 {
     struct completion *c = ctx;
+    char text[24];
     c->charge = NULL;
+    completion_route_ended(c, op->charged_nusd, op->rc == 0);
+    c->usage.has_cost = true;
+    c->usage.cost_nusd = op->charged_nusd;
+    snprintf(text, sizeof text, "%lld", (long long)op->charged_nusd);
+    if (!c->headers_out) http_add_header(c->http, "x-spillway-cost-nusd", text);
     c->charged(c, op->rc, &op->err);
 }
 
@@ -70,6 +111,7 @@ void completion_settle(struct completion *c, completion_charged_fn *then)
     struct err none = {0};
     c->charged = then;
     if (!c->charge) {
+        completion_route_ended(c, cost_of(c, LEDGER_SERVED), true);
         then(c, 0, &none);
         return;
     }
@@ -79,9 +121,14 @@ void completion_settle(struct completion *c, completion_charged_fn *then)
 
 void completion_abandon(struct completion *c)
 {
-    if (!c->charge) return;
+    if (!c->charge) {
+        completion_route_ended(c, cost_of(c, LEDGER_CUT), false); /* unless that has been said */
+        return;
+    }
     if (c->settling)
         charge_forget(c->charge);
+    else if (c->hosted)
+        end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL);
     else if (c->first_token_ms && !c->failed)
         end_charge(c, LEDGER_POST, LEDGER_CUT, "cut", NULL);
     else

@@ -122,3 +122,8 @@ void curl_loop_remove(struct curl_loop *c, CURL *easy)
 {
     curl_multi_remove_handle(c->multi, easy);
 }
+
+void curl_loop_keep(struct curl_loop *c, long n)
+{
+    curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, n);
+}

@@ -15,5 +15,7 @@ MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(
 void curl_loop_free(struct curl_loop *c);
 MUST_USE int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e);
 void curl_loop_remove(struct curl_loop *c, CURL *easy);
+/* Keeps up to n connections that nobody uses; without this call, four for each transfer under way. */
+void curl_loop_keep(struct curl_loop *c, long n);
 
 #endif

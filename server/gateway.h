@@ -18,14 +18,16 @@
 #include "server/accounts/ledger_writer.h"
 #include "server/counts.h"
 #include "server/edge.h"
+#include "server/hosted.h"
 #include "server/http.h"
 #include "server/loop.h"
 #include "server/media_proc.h"
 #include "server/pool.h"
 #include "server/quarantine.h"
+#include "server/routing/decide.h"
 #include "server/worker_proc.h"
 
-enum { GATEWAY_MAX_MODELS = 64, GATEWAY_MAX_REPLICAS = 8 };
+enum { GATEWAY_MAX_MODELS = 64, GATEWAY_MAX_REPLICAS = 8, GATEWAY_MAX_STAND_INS = 8 };
 
 struct gateway;
 
@@ -76,6 +78,9 @@ struct gateway_model {
     bool shared_cache;         /* accounts find each other's prompts in it (--cache-scope) */
     struct quarantine *quarantine;
     struct local *waiting; /* source_local.c: requests that came while no worker was ready */
+    unsigned number;       /* among the models that are there; below GATEWAY_MAX_MODELS */
+    uint16_t stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it, in order */
+    size_t n_stand_ins;
     int64_t supplier;      /* its account in the ledger; 0: there is none */
     uint32_t max_context;  /* the smallest of the model's and the workers' */
     int64_t created_s;
@@ -114,6 +119,8 @@ struct gateway {
     struct media_pool *media;
     struct accounts *accounts; /* NULL: --no-auth */
     struct ledger_writer *ledger; /* NULL: nothing is charged */
+    struct route_state route;     /* of requests for local models that have stand-ins */
+    struct hosted *hosted;        /* NULL: no provider is configured */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];

@@ -326,6 +326,16 @@ static int model_start(struct gateway_model *m, const struct gateway_gpus *gpus,
     return rc;
 }
 
+static unsigned free_number(const struct gateway *g)
+{
+    uint64_t taken = 0;
+    unsigned number = 0;
+    _Static_assert((int)GATEWAY_MAX_MODELS <= (int)NAME_MAX_LOCALS && GATEWAY_MAX_MODELS <= 64, "a bit each");
+    for (size_t i = 0; i < g->n_models; i++) taken |= (uint64_t)1 << g->models[i]->number;
+    while (taken >> number & 1) number++;
+    return number;
+}
+
 int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
                       const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e)
 {
@@ -348,6 +358,8 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
         model_free(m);
         return rc;
     }
+    m->number = free_number(g);
+    g->route.spill[m->number] = (struct route_spill){.on = false};
     pthread_mutex_lock(&g->models_lock);
     g->models[g->n_models++] = m;
     pthread_mutex_unlock(&g->models_lock);

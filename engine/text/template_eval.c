@@ -107,7 +107,7 @@ static struct value lookup(struct eval *v, struct scope *s, const struct text *n
         if (x) return *x;
     }
     for (int i = 0; i < BUILTINS; i++)
-        if (text_is(name, builtin_names[i])) return (struct value){.type = VALUE_FUNCTION, .u.function = i};
+        if (template_text_is(name, builtin_names[i])) return (struct value){.type = VALUE_FUNCTION, .u.function = i};
     return (struct value){.type = VALUE_UNDEFINED, .u.s = name};
 }
 
@@ -204,7 +204,7 @@ static struct value call_macro(struct eval *v, const struct macro *m, const stru
     for (size_t k = 0; k < kwargs->n && !v->failed; k++) {
         const struct text *name = kwargs->members[k].key.u.s;
         bool is_parameter = dict_find_chars(&s->vars, name->p, name->n) != NULL;
-        if (text_is(name, "caller"))
+        if (template_text_is(name, "caller"))
             scope_set(v, s, &caller, kwargs->members[k].value);
         else if (!is_parameter)
             dict_set(v, &rest, kwargs->members[k].key, kwargs->members[k].value);
@@ -468,18 +468,18 @@ struct value eval_loop(struct eval *v, const struct node *n, struct value over, 
 struct value loop_member(struct eval *v, struct loop *l, const struct text *name)
 {
     int64_t i = (int64_t)l->at, n = (int64_t)l->items->n;
-    if (text_is(name, "index")) return value_int(i + 1, 0);
-    if (text_is(name, "index0")) return value_int(i, 0);
-    if (text_is(name, "revindex")) return value_int(n - i, 0);
-    if (text_is(name, "revindex0")) return value_int(n - i - 1, 0);
-    if (text_is(name, "first")) return value_bool(i == 0);
-    if (text_is(name, "last")) return value_bool(i + 1 == n);
-    if (text_is(name, "length")) return value_int(n, 0);
-    if (text_is(name, "depth")) return value_int((int64_t)l->depth, 0);
-    if (text_is(name, "depth0")) return value_int((int64_t)l->depth - 1, 0);
-    if (text_is(name, "previtem")) return i > 0 ? l->items->items[i - 1] : (struct value){.type = VALUE_UNDEFINED, .u.s = name};
-    if (text_is(name, "nextitem")) return i + 1 < n ? l->items->items[i + 1] : (struct value){.type = VALUE_UNDEFINED, .u.s = name};
-    if (text_is(name, "cycle") || text_is(name, "changed")) {
+    if (template_text_is(name, "index")) return value_int(i + 1, 0);
+    if (template_text_is(name, "index0")) return value_int(i, 0);
+    if (template_text_is(name, "revindex")) return value_int(n - i, 0);
+    if (template_text_is(name, "revindex0")) return value_int(n - i - 1, 0);
+    if (template_text_is(name, "first")) return value_bool(i == 0);
+    if (template_text_is(name, "last")) return value_bool(i + 1 == n);
+    if (template_text_is(name, "length")) return value_int(n, 0);
+    if (template_text_is(name, "depth")) return value_int((int64_t)l->depth, 0);
+    if (template_text_is(name, "depth0")) return value_int((int64_t)l->depth - 1, 0);
+    if (template_text_is(name, "previtem")) return i > 0 ? l->items->items[i - 1] : (struct value){.type = VALUE_UNDEFINED, .u.s = name};
+    if (template_text_is(name, "nextitem")) return i + 1 < n ? l->items->items[i + 1] : (struct value){.type = VALUE_UNDEFINED, .u.s = name};
+    if (template_text_is(name, "cycle") || template_text_is(name, "changed")) {
         struct method *m = eval_alloc(v, sizeof *m);
         if (!m) return (struct value){0};
         *m = (struct method){{.type = VALUE_LOOP, .u.loop = l}, name};

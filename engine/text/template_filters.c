@@ -249,8 +249,8 @@ FILTER(round)
     if (a.type != VALUE_FLOAT && a.type != VALUE_INT) return eval_fail(v, ERR_INPUT, "type '%s' cannot be rounded", value_type_name(a));
     int64_t places = precision.type == VALUE_INT ? precision.u.i : 0;
     double f = a.type == VALUE_FLOAT ? a.u.f : (double)a.u.i, p = pow(10, (double)places);
-    if (method.type == VALUE_STRING && text_is(method.u.s, "ceil")) return value_float(ceil(f * p) / p, a.mark);
-    if (method.type == VALUE_STRING && text_is(method.u.s, "floor")) return value_float(floor(f * p) / p, a.mark);
+    if (method.type == VALUE_STRING && template_text_is(method.u.s, "ceil")) return value_float(ceil(f * p) / p, a.mark);
+    if (method.type == VALUE_STRING && template_text_is(method.u.s, "floor")) return value_float(floor(f * p) / p, a.mark);
     if (a.type == VALUE_FLOAT) return value_float(round_to(f, places), a.mark);
     return places >= 0      ? a
            : fabs(f) < 9e15 ? value_int((int64_t)round_to(f, places), a.mark)
@@ -352,7 +352,7 @@ FILTER(sort)
 FILTER(dictsort)
 {
     struct value by = arg(args, kwargs, 1, "by");
-    bool value_first = by.type == VALUE_STRING && text_is(by.u.s, "value");
+    bool value_first = by.type == VALUE_STRING && template_text_is(by.u.s, "value");
     struct value pairs = filter_items(v, a, &(struct list){0}, &(struct dict){0});
     if (v->failed) return pairs;
     return sorted_by(v, pairs.u.list, value_int(value_first, 0), value_true(arg(args, kwargs, 0, "case_sensitive")),
@@ -586,7 +586,7 @@ static const struct {
 static size_t filter_index(const struct text *name)
 {
     size_t i = 0;
-    while (i < sizeof filters / sizeof *filters && !text_is(name, filters[i].name)) i++;
+    while (i < sizeof filters / sizeof *filters && !template_text_is(name, filters[i].name)) i++;
     return i;
 }
 
@@ -689,7 +689,7 @@ static const struct {
 static size_t test_index(const struct text *name)
 {
     size_t i = 0;
-    while (i < sizeof tests / sizeof *tests && !text_is(name, tests[i].name)) i++;
+    while (i < sizeof tests / sizeof *tests && !template_text_is(name, tests[i].name)) i++;
     return i;
 }
 

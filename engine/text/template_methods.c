@@ -430,7 +430,7 @@ static const struct method_row *method_find(struct value self, const struct text
                                     : self.type == VALUE_CYCLER                           ? cycler_methods
                                                                                           : NULL;
     for (; rows && rows->name; rows++)
-        if (text_is(name, rows->name)) return rows;
+        if (template_text_is(name, rows->name)) return rows;
     return NULL;
 }
 

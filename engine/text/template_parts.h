@@ -282,7 +282,7 @@ struct value percent_format(struct eval *v, struct value format, struct value ar
 struct value *dict_find(struct eval *v, const struct dict *d, struct value key);
 struct value *dict_find_chars(const struct dict *d, const char *name, size_t n);
 void dict_set(struct eval *v, struct dict *d, struct value key, struct value value);
-bool text_is(const struct text *s, const char *word);
+bool template_text_is(const struct text *s, const char *word);
 size_t text_length(const struct text *s);                     /* code points */
 size_t text_offset(const struct text *s, size_t code_points); /* byte offset */
 

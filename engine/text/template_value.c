@@ -54,7 +54,7 @@ struct value value_of_list(struct eval *v, enum value_type type, const struct va
     return (struct value){.type = type, .u.list = l};
 }
 
-bool text_is(const struct text *s, const char *word)
+bool template_text_is(const struct text *s, const char *word)
 {
     return s->n == strlen(word) && memcmp(s->p, word, s->n) == 0;
 }

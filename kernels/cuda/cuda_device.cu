@@ -70,9 +70,11 @@ int open_device(struct device *d, const struct device_options *o, struct err *e)
     int n = 0, has = 0, needs = 0;
     cudaDeviceProp p;
     cudaError_t rc = cudaGetDeviceCount(&n);
-    if (rc == cudaErrorInsufficientDriver && cudaDriverGetVersion(&has) == cudaSuccess && has && cudaRuntimeGetVersion(&needs) == cudaSuccess)
+    if (rc == cudaErrorInsufficientDriver && cudaDriverGetVersion(&has) == cudaSuccess && cudaRuntimeGetVersion(&needs) == cudaSuccess) {
+        if (!has) return err_set(e, ERR_UNSUPPORTED, "cuda: no device: NVIDIA's driver is not there (a container is given it by --gpus)");
         return err_set(e, ERR_UNSUPPORTED, "cuda: the driver is too old: it is for CUDA %d.%d, and %d.%d is needed", has / 1000, has % 1000 / 10, needs / 1000,
                        needs % 1000 / 10);
+    }
     if (rc != cudaSuccess || n == 0) return err_set(e, ERR_UNSUPPORTED, "cuda: no device: %s", rc == cudaSuccess ? "none is there" : cudaGetErrorString(rc));
     if (o->compute != COMPUTE_BF16) return err_set(e, ERR_UNSUPPORTED, "cuda: computes in bf16 only; use --device cpu for float32");
     if (o->gpu < 0 || o->gpu >= n)

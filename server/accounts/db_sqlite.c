@@ -22,7 +22,7 @@ static int use_wal(sqlite3 *s)
 {
     int code;
     for (int waited_ms = 0;; waited_ms += BUSY_LOOK_MS) {
-        code = sqlite3_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", NULL, NULL, NULL);
+        code = sqlite3_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -400", NULL, NULL, NULL);
         if (code != SQLITE_BUSY || waited_ms >= DB_BUSY_MS) return code;
         usleep(BUSY_LOOK_MS * 1000);
     }

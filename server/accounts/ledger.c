@@ -272,6 +272,11 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
     if (rc || op->rc || hold(l, w)) return rc;
+    int64_t price;
+    rc = ledger_price_id(l, &op->price_of, &price, e);
+    if (rc) return rc;
+    if (op->price == 0) op->price = price;
+    if (op->attempt.price == 0) op->attempt.price = price;
     op->request = l->run << 32 | ++l->seq;
     rc = db_send(
         l->db,
@@ -542,6 +547,7 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
     int rc = db_begin(l->db, e);
     if (!rc) rc = db_end(l->db, apply_in(l, work, n, e), e);
     if (rc && rc != -ERR_UNKNOWN) l->seq = seq; /* the numbers were not used */
+    if (rc) ledger_forget_prices(l);
     free(work);
     return rc;
 }

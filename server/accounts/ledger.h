@@ -46,6 +46,11 @@ struct ledger_attempt {
     int64_t sale_estimate_nusd, cost_estimate_nusd; /* what is posted if nothing more is ever learned */
 };
 
+/* A price in force: its row in `prices`, made when it is met for the first time, in place of the one before. */
+struct ledger_price {
+    const char *provider, *model, *rows; /* NULL: none. They must live as long as the ledger: a price is known again by the address of rows */
+};
+
 /* How an attempt ended. */
 enum ledger_end { LEDGER_SERVED, LEDGER_CUT /* after some of it */, LEDGER_FAILED, LEDGER_NOT_KNOWN };
 struct ledger_used {
@@ -71,6 +76,7 @@ struct ledger_op {
     int64_t price, lasts_ms;           /* until its deadline */
     enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
     const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none */
+    struct ledger_price price_of;      /* of the sale and of the attempt, where price and attempt.price are 0; ATTEMPT: of the attempt */
     /* RESERVE, EXTEND, ATTEMPT */
     int64_t amount_nusd, tokens; /* EXTEND, ATTEMPT: more than before, by so much; 0: as it was */
     struct ledger_attempt attempt; /* EXTEND: only the estimates, of attempt n */

@@ -124,6 +124,55 @@ int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e
     return rc < 0 ? rc : chain_keep(l, out, e);
 }
 
+/* --- prices --- */
+
+static struct known_price *price_place(struct known_price *table, size_t cap, const char *rows)
+{
+    size_t at = ((uintptr_t)rows >> 4) * 0x9e3779b97f4a7c15u >> 20 & (cap - 1);
+    while (table[at].rows && table[at].rows != rows) at = (at + 1) & (cap - 1);
+    return &table[at];
+}
+
+static int price_keep(struct ledger *l, const char *rows, int64_t id, struct err *e)
+{
+    if (2 * (l->n_prices + 1) > l->cap_prices) {
+        size_t cap = l->cap_prices ? 2 * l->cap_prices : 64;
+        struct known_price *table = calloc(cap, sizeof *table);
+        if (!table) return err_set(e, ERR_MEMORY, "out of memory");
+        for (size_t i = 0; i < l->cap_prices; i++)
+            if (l->prices[i].rows) *price_place(table, cap, l->prices[i].rows) = l->prices[i];
+        free(l->prices);
+        l->prices = table;
+        l->cap_prices = cap;
+    }
+    *price_place(l->prices, l->cap_prices, rows) = (struct known_price){.rows = rows, .id = id};
+    l->n_prices++;
+    return 0;
+}
+
+int ledger_price_id(struct ledger *l, const struct ledger_price *p, int64_t *id, struct err *e)
+{
+    *id = 0;
+    if (!p->rows) return 0;
+    if (l->cap_prices && (*id = price_place(l->prices, l->cap_prices, p->rows)->id)) return 0;
+    int rc = db_number(l->db, "SELECT id FROM prices WHERE provider = ?1 AND model = ?2 AND rows = ?3 ORDER BY id DESC LIMIT 1",
+                       DB_ARGS(db_text(p->provider), db_text(p->model), db_text(p->rows)), 0, id, e);
+    if (!rc && *id == 0) {
+        rc = db_run(l->db, "UPDATE prices SET ended_s = {now_s} WHERE provider = ?1 AND model = ?2 AND ended_s IS NULL AND source = 'book'",
+                    DB_ARGS(db_text(p->provider), db_text(p->model)), NULL, e);
+        if (!rc)
+            rc = db_number(l->db, "INSERT INTO prices (provider, model, rows, source, created_s) VALUES (?1, ?2, ?3, 'book', {now_s}) RETURNING id",
+                           DB_ARGS(db_text(p->provider), db_text(p->model), db_text(p->rows)), 0, id, e);
+    }
+    return rc ? rc : price_keep(l, p->rows, *id, e);
+}
+
+void ledger_forget_prices(struct ledger *l)
+{
+    if (l->prices) memset(l->prices, 0, l->cap_prices * sizeof *l->prices);
+    l->n_prices = 0;
+}
+
 /* --- the clock --- */
 
 /* The database's, never going back: what it was is kept in the store once a second. */
@@ -238,5 +287,6 @@ void ledger_close(struct ledger *l)
     rows_free(&l->rows);
     free(l->budgets);
     free(l->chains);
+    free(l->prices);
     free(l);
 }

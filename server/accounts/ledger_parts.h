@@ -45,6 +45,12 @@ struct ledger_rows {
     size_t n_windows, cap_windows;
 };
 
+/* A price that was met. */
+struct known_price {
+    const char *rows; /* NULL: an empty place */
+    int64_t id;
+};
+
 struct ledger {
     struct db *db;
     struct ledger_options o;
@@ -58,6 +64,8 @@ struct ledger {
     size_t n_budgets;
     struct chain *chains; /* a table by key */
     size_t n_chains, cap_chains;
+    struct known_price *prices; /* a table by the address of rows */
+    size_t n_prices, cap_prices;
     struct ledger_rows rows;
 };
 
@@ -65,6 +73,9 @@ struct ledger {
 MUST_USE int ledger_refresh(struct ledger *l, struct err *e);
 /* -ERR_NOT_FOUND: there is no such key. */
 MUST_USE int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e);
+/* 0 if there is none. */
+MUST_USE int ledger_price_id(struct ledger *l, const struct ledger_price *p, int64_t *id, struct err *e);
+void ledger_forget_prices(struct ledger *l); /* what was met in a transaction that came to nothing is not there */
 /* Budgets of the account: the first, *n of them. */
 const struct budget *ledger_budgets_of(const struct ledger *l, int64_t account, size_t *n);
 const struct budget *ledger_budget_by_id(const struct ledger *l, int64_t id);

@@ -307,6 +307,20 @@ int chat_params_read(struct chat_params *p, const json_t *request, const struct 
     return check_together(p, request, e);
 }
 
+int chat_params_read_hosted(struct chat_params *p, const json_t *request, struct err *e)
+{
+    static const char *const ours[] = {"n", "max_tokens", "max_completion_tokens", "logprobs", "stream", "stream_options"};
+    *p = (struct chat_params){.n = 1};
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++) {
+        const json_t *v = json_object_get(request, ours[i]);
+        int rc = v ? read_field(field_find(ours[i]), p, v, NULL, NULL, e) : 0;
+        if (rc) return rc;
+    }
+    if (p->max_tokens && p->max_completion_tokens && p->max_tokens != p->max_completion_tokens)
+        return err_set_param(e, ERR_INPUT, "max_tokens", "'max_tokens' and 'max_completion_tokens' are given and differ.");
+    return 0;
+}
+
 int chat_params_check(const struct chat_params *p, const struct limits *limits, struct err *e)
 {
     const struct {

@@ -32,6 +32,10 @@ struct chat_params {
 MUST_USE int chat_params_read(struct chat_params *p, const json_t *request, const struct prompt_info *model, struct arena *arena,
                               struct err *e);
 
+/* For a hosted model: only what we need to know ourselves (how the answer is written, how long it may be, how many). The rest is for the wire to
+ * pass, translate or refuse. */
+MUST_USE int chat_params_read_hosted(struct chat_params *p, const json_t *request, struct err *e);
+
 /* What the operator allows less of than the table: stop strings, n, top_logprobs. -ERR_LIMIT names the member. */
 MUST_USE int chat_params_check(const struct chat_params *p, const struct limits *limits, struct err *e);
 

@@ -10,7 +10,7 @@
 void chat_write_head(struct buf *b, const struct completion *c, const char *object)
 {
     buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", c->id, object, (long long)c->created_s);
-    json_write_string(b, c->model->id, strlen(c->model->id));
+    json_write_string(b, c->model_name, strlen(c->model_name));
 }
 
 /* A token's bytes as text: what is not UTF-8 by itself becomes U+FFFD; `bytes` tells exactly. */
@@ -53,17 +53,38 @@ void chat_write_logprobs(struct buf *b, const struct event_logprob *list, size_t
     }
 }
 
+/* What only some models have is there only when there is some of it. */
+static void write_count(struct buf *b, const char *name, int64_t n)
+{
+    if (n) buf_printf(b, ",\"%s\":%lld", name, (long long)n);
+}
+
 void chat_write_usage(struct buf *b, const struct usage_told *u)
 {
     buf_printf(b,
                "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,\"prompt_tokens_details\":{"
-               "\"cached_tokens\":%lld},"
-               "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+               "\"cached_tokens\":%lld",
                (long long)u->prompt_tokens, (long long)u->completion_tokens, (long long)(u->prompt_tokens + u->completion_tokens),
                (long long)u->cached_tokens);
+    write_count(b, "cache_write_tokens", u->cache_write_tokens);
+    write_count(b, "audio_tokens", u->audio_in_tokens);
+    buf_printf(b, "},\"completion_tokens_details\":{\"reasoning_tokens\":%lld", (long long)u->reasoning_tokens);
+    write_count(b, "audio_tokens", u->audio_out_tokens);
+    buf_putc(b, '}');
+    if (u->has_cost) buf_printf(b, ",\"cost_nusd\":%lld", (long long)u->cost_nusd);
+    buf_putc(b, '}');
 }
 
 const char *chat_finish_name(enum finish_reason reason)
 {
-    return reason == FINISH_LENGTH ? "length" : "stop";
+    switch (reason) {
+    case FINISH_LENGTH:
+        return "length";
+    case FINISH_TOOL_CALLS:
+        return "tool_calls";
+    case FINISH_CONTENT_FILTER:
+        return "content_filter";
+    default:
+        return "stop";
+    }
 }

@@ -38,6 +38,7 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_QUEUE_FULL] = {429, "rate_limit_error", "queue_full", "1"},
     [API_NUMERIC_ERROR] = {500, "server_error", "numeric_error", NULL},
     [API_INTERNAL_ERROR] = {500, "server_error", "internal_error", NULL},
+    [API_PROVIDER_ERROR] = {502, "server_error", "provider_error", NULL},
     [API_WORKER_DOWN] = {503, "server_error", "worker_down", "1"},
     [API_ACCOUNTS_DOWN] = {503, "server_error", "accounts_unavailable", "1"},
     [API_DRAINING] = {503, "server_error", "draining", "5"},
@@ -70,6 +71,7 @@ static const enum api_error by_err[ERR_CODES] = {
     [ERR_IN_FLIGHT] = API_IDEMPOTENCY_IN_FLIGHT,
     [ERR_DONE] = API_ALREADY_DONE,
     [ERR_MISMATCH] = API_IDEMPOTENCY_MISMATCH,
+    [ERR_PROVIDER] = API_PROVIDER_ERROR,
     [ERR_STORE] = API_ACCOUNTS_DOWN,
     [ERR_INTERNAL] = API_INTERNAL_ERROR,
 };
@@ -88,6 +90,7 @@ static const struct {
     [API_QUEUE_FULL] = {"The server has no room for this request now: try again.", false},
     [API_NUMERIC_ERROR] = {"The model computed a number that is not finite; the answer was stopped.", true},
     [API_INTERNAL_ERROR] = {"The server made a mistake; it is in its log.", true},
+    [API_PROVIDER_ERROR] = {"The provider that was asked has failed.", true},
     [API_WORKER_DOWN] = {"What works on this request ended, was too slow or is being started: try again.", true},
     [API_ACCOUNTS_DOWN] = {"The accounts cannot be written now: try again.", true},
     [API_DRAINING] = {"The server is shutting down.", true},
@@ -100,7 +103,7 @@ static const char *told_text(enum api_error kind, const struct err *e, const cha
 {
     bool hide = fixed_texts[kind].always || (unsigned)e->code >= ERR_CODES || inside[e->code];
     if (!hide) return e->msg;
-    if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || !fixed_texts[kind].always)
+    if (kind == API_INTERNAL_ERROR || kind == API_NUMERIC_ERROR || kind == API_PROVIDER_ERROR || !fixed_texts[kind].always)
         log_request(LOG_ERROR, request_id, "a client is told '%s': %s", api_errors[kind].code, e->msg);
     return fixed_texts[kind].text ? fixed_texts[kind].text : fixed_texts[API_INTERNAL_ERROR].text;
 }

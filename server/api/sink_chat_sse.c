@@ -9,7 +9,10 @@
 #include "server/api/chat_write.h"
 #include "server/api/errors.h"
 
+#include <string.h>
+
 #include "base/json.h"
+#include "server/api/chat_extra.h"
 
 enum {
     OUT_MAX_BYTES = 64 << 20,
@@ -20,12 +23,16 @@ enum {
 struct sse_choice {
     bool role_sent, finished, finish_sent;
     enum finish_reason finish;
-    struct buf text, logprobs; /* text escaped, logprobs as entries of a list */
+    struct buf text, logprobs, reasoning, calls; /* text and reasoning escaped, logprobs and calls as entries of a list */
+    json_t *delta_extra, *choice_extra;
+    size_t extra_bytes;
+    bool no_memory; /* for what is no buffer */
 };
 
 struct chat_sse {
     struct buf out;
-    size_t held_bytes; /* of all choices */
+    size_t held_bytes;           /* of all choices */
+    json_t *extra, *fingerprint; /* of the next chunk; of every */
     struct sse_choice choices[CHAT_MAX_CHOICES];
 };
 
@@ -37,15 +44,30 @@ static int sse_open(struct completion *c, struct err *e)
     for (int i = 0; i < CHAT_MAX_CHOICES; i++) {
         buf_init(&s->choices[i].text, OUT_MAX_BYTES);
         buf_init(&s->choices[i].logprobs, OUT_MAX_BYTES);
+        buf_init(&s->choices[i].reasoning, OUT_MAX_BYTES);
+        buf_init(&s->choices[i].calls, OUT_MAX_BYTES);
     }
     return 0;
+}
+
+static void forget(json_t **extra)
+{
+    json_decref(*extra);
+    *extra = NULL;
 }
 
 static void chunk_begin(struct chat_sse *s, const struct completion *c)
 {
     buf_puts(&s->out, "data: ");
     chat_write_head(&s->out, c, "chat.completion.chunk");
-    buf_puts(&s->out, ",\"system_fingerprint\":null,\"choices\":[");
+    buf_puts(&s->out, ",\"system_fingerprint\":");
+    if (s->fingerprint)
+        json_write(&s->out, s->fingerprint);
+    else
+        buf_puts(&s->out, "null");
+    chat_extra_write(&s->out, s->extra, chat_chunk_names);
+    forget(&s->extra);
+    buf_puts(&s->out, ",\"choices\":[");
 }
 
 static void chunk_end(struct chat_sse *s, const struct completion *c)
@@ -65,28 +87,67 @@ static void write_role(struct chat_sse *s, const struct completion *c, uint32_t 
     chunk_end(s, c);
 }
 
+static size_t held_by(const struct sse_choice *ch)
+{
+    return ch->text.len + ch->logprobs.len + ch->reasoning.len + ch->calls.len + ch->extra_bytes;
+}
+
+/* "name":<before><b><after> with what stands before it; nothing if b is empty. */
+static void write_part(struct buf *out, bool *any, const struct buf *b, const char *before, const char *after)
+{
+    if (b->len == 0) return;
+    if (*any) buf_putc(out, ',');
+    *any = true;
+    buf_puts(out, before);
+    buf_append(out, b->data, b->len);
+    buf_puts(out, after);
+}
+
+static void write_delta(struct chat_sse *s, const struct sse_choice *ch)
+{
+    struct buf *out = &s->out;
+    bool any = false;
+    const json_t *refusal = json_object_get(ch->delta_extra, "refusal");
+    write_part(out, &any, &ch->reasoning, "\"reasoning_content\":\"", "\"");
+    write_part(out, &any, &ch->text, "\"content\":\"", "\"");
+    write_part(out, &any, &ch->calls, "\"tool_calls\":[", "]");
+    if (json_is_string(refusal)) {
+        buf_puts(out, any ? ",\"refusal\":" : "\"refusal\":");
+        json_write(out, refusal);
+    } else if (!any)
+        buf_puts(out, "\"content\":\"\"");
+    chat_extra_write(out, ch->delta_extra, chat_message_names);
+}
+
 /* Takes what the choice holds out of it, as one event. */
 static void write_held(struct chat_sse *s, const struct completion *c, uint32_t choice)
 {
     struct sse_choice *ch = &s->choices[choice];
-    if (ch->text.len == 0 && ch->logprobs.len == 0) return;
+    struct buf *const parts[] = {&ch->text, &ch->logprobs, &ch->reasoning, &ch->calls};
+    if (held_by(ch) == 0 && !ch->choice_extra) return; /* what is of the chunk rides with the next */
     write_role(s, c, choice);
+    s->held_bytes -= held_by(ch);
     chunk_begin(s, c);
-    buf_printf(&s->out, "{\"index\":%u,\"delta\":{\"content\":\"", choice);
-    buf_append(&s->out, ch->text.data, ch->text.len);
-    buf_puts(&s->out, "\"},\"logprobs\":");
+    buf_printf(&s->out, "{\"index\":%u,\"delta\":{", choice);
+    write_delta(s, ch);
+    buf_puts(&s->out, "},\"logprobs\":");
     if (c->params.logprobs) {
         buf_puts(&s->out, "{\"content\":[");
         buf_append(&s->out, ch->logprobs.data, ch->logprobs.len);
         buf_puts(&s->out, "],\"refusal\":null}");
     } else
         buf_puts(&s->out, "null");
-    buf_puts(&s->out, ",\"finish_reason\":null}");
+    buf_puts(&s->out, ",\"finish_reason\":null");
+    chat_extra_write(&s->out, ch->choice_extra, chat_choice_names);
+    buf_putc(&s->out, '}');
     chunk_end(s, c);
-    s->held_bytes -= ch->text.len + ch->logprobs.len;
-    if (ch->text.failed || ch->logprobs.failed) s->out.failed = -ERR_MEMORY; /* a part is missing: clearing must not forget it */
-    buf_clear(&ch->text);
-    buf_clear(&ch->logprobs);
+    forget(&ch->delta_extra);
+    forget(&ch->choice_extra);
+    ch->extra_bytes = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (parts[i]->failed) s->out.failed = -ERR_MEMORY; /* a part is missing: clearing must not forget it */
+        buf_clear(parts[i]);
+    }
 }
 
 static void write_finish(struct chat_sse *s, const struct completion *c, uint32_t choice)
@@ -96,8 +157,11 @@ static void write_finish(struct chat_sse *s, const struct completion *c, uint32_
     ch->finish_sent = true;
     write_role(s, c, choice);
     chunk_begin(s, c);
-    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}", choice, chat_finish_name(ch->finish));
+    buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"", choice, chat_finish_name(ch->finish));
+    chat_extra_write(&s->out, ch->choice_extra, chat_choice_names);
+    buf_putc(&s->out, '}');
     chunk_end(s, c);
+    forget(&ch->choice_extra);
 }
 
 /* Everything that is held, in order. */
@@ -137,20 +201,73 @@ static bool ring_is_full(const struct completion *c)
 static bool sse_failed(const struct chat_sse *s, const struct completion *c)
 {
     bool failed = s->out.failed != 0;
-    for (int64_t i = 0; i < c->params.n; i++) failed |= s->choices[i].text.failed || s->choices[i].logprobs.failed;
+    for (int64_t i = 0; i < c->params.n; i++) {
+        const struct sse_choice *ch = &s->choices[i];
+        failed |= ch->text.failed || ch->logprobs.failed || ch->reasoning.failed || ch->calls.failed || ch->no_memory;
+    }
     return failed;
 }
 
 static void hold(struct chat_sse *s, const struct completion *c, const struct event *ev, size_t from, size_t to)
 {
     struct sse_choice *ch = &s->choices[ev->choice];
-    size_t before = ch->text.len + ch->logprobs.len;
+    size_t before = held_by(ch);
     if (from == 0 && ev->n_text) json_write_escaped(&ch->text, ev->text, ev->n_text);
     if (c->params.logprobs && to > from) {
         if (ch->logprobs.len) buf_putc(&ch->logprobs, ',');
         chat_write_logprobs(&ch->logprobs, ev->logprobs + from, to - from);
     }
-    s->held_bytes += ch->text.len + ch->logprobs.len - before;
+    s->held_bytes += held_by(ch) - before;
+}
+
+static void hold_extra(struct chat_sse *s, const struct event *ev)
+{
+    struct sse_choice *ch = &s->choices[ev->choice];
+    size_t before = ch->extra_bytes;
+    json_t *fingerprint = json_object_get(ev->extra.chunk, "system_fingerprint");
+    if (json_is_string(fingerprint)) {
+        json_decref(s->fingerprint);
+        s->fingerprint = json_incref(fingerprint);
+    }
+    if (json_object_size(ev->extra.chunk) > (size_t)(json_is_string(fingerprint) ? 1 : 0))
+        ch->no_memory |= chat_extra_replace(&s->extra, ev->extra.chunk) != 0;
+    ch->no_memory |= chat_extra_replace(&ch->choice_extra, ev->extra.choice) != 0;
+    ch->no_memory |= chat_extra_merge(&ch->delta_extra, ev->extra.delta, &ch->extra_bytes) != 0;
+    s->held_bytes += ch->extra_bytes - before;
+}
+
+static void hold_call(struct chat_sse *s, const struct event *ev)
+{
+    static const char *const taken[] = {"index", "id", "type", "function", NULL};
+    const struct event_tool_call *call = &ev->tool_call;
+    struct buf *b = &s->choices[ev->choice].calls;
+    size_t before = b->len;
+    buf_printf(b, "%s{\"index\":%u", b->len ? "," : "", call->index);
+    if (call->id) {
+        buf_puts(b, ",\"id\":");
+        json_write_string(b, call->id, strlen(call->id));
+        buf_puts(b, ",\"type\":\"function\"");
+    }
+    buf_puts(b, ",\"function\":{");
+    if (call->name) {
+        buf_puts(b, "\"name\":");
+        json_write_string(b, call->name, strlen(call->name));
+        buf_putc(b, ',');
+    }
+    buf_puts(b, "\"arguments\":");
+    json_write_string(b, call->arguments, call->n_arguments);
+    buf_putc(b, '}');
+    chat_extra_write(b, call->extra, taken);
+    buf_putc(b, '}');
+    s->held_bytes += b->len - before;
+}
+
+static void hold_reasoning(struct chat_sse *s, const struct event *ev)
+{
+    struct buf *b = &s->choices[ev->choice].reasoning;
+    size_t before = b->len;
+    json_write_escaped(b, ev->text, ev->n_text);
+    s->held_bytes += b->len - before;
 }
 
 /* While the ring is full all of it is kept for one later event; else it is written in events of a moderate size. */
@@ -203,9 +320,16 @@ static void sse_event(struct completion *c, const struct event *ev)
     }
     buf_clear(&s->out);
     if (!full) write_all(s, c);
+    if (!last) hold_extra(s, ev);
+    if (ev->type == EVENT_REASONING)
+        hold_reasoning(s, ev);
+    else if (ev->type == EVENT_TOOL_CALL)
+        hold_call(s, ev);
     if (ev->type == EVENT_DELTA)
         take_delta(s, c, ev, full);
-    else if (ev->type == EVENT_FINISH) {
+    else if (ev->type == EVENT_REASONING || ev->type == EVENT_TOOL_CALL) {
+        if (!full) write_held(s, c, ev->choice);
+    } else if (ev->type == EVENT_FINISH) {
         s->choices[ev->choice].finished = true;
         s->choices[ev->choice].finish = ev->finish;
         if (!full) write_finish(s, c, ev->choice);
@@ -226,7 +350,13 @@ static void sse_close(struct completion *c)
     for (int i = 0; i < CHAT_MAX_CHOICES; i++) {
         buf_free(&s->choices[i].text);
         buf_free(&s->choices[i].logprobs);
+        buf_free(&s->choices[i].reasoning);
+        buf_free(&s->choices[i].calls);
+        json_decref(s->choices[i].delta_extra);
+        json_decref(s->choices[i].choice_extra);
     }
+    json_decref(s->extra);
+    json_decref(s->fingerprint);
 }
 
 const struct sink_ops sink_chat_sse = {

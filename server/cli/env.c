@@ -24,16 +24,26 @@ int env_data_dir(char *out, size_t n, struct err *e)
     return 0;
 }
 
-bool env_take_api_key(char *out, size_t n)
+static bool take(const char *name, char *out, size_t n)
 {
-    char *v = getenv("SPILLWAY_API_KEY");
+    char *v = getenv(name);
     bool there = v && *v;
     if (there) {
         snprintf(out, n, "%s", v);
         explicit_bzero(v, strlen(v));
     }
-    unsetenv("SPILLWAY_API_KEY");
+    unsetenv(name);
     return there;
+}
+
+bool env_take_api_key(char *out, size_t n)
+{
+    return take("SPILLWAY_API_KEY", out, n);
+}
+
+bool env_take_provider_key(const char *name, char *out, size_t n)
+{
+    return take(name, out, n);
 }
 
 bool env_no_color(void)

@@ -15,6 +15,9 @@ MUST_USE int env_data_dir(char *out, size_t n, struct err *e);
  * false if it is unset or empty. */
 bool env_take_api_key(char *out, size_t n);
 
+/* The same of a provider's key: any variable, named by the provider's row or the configuration. */
+bool env_take_provider_key(const char *name, char *out, size_t n);
+
 /* NO_COLOR is set and not empty (no-color.org). */
 bool env_no_color(void);
 /* TERM names a terminal that can move its cursor: set, and not "dumb". */

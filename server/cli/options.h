@@ -38,10 +38,17 @@ enum {
     OPTIONS_MAX_IMAGES = 20,
     OPTIONS_MAX_LIST = 64,
     OPTIONS_MAX_GPUS = 8,
+    OPTIONS_MAX_PROVIDERS = 32,
     OPTIONS_MAX_ROWS = 128,
     OPTIONS_KEY_BYTES = 64,
     OPTIONS_HOST_BYTES = 64,
     OPTIONS_NO_PRIORITY = -1000
+};
+
+/* A hosted provider, as the configuration file has it; NULL: not said. */
+struct option_provider {
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices;
+    unsigned line; /* of the file */
 };
 
 /* An option that may be given several times. */
@@ -55,6 +62,9 @@ struct options {
     int n_args;
     const char *images[OPTIONS_MAX_IMAGES];
     int n_images;
+    struct option_provider providers[OPTIONS_MAX_PROVIDERS];
+    int n_providers;
+    const char *arg_stand_ins[OPTIONS_MAX_ARGS]; /* hosted models with commas between, which may answer for args[i]; NULL: none */
     const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
     bool help, help_all;
 
@@ -77,6 +87,7 @@ struct options {
     bool keys, alert, free, close;
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
+    const char *overflow_usd_per_hour; /* NULL: nothing */
     struct limits limits;
 
     const char *log_level, *log_format;

@@ -9,9 +9,26 @@
 #include "server/accounts/db.h"
 #include "server/cli/options_table.h"
 
-enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 2, YAML_BYTES = 1 << 20 };
+enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
 
-static const struct config_key model_keys[] = {{.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}};
+static const struct config_key model_keys[] = {
+    {.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}, {.name = "stand_ins", .kind = CONFIG_TEXT}};
+
+/* The keys of `providers`, and where each goes. */
+static const struct config_key provider_keys[] = {{.name = "provider", .kind = CONFIG_TEXT},    {.name = "name", .kind = CONFIG_TEXT},
+                                                  {.name = "base_url", .kind = CONFIG_TEXT},    {.name = "region", .kind = CONFIG_TEXT},
+                                                  {.name = "resource", .kind = CONFIG_TEXT},    {.name = "api_version", .kind = CONFIG_TEXT},
+                                                  {.name = "key_env", .kind = CONFIG_TEXT},     {.name = "key_file", .kind = CONFIG_TEXT},
+                                                  {.name = "header", .kind = CONFIG_TEXT},      {.name = "prices", .kind = CONFIG_TEXT}};
+#define PROVIDER_AT(x) offsetof(struct option_provider, x)
+static const size_t provider_at_field[] = {PROVIDER_AT(provider), PROVIDER_AT(name),    PROVIDER_AT(base_url), PROVIDER_AT(region), PROVIDER_AT(resource),
+                                           PROVIDER_AT(api_version), PROVIDER_AT(key_env), PROVIDER_AT(key_file), PROVIDER_AT(header), PROVIDER_AT(prices)};
+enum { N_PROVIDER_KEYS = sizeof provider_keys / sizeof provider_keys[0] };
+
+static const char **provider_field(struct option_provider *p, size_t i)
+{
+    return (const char **)((char *)p + provider_at_field[i]);
+}
 
 /* Made once, before any thread asks. rows[i], limits[i]: what a key stands for. */
 static struct {
@@ -19,7 +36,7 @@ static struct {
     struct config_key keys[MAX_KEYS], limits[MAX_LIMITS];
     const struct option_row *rows[MAX_KEYS];
     size_t n_keys;
-    const struct config_key *models_key, *limits_key;
+    const struct config_key *models_key, *providers_key, *limits_key;
 } table;
 
 static void table_make(void)
@@ -28,7 +45,9 @@ static void table_make(void)
     CHECK(n_limit_rows <= MAX_LIMITS && n_option_rows <= OPTIONS_MAX_ROWS);
     size_t n = 0, n_names = 0;
     table.models_key = &table.keys[n];
-    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = 2};
+    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = 3};
+    table.providers_key = &table.keys[n];
+    table.keys[n++] = (struct config_key){.name = "providers", .kind = CONFIG_GROUPS, .keys = provider_keys, .n_keys = N_PROVIDER_KEYS};
     for (size_t i = 0; i < n_option_rows; i++) {
         if (!option_is_key(&option_rows[i])) continue;
         table.rows[n] = &option_rows[i];
@@ -92,14 +111,24 @@ static void read_model(struct reading *r, const struct config_value *v)
     struct options *to = r->models_given ? r->scratch : r->o;
     if (v->key == &model_keys[0])
         to->args[v->i_group] = v->text;
+    else if (v->key == &model_keys[2])
+        to->arg_stand_ins[v->i_group] = v->text;
     else
         to->arg_names[v->i_group] = v->text;
+}
+
+static void read_provider(struct reading *r, const struct config_value *v)
+{
+    if (v->i_group >= OPTIONS_MAX_PROVIDERS) return; /* told by read_providers */
+    *provider_field(&r->o->providers[v->i_group], (size_t)(v->key - provider_keys)) = v->text;
 }
 
 static void read_value(void *ctx, const struct config_value *v)
 {
     if (v->group == table.models_key)
         read_model(ctx, v);
+    else if (v->group == table.providers_key)
+        read_provider(ctx, v);
     else if (v->group == table.limits_key)
         read_limit(ctx, v);
     else
@@ -121,6 +150,24 @@ static void read_models(struct reading *r, const struct config_file *file)
     to->n_args = (int)(n < OPTIONS_MAX_ARGS ? n : OPTIONS_MAX_ARGS);
 }
 
+static void read_providers(struct reading *r, const struct config_file *file)
+{
+    size_t n = config_file_count(file, table.providers_key);
+    unsigned line, column;
+    for (size_t i = 0; i < n && i <= OPTIONS_MAX_PROVIDERS; i++) {
+        config_file_place(file, table.providers_key, i, &line, &column);
+        if (i == OPTIONS_MAX_PROVIDERS)
+            config_fault_add(r->faults, line, column, "providers: more than %d", OPTIONS_MAX_PROVIDERS);
+        else if (!r->o->providers[i].provider)
+            config_fault_add(r->faults, line, column, "providers: this one has no provider");
+        else if (r->o->providers[i].key_env && r->o->providers[i].key_file)
+            config_fault_add(r->faults, line, column, "providers: this one has both key_env and key_file");
+        else
+            r->o->providers[i].line = line;
+    }
+    r->o->n_providers = (int)(n < OPTIONS_MAX_PROVIDERS ? n : OPTIONS_MAX_PROVIDERS);
+}
+
 int options_read_config(struct options *o, const char *path, struct config_file **file, struct config_faults *faults)
 {
     table_make();
@@ -135,6 +182,7 @@ int options_read_config(struct options *o, const char *path, struct config_file 
     if (*file) {
         config_file_each(*file, read_value, &r);
         read_models(&r, *file);
+        read_providers(&r, *file);
     }
     struct err e = {0};
     if (faults->n == 0 && options_check_serve(o, &e)) config_fault_add(faults, 0, 0, "%s", e.msg);
@@ -238,7 +286,27 @@ static int put_models(struct buf *b, const struct options *o, struct err *e)
             buf_puts(b, "\n    name: ");
             rc = put_text(b, name, "name", e);
         }
+        if (!rc && o->arg_stand_ins[i]) {
+            buf_puts(b, "\n    stand_ins: ");
+            rc = put_text(b, o->arg_stand_ins[i], "stand_ins", e);
+        }
         buf_putc(b, '\n');
+    }
+    return rc;
+}
+
+static int put_providers(struct buf *b, const struct options *o, struct err *e)
+{
+    int rc = o->n_providers ? buf_puts(b, "providers:\n") : 0;
+    for (int i = 0; i < o->n_providers && !rc; i++) {
+        struct option_provider p = o->providers[i];
+        for (size_t k = 0; k < N_PROVIDER_KEYS && !rc; k++) {
+            const char *text = *provider_field(&p, k);
+            if (!text) continue;
+            buf_printf(b, "%s%s: ", k ? "    " : "  - ", provider_keys[k].name);
+            rc = put_text(b, text, provider_keys[k].name, e);
+            buf_putc(b, '\n');
+        }
     }
     return rc;
 }
@@ -262,6 +330,7 @@ int options_print_config(const struct options *o, FILE *f, struct err *e)
     struct buf b;
     buf_init(&b, YAML_BYTES);
     int rc = put_models(&b, o, e);
+    if (!rc) rc = put_providers(&b, o, e);
     for (size_t i = 0; i < n_option_rows && !rc; i++)
         if (option_is_key(&option_rows[i])) rc = put_option(&b, &option_rows[i], o, e);
     if (!rc) put_limits(&b, o);
@@ -299,7 +368,20 @@ static bool same_models(const struct options *a, const struct options *b)
 {
     if (a->n_args != b->n_args) return false;
     for (int i = 0; i < a->n_args; i++)
-        if (!same_text(a->args[i], b->args[i]) || !same_text(a->arg_names[i], b->arg_names[i])) return false;
+        if (!same_text(a->args[i], b->args[i]) || !same_text(a->arg_names[i], b->arg_names[i]) ||
+            !same_text(a->arg_stand_ins[i], b->arg_stand_ins[i]))
+            return false;
+    return true;
+}
+
+static bool same_providers(const struct options *a, const struct options *b)
+{
+    if (a->n_providers != b->n_providers) return false;
+    for (int i = 0; i < a->n_providers; i++) {
+        struct option_provider x = a->providers[i], y = b->providers[i];
+        for (size_t k = 0; k < N_PROVIDER_KEYS; k++)
+            if (!same_text(*provider_field(&x, k), *provider_field(&y, k))) return false;
+    }
     return true;
 }
 
@@ -316,6 +398,7 @@ void options_differences(const struct options *now, const struct options *start,
 {
     char key[OPTIONS_KEY_BYTES];
     if (!same_models(start, wanted)) fn(ctx, "models", false);
+    if (!same_providers(start, wanted)) fn(ctx, "providers", false);
     for (size_t i = 0; i < n_option_rows; i++) {
         const struct option_row *row = &option_rows[i];
         bool reloads = (row->commands & MARK_RELOADS) != 0;

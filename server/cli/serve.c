@@ -155,7 +155,21 @@ static void loading_end(struct serve *s)
     s->loading = NULL;
 }
 
-/* For people on standard error; among lines of JSON it is one of them, and the key goes to standard output: it must not be logged. */
+/* Once: when it is ready or, if it never is, at its end, as the next start makes none. Among lines of JSON it goes to standard output: it must
+ * not be logged. */
+static void tell_first_key(struct serve *s)
+{
+    if (!s->first_key[0]) return;
+    const char *says = "The first API key, shown only now:";
+    if (log_format() == LOG_JSON)
+        printf("%s %s\n", says, s->first_key);
+    else
+        log_plain("%s %s", says, s->first_key);
+    fflush(stdout);
+    explicit_bzero(s->first_key, sizeof s->first_key);
+}
+
+/* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
@@ -173,10 +187,7 @@ static void announce(struct serve *s)
         log_write_fields(LOG_INFO, fields, sizeof fields / sizeof *fields, "ready");
     else
         log_plain("Ready in %lld ms: %s serves %s", (long long)ms, url, models.data);
-    if (s->first_key[0] && json) printf("The first API key, shown only now: %s\n", s->first_key);
-    if (s->first_key[0] && !json) log_plain("The first API key, shown only now: %s", s->first_key);
-    fflush(stdout);
-    explicit_bzero(s->first_key, sizeof s->first_key);
+    tell_first_key(s);
     buf_free(&models);
 }
 
@@ -329,6 +340,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = counts_new(&s->g.per_key, e);
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
+    if (!rc) rc = serve_hosted_start(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = start_models(s, e);
@@ -349,6 +361,8 @@ static void serve_close(struct serve *s)
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
+    hosted_free(g->hosted);
+    overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);
@@ -381,6 +395,7 @@ static int serve_run(struct serve *s, struct err *e)
         rc = -(int)e->code;
     }
     serve_close(s);
+    tell_first_key(s);
     if (rc && log_format() == LOG_JSON) log_error("%s", e->msg);
     log_stop(LAST_LINES_MS);
     if (rc && log_format() == LOG_JSON) return COMMAND_FAILED;

@@ -1,6 +1,7 @@
 """Models, health, keys, draining, departure: the server around the answers."""
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -64,6 +65,21 @@ def test_first_key_from_environment_and_file(tmp_path):
     s = Server(LLM, "--api-key-file", tmp_path / "key")
     try:
         assert requests.get(s.url + "/v1/models", headers={"authorization": "Bearer from-the-file"}, timeout=10).status_code == 200
+    finally:
+        s.stop()
+
+
+def test_first_key_is_told_by_a_start_that_fails(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [BIN, "serve", LLM, "--data", tmp_path, "--listen", f"127.0.0.1:{taken.getsockname()[1]}"]
+        r = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert r.returncode == 1 and "in use" in r.stderr
+    key = re.search(r"first API key.*: (\S+)$", r.stderr, re.M)[1]
+    s = Server(LLM, data=tmp_path, wait=False)
+    try:
+        assert s.log_has("Ready in", 30)
+        assert requests.get(s.url + "/v1/models", headers={"authorization": "Bearer " + key}, timeout=10).status_code == 200
+        assert s.key is None  # there was one already
     finally:
         s.stop()
 

@@ -12,6 +12,21 @@ def long_run():
     return os.environ.get("SPILLWAY_FAULT") == "long"
 
 
+@pytest.fixture(scope="session")
+def fake_providers():
+    from fake_provider import FakeProvider
+    with FakeProvider() as p:
+        yield p
+
+
+@pytest.fixture
+def fake(fake_providers):
+    """The hosted providers of the tests' own (fake_provider/), without script, prices or memory of an earlier test."""
+    fake_providers.reset()
+    yield fake_providers
+    assert not fake_providers.server.bugs, fake_providers.server.bugs.pop()
+
+
 @pytest.fixture
 def size():
     """size(short, long): the count or bound of this run."""

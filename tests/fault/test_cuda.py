@@ -194,11 +194,12 @@ def test_t54_a_request_that_kills_twice_is_refused_the_third_time(start):
 
 @pytest.mark.parametrize("env, args, says", [
     ({"SIM_CUDA_DEVICES": "0"}, (), "cuda: no device: no CUDA-capable device is detected"),
+    ({"SIM_CUDA_DRIVER": "0"}, (), "cuda: no device: NVIDIA's driver is not there"),
     ({"SIM_CUDA_DRIVER": "12040"}, (), "cuda: the driver is too old: it is for CUDA 12.4, and 13.0 is needed"),
     ({"SIM_CUDA_CC": "75"}, (), "has compute capability 7.5; 8.0 is the least"),
     ({"SIM_CUDA_DEVICES": "2"}, ("--gpus", "0,3"), "cuda: --gpus: 3 is not there, 2 devices are"),
     ({"SIM_CUDA_DEVICES": "1"}, ("--gpus", "1"), "cuda: --gpus: 1 is not there, 1 device is"),
-], ids=["none", "old driver", "old device", "no such GPU", "only one"])
+], ids=["none", "no driver", "old driver", "old device", "no such GPU", "only one"])
 def test_t55_no_device_is_refused_and_never_the_cpu_taken(tmp_path, env, args, says):
     assert says in ends(tmp_path, *args, **env)
 

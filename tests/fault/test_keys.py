@@ -183,7 +183,7 @@ def test_revoked_configured_key_is_not_brought_back(start, tmp_path):
     assert [(k["name"], k["configured"]) for k in listed] == [("configured", True)]
     keys(tmp_path / "data", "revoke", listed[0]["id"])
     alone = start(env=env, wait=False)  # nobody could use it
-    assert alone.process.wait(20) == 1 and alone.log_has("SPILLWAY_API_KEY: the configured API key (key 3) was revoked")
+    assert alone.process.wait(20) == 1 and alone.log_has("SPILLWAY_API_KEY: the configured API key (key 6) was revoked")
     other = keys(tmp_path / "data", "add", "other")
     s = start(env=env)
     assert s.log_has("was revoked or has ended; the other keys hold")

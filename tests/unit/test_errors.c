@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "server/api/errors.h"
+#include "server/routing/reason.h"
 
 /* The error object, parsed. */
 static json_t *written(enum api_error kind, const struct err *e)
@@ -46,7 +47,7 @@ static void test_t34_every_code_has_a_kind_that_fits(void **state)
     (void)state;
     static const bool ours[ERR_CODES] = {[ERR_NONE] = true,    [ERR_IO] = true,      [ERR_GONE] = true,     [ERR_TIMEOUT] = true,
                                          [ERR_CLOSING] = true, [ERR_NUMERIC] = true, [ERR_INTERNAL] = true, [ERR_DEADLINE] = true,
-                                         [ERR_UNKNOWN] = true, [ERR_STORE] = true};
+                                         [ERR_UNKNOWN] = true, [ERR_STORE] = true,  [ERR_PROVIDER] = true};
     for (int i = 0; i < ERR_CODES; i++) {
         enum api_error kind = api_error_of(&(struct err){.code = (enum err_code)i});
         assert_int_equal(api_errors[kind].status / 100, ours[i] ? 5 : 4);
@@ -54,6 +55,19 @@ static void test_t34_every_code_has_a_kind_that_fits(void **state)
             assert_true(i == ERR_INPUT || i == ERR_LIMIT); /* the first kind: what a code without a row would be */
     }
     assert_int_equal(api_error_of(&(struct err){.code = (enum err_code)999}), API_INTERNAL_ERROR);
+}
+
+/* What routing refuses with is what a client is told. */
+static void test_t34_reasons_of_routing_are_these_errors(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ROUTE_REASONS; i++) {
+        const struct route_reason_row *r = &route_reasons[i];
+        if (!r->rank) continue;
+        enum api_error kind = api_error_of(&(struct err){.code = r->err});
+        assert_int_equal(api_errors[kind].status, r->status);
+        assert_string_equal(api_errors[kind].code, r->code);
+    }
 }
 
 static const char inner[] = "/home/x/model.safetensors: Permission denied at 0x7ffd0123 (sqlite, jansson)";
@@ -133,6 +147,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_t34_every_kind_has_a_whole_row),
         cmocka_unit_test(test_t34_every_code_has_a_kind_that_fits),
+        cmocka_unit_test(test_t34_reasons_of_routing_are_these_errors),
         cmocka_unit_test(test_t34_inner_messages_are_never_told),
         cmocka_unit_test(test_t34_server_errors_tell_a_fixed_text),
         cmocka_unit_test(test_client_errors_tell_their_message),

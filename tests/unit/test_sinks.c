@@ -45,6 +45,7 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    c->model_name = t.model.id;
     t.model.gateway = &t.g;
     t.model.holders++;
     arena_init(&c->arena, 1 << 20);
@@ -207,6 +208,109 @@ static void test_json_holds_all_choices(void **state)
     assert_string_equal(json_string_value(json_object_get(json_array_get(choices, 1), "finish_reason")), "length");
     assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "usage"), "total_tokens")), 12);
     json_decref(v);
+}
+
+static void tool(struct completion *c, uint32_t index, const char *id, const char *name, const char *arguments, const json_t *extra)
+{
+    struct event_tool_call call = {
+        .index = index, .id = id, .name = name, .arguments = arguments, .n_arguments = strlen(arguments), .extra = extra};
+    completion_event(c, &(struct event){.type = EVENT_TOOL_CALL, .tool_call = call});
+}
+
+static void reasoning(struct completion *c, const char *text, const json_t *extra)
+{
+    completion_event(c, &(struct event){.type = EVENT_REASONING, .text = text, .n_text = strlen(text), .extra.delta = extra});
+}
+
+/* All that a hosted provider's answer may have beside text. */
+static void script_hosted(struct completion *c)
+{
+    json_t *chunk = json_pack("{s:s,s:s,s:s}", "system_fingerprint", "fp_\"1", "provider", "X", "id", "theirs");
+    json_t *detail = json_pack("{s:[{s:i,s:s,s:s}]}", "reasoning_details", "index", 0, "type", "t", "text", "ab");
+    json_t *choice = json_pack("{s:s,s:i}", "native_finish_reason", "tool_use", "index", 7);
+    json_t *extra = json_pack("{s:{s:s}}", "extra_content", "sig", "S");
+    completion_event(c, &(struct event){.type = EVENT_DELTA, .text = "", .extra.chunk = chunk});
+    reasoning(c, "think\n", detail);
+    reasoning(c, "more", detail);
+    tool(c, 0, "call_a", "f", "", extra);
+    tool(c, 0, NULL, NULL, "{\"x\":", NULL);
+    tool(c, 0, NULL, NULL, "\"\\u00e9\"}", NULL);
+    tool(c, 1, "call_b", "g", "{}", NULL);
+    completion_event(c, &(struct event){.type = EVENT_FINISH, .finish = FINISH_TOOL_CALLS, .extra.choice = choice});
+    json_decref(chunk);
+    json_decref(detail);
+    json_decref(choice);
+    json_decref(extra);
+}
+
+static const char *text_at(const json_t *v, const char *a, const char *b)
+{
+    return json_string_value(json_object_get(b ? json_object_get(v, a) : v, b ? b : a));
+}
+
+static void test_json_has_reasoning_calls_and_extras(void **state)
+{
+    (void)state;
+    t.script = script_hosted;
+    unsigned status;
+    const char *p = exchange(&status);
+    json_t *v = parse(p, strlen(p)), *choice = json_array_get(json_object_get(v, "choices"), 0), *m = json_object_get(choice, "message");
+    assert_string_equal(text_at(v, "id", NULL), "chatcmpl-1"); /* ours stays */
+    assert_string_equal(text_at(v, "system_fingerprint", NULL), "fp_\"1");
+    assert_string_equal(text_at(v, "provider", NULL), "X");
+    assert_true(json_is_null(json_object_get(m, "content")));
+    assert_string_equal(text_at(m, "reasoning_content", NULL), "think\nmore");
+    assert_string_equal(text_at(json_array_get(json_object_get(m, "reasoning_details"), 0), "text", NULL), "abab");
+    json_t *calls = json_object_get(m, "tool_calls"), *call = json_array_get(calls, 0);
+    assert_int_equal(json_array_size(calls), 2);
+    assert_string_equal(text_at(call, "id", NULL), "call_a");
+    assert_string_equal(text_at(call, "function", "name"), "f");
+    assert_string_equal(text_at(call, "function", "arguments"), "{\"x\":\"\\u00e9\"}");
+    assert_string_equal(text_at(call, "extra_content", "sig"), "S");
+    assert_string_equal(text_at(json_array_get(calls, 1), "function", "arguments"), "{}");
+    assert_string_equal(text_at(choice, "finish_reason", NULL), "tool_calls");
+    assert_string_equal(text_at(choice, "native_finish_reason", NULL), "tool_use");
+    assert_int_equal(json_integer_value(json_object_get(choice, "index")), 0);
+    json_decref(v);
+}
+
+/* Fields of all chunks, joined: texts and arguments by name. */
+static void join_chunks(const char *p, char reason[64], char arguments[2][64], char ids[64], char extras[256])
+{
+    const char *end;
+    for (; (end = strstr(p, "\n\n")) && strncmp(p, "data: [DONE]\n\n", 14) != 0; p = end + 2) {
+        json_t *v = parse(p + 6, (size_t)(end - p - 6)), *choice = json_array_get(json_object_get(v, "choices"), 0);
+        json_t *d = json_object_get(choice, "delta"), *calls = json_object_get(d, "tool_calls");
+        const char *word;
+        if ((word = text_at(d, "reasoning_content", NULL))) strcat(reason, word);
+        for (size_t i = 0; i < json_array_size(calls); i++) {
+            json_t *call = json_array_get(calls, i);
+            strcat(arguments[json_integer_value(json_object_get(call, "index"))], text_at(call, "function", "arguments"));
+            if ((word = text_at(call, "id", NULL))) strcat(ids, word);
+            if ((word = text_at(call, "extra_content", "sig"))) strcat(extras, word);
+        }
+        if ((word = text_at(json_array_get(json_object_get(d, "reasoning_details"), 0), "text", NULL))) strcat(extras, word);
+        if ((word = text_at(v, "provider", NULL))) strcat(extras, word);
+        if ((word = text_at(choice, "native_finish_reason", NULL))) strcat(extras, word);
+        if ((word = text_at(choice, "finish_reason", NULL))) strcat(extras, word);
+        json_decref(v);
+    }
+    assert_string_equal(p, "data: [DONE]\n\n");
+}
+
+static void test_sse_has_reasoning_calls_and_extras(void **state)
+{
+    (void)state;
+    t.stream = true;
+    t.script = script_hosted;
+    unsigned status;
+    char reason[64] = "", arguments[2][64] = {"", ""}, ids[64] = "", extras[256] = "";
+    join_chunks(exchange(&status), reason, arguments, ids, extras);
+    assert_string_equal(reason, "think\nmore");
+    assert_string_equal(arguments[0], "{\"x\":\"\\u00e9\"}");
+    assert_string_equal(arguments[1], "{}");
+    assert_string_equal(ids, "call_acall_b");
+    assert_string_equal(extras, "XababStool_usetool_calls");
 }
 
 static void script_error_late(struct completion *c)
@@ -382,6 +486,49 @@ static void test_t23_sse_full_ring_merges_deltas(void **state)
     free(want);
 }
 
+/* The same with all that is no text: while the ring is full it is put together, as an SDK would. */
+static void script_fast_hosted(struct completion *c)
+{
+    int i = 0;
+    for (; i < MAX_DELTAS && !c->done && !ring_is_full(c); i++) number_delta(c, i);
+    json_t *detail = json_pack("{s:[{s:i,s:s}]}", "reasoning_details", "index", 0, "text", "d");
+    for (int k = 0; k < 300; k++) {
+        reasoning(c, "r", detail);
+        tool(c, 0, k ? NULL : "call_a", k ? NULL : "f", "a", NULL);
+        tool(c, 1, k ? NULL : "call_b", k ? NULL : "g", "b", NULL);
+    }
+    assert_false(c->done);
+    finish(c, 0, FINISH_TOOL_CALLS);
+    json_decref(detail);
+}
+
+static void test_t23_sse_full_ring_merges_reasoning_and_calls(void **state)
+{
+    (void)state;
+    t.stream = true;
+    t.script = script_fast_hosted;
+    unsigned status;
+    int events = 0, n[5] = {0};
+    const char *p = exchange(&status), *end;
+    for (; (end = strstr(p, "\n\n")) && strncmp(p, "data: [DONE]\n\n", 14) != 0; p = end + 2) {
+        json_t *v = parse(p + 6, (size_t)(end - p - 6)), *d = json_object_get(json_array_get(json_object_get(v, "choices"), 0), "delta");
+        json_t *calls = json_object_get(d, "tool_calls"), *detail = json_array_get(json_object_get(d, "reasoning_details"), 0);
+        events += json_is_string(json_object_get(d, "reasoning_content")) || calls;
+        n[0] += (int)json_string_length(json_object_get(d, "reasoning_content"));
+        n[1] += (int)json_string_length(json_object_get(detail, "text"));
+        for (size_t i = 0; i < json_array_size(calls); i++) {
+            json_t *call = json_array_get(calls, i);
+            n[2 + json_integer_value(json_object_get(call, "index"))] += (int)strlen(text_at(call, "function", "arguments"));
+            n[4] += json_is_string(json_object_get(call, "id"));
+        }
+        json_decref(v);
+    }
+    assert_string_equal(p, "data: [DONE]\n\n");
+    for (int i = 0; i < 4; i++) assert_int_equal(n[i], 300);
+    assert_int_equal(n[4], 2);
+    assert_in_range(events, 1, 3); /* not 900 */
+}
+
 static void script_flood(struct completion *c)
 {
     int i = 0, full = 0;
@@ -437,12 +584,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SINK_TEST(test_sse_events_are_whole),
         SINK_TEST(test_json_holds_all_choices),
+        SINK_TEST(test_json_has_reasoning_calls_and_extras),
+        SINK_TEST(test_sse_has_reasoning_calls_and_extras),
         SINK_TEST(test_sse_error_in_a_stream_has_no_done),
         SINK_TEST(test_sse_error_before_the_stream_is_plain),
         SINK_TEST(test_json_error_late_is_plain),
         SINK_TEST(test_json_logprobs_are_valid),
         SINK_TEST(test_sse_many_held_logprobs_are_split),
         SINK_TEST(test_t23_sse_full_ring_merges_deltas),
+        SINK_TEST(test_t23_sse_full_ring_merges_reasoning_and_calls),
         SINK_TEST(test_t23_sse_what_waits_is_bounded),
         SINK_TEST(test_json_too_long_an_answer_fails_early),
     };

@@ -157,6 +157,7 @@ static void handle(void *ctx, struct http_request *r)
     c->limits = t.g.limits;
     c->http = r;
     c->model = &t.model;
+    c->model_name = t.model.id;
     t.model.gateway = &t.g;
     t.model.holders++;
     arena_init(&c->arena, 1 << 20);

@@ -1,0 +1,104 @@
+/* Hosted bill: see hosted_bill.h. */
+#include "server/hosted_bill.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+
+enum { BYTES_A_TOKEN = 4 };
+
+struct size {
+    int64_t bytes, pictures;
+};
+
+/* A byte-level tokenizer makes at most a token of each byte; pictures are counted apart. */
+static void measure(const json_t *v, struct size *s)
+{
+    const char *key;
+    json_t *item;
+    size_t i;
+    s->bytes++; /* what stands between values */
+    if (json_is_string(v) && strncmp(json_string_value(v), "data:", 5) == 0)
+        s->pictures++;
+    else if (json_is_string(v))
+        s->bytes += (int64_t)json_string_length(v);
+    else if (json_is_number(v))
+        s->bytes += 24;
+    json_array_foreach(v, i, item) measure(item, s);
+    json_object_foreach((json_t *)v, key, item)
+    {
+        s->bytes += (int64_t)strlen(key);
+        const bool url = strcmp(key, "image_url") == 0 && !json_is_string(item);
+        const json_t *text = url ? json_object_get(item, "url") : NULL;
+        if (json_is_string(text) && strncmp(json_string_value(text), "http", 4) == 0) s->pictures++;
+        measure(item, s);
+    }
+}
+
+int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const json_t *request, int64_t max_tokens, int64_t n, struct err *e)
+{
+    struct size s = {0};
+    const char *const parts[] = {"messages", "tools", "functions", "response_format"};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        const json_t *v = json_object_get(request, parts[i]);
+        if (v) measure(v, &s);
+    }
+    *b = (struct hosted_bill){.model = m, .max_tokens = max_tokens, .n = n};
+    b->prompt_most = s.bytes + s.pictures * HOSTED_IMAGE_TOKENS;
+    b->prompt_estimate = s.bytes / BYTES_A_TOKEN + 1;
+    struct price_ask ask = {.input_tokens = b->prompt_most,
+                            .output_tokens = max_tokens * n,
+                            .meters = USAGE_BIT(USAGE_IN_UNCACHED) | USAGE_BIT(USAGE_IN_CACHE_READ) | USAGE_BIT(USAGE_IN_CACHE_WRITE) |
+                                      USAGE_BIT(USAGE_IN_CACHE_LONG) | USAGE_BIT(USAGE_OUT_TEXT) | USAGE_BIT(USAGE_OUT_REASONING),
+                            .services = PRICE_SERVICE_BIT(PRICE_STANDARD)};
+    const char *tier = json_string_value(json_object_get(request, "service_tier"));
+    for (int i = 0; tier && i < PRICE_SERVICES; i++)
+        if (strcmp(tier, price_service_name((enum price_service)i)) == 0) ask.services |= PRICE_SERVICE_BIT(i);
+    int rc = price_bound(m->price, &ask, &b->hold_nusd, e);
+    return rc ? err_set_param(e, ERR_PRICE, "model", "The price of this request at %s is not known.", m->host->host.name) : 0;
+}
+
+void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char *raw)
+{
+    b->told = true;
+    b->usage = *u;
+    snprintf(b->raw, sizeof b->raw, "%s", raw && strlen(raw) < sizeof b->raw ? raw : "");
+}
+
+static bool is_zero(const struct usage *u)
+{
+    for (int i = 0; i < USAGE_METERS; i++)
+        if (u->count[i]) return false;
+    return true;
+}
+
+/* What was seen, where nothing was told, or nothing that can be. */
+static struct usage seen(const struct hosted_bill *b)
+{
+    struct usage u = {.source = USAGE_ESTIMATED};
+    usage_set(&u, USAGE_IN_UNCACHED, b->prompt_estimate);
+    usage_set(&u, USAGE_OUT_TEXT, (b->out_bytes + BYTES_A_TOKEN - 1) / BYTES_A_TOKEN);
+    return u;
+}
+
+void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct ledger_op *out)
+{
+    struct err e;
+    bool nothing = b->out_bytes == 0 && (!b->told || is_zero(&b->usage)), guessed = !b->told || is_zero(&b->usage);
+    static const char *const outcomes[] = {[LEDGER_SERVED] = "whole", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
+    *out = (struct ledger_op){.type = nothing && end != LEDGER_SERVED ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
+    struct ledger_used *u = &out->used[0];
+    *u = (struct ledger_used){.n = 1, .supplier = b->model->host->supplier, .end = nothing ? LEDGER_FAILED : end, .raw = b->raw[0] ? b->raw : NULL};
+    if (nothing && end == LEDGER_SERVED) u->end = end; /* an answer without a word: its prompt was read */
+    if (out->type == LEDGER_VOID) return;
+    u->usage = guessed ? seen(b) : b->usage;
+    if (guessed) u->reconcile = b->told ? "usage of 0 was told" : "no usage was told";
+    if (b->usage.inconsistent) u->reconcile = "the usage that was told contradicts itself";
+    if (price_cost(b->model->price, &u->usage, b->service, &u->cost_nusd, &e)) {
+        log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
+        u->cost_nusd = b->hold_nusd;
+        u->reconcile = "something was used that has no price";
+    }
+    out->sale_nusd = u->cost_nusd;
+}

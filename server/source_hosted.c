@@ -1,0 +1,193 @@
+/* Hosted source: one call to a configured provider. Retries and other providers are not this file's.
+ *
+ * A client that leaves: the row of the provider says whether closing the connection ends the bill (then it is closed, and what was seen is charged) or
+ * not (then the answer is read to its end without anybody, for its usage; the charge is this file's until then). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "server/charge.h"
+#include "server/completion_route.h"
+#include "server/hosted_bill.h"
+
+struct hosted_call {
+    struct completion *owner; /* NULL: it has left */
+    struct gateway *gateway;
+    struct hosted_model *model;
+    struct upstream_call *call; /* NULL: it has ended */
+    struct breaker_pass pass;
+    int i_key;
+    struct hosted_bill bill; /* once the owner has left */
+    struct charge *charge;
+};
+
+/* What the host's and the key's health learn of it. */
+static void learn(struct hosted_call *h, enum fault fault, int64_t hint_ms)
+{
+    int64_t now_ms = loop_now_ms(h->gateway->loop);
+    struct breaker *b = &h->model->breaker;
+    if (fault == FAULT_NONE)
+        breaker_ok(b, h->pass, now_ms);
+    else if (fault_rows[fault].is_hosts)
+        breaker_failed(b, h->pass, hint_ms > 0 ? hint_ms : 0, now_ms);
+    else
+        breaker_abandon(b, h->pass);
+    host_keys_end(&h->model->host->keys, h->i_key, fault, hint_ms > 0 ? hint_ms : 0, now_ms);
+}
+
+static enum fault fault_of_result(const struct upstream_result *r)
+{
+    static const enum fault of[PROVIDER_ERROR_CLASSES] = {[PROVIDER_CALLER] = FAULT_CALLER,   [PROVIDER_KEY_DEAD] = FAULT_KEY,
+                                                          [PROVIDER_WAIT] = FAULT_OVERLOADED, [PROVIDER_BROKEN] = FAULT_BROKEN,
+                                                          [PROVIDER_UNSUPPORTED] = FAULT_UNSUPPORTED, [PROVIDER_CONTEXT] = FAULT_CALLER};
+    if (r->outcome == UPSTREAM_WHOLE) return FAULT_NONE;
+    if (r->outcome == UPSTREAM_CUT) return r->has_content ? FAULT_CUT : FAULT_BROKEN;
+    return r->error.status == 429 ? FAULT_LIMITED : of[r->error.class];
+}
+
+static void take_limits(struct hosted_call *h, const struct provider_limits *l)
+{
+    int64_t now_ms = loop_now_ms(h->gateway->loop);
+    for (int i = 0; i < LIMIT_METERS; i++)
+        if (l->meters[i].remaining >= 0 && l->meters[i].reset_ms >= 0)
+            host_keys_limits(&h->model->host->keys, h->i_key, l->meters[i].remaining, l->meters[i].reset_ms, now_ms);
+}
+
+/* What a client is told of a provider's error: its own words where they are about the request, a fixed text else (the words are logged). */
+static void tell(const struct hosted_call *h, const struct provider_error *p, struct err *e)
+{
+    const char *name = h->model->host->host.name;
+    switch (p->class) {
+    case PROVIDER_CALLER:
+    case PROVIDER_UNSUPPORTED:
+        err_set_param(e, p->status == 404 ? ERR_NOT_FOUND : ERR_INPUT, p->param, "%s: %s", name, p->message);
+        return;
+    case PROVIDER_CONTEXT:
+        err_set_param(e, ERR_CONTEXT, "messages", "%s: %s", name, p->message);
+        return;
+    case PROVIDER_WAIT:
+        err_set(e, ERR_RATE, "%s has too much to do: try again.", name);
+        break;
+    default:
+        err_set(e, ERR_PROVIDER, "provider %s: %s", name, p->message);
+    }
+    log_warn("provider %s: %s (status %d, code '%s')", name, p->message, p->status, p->code);
+}
+
+static void call_free(struct hosted_call *h)
+{
+    free(h);
+}
+
+/* Nobody waits any more: the ledger gets what it came to. */
+static void settle_alone(struct hosted_call *h, enum ledger_end end)
+{
+    struct ledger_op o;
+    if (h->charge) {
+        hosted_bill_end(&h->bill, end, &o);
+        charge_end(h->charge, &o, NULL, NULL);
+    }
+    h->charge = NULL;
+}
+
+static int call_event(void *ctx, const struct event *ev)
+{
+    struct hosted_call *h = ctx;
+    struct completion *c = h->owner;
+    if (!c) return 0;
+    struct hosted_bill *b = c->bill;
+    const char *tier = json_string_value(json_object_get(ev->extra.chunk, "service_tier"));
+    for (int i = 0; tier && i < PRICE_SERVICES; i++)
+        if (strcmp(tier, price_service_name((enum price_service)i)) == 0) b->service = (enum price_service)i;
+    if (ev->type == EVENT_USAGE) {
+        c->usage = ev->usage;
+        if (ev->metered) hosted_bill_usage(b, ev->metered, NULL);
+        return 0;
+    }
+    b->out_bytes += (int64_t)(ev->n_text + ev->tool_call.n_arguments);
+    if (ev->type != EVENT_FINISH) completion_first_token(c);
+    completion_event(c, ev); /* c, and h with it, may be gone now */
+    return 0;
+}
+
+static void call_ended(void *ctx, const struct upstream_result *r)
+{
+    struct hosted_call *h = ctx;
+    struct completion *c = h->owner;
+    h->call = NULL;
+    take_limits(h, &r->limits);
+    learn(h, r->deadline ? FAULT_LEFT : fault_of_result(r), r->error.retry_after_ms);
+    struct hosted_bill *b = c ? c->bill : &h->bill;
+    if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
+    if (!c) {
+        settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);
+        call_free(h);
+        return;
+    }
+    if (r->outcome == UPSTREAM_WHOLE) return; /* its FINISH events have been there */
+    struct err e;
+    if (r->error.retry_after_ms > 0) c->retry_after_s = (int)((r->error.retry_after_ms + 999) / 1000);
+    if (r->deadline)
+        err_set(&e, ERR_DEADLINE, "The request's time is up.");
+    else
+        tell(h, &r->error, &e);
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+}
+
+static int hosted_start(struct completion *c, struct err *e)
+{
+    struct gateway *g = c->gateway;
+    struct hosted_model *m = c->hosted;
+    int64_t now_ms = loop_now_ms(g->loop), wait_ms = 0;
+    int i_key = host_keys_pick(&m->host->keys, 0, now_ms, &wait_ms);
+    if (i_key < 0) {
+        c->retry_after_s = wait_ms > 0 && wait_ms <= 60000 ? (int)((wait_ms + 999) / 1000) : 60;
+        return err_set(e, ERR_PROVIDER, "provider %s: no key of it is usable now", m->host->host.name);
+    }
+    struct hosted_call *h = calloc(1, sizeof *h);
+    if (!h) return err_set(e, ERR_MEMORY, "out of memory");
+    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key};
+    if (!breaker_begin(&m->breaker, now_ms, &h->pass)) {
+        call_free(h);
+        return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);
+    }
+    struct upstream_callbacks cb = {.event = call_event, .ended = call_ended, .ctx = h};
+    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms, &cb, &h->call, e);
+    if (rc) {
+        breaker_abandon(&m->breaker, h->pass);
+        call_free(h);
+        return rc;
+    }
+    host_keys_begin(&m->host->keys, i_key, now_ms);
+    c->source_state = h;
+    return 0;
+}
+
+/* The client is gone, or it has its whole answer. */
+static void hosted_stop(struct completion *c)
+{
+    struct hosted_call *h = c->source_state;
+    struct err e;
+    c->source_state = NULL;
+    h->owner = NULL;
+    if (!h->call) {
+        call_free(h);
+        return;
+    }
+    if (c->settling) { /* the body's end is still to come */
+        h->bill = *c->bill;
+        return;
+    }
+    if (h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && c->charge && upstream_drain(h->call, &e) == 0) {
+        h->bill = *c->bill;
+        h->charge = c->charge;
+        c->charge = NULL;
+        completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
+        return;
+    }
+    upstream_cancel(h->call, NULL, NULL);
+    learn(h, FAULT_LEFT, 0);
+    call_free(h);
+}
+
+const struct source_ops source_hosted = {.name = "hosted", .start = hosted_start, .stop = hosted_stop};
