@@ -3,6 +3,7 @@ import contextlib
 import csv
 import io
 import json
+import pathlib
 import re
 import sqlite3
 
@@ -205,3 +206,26 @@ def test_the_configuration_shows_the_store_without_password(spillway, tmp_path, 
     for args in (["--store", url], ["--config", config]):
         r = spillway("serve", "--print-config", *args)
         assert r.returncode == 0 and shown in r.stdout and "hunter2" not in r.stdout + r.stderr, r
+
+
+def pasted():
+    """The statements of docs/accounts.md, by the comment above each."""
+    text = (pathlib.Path(__file__).parents[2] / "docs/accounts.md").read_text()
+    blocks = "".join(line[4:] + "\n" for line in text.splitlines() if line.startswith("    ") or not line)
+    found = dict(re.findall(r"-- (.*)\n((?:SELECT [^;]*;\n)+)", blocks))
+    assert len(found) == 5
+    return {title: [s for s in sql.split(";\n") if s] for title, sql in found.items()}
+
+
+def test_the_sql_of_the_documentation_can_be_pasted(accounts, project, data):
+    assert project == 7
+    accounts("deposit", project, "10")
+    accounts("adjust", project, "-2.5")
+    statement = accounts.json("statement", project, "--month", "2026-11")
+    with opened(data / "accounts.db") as db:
+        said = {title: [db.execute(s).fetchall() for s in sql] for title, sql in pasted().items()}
+    by_word = {title.split()[0]: rows_ for title, rows_ in said.items()}
+    assert by_word["opening"][0][0][0] in (None, float(statement["opening_usd"]))
+    assert sum(row[2] for row in by_word["the"][0]) == float(statement["closing_usd"]) - float(statement["opening_usd"])
+    assert by_word["what"] == [[]] and by_word["money"] == [[(0,)]]
+    assert len(by_word["one"]) == 3
