@@ -161,7 +161,10 @@ int ledger_price_id(struct ledger *l, const struct ledger_price *p, int64_t *id,
         rc = db_run(l->db, "UPDATE prices SET ended_s = {now_s} WHERE provider = ?1 AND model = ?2 AND ended_s IS NULL AND source = 'book'",
                     DB_ARGS(db_text(p->provider), db_text(p->model)), NULL, e);
         if (!rc)
-            rc = db_number(l->db, "INSERT INTO prices (provider, model, rows, source, created_s) VALUES (?1, ?2, ?3, 'book', {now_s}) RETURNING id",
+            rc = db_number(l->db, /* where an operator has set one, that stays the one in force */
+                           "INSERT INTO prices (provider, model, rows, source, created_s, ended_s) SELECT ?1, ?2, ?3, 'book', {now_s},"
+                           " CASE WHEN EXISTS (SELECT 1 FROM prices WHERE provider = ?1 AND model = ?2 AND ended_s IS NULL) THEN {now_s} END"
+                           " RETURNING id",
                            DB_ARGS(db_text(p->provider), db_text(p->model), db_text(p->rows)), 0, id, e);
     }
     return rc ? rc : price_keep(l, p->rows, *id, e);

@@ -1,6 +1,8 @@
 /* Report: see report.h. */
 #include "server/accounts/report.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 /* --- statements --- */
@@ -75,17 +77,40 @@ int report_statement(struct db *db, int64_t project, int64_t from_ms, int64_t to
 
 /* --- usage --- */
 
-/* ?3 to ?7: whether it is grouped by that. Sums first, names after: there are far fewer rows then. */
-static const char days_sql[] =
-    "SELECT u.d, u.p, u.k, u.m, u.s, '', '', u.requests, u.tokens_in, u.tokens_cached, u.tokens_out, u.sale, u.cost, u.estimated,"
-    " p.name, k.name, s.name FROM"
-    " (SELECT CASE WHEN ?3 = 1 THEN day ELSE 0 END AS d, CASE WHEN ?4 = 1 THEN project ELSE 0 END AS p,"
-    " CASE WHEN ?5 = 1 THEN account ELSE 0 END AS k, CASE WHEN ?6 = 1 THEN model ELSE '' END AS m,"
-    " CASE WHEN ?7 = 1 THEN supplier ELSE 0 END AS s, sum(requests) AS requests, sum(tokens_in) AS tokens_in,"
-    " sum(tokens_cached) AS tokens_cached, sum(tokens_out) AS tokens_out, sum(sale) AS sale, sum(cost) AS cost, sum(estimated) AS estimated"
-    " FROM usage_days WHERE day >= ?1 AND day <= ?2 AND (?8 = 0 OR project = ?8) GROUP BY 1, 2, 3, 4, 5) u"
-    " LEFT JOIN accounts p ON p.id = u.p LEFT JOIN accounts k ON k.id = u.k LEFT JOIN accounts s ON s.id = u.s"
-    " ORDER BY u.d, u.p, u.k, u.m, u.s";
+/* A text for each set of groups, made once: grouped by plain columns the table is summed in the order of its key, in 40 % of the time
+ * (bench_usage) that expressions that leave some out take. Sums first, names after: there are far fewer rows then. */
+enum { DAY_GROUPS = 5, DAY_TEXTS = 1 << DAY_GROUPS, TEXT_BYTES = 2048 };
+static char day_texts[DAY_TEXTS][TEXT_BYTES];
+static pthread_once_t day_texts_made = PTHREAD_ONCE_INIT;
+
+static void make_day_text(unsigned by, char out[TEXT_BYTES])
+{
+    static const struct {
+        const char *column, *none; /* none: in place of what it is not grouped by */
+    } groups[DAY_GROUPS] = {{"day", "0"}, {"project", "0"}, {"account", "0"}, {"model", "''"}, {"supplier", "0"}};
+    char columns[256] = "", group[256] = "";
+    size_t n = 0, m = 0;
+    for (unsigned i = 0; i < DAY_GROUPS; i++) {
+        bool is = by >> i & 1;
+        n += (size_t)snprintf(columns + n, sizeof columns - n, "%s AS g%u, ", is ? groups[i].column : groups[i].none, i);
+        if (is) m += (size_t)snprintf(group + m, sizeof group - m, "%s%s", m ? ", " : " GROUP BY ", groups[i].column);
+    }
+    int length = snprintf(
+        out, TEXT_BYTES,
+        "SELECT u.g0, u.g1, u.g2, u.g3, u.g4, '', '', u.requests, u.tokens_in, u.tokens_cached, u.tokens_out, u.sale, u.cost, u.estimated,"
+        " p.name, k.name, s.name FROM (SELECT %ssum(requests) AS requests, sum(tokens_in) AS tokens_in,"
+        " sum(tokens_cached) AS tokens_cached, sum(tokens_out) AS tokens_out, sum(sale) AS sale, sum(cost) AS cost,"
+        " sum(estimated) AS estimated FROM usage_days WHERE day >= ?1 AND day <= ?2 AND (?3 = 0 OR project = ?3)%s HAVING count(*) > 0) u"
+        " LEFT JOIN accounts p ON p.id = u.g1 LEFT JOIN accounts k ON k.id = u.g2 LEFT JOIN accounts s ON s.id = u.g4"
+        " ORDER BY u.g0, u.g1, u.g2, u.g3, u.g4",
+        columns, group);
+    CHECK(length > 0 && length < TEXT_BYTES && m < sizeof group && n < sizeof columns);
+}
+
+static void make_day_texts(void)
+{
+    for (unsigned by = 0; by < DAY_TEXTS; by++) make_day_text(by, day_texts[by]);
+}
 
 static const char tags_sql[] =
     "SELECT u.d, u.p, 0, '', 0, u.tag, u.value, u.requests, u.tokens_in, u.tokens_cached, u.tokens_out, u.sale, u.cost, 0, p.name, '', ''"
@@ -103,16 +128,15 @@ static struct db_arg by(const struct report_query *q, enum report_by bit)
 int report_usage(struct db *db, const struct report_query *q, report_usage_fn *fn, void *ctx, struct err *e)
 {
     struct db_rows r;
+    CHECK(q->by < 2 * DAY_TEXTS);
     if ((q->by & REPORT_TAG) && (q->by & (REPORT_KEY | REPORT_MODEL | REPORT_SUPPLIER)))
         return err_set(e, ERR_INPUT, "tags are summed by day and project, not by key, model or supplier");
+    (void)pthread_once(&day_texts_made, make_day_texts);
     int rc =
         q->by & REPORT_TAG
             ? db_query(db, &r, tags_sql,
                        DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), db_int(q->project)), e)
-            : db_query(db, &r, days_sql,
-                       DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), by(q, REPORT_KEY),
-                               by(q, REPORT_MODEL), by(q, REPORT_SUPPLIER), db_int(q->project)),
-                       e);
+            : db_query(db, &r, day_texts[q->by], DB_ARGS(db_int(q->from_day), db_int(q->to_day), db_int(q->project)), e);
     while (!rc && (rc = db_next(&r, e)) == 1) {
         fn(ctx, &(struct report_usage){.day = db_get_int(&r, 0),
                                        .project = db_get_int(&r, 1),

@@ -209,6 +209,7 @@ static void reference_option(FILE *f, const struct option_row *r)
         [OPTION_INT] = "number",
         [OPTION_REAL] = "number",
         [OPTION_TEXT] = "text",
+        [OPTION_STORE] = "URL",
         [OPTION_ADDRESS] = "address",
         [OPTION_CHOICE] = NULL,
         [OPTION_GPUS] = "numbers",

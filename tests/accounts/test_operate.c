@@ -282,6 +282,25 @@ static void test_a_new_price_ends_the_one_before(void **state)
     assert_int_equal(price_table_end(db, "local", "demo", &store_e), -ERR_NOT_FOUND);
 }
 
+/* A request that was priced by the book of a model whose price an operator has set: both are kept, the operator's stays in force. */
+static void test_a_price_of_the_book_does_not_meet_the_operators(void **state)
+{
+    (void)state;
+    OK(set_price("{\"provider\":\"groq\",\"model\":\"m\",\"can\":[],\"prices\":[{\"in_uncached\":[100,1],\"out_text\":[400,1]}]}"));
+    struct ledger_op op = {.type = LEDGER_RESERVE,
+                           .account = key,
+                           .model = "m",
+                           .lasts_ms = 60000,
+                           .price_of = {.provider = "groq", .model = "m", .rows = "{\"as in\":\"the book\"}"},
+                           .attempt = {.supplier = groq, .model = "m"}};
+    struct ledger_op *list = &op;
+    OK(ledger_apply(l, &list, 1, &store_e));
+    assert_int_equal(op.rc, 0);
+    post(op.request, 1, 1, 0, 0, NULL);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM prices"), 2);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM prices WHERE ended_s IS NULL AND source = 'test'"), 1);
+}
+
 static void test_malformed_prices_leave_the_one_in_force(void **state)
 {
     (void)state;
@@ -854,6 +873,7 @@ int main(void)
         TEST(test_frozen_accounts_get_no_new_requests),
         TEST(test_limits_are_budgets_that_replace_one_another),
         TEST(test_a_new_price_ends_the_one_before),
+        TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
         TEST(test_a_statement_adds_up),
         TEST(test_usage_is_summed_by_what_is_asked),
