@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE.parent / "fault"))
 from fake_provider import FakeProvider  # noqa: E402
-from serving import DEMO, FakeServer, Server  # noqa: E402
+from serving import BIN, DEMO, FakeServer, Server  # noqa: E402,F401
 
 IN, OUT, CACHED = 1000, 2000, 250  # nano-dollars a token
 # Name of the host here, row of the table, profile of the fake. `stop`: closing the connection ends the bill.
