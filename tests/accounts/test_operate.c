@@ -840,6 +840,8 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
         assert_int_equal(store_move(store_file, store_file, &moved, &store_e), -ERR_UNSUPPORTED);
         return;
     }
+    ledger_end_all();
+    OK(db_open(&db, to, &store_e));
     OK(db_script(db, "DROP SCHEMA public CASCADE; CREATE SCHEMA public", &store_e));
     db_close(db);
     begin_on(store_file);
