@@ -196,12 +196,12 @@ static const char *value_text(const json_t *v, char out[WORD_BYTES])
     return out;
 }
 
-static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *outer, unsigned outer_seen);
+static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *around, unsigned told_around);
 
-/* outer: what is told around it, its day. */
-static int read_record(struct reading *r, const json_t *v, const struct reconcile_row *outer, unsigned outer_seen)
+/* around: what holds of it is told, too: the day, and nothing else. told_around: whether. */
+static int read_record(struct reading *r, const json_t *v, const struct reconcile_row *around, unsigned told_around)
 {
-    struct reconcile_row row = *outer;
+    struct reconcile_row row = {.day = around->day};
     unsigned seen = 0;
     const char *name;
     json_t *value;
@@ -209,21 +209,22 @@ static int read_record(struct reading *r, const json_t *v, const struct reconcil
     int rc = 0;
     r->n_record++;
     if (!json_is_object(v)) return err_set(r->e, ERR_INPUT, "%s: record %zu is no object", r->path, r->n_record);
-    json_object_foreach((json_t *)v, name, value) {
+    json_object_foreach((json_t *)v, name, value)
+    {
         enum field field = field_of(name);
         if (field && !rc) rc = take(r, &row, &seen, field, value_text(value, word));
     }
     if (rc) return rc;
-    seen |= outer_seen;
+    seen |= told_around;
     const json_t *inner = json_object_get(v, "results");
-    return inner ? read_records(r, inner, &row, seen) : end_row(r, &row, seen);
+    return inner ? read_records(r, inner, &row, seen & 1u << FIELD_DAY) : end_row(r, &row, seen);
 }
 
-static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *outer, unsigned outer_seen)
+static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *around, unsigned told_around)
 {
     if (!json_is_array(list)) return err_set(r->e, ERR_INPUT, "%s: is no list of records, and has none as `data`", r->path);
     int rc = 0;
-    for (size_t i = 0; i < json_array_size(list) && !rc; i++) rc = read_record(r, json_array_get(list, i), outer, outer_seen);
+    for (size_t i = 0; i < json_array_size(list) && !rc; i++) rc = read_record(r, json_array_get(list, i), around, told_around);
     return rc;
 }
 
