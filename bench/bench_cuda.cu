@@ -251,11 +251,12 @@ struct weight_part part_of(size_t rows, size_t cols)
     return p;
 }
 
-struct device *device_open(const struct device_limits &l)
+/* fast: as --decode fast, with cuBLASLt where it is. */
+struct device *device_open(const struct device_limits &l, bool fast = false)
 {
     struct device *d = nullptr;
     struct device_options o = {};
-    o.compute = COMPUTE_BF16;
+    o.compute = COMPUTE_BF16, o.fast = fast;
     OK(ops->open(&d, &o, &e));
     OK(ops->reserve(d, &l, &e));
     CUDA(cudaMemset(d->qkv, 0, l.max_rows * (l.heads + 2 * l.kv_heads) * l.head_dim * sizeof(float)));
@@ -296,7 +297,8 @@ void plan(struct device *d, size_t rows, size_t positions, bool prefill, const s
         sequence[r] = uint32_t(prefill ? 0 : r);
     }
     static_assert(sizeof(bool) == 1, "roles");
-    const struct step_plan p = {rows, position.data(), sequence.data(), reinterpret_cast<const bool *>(role.data()), n_sequences, tables.data(), 0};
+    const bool *roles = reinterpret_cast<const bool *>(role.data());
+    const struct step_plan p = {rows, position.data(), sequence.data(), roles, n_sequences, tables.data(), 0, nullptr};
     OK(ops->plan(d, &p, &rope, head_dim, &e));
     OK(ops->sync(d, &e));
 }
@@ -368,9 +370,10 @@ cost cost_of(const text_shape &s, product p, size_t rows, const form &f)
     return {double(z.n * z.k) * f.bits / 8 + double(rows) * (in + out), 2.0 * double(rows) * double(z.n * z.k), f.quant != nullptr};
 }
 
-layer layer_open(const text_shape &s, size_t rows)
+layer layer_open(const text_shape &s, size_t rows, bool fast = false)
 {
-    layer l = {s, device_open(text_limits(s, rows, rows, (rows + 127) / CUDA_KV_BLOCK)), nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}};
+    struct device *d = device_open(text_limits(s, rows, rows, (rows + 127) / CUDA_KV_BLOCK), fast);
+    layer l = {s, d, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}};
     const size_t wide = cuda_round_up(s.inter, CUDA_K_PAD), attended = cuda_round_up(s.heads * s.head_dim, CUDA_K_PAD);
     l.kv_layout = {1, s.kv_heads, s.head_dim, CUDA_KV_BLOCK, DTYPE_BF16};
     l.x = zeros(l.d, rows * s.hidden * sizeof(float));
@@ -406,6 +409,42 @@ void bench_layer(const text_shape &s)
                 }
             ops->weight_free(l.d, w);
         }
+    layer_close(l);
+}
+
+bool has_cublaslt(const struct device *d, const std::string &name)
+{
+    if (d->lt) return true;
+    printf("%s: nothing is compared with cuBLASLt: %s\n", name.c_str(), d->lt_state);
+    return false;
+}
+
+/* Products of prompts by cuBLASLt, and those by own kernels that bench_layer has not: what the threshold of rows rests on. */
+void bench_layer_fast(const text_shape &s)
+{
+    const std::vector<size_t> prefill = opt.tiny ? std::vector<size_t>{65} : std::vector<size_t>{65, 128, 512, 2048};
+    layer l = layer_open(s, prefill.back(), true);
+    for (size_t i = 0; i < s.head_dim / 2; i++) l.inv_freq[i] = powf(1e5f, -float(2 * i) / float(s.head_dim));
+    const struct rope rope = {l.inv_freq, 1};
+    for (int p = 0; p < PRODUCTS && has_cublaslt(l.d, s.name); p++) {
+        const product_size z = size_of(s, product(p));
+        struct cuda_lt *lt = l.d->lt;
+        const enum pack_kind kind = p == GATE_UP ? PACK_GATE_UP : p == QKV ? PACK_QKV : PACK_LINEAR;
+        struct weight *w = pack(l.d, kind, p == GATE_UP ? s.inter : z.n, z.k, nullptr, s.head_dim);
+        for (size_t rows : prefill)
+            for (bool own : {true, false}) {
+                if (own && rows >= 512) continue;
+                plan(l.d, rows, rows, true, rope, s.head_dim);
+                l.d->lt = own ? nullptr : lt;
+                const size_t before = l.d->lt_products;
+                const double us = median_us(l.d->stream, [&] { run_product(l, product(p), w, rows); });
+                l.d->lt = lt;
+                if (!own && l.d->lt_products == before) continue; /* it has no algorithm for this */
+                const std::string name = std::string(s.name) + " prefill " + std::to_string(rows) + ": " + product_names[p] + ", bf16";
+                report(name + (own ? "" : ", cuBLASLt"), us, cost_of(s, product(p), rows, forms[0]));
+            }
+        ops->weight_free(l.d, w);
+    }
     layer_close(l);
 }
 
@@ -481,11 +520,13 @@ struct device_limits vision_limits(const vision_shape &v)
     return l;
 }
 
-void bench_vision(const vision_shape &v)
+/* fast: only what cuBLASLt does. */
+void bench_vision(const vision_shape &v, bool fast)
 {
     const size_t rows = v.grid * v.grid, wide = cuda_round_up(v.inter, CUDA_K_PAD);
     const double r = double(rows), dim = double(v.dim), inter = double(v.inter);
-    struct device *d = device_open(vision_limits(v));
+    struct device *d = device_open(vision_limits(v), fast);
+    if (fast && !has_cublaslt(d, v.name)) return ops->close(d);
     CUDA(cudaMemset(d->vision_qkv, 0, rows * 3 * v.dim * sizeof(bf16)));
     void *x = zeros(d, rows * v.dim * 4), *out = zeros(d, rows * cuda_round_up(v.dim, CUDA_K_PAD) * 2), *up = zeros(d, rows * wide * 2);
     void *connected = zeros(d, rows * v.hidden * 4);
@@ -495,22 +536,28 @@ void bench_vision(const vision_shape &v)
     struct weight *connector_w = pack(d, PACK_LINEAR, v.hidden, v.dim * v.scale * v.scale, nullptr);
     const struct vision_qkv_args qkv = {x, vector, vector, 1e-6f, qkv_w, vector, rows, v.dim};
     const struct vision_attention_args attention = {out, 1, rows, v.heads, v.head_dim};
-    const struct project_args o = {x, out, o_w, vector, rows, v.dim, v.dim, true}, down = {x, up, down_w, vector, rows, v.dim, v.inter, true};
+    const struct project_args o = {x, out, o_w, vector, rows, v.dim, v.dim, true, nullptr};
+    const struct project_args down = {x, up, down_w, vector, rows, v.dim, v.inter, true, nullptr};
     const struct vision_up_args mlp = {x, vector, vector, 1e-6f, up_w, vector, up, rows, v.dim, v.inter};
     const struct connect_args connect = {x, vector, vector, 1e-6f, 1, v.grid, v.scale, v.dim, connector_w, connected, v.hidden};
     const std::string name = std::string(v.name) + " " + std::to_string(rows) + " positions: ";
+    const auto row = [&](const std::string &what, auto operation, cost c) {
+        const size_t before = d->lt_products;
+        const double us = median_us(d->stream, operation);
+        if (!fast || d->lt_products > before) report(name + what + (fast ? ", cuBLASLt" : ""), us, c);
+    };
     /* Bytes: weights of bf16, x of float32 read or read and written, operands of bf16. */
-    report(name + "norm, qkv", median_us(d->stream, [&] { OK(ops->vision_qkv(d, &qkv, &e)); }), {6 * dim * dim + r * dim * 10, 6 * r * dim * dim, false});
-    report(name + "attention, heads of " + std::to_string(v.head_dim), median_us(d->stream, [&] { OK(ops->vision_attention(d, &attention, &e)); }),
-           {r * dim * 8, 4 * r * r * dim, false});
-    report(name + "o, residual", median_us(d->stream, [&] { OK(ops->project(d, &o, &e)); }), {2 * dim * dim + r * dim * 10, 2 * r * dim * dim, false});
-    report(name + "norm, up, gelu", median_us(d->stream, [&] { OK(ops->vision_up(d, &mlp, &e)); }),
-           {2 * dim * inter + r * (4 * dim + 2 * inter), 2 * r * dim * inter, false});
-    report(name + "down, residual", median_us(d->stream, [&] { OK(ops->project(d, &down, &e)); }),
-           {2 * dim * inter + r * (8 * dim + 2 * inter), 2 * r * dim * inter, false});
+    row("norm, qkv", [&] { OK(ops->vision_qkv(d, &qkv, &e)); }, {6 * dim * dim + r * dim * 10, 6 * r * dim * dim, false});
+    row("attention, heads of " + std::to_string(v.head_dim), [&] { OK(ops->vision_attention(d, &attention, &e)); },
+        {r * dim * 8, 4 * r * r * dim, false});
+    row("o, residual", [&] { OK(ops->project(d, &o, &e)); }, {2 * dim * dim + r * dim * 10, 2 * r * dim * dim, false});
+    row("norm, up, gelu", [&] { OK(ops->vision_up(d, &mlp, &e)); },
+        {2 * dim * inter + r * (4 * dim + 2 * inter), 2 * r * dim * inter, false});
+    row("down, residual", [&] { OK(ops->project(d, &down, &e)); },
+        {2 * dim * inter + r * (8 * dim + 2 * inter), 2 * r * dim * inter, false});
     const double in = dim * double(v.scale * v.scale), cells = double((v.grid / v.scale) * (v.grid / v.scale));
-    report(name + "norm, shuffle, connector", median_us(d->stream, [&] { OK(ops->connect(d, &connect, &e)); }),
-           {2 * in * double(v.hidden) + r * dim * 4 + cells * double(v.hidden) * 4, 2 * cells * in * double(v.hidden), false});
+    row("norm, shuffle, connector", [&] { OK(ops->connect(d, &connect, &e)); },
+        {2 * in * double(v.hidden) + r * dim * 4 + cells * double(v.hidden) * 4, 2 * cells * in * double(v.hidden), false});
     for (struct weight *w : {qkv_w, o_w, up_w, down_w, connector_w}) ops->weight_free(d, w);
     for (void *p : {x, out, up, connected, static_cast<void *>(vector)}) ops->free(d, p);
     ops->close(d);
@@ -602,11 +649,11 @@ void run_all()
     const std::vector<vision_shape> visions = opt.tiny ? std::vector<vision_shape>(std::begin(tiny_vision), std::end(tiny_vision))
                                                        : std::vector<vision_shape>(std::begin(real_vision), std::end(real_vision));
     for (const text_shape &s : shapes)
-        if (wants("linear")) bench_layer(s);
+        if (wants("linear")) bench_layer(s), bench_layer_fast(s);
     for (const text_shape &s : shapes)
         if (wants("attention")) bench_attention(s);
     for (const vision_shape &v : visions)
-        if (wants("vision")) bench_vision(v);
+        if (wants("vision")) bench_vision(v, false), bench_vision(v, true);
     for (const text_shape &s : shapes)
         if (wants("other")) bench_other(s);
     CUDA(cudaFree(flush.at));

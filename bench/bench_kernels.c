@@ -274,7 +274,7 @@ static void attention_plan(struct attention_bench *t, size_t first, size_t rows)
         t->prefill[i] = rows > 1;
     }
     const uint32_t *tables[] = {t->block};
-    struct step_plan p = {rows, t->position, t->sequence, t->prefill, 1, tables, 0};
+    struct step_plan p = {rows, t->position, t->sequence, t->prefill, 1, tables, 0, NULL};
     must(ops_cpu.plan(t->d, &p, &no_rope, HEAD_DIM, &e), &e);
 }
 
@@ -389,9 +389,9 @@ static void bench_vision_tiles(const struct bench *b, size_t tiles)
                   *wup = weight_new(v.d, PACK_LINEAR, VISION_INTER, DIM), *wdown = weight_new(v.d, PACK_LINEAR, DIM, VISION_INTER);
     v.qkv = (struct vision_qkv_args){x, norm, norm, 1e-6f, wqkv, bias, rows, DIM};
     v.attention = (struct vision_attention_args){mid, tiles, POSITIONS, 12, 64};
-    v.project = (struct project_args){x, mid, wo, bias, rows, DIM, DIM, true};
+    v.project = (struct project_args){x, mid, wo, bias, rows, DIM, DIM, true, NULL};
     v.up = (struct vision_up_args){x, norm, norm, 1e-6f, wup, bias, mid, rows, DIM, VISION_INTER};
-    v.down = (struct project_args){x, mid, wdown, bias, rows, DIM, VISION_INTER, true};
+    v.down = (struct project_args){x, mid, wdown, bias, rows, DIM, VISION_INTER, true, NULL};
     const struct {
         const char *name;
         void (*fn)(void *);

@@ -207,7 +207,7 @@ static int products(struct bench *b, size_t rows, struct err *e)
     size_t n = 0;
     int rc = 0;
     for (double start = now_s(); !rc && n < MOST_RUNS && (n < 5 || now_s() - start < seconds_each); n++) {
-        struct project_args a = {b->x, b->in, b->copies[n % b->n_copies], NULL, rows, b->s->n, b->s->k, true};
+        struct project_args a = {b->x, b->in, b->copies[n % b->n_copies], NULL, rows, b->s->n, b->s->k, true, NULL};
         double t0 = now_s();
         rc = ops_cpu.project(b->d, &a, e);
         runs[n] = now_s() - t0;

@@ -1,5 +1,6 @@
 /* Engine: see engine.h. Start at engine_step. Sequence state here and in the scheduler is tied by
  * scheduler_request.user. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -127,8 +128,7 @@ void engine_hello(const struct engine *en, struct frame_hello *out)
                                 .weight_bytes = l->weight_bytes,
                                 .kv_bytes = l->kv_bytes};
     memcpy(out->model_hash, l->hash, sizeof out->model_hash);
-    memcpy(out->device, l->device, sizeof out->device);
-    out->device[sizeof out->device - 1] = '\0';
+    snprintf(out->device, sizeof out->device, "%.63s", l->device);
 }
 
 void engine_cancel(struct engine *en, uint64_t sequence)

@@ -23,6 +23,7 @@ struct model_options {
     const char *cuda_library;    /* see backend_find */
     int gpu;                     /* see device_options */
     enum compute compute;
+    bool fast;                   /* see device_options */
     enum dtype kv_dtype;         /* DTYPE_F32, DTYPE_BF16, DTYPE_I8 or DTYPE_E4M3 */
     int threads;                 /* 0: all */
     bool pin_threads;            /* see device_options */
@@ -46,7 +47,7 @@ struct model_limits {
     uint32_t tile_layers;              /* of the picture encoder */
     int32_t image_token;               /* -1 */
     uint64_t weight_bytes, kv_bytes;
-    char device[64];
+    char device[192];
     char bus_id[32];                /* of a GPU, else "" */
     char weights[48]; /* "not quantised", "int4, head int8" */
     uint8_t hash[MODEL_HASH_BYTES]; /* BLAKE2b-256 over config.json and the headers of the weight files, or "SHAPE:SEED" of random weights */

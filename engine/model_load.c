@@ -306,7 +306,8 @@ int model_build(struct model *m, const struct model_options *o, const struct ten
     int rc = m->ops->open(
         &m->device,
         &(struct device_options){
-            .compute = o->compute, .threads = o->threads, .pin_threads = o->pin_threads, .isa = o->isa, .progress = o->progress, .gpu = o->gpu},
+            .compute = o->compute, .fast = o->fast, .threads = o->threads, .pin_threads = o->pin_threads, .isa = o->isa,
+            .progress = o->progress, .gpu = o->gpu},
         e);
     if (rc) return rc;
     struct model_limits *l = &m->limits;

@@ -8,7 +8,8 @@
  * Activations are float32 on the CPU and the compute dtype on a GPU; nobody but the backend looks inside. With COMPUTE_BF16 the operands of
  * matrix products are rounded to bf16 and sums are float32; with COMPUTE_F32 nothing is rounded (parity). Determinism: a row's result does
  * not depend on which other rows are in the call: each (N, K) has one summation order for every M, and keys are summed in splits of 256
- * positions. Source of the formulas: docs/model.md, "Forward pass"; the oracle is kernels/cpu/kern_ref.c. */
+ * positions; but a device opened as `fast` may choose by M. Source of the formulas: docs/model.md, "Forward pass"; the oracle is
+ * kernels/cpu/kern_ref.c. */
 #ifndef SPILLWAY_KERNELS_OPS_H
 #define SPILLWAY_KERNELS_OPS_H
 
@@ -18,7 +19,7 @@
 
 #include "base/err.h"
 
-enum { OPS_VERSION = 3 }; /* of this table; a library of another is refused */
+enum { OPS_VERSION = 4 }; /* of this table; a library of another is refused */
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_E4M3 };
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
@@ -37,6 +38,7 @@ struct device_group {
 
 struct device_options {
     enum compute compute;
+    bool fast;                        /* --decode fast: a product may choose its path by how many rows it has; the CPU has one path */
     int gpu;                          /* which of the GPUs that the process sees; the CPU ignores it */
     const struct device_group *group; /* NULL: a device alone. Read by open only */
     int threads;      /* of the host; 0 = all that the process may use. CUDA: they pack weights */
@@ -64,6 +66,7 @@ struct step_plan {
     size_t n_sequences;
     const uint32_t *const *blocks; /* (sequences) block tables: block i holds positions i*block_tokens ... */
     size_t n_logits; /* not 0: all operations of a model follow, each time the same, the head for so many rows last; a backend may replay them */
+    const int32_t *adapter; /* (rows) which of an operation's adapters a row has, below 0: none; NULL: no row has one */
 };
 
 /* One KV cache, all layers: block b starts at b * block_bytes; inside, layer after layer, keys then values. */
@@ -108,7 +111,16 @@ struct attention_args {
     size_t layer;
 };
 
-/* x += W * in (+ bias). */
+/* A low-rank adapter (LoRA, Hu et al. 2021) of one matrix (n, k): bf16, row-major [device], any alignment of 2. Sums are float32. */
+enum { ADAPTER_MAX_RANK = 64 };
+struct adapter {
+    const void *a; /* (rank, k) */
+    const void *b; /* (n, rank) */
+    uint32_t rank; /* 1 .. ADAPTER_MAX_RANK */
+    float scale;
+};
+
+/* x += W * in (+ bias) (+ scale * B (A in), of the row's adapter). */
 struct project_args {
     void *x;                /* (rows, n) */
     const void *in;         /* (rows, k) */
@@ -116,6 +128,7 @@ struct project_args {
     const float *bias;      /* (n) or NULL */
     size_t rows, n, k;
     bool tiles; /* the rows are those of tiles, not those of the step's plan */
+    const struct adapter *adapters; /* [device] what the plan's numbers stand for; NULL: nothing is added. Not with tiles */
 };
 
 /* out = silu(G h) * (U h), h = rmsnorm(x); w holds G's rows and U's rows, as weight_pack was told. */

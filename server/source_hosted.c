@@ -17,6 +17,7 @@ struct hosted_call {
     struct upstream_call *call; /* NULL: it has ended */
     struct breaker_pass pass;
     int i_key;
+    int64_t sent_ms, first_ms; /* of its first content; 0: there was none */
     struct hosted_bill bill; /* once the owner has left */
     struct charge *charge;
 };
@@ -33,6 +34,14 @@ static void learn(struct hosted_call *h, enum fault fault, int64_t hint_ms)
     else
         breaker_abandon(b, h->pass);
     host_keys_end(&h->model->host->keys, h->i_key, fault, hint_ms > 0 ? hint_ms : 0, now_ms);
+}
+
+/* Only whole answers are measured. */
+static void measure(struct hosted_call *h, const struct upstream_result *r)
+{
+    int64_t now_ms = loop_now_ms(h->gateway->loop), n_tokens = r->usage ? usage_sum(r->usage, USAGE_OUT) : 0;
+    if (r->outcome == UPSTREAM_WHOLE && h->first_ms)
+        speed_note(&h->model->speed, h->first_ms - h->sent_ms, n_tokens > 0 ? n_tokens : 0, now_ms - h->first_ms, now_ms);
 }
 
 static enum fault fault_of_result(const struct upstream_result *r)
@@ -105,7 +114,10 @@ static int call_event(void *ctx, const struct event *ev)
         return 0;
     }
     b->out_bytes += (int64_t)(ev->n_text + ev->tool_call.n_arguments);
-    if (ev->type != EVENT_FINISH) completion_first_token(c);
+    if (ev->type != EVENT_FINISH) {
+        if (!h->first_ms) h->first_ms = loop_now_ms(h->gateway->loop);
+        completion_first_token(c);
+    }
     completion_event(c, ev); /* c, and h with it, may be gone now */
     return 0;
 }
@@ -116,6 +128,7 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     struct completion *c = h->owner;
     h->call = NULL;
     take_limits(h, &r->limits);
+    measure(h, r);
     learn(h, r->deadline ? FAULT_LEFT : fault_of_result(r), r->error.retry_after_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
@@ -146,7 +159,7 @@ static int hosted_start(struct completion *c, struct err *e)
     }
     struct hosted_call *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
-    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key};
+    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key, .sent_ms = now_ms};
     if (!breaker_begin(&m->breaker, now_ms, &h->pass)) {
         call_free(h);
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);

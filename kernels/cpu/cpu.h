@@ -141,6 +141,7 @@ struct device {
     size_t n_rows;
     int32_t *position;
     uint32_t *sequence;
+    int32_t *adapter; /* below 0: none */
     const uint32_t **blocks; /* borrowed from the caller until the next plan */
     struct attention_task *tasks;
     size_t max_tasks;
@@ -190,6 +191,7 @@ int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rop
 int cpu_qkv(struct device *d, const struct qkv_args *a, struct err *e);
 int cpu_attention(struct device *d, const struct attention_args *a, struct err *e);
 int cpu_project(struct device *d, const struct project_args *a, struct err *e);
+void cpu_adapters(struct device *d, const struct project_args *a);
 int cpu_gate_up(struct device *d, const struct gate_up_args *a, struct err *e);
 int cpu_head(struct device *d, const struct head_args *a, struct err *e);
 int cpu_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);

@@ -83,8 +83,8 @@ static void device_close(struct device *d)
 {
     if (!d) return;
     threads_free(d->threads);
-    void *const scratch[] = {d->act,      d->qkv,      d->thread_scratch, d->sample_scratch, d->cos, d->sin,
-                             d->position, d->sequence, d->blocks,         d->tasks,          d->parts};
+    void *const scratch[] = {d->act,      d->qkv,     d->thread_scratch, d->sample_scratch, d->cos,   d->sin, d->position,
+                             d->sequence, d->adapter, d->blocks,         d->tasks,          d->parts};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) cpu_zeroed_free(scratch[i]);
     cpu_region_free(&d->weights);
     free(d);
@@ -159,6 +159,7 @@ static int device_reserve(struct device *d, const struct device_limits *l, struc
     if (!rc) rc = scratch(&d->cos, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->sin, l->max_rows * l->head_dim / 2, sizeof(float), e);
     if (!rc) rc = scratch(&d->position, l->max_rows, sizeof *d->position, e);
+    if (!rc) rc = scratch(&d->adapter, l->max_rows, sizeof *d->adapter, e);
     if (!rc) rc = scratch(&d->sequence, l->max_rows, sizeof *d->sequence, e);
     if (!rc) rc = scratch(&d->blocks, l->max_sequences, sizeof *d->blocks, e);
     if (!rc) rc = scratch(&d->tasks, d->max_tasks, sizeof *d->tasks, e);
@@ -241,6 +242,7 @@ int cpu_plan(struct device *d, const struct step_plan *p, const struct rope *rop
     d->n_rows = p->n_rows;
     memcpy(d->position, p->position, p->n_rows * sizeof *d->position);
     memcpy(d->sequence, p->sequence, p->n_rows * sizeof *d->sequence);
+    for (size_t r = 0; r < p->n_rows; r++) d->adapter[r] = p->adapter ? p->adapter[r] : -1;
     memcpy(d->blocks, p->blocks, p->n_sequences * sizeof *d->blocks);
     size_t half = head_dim / 2;
     for (size_t r = 0; rope->inv_freq && r < p->n_rows; r++)

@@ -348,6 +348,7 @@ int cpu_project(struct device *d, const struct project_args *a, struct err *e)
     struct linear_run run = {.job = {.w = a->w, .rows = a->rows, .epilogue = EPILOGUE_ADD, .bias = a->bias, .out = a->x, .ldo = a->n},
                              .x = a->in};
     linear_run(d, &run);
+    if (a->adapters) cpu_adapters(d, a);
     return 0;
 }
 

@@ -36,6 +36,8 @@ struct weight {
     size_t n, k, k_padded;     /* n: outputs as packed: of gate and up together */
     void *data, *scale;
     size_t bytes;
+    bf16 *lt_bias; /* [device] (n) cublaslt.cu: room for a bias as bf16; NULL: none */
+    mutable const float *lt_bias_of; /* whose numbers it holds: they are the same for good */
 };
 
 /* Rows that a product reads: bf16, or int8 with a scale for each step of k, or e4m3 with one for all of it. */
@@ -46,6 +48,7 @@ struct cuda_rows {
     size_t scale_ld;
 };
 
+struct cuda_lt; /* cublaslt.cu */
 struct cuda_sampler;
 struct cuda_region; /* cuda_device.cu: a chunk of device memory that weights share */
 
@@ -69,6 +72,7 @@ struct cuda_step {
     size_t n_given; /* rows that are some; the others fill up a graph's */
     int32_t *position;  /* (rows); below 0: a row that is none, to fill up a graph's */
     uint32_t *sequence; /* (rows) */
+    int32_t *adapter;   /* (rows); below 0: none */
     uint32_t *blocks;   /* (sequences, max_blocks_per_sequence) */
     int32_t *token;     /* (rows); below 0: row -1 - token of picture */
     const float **picture;
@@ -92,6 +96,10 @@ struct device {
     int n_sm;
     bool early; /* kernels may be launched before the one before has ended: sm_90 and later */
     char name[96];
+    bool fast;          /* see device_options */
+    struct cuda_lt *lt; /* cublaslt.cu's; null: not fast, or without cuBLASLt */
+    char lt_state[120]; /* fast: its version, or why there is none */
+    size_t lt_products; /* that it was given */
     struct cuda_region *regions;
     struct cuda_load load;
     size_t pack_threads;
@@ -203,6 +211,16 @@ struct cuda_linear {
 int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_decode, const char *what, struct err *e);
 bool cuda_linear_makes(const struct weight *w, size_t rows, size_t n_decode); /* whether it can make these rows itself */
 
+/* --- cublaslt.cu: products of many rows under --decode fast --- */
+struct linear_args; /* linear.cuh */
+void cuda_lt_open(struct device *d); /* d->lt stays null where there is no cuBLASLt; lt_state says which, or why */
+void cuda_lt_close(struct device *d);
+int cuda_lt_reserve(struct device *d, struct err *e);
+int cuda_lt_pack(struct device *d, struct weight *w, struct err *e); /* what a weight needs besides */
+/* Rows of prompts or tiles. false: own kernels have to; else *rc is how it went. */
+bool cuda_lt_product(struct device *d, const struct weight *w, enum cuda_epilogue epilogue, const linear_args &a, const char *what, int *rc,
+                     struct err *e);
+
 /* --- norm.cu: operands, as the product with w reads them; they hold until the next --- */
 int cuda_rmsnorm(struct device *d, const float *x, const uint32_t *pick, size_t rows, const float *norm, float eps, const struct weight *w, struct cuda_rows *out,
                  struct err *e);
@@ -244,6 +262,7 @@ int cuda_attention(struct device *d, const struct attention_args *a, struct err 
 int cuda_attention_decode(struct device *d, const struct attention_args *a, struct err *e);
 int cuda_attention_prefill(struct device *d, const struct attention_args *a, struct err *e);
 int cuda_project(struct device *d, const struct project_args *a, struct err *e);
+int cuda_adapters(struct device *d, const struct project_args *a, size_t rows, struct err *e);
 int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e);
 int cuda_head(struct device *d, const struct head_args *a, struct err *e);
 int cuda_sample(struct device *d, const struct sample_row *rows, size_t n, size_t vocab, struct sample_result *out, struct err *e);

@@ -49,6 +49,7 @@ void close_device(struct device *d)
     if (!d) return;
     if (d->stream) cuda_wait(d, nullptr);
     cuda_graph_close(d);
+    cuda_lt_close(d);
     cuda_load_close(d);
     cuda_group_close(d);
     cuda_sample_close(d);
@@ -86,6 +87,8 @@ int open_device(struct device *d, const struct device_options *o, struct err *e)
     d->n_sm = p.multiProcessorCount;
     d->early = p.major >= 9;
     snprintf(d->name, sizeof d->name, "%.60s, %d SMs, sm_%d%d", p.name, d->n_sm, p.major, p.minor);
+    d->fast = o->fast;
+    if (d->fast) cuda_lt_open(d);
     int done = cuda_check(d, "stream", cudaStreamCreate(&d->stream), e);
     return done ? done : cuda_group_open(d, o->group, e);
 }
@@ -108,7 +111,10 @@ int open(struct device **out, const struct device_options *o, struct err *e)
 
 void describe(const struct device *d, char *out, size_t n)
 {
-    snprintf(out, n, "cuda:%d (%s)", d->gpu, d->name);
+    if (d->fast)
+        snprintf(out, n, "cuda:%d (%s; fast, %s%s)", d->gpu, d->name, d->lt ? "" : "own products alone: ", d->lt_state);
+    else
+        snprintf(out, n, "cuda:%d (%s)", d->gpu, d->name);
 }
 
 void bus_id(const struct device *d, char *out, size_t n)
@@ -153,6 +159,7 @@ int reserve(struct device *d, const struct device_limits *l, struct err *e)
     if (!rc && positions) rc = cuda_region_take(d, positions * 3 * l->vision_dim * sizeof(bf16), reinterpret_cast<void **>(&d->vision_qkv), e);
     if (!rc && positions) rc = cuda_region_take(d, l->tile_bytes, reinterpret_cast<void **>(&d->pixels), e);
     if (!rc && positions) rc = cuda_check(d, "memory of tiles", cudaMallocHost(reinterpret_cast<void **>(&d->pixels_host), l->tile_bytes), e);
+    if (!rc) rc = cuda_lt_reserve(d, e);
     if (!rc) rc = cuda_plan_reserve(d, e);
     return rc ? rc : cuda_sample_reserve(d, e);
 }

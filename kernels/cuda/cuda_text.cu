@@ -185,7 +185,8 @@ int cuda_project(struct device *d, const struct project_args *a, struct err *e)
     struct cuda_linear l = {{}, a->w, rows, a->n, a->bias, a->x, CUDA_ADD, nullptr, nullptr, nullptr, nullptr};
     if (a->w->quant.bits && cuda_linear_makes(a->w, rows, n_decode)) l.own = &own;
     int rc = l.own ? 0 : cuda_as_operand(d, in, rows, a->w, &l.in, e);
-    return rc ? rc : cuda_linear_run(d, &l, n_decode, "projection", e);
+    if (!rc) rc = cuda_linear_run(d, &l, n_decode, "projection", e);
+    return rc || !a->adapters ? rc : cuda_adapters(d, a, rows, e);
 }
 
 int cuda_gate_up(struct device *d, const struct gate_up_args *a, struct err *e)

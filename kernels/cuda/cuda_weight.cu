@@ -211,6 +211,7 @@ int cuda_weight_pack(struct device *d, enum pack_kind kind, const struct weight_
     w->bytes = cuda_round_up(w->n, CUDA_N_PAD) * output_bytes(w) + scale_bytes(w);
     unsigned char *scale = static_cast<unsigned char *>(calloc(1, scale_bytes(w) + 1));
     int rc = scale ? pack(d, w, parts, n_parts, scale, e) : err_set(e, ERR_MEMORY, "cuda: out of memory");
+    if (!rc) rc = cuda_lt_pack(d, w, e);
     if (d->progress) ++*d->progress;
     free(scale);
     if (rc)

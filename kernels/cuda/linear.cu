@@ -254,6 +254,8 @@ int cuda_linear_run(struct device *d, const struct cuda_linear *l, size_t n_deco
             a.to += n_decode;
         else
             a.out = static_cast<unsigned char *>(a.out) + n_decode * l->ldo * out_bytes;
+        int done = 0;
+        if (cuda_lt_product(d, w, l->epilogue, a, what, &done, e)) return done ? done : cuda_launched(d, what, e);
         rc = quantised ? cuda_linear_quant(a, w->quant, l->epilogue, false, d->stream)
                        : cuda_linear_bf16_prefill(a, l->epilogue, d->n_sm, d->stream);
     }

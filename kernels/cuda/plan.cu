@@ -12,7 +12,7 @@ enum { TILE_ROWS = 64 };
 
 /* The staged arrays, one after another. Runs twice with a base (host, device), once without to measure. */
 struct staged {
-    int32_t *position, *token;
+    int32_t *position, *adapter, *token;
     const float **picture;
     uint32_t *sequence, *tile, *first_task, *head_row, *logits_row, *blocks;
 };
@@ -32,6 +32,7 @@ size_t lay_out(const struct device_limits *l, unsigned char *base, staged *s)
     carve(base, &at, &s->logits_row, l->max_rows);
     carve(base, &at, &s->position, l->max_rows);
     carve(base, &at, &s->sequence, l->max_rows);
+    carve(base, &at, &s->adapter, l->max_rows);
     carve(base, &at, &s->tile, 2 * l->max_rows);
     carve(base, &at, &s->first_task, l->max_rows + 1);
     carve(base, &at, &s->blocks, l->max_sequences * l->max_blocks_per_sequence);
@@ -98,7 +99,8 @@ int cuda_plan_reserve(struct device *d, struct err *e)
     if (!rc && !d->slot) rc = err_set(e, ERR_MEMORY, "cuda: out of memory");
     if (rc) return rc;
     lay_out(l, d->staged, &s);
-    d->step.position = s.position, d->step.sequence = s.sequence, d->step.blocks = s.blocks, d->step.token = s.token, d->step.picture = s.picture;
+    d->step.position = s.position, d->step.sequence = s.sequence, d->step.adapter = s.adapter;
+    d->step.blocks = s.blocks, d->step.token = s.token, d->step.picture = s.picture;
     d->step.tile = s.tile, d->step.first_task = s.first_task, d->step.head_row = s.head_row, d->step.logits_row = s.logits_row;
     return 0;
 }
@@ -120,6 +122,7 @@ int cuda_plan(struct device *d, const struct step_plan *p, const struct rope *ro
         d->slot[r] = uint32_t(slot);
         host.position[slot] = p->position[r];
         host.sequence[slot] = p->sequence[r];
+        host.adapter[slot] = p->adapter ? p->adapter[r] : -1;
     }
     cut_tasks(s, host);
     cut_tiles(s, host);
@@ -132,7 +135,8 @@ int cuda_plan(struct device *d, const struct step_plan *p, const struct rope *ro
         s->n_heads = p->n_logits;
         rc = cuda_graph_choose(d, e);
     }
-    for (size_t r = p->n_rows; r < s->n_rows; r++) host.position[r] = -1, host.sequence[r] = 0, host.first_task[r + 1] = host.first_task[r];
+    for (size_t r = p->n_rows; r < s->n_rows; r++)
+        host.position[r] = host.adapter[r] = -1, host.sequence[r] = 0, host.first_task[r + 1] = host.first_task[r];
     const unsigned char *end = reinterpret_cast<unsigned char *>(host.blocks + p->n_sequences * max_blocks);
     return rc ? rc : copy_over(d, host.position, size_t(end - reinterpret_cast<unsigned char *>(host.position)), e);
 }

@@ -22,6 +22,7 @@ int command_worker(const struct options *o);
 int command_media(const struct options *o);
 int command_pull(const struct options *o);
 int command_config(const struct options *o);
+int command_bench(const struct options *o);
 
 /* Log of a process that serves: --log-level and --log-format; part is borrowed for good. */
 void command_log(const struct options *o, const char *part);

@@ -23,7 +23,7 @@
 #include "server/cli/model_run.h"
 #include "server/cli/progress.h"
 
-enum { TEXT_MAX_BYTES = 64 << 20, TOKENS_MAX = 1 << 24, CHUNK_ROWS = 64, PATH_BYTES = 4096 };
+enum { TEXT_MAX_BYTES = 64 << 20, TOKENS_MAX = 1 << 24, CHUNK_ROWS = 128 /* enough for the path of many rows */, PATH_BYTES = 4096 };
 
 /* One model with its options; how many sides there are is eval.n_sides. */
 struct side {

@@ -14,7 +14,7 @@
 #include "server/cli/npy.h"
 #include "server/cli/question.h"
 
-enum { CHUNK_ROWS = 64, IDS_FILE_MAX = 1 << 20 };
+enum { CHUNK_ROWS = 128 /* enough for the path of many rows */, IDS_FILE_MAX = 1 << 20 };
 
 struct run {
     const struct options *o;

@@ -12,6 +12,7 @@ static int (*const commands[COMMANDS])(const struct options *o) = {
     [COMMAND_MEDIA] = command_media,   [COMMAND_CHAT] = command_chat,         [COMMAND_DOCTOR] = command_doctor,
     [COMMAND_CONFIG] = command_config, [COMMAND_EVAL] = command_eval,         [COMMAND_MODELS] = command_models,
     [COMMAND_PULL] = command_pull,     [COMMAND_ACCOUNTS] = command_accounts,
+    [COMMAND_BENCH] = command_bench,
 };
 
 int command_error(const struct err *e)

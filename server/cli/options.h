@@ -28,6 +28,7 @@ enum command {
     COMMAND_CHAT,
     COMMAND_DOCTOR,
     COMMAND_CONFIG,
+    COMMAND_BENCH,
     COMMAND_WORKER, /* started by serve; its socket is descriptor 3 */
     COMMAND_MEDIA,  /* started by serve; its socket is descriptor 3 */
     COMMANDS
@@ -91,6 +92,7 @@ struct options {
     struct limits limits;
 
     const char *log_level, *log_format;
+    const char *decode_path; /* --decode of those that compute: "exact" or "fast" */
     const char *device, *gpus, *cuda_library, *random_weights, *compute, *kv_dtype, *quant, *quant_head, *quant_vision, *cache_scope, *speculation;
     int64_t threads, kv_tokens;
     bool pin_threads;
@@ -108,6 +110,12 @@ struct options {
     const char *against; /* the second model; NULL: the first once more. What is its own (NULL: as the first's): */
     const char *against_compute, *against_quant, *against_quant_head, *against_quant_vision, *against_kv_dtype;
     int64_t window, stride;
+
+    const char *targets, *requests, *workload, *prices, *max_cost, *gpu_hour, *json_file; /* of bench; amounts are dollars */
+    struct option_list prices_given, target_keys;                                         /* "2=0.15/0.60", "2=FILE" */
+    int64_t count, duration_s, warmup, timeout_s, seed;
+    double rate; /* 0: closed loop */
+    bool yes, dry_run;
 };
 
 void options_init(enum command c, struct options *o); /* all defaults */

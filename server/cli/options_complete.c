@@ -62,7 +62,8 @@ static const char *verbs(enum command c)
                                                [COMMAND_MODELS] = "list load unload",
                                                [COMMAND_CONFIG] = "check",
                                                [COMMAND_LOGITS] = "",
-                                               [COMMAND_PULL] = ""};
+                                               [COMMAND_PULL] = "",
+                                               [COMMAND_BENCH] = ""};
     return rows[c] ? rows[c] : "demo";
 }
 

@@ -82,11 +82,17 @@ const char *const *option_examples(enum command c)
                                        "spillway eval demo --compute f32 --against demo --against-compute bf16", NULL};
     static const char *const config[] = {"# before a reload",
                                          "spillway config check /etc/spillway/spillway.yaml && systemctl reload spillway", NULL};
+    static const char *const bench[] = {"# what it would cost to compare them; nothing is sent",
+                                        "spillway bench --targets local,openai:gpt-4o-mini --dry-run",
+                                        "# do it: 100 requests each, 8 at once, for half a dollar at most",
+                                        "OPENAI_API_KEY=sk-... spillway bench --targets local,openai:gpt-4o-mini \\\n"
+                                        "    --count 100 --concurrency 8 --max-cost 0.50 --gpu-hour 2.50 --json bench.json",
+                                        NULL};
     static const char *const *const rows[COMMANDS] = {
         [COMMAND_SERVE] = serve, [COMMAND_GENERATE] = generate, [COMMAND_TOKENIZE] = tokenize, [COMMAND_KEYS] = keys,
         [COMMAND_ACCOUNTS] = accounts,
         [COMMAND_MODELS] = models, [COMMAND_PULL] = pull,         [COMMAND_CHAT] = chat,         [COMMAND_DOCTOR] = doctor,
-        [COMMAND_CONFIG] = config, [COMMAND_EVAL] = eval};
+        [COMMAND_CONFIG] = config, [COMMAND_EVAL] = eval,         [COMMAND_BENCH] = bench};
     return rows[c];
 }
 

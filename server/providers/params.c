@@ -262,6 +262,21 @@ void param_merge(struct tree *t, json_t *body, const json_t *options, const char
     }
 }
 
+int message_check_members(const struct provider_host *h, const json_t *message, const char *param, struct err *e)
+{
+    static const char *const known[] = {"role", "content", "name", "tool_call_id", "cache_control", "extra_content", NULL};
+    static const char *const refused_of_assistant[] = {"function_call", "audio", "prefix", NULL};
+    const bool assistant = text_is(json_object_get(message, "role"), "assistant");
+    const char *key;
+    const json_t *v;
+    FOR_MEMBERS(message, key, v) {
+        if (json_is_null(v) || (assistant ? !listed(refused_of_assistant, key) : listed(known, key))) continue;
+        return err_set_param(e, ERR_UNSUPPORTED, param, "Provider '%s' has no word for '%.*s' of a message.", h->name,
+                             (int)utf8_cut(key, 64), key);
+    }
+    return 0;
+}
+
 int message_check_part(const struct provider_host *h, const json_t *part, const char *param, struct err *e)
 {
     static const struct {

@@ -116,13 +116,14 @@ static int thinking_block(struct encode *x, const json_t *entry, const json_t *r
         tree_set(&x->t, b, "data", tree_ref(data));
         return 0;
     }
-    if (!json_is_string(signature) || !member_int(entry, "bytes", &n) || n < 0 || (uint64_t)n > json_string_length(reasoning) - *at)
+    const char *text = json_is_string(reasoning) ? json_string_value(reasoning) : "";
+    bool fits = json_is_string(signature) && member_int(entry, "bytes", &n) && n >= 0 && (uint64_t)n <= json_string_length(reasoning) - *at;
+    if (!fits || !utf8_valid(text + *at, (size_t)n)) /* not between two characters: another text */
         return err_set_param(x->e, ERR_INPUT, param,
                              "'%s': reasoning_content is not what extra_content.anthropic was given with: send both unchanged, or neither.",
                              param);
-    const char *text = json_string_value(reasoning);
     tree_set(&x->t, b, "type", tree_text(&x->t, "thinking"));
-    tree_set(&x->t, b, "thinking", tree_text_n(&x->t, text ? text + *at : "", (size_t)n));
+    tree_set(&x->t, b, "thinking", tree_text_n(&x->t, text + *at, (size_t)n));
     tree_set(&x->t, b, "signature", tree_ref(signature));
     *at += (size_t)n;
     return 0;
@@ -191,6 +192,8 @@ static int message_encode(struct encode *x, const json_t *message, size_t i, jso
     message_param(param, i, -1);
     const char *role = member_text(message, "role");
     if (!role) return wrong_member(x->e, param, "an object with a 'role'");
+    int rc = message_check_members(x->host, message, param, x->e);
+    if (rc) return rc;
     if (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0) {
         if (json_array_size(messages))
             return err_set_param(x->e, ERR_UNSUPPORTED, param, "Provider '%s' takes system messages only before all others.",

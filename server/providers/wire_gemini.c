@@ -203,6 +203,8 @@ static int message_encode(struct encode *x, const json_t *message, size_t i, jso
     message_param(param, i, -1);
     const char *role = member_text(message, "role");
     if (!role) return wrong_member(x->e, param, "an object with a 'role'");
+    int rc = message_check_members(x->host, message, param, x->e);
+    if (rc) return rc;
     if (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0) {
         if (json_array_size(contents))
             return err_set_param(x->e, ERR_UNSUPPORTED, param, "Provider '%s' takes system messages only before all others.",

@@ -68,6 +68,10 @@ void message_param(char out[96], size_t message, long part);
 /* Roles, and the kinds of part that the host's row declares. */
 int message_check_part(const struct provider_host *h, const json_t *part, const char *param, struct err *e);
 
+/* For wires that translate messages: a member that has no place there is refused, not lost. An assistant's message may come from any
+ * host, so of it only what would change the answer is. */
+int message_check_members(const struct provider_host *h, const json_t *message, const char *param, struct err *e);
+
 struct data_url {
     const char *media_type, *data;
     size_t n_media_type, n_data;

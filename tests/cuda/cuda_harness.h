@@ -20,12 +20,19 @@ __attribute__((constructor)) static void seed_noise(void)
     if (seed && *seed) noise_state = (uint32_t)strtoul(seed, NULL, 10) * 2654435761u + 1;
 }
 
+/* As under --decode fast: a row's bytes may depend on its company. SPILLWAY_TEST_FAST in the environment: all tests of a program. */
+static bool fast;
+__attribute__((constructor)) static void choose_path(void)
+{
+    fast = getenv("SPILLWAY_TEST_FAST") != NULL;
+}
+
 static inline void open_device(const struct device_limits *l)
 {
     struct err e = {0};
     ops = spillway_cuda_ops(OPS_VERSION);
     assert_non_null(ops);
-    if (ops->open(&dev, &(struct device_options){.compute = COMPUTE_BF16}, &e)) fail_msg("%s", e.msg);
+    if (ops->open(&dev, &(struct device_options){.compute = COMPUTE_BF16, .fast = fast}, &e)) fail_msg("%s", e.msg);
     if (ops->reserve(dev, l, &e)) fail_msg("%s", e.msg);
 }
 
@@ -103,6 +110,9 @@ static inline struct weight *pack_qkv(const struct matrix *m, size_t head_dim)
     return pack_parts(PACK_QKV, m, 3, head_dim, NULL);
 }
 
+/* Of the rows of plan_roles; NULL: none has one. */
+static const int32_t *roles_adapter;
+
 /* n_decode sequences of one row each, then n_prefill rows of one more; nobody looks at positions or blocks. */
 static inline void plan_roles(size_t n_decode, size_t n_prefill)
 {
@@ -116,7 +126,8 @@ static inline void plan_roles(size_t n_decode, size_t n_prefill)
         sequence[i] = (uint32_t)(i < n_decode ? i : n_decode);
         tables[sequence[i]] = &block;
     }
-    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables, 0}, &(struct rope){0}, 64, &e));
+    OK(ops->plan(dev, &(struct step_plan){n, position, sequence, prefill, n_decode + (n_prefill > 0), tables, 0, roles_adapter},
+                 &(struct rope){0}, 64, &e));
 }
 
 #endif

@@ -145,7 +145,7 @@ static void step(const struct scene *s, const struct part *parts, size_t n_parts
     }
     void *d_x = to_device(x, rows * s->hidden * sizeof *x);
     const struct rope rope = {s->rope ? s->inv_freq : NULL, 1};
-    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables, 0}, &rope, s->head_dim, &e));
+    OK(ops->plan(dev, &(struct step_plan){rows, position, sequence, prefill, n_parts, tables, 0, NULL}, &rope, s->head_dim, &e));
     OK(ops->qkv(dev, &(struct qkv_args){d_x, s->d_norm, 1e-5f, s->w, s->hidden, s->heads, rope, s->kv, &s->layout, s->layer}, &e));
     OK(ops->attention(dev, &(struct attention_args){out, s->heads, s->kv, &s->layout, s->layer}, &e));
     OK(ops->sync(dev, &e));
@@ -172,7 +172,7 @@ static void check_step(const struct scene *s, const struct part *parts, size_t n
         p->h->n--; /* the same row once more, alone */
         step(s, &(struct part){p->h, 1, p->prefill}, 1, again);
         read_operand(again, 0, width, alone);
-        if (memcmp(alone, got, width * sizeof *got)) fail_msg("%s: position %zu alone is another", what, p->h->n - 1);
+        if (!fast && memcmp(alone, got, width * sizeof *got)) fail_msg("%s: position %zu alone is another", what, p->h->n - 1);
     }
     ops->free(dev, out), ops->free(dev, again);
     free(got), free(alone), free(want);
@@ -235,9 +235,10 @@ static void check_vision(size_t positions, size_t heads, size_t hd)
     for (size_t p = 0; p < positions; p++) {
         near_layernorm(x + p * dim, norm, shift, 1e-6f, dim, h);
         for (size_t i = 0; i < dim; i++) h[i] = near_operand(h[i], COMPUTE_BF16);
-        for (size_t o = 0; o < 3 * dim; o++)
-            qkv[p * 3 * dim + o] = near_operand(
-                near_sum(near_product(h, m.seen + o * dim, dim), (struct near){(double)bias[o], 0}, (struct near){0, 0}), COMPUTE_BF16);
+        for (size_t o = 0; o < 3 * dim; o++) { /* cuBLASLt reads the bias as bf16 */
+            const struct near b = {(double)bias[o], fast ? fabs((double)bias[o]) * BF16_ROUNDING : 0};
+            qkv[p * 3 * dim + o] = near_operand(near_sum(near_product(h, m.seen + o * dim, dim), b, (struct near){0, 0}), COMPUTE_BF16);
+        }
     }
     for (size_t p = 0; p < positions; p += 13) {
         read_operand(out, p, dim, got);

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from serving import BIN  # noqa: E402
 
 LIBRARY = pathlib.Path(BIN).parent / "tests/cuda/libspillway_cuda_sim.so"
+CUBLASLT = LIBRARY.parent / "fake_cublaslt/program"  # tests/cuda/fake_cublaslt.cpp, for --decode fast
 GOLDEN = pathlib.Path(BIN).parent / "golden"
 DEMO = ROOT / "weights/demo/model"
 FACTOR = 2.0
@@ -40,10 +41,10 @@ def ids_for(model, n):
     return [int(i) for i in np.random.default_rng(n).integers(4, min(vocab, 600), n)]
 
 
-def compare(model, prompt, tmp_path, options=(), pictures=()):
+def compare(model, prompt, tmp_path, options=(), pictures=(), on_cuda=()):
     exact, _ = logits(model, prompt, tmp_path / "f32", "--device", "cpu", "--compute", "f32", *options, pictures=pictures)
     cpu, cpu_greedy = logits(model, prompt, tmp_path / "cpu", "--device", "cpu", "--compute", "bf16", *options, pictures=pictures)
-    cuda, cuda_greedy = logits(model, prompt, tmp_path / "cuda", "--device", "cuda", "--cuda-library", LIBRARY, "--compute", "bf16", *options, pictures=pictures)
+    cuda, cuda_greedy = logits(model, prompt, tmp_path / "cuda", "--device", "cuda", "--cuda-library", LIBRARY, "--compute", "bf16", *options, *on_cuda, pictures=pictures)
     assert cuda.shape == exact.shape and np.isfinite(cuda).all()
     rms = [np.sqrt(np.mean((x - exact) ** 2)) for x in (cpu, cuda)]
     most = [np.abs(x - exact).max() for x in (cpu, cuda)]
@@ -60,6 +61,30 @@ def compare(model, prompt, tmp_path, options=(), pictures=()):
 def test_logits_of_every_family(name, tmp_path):
     model = GOLDEN / "models" / name
     compare(model, ("--tokens", ids_for(model, 75)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["smollm2-bf16", "smollm3-bf16", "smolvlm2-bf16"])
+def test_logits_of_decode_fast(name, tmp_path, monkeypatch):
+    """A prompt of more rows than own kernels take, held to the same bound; what the library is told wrongly is seen."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(CUBLASLT))
+    model = GOLDEN / "models" / name
+    prompt = ("--tokens", ids_for(model, 75))
+    compare(model, prompt, tmp_path, on_cuda=("--decode", "fast"))
+    monkeypatch.setenv("FAKE_CUBLASLT", "ld")
+    with pytest.raises(AssertionError):
+        compare(model, prompt, tmp_path, on_cuda=("--decode", "fast"))
+    compare(model, prompt, tmp_path, on_cuda=("--decode", "exact"))  # which never asks it
+
+
+def test_a_picture_with_decode_fast(tmp_path, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(CUBLASLT))
+    prompt = "<|im_start|>User:<image>Describe the picture.<end_of_utterance>\nAssistant:"
+    pictures = [ROOT / "weights/demo/samples/shapes.png"]
+    cpu, cuda = compare(DEMO, ("--prompt-file", prompt), tmp_path, pictures=pictures, on_cuda=("--decode", "fast"))
+    assert cpu == cuda
+    monkeypatch.setenv("FAKE_CUBLASLT", "ld")
+    with pytest.raises(AssertionError):
+        compare(DEMO, ("--prompt-file", prompt), tmp_path, pictures=pictures, on_cuda=("--decode", "fast"))
 
 
 @pytest.mark.parametrize("options", [(), ("--quant", "int8"), ("--quant", "int4", "--quant-head", "int4"), ("--kv-dtype", "int8"), ("--quant", "int8", "--quant-vision", "int8"),
@@ -80,13 +105,17 @@ def test_the_trained_model_tells_what_is_on_a_picture(options, tmp_path, monkeyp
     assert cpu == cuda
 
 
-def test_the_server_answers_from_the_device(tmp_path):
+@pytest.mark.parametrize("how", ["exact", "fast"])
+def test_the_server_answers_from_the_device(how, tmp_path, monkeypatch):
     """The whole way: worker, scheduler, sampling on the device, the OpenAI API."""
     from serving import Server
     import requests
-    s = Server(DEMO, "--name", "demo", "--no-auth", "--device", "cuda", "--cuda-library", str(LIBRARY), "--kv-tokens", "2048")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(CUBLASLT))
+    options = ("--no-auth", "--device", "cuda", "--cuda-library", str(LIBRARY), "--kv-tokens", "2048", "--decode", how)
+    s = Server(DEMO, "--name", "demo", *options)
     try:
-        assert "cuda" in requests.get(s.url + "/admin/models/demo", timeout=30).json()["worker"]["device"]
+        device = requests.get(s.url + "/admin/models/demo", timeout=30).json()["worker"]["device"]
+        assert "cuda" in device and ("; fast, cuBLASLt 13.1.0" in device) == (how == "fast")
         body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 6, "temperature": 0.8, "seed": 3, "logprobs": True, "top_logprobs": 2}
         first, again = (requests.post(s.url + "/v1/chat/completions", json=body, timeout=120).json() for _ in range(2))
         assert first["choices"] == again["choices"] and len(first["choices"][0]["logprobs"]["content"]) > 0

@@ -232,6 +232,15 @@ static inline struct near near_product(const struct near *x, const float *w, siz
     return (struct near){s, carried + gamma_of(k + 1) * magnitude + (double)k * TINY};
 }
 
+/* scale * B (A x): the products with A are float32, and so is what B makes of them. A and B as bf16 holds them. */
+static inline struct near near_adapter(const struct near *x, size_t k, const float *a, const float *b, size_t rank, float scale)
+{
+    struct near low[64];
+    for (size_t j = 0; j < rank; j++) low[j] = near_product(x, a + j * k, k);
+    const struct near sum = near_product(low, b, rank);
+    return (struct near){sum.v * (double)scale, sum.err * fabs((double)scale) + U * fabs(sum.v * (double)scale)};
+}
+
 /* A product of quantised numbers (kernels/quant.h). On a card the e4m3 sums of an mma keep 13 bits below the first of the largest it adds
  * (ptx.cuh): 32 products and the sum so far are cut there, then the sum at its own; so far: of 64 k, after which float32 takes over. */
 static inline struct near near_quant_product(const struct quant_format *f, size_t k, const int8_t *wq, const float *ws, const int8_t *xq,

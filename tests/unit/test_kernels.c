@@ -24,7 +24,8 @@ static void plan_rows(struct device *d, size_t rows)
     const uint32_t *tables[] = {&block};
     struct err e = {0};
     assert_true(rows <= 128);
-    assert_int_equal(ops_cpu.plan(d, &(struct step_plan){rows, position, sequence, prefill, 1, tables, 0}, &(struct rope){0}, 16, &e), 0);
+    const struct step_plan plan = {rows, position, sequence, prefill, 1, tables, 0, NULL};
+    assert_int_equal(ops_cpu.plan(d, &plan, &(struct rope){0}, 16, &e), 0);
 }
 
 /* --- x += W in (+ bias) --- */
@@ -122,6 +123,63 @@ static void test_project_on_any_threads(void **unused)
                 }
                 edges_release(0);
             }
+}
+
+/* Low-rank adapters: rows that have one of two, and rows that have none, which are as without. */
+static void adapters_check(const char *isa, enum compute compute, int threads)
+{
+    enum { ROWS = 13, N = 33, K = 130, RANK = 16 };
+    static const uint32_t rank[2] = {5, RANK};
+    size_t keep = n_edges;
+    struct matrix m = matrix_new(N, K, DTYPE_F32, compute), a[2], b[2];
+    struct adapter table[2];
+    struct project_case p = {ROWS, N, K, compute, DTYPE_F32, false};
+    float *x = noise_edge(ROWS * N), *in = noise_edge(ROWS * K), *none = edge(ROWS * N * 4), *out = edge(ROWS * N * 4);
+    int32_t which[ROWS], position[ROWS] = {0};
+    uint32_t sequence[ROWS] = {0}, block = 0;
+    bool prefill[ROWS] = {false};
+    const uint32_t *tables[] = {&block};
+    struct near operand[K], want[N];
+    struct err e = {0};
+    struct device *d = device_new(isa, compute, threads, &text_limits);
+    struct weight *w = pack(d, PACK_LINEAR, &m, 1);
+    for (int i = 0; i < 2; i++) {
+        a[i] = matrix_new(rank[i], K, DTYPE_BF16, compute), b[i] = matrix_new(N, rank[i], DTYPE_BF16, compute);
+        table[i] = (struct adapter){a[i].file, b[i].file, rank[i], 0.5f + (float)i};
+    }
+    for (size_t r = 0; r < ROWS; r++) which[r] = (int32_t)(r % 3) - 1;
+    project_run(d, w, &p, ROWS, x, in, NULL, none);
+    memcpy(out, x, ROWS * N * 4);
+    const struct step_plan plan = {ROWS, position, sequence, prefill, 1, tables, 0, which};
+    assert_int_equal(ops_cpu.plan(d, &plan, &(struct rope){0}, 16, &e), 0);
+    const struct project_args args = {.x = out, .in = in, .w = w, .rows = ROWS, .n = N, .k = K, .adapters = table};
+    assert_int_equal(ops_cpu.project(d, &args, &e), 0);
+    for (size_t r = 0; r < ROWS; r++) {
+        const int32_t i = which[r];
+        if (i < 0) {
+            assert_memory_equal(out + r * N, none + r * N, N * 4);
+            continue;
+        }
+        for (size_t j = 0; j < K; j++) operand[j] = near_operand((struct near){(double)in[r * K + j], 0}, compute);
+        for (size_t o = 0; o < N; o++) {
+            const struct near before = {(double)x[r * N + o], 0}, none_more = {0, 0};
+            const struct near more = near_adapter(operand, K, a[i].seen, b[i].seen + o * rank[i], rank[i], table[i].scale);
+            want[o] = near_sum(near_sum(before, near_product(operand, m.seen + o * K, K), none_more), more, none_more);
+        }
+        near_check(out + r * N, want, N, isa, "adapter", r);
+        assert_true(near_misses(none + r * N, want, N) > 0); /* it matters */
+    }
+    ops_cpu.weight_free(d, w);
+    ops_cpu.close(d);
+    edges_release(keep);
+}
+
+static void test_adapters(void **unused)
+{
+    (void)unused;
+    for (size_t s = 0; s < N_SETS; s++)
+        for (int t = 0; t < 4 && cpu_kernels_choose(kernel_sets[s]); t++)
+            adapters_check(kernel_sets[s], t / 2 ? COMPUTE_BF16 : COMPUTE_F32, t % 2 ? 3 : 1);
 }
 
 /* A row that was not finite leaves nothing in the device: an odd width's padding is written, not inherited. */
@@ -480,12 +538,12 @@ static void scene_run(const struct scene *sc, const char *isa, int threads, bool
                 prefill[rows] = n > 1;
                 const uint32_t *table = tables[s];
                 if (alone)
-                    scene_step(sc, d, &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table, 0}, w, kv,
+                    scene_step(sc, d, &(struct step_plan){1, position + rows, sequence + rows, prefill + rows, 1, &table, 0, NULL}, w, kv,
                                row + rows, out);
             }
             if (n) blocks[n_sequences++] = tables[s];
         }
-        if (!alone) scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks, 0}, w, kv, row, out);
+        if (!alone) scene_step(sc, d, &(struct step_plan){rows, position, sequence, prefill, n_sequences, blocks, 0, NULL}, w, kv, row, out);
         row += rows;
     }
     assert_int_equal(row, sc->rows);
@@ -711,7 +769,7 @@ static void test_odd_alignment(void **unused)
     static const bool prefill[2];
     const uint32_t *blocks[2] = {&first, &second};
     float *out = edge(sc.rows * sc.width * 4);
-    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks, 0}, w, edge(2 * ops_cpu.kv_block_bytes(&layout)), 0,
+    scene_step(&sc, d, &(struct step_plan){2, position, sequence, prefill, 2, blocks, 0, NULL}, w, edge(2 * ops_cpu.kv_block_bytes(&layout)), 0,
                out);
     for (size_t i = 0; i < 2 * sc.width; i++) assert_true(isfinite(out[i]));
     ops_cpu.weight_free(d, w);
@@ -727,6 +785,7 @@ int main(void)
         cmocka_unit_test(test_project),
         cmocka_unit_test(test_project_in_blocks),
         cmocka_unit_test(test_project_on_any_threads),
+        cmocka_unit_test(test_adapters),
         cmocka_unit_test(test_nothing_is_left_of_a_nan),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_gate_up),
