@@ -276,6 +276,14 @@ const char *http_method(const struct http_request *r)
     return r->method;
 }
 
+const char *http_query(const struct http_request *r, size_t *n)
+{
+    struct http_slice t = r->head.target;
+    const char *query = memchr(t.p, '?', t.n);
+    *n = query ? t.n - (size_t)(query + 1 - t.p) : 0;
+    return query ? query + 1 : "";
+}
+
 const char *http_path(const struct http_request *r)
 {
     return r->path ? r->path : "";

@@ -69,6 +69,8 @@ unsigned http_connections(const struct http_server *s);
 
 const char *http_method(const struct http_request *r);
 const char *http_path(const struct http_request *r); /* unescaped, without the query */
+/* What follows the ?, as it was sent: *n bytes, not NUL-terminated; "" if there is none. Valid while the request is. */
+const char *http_query(const struct http_request *r, size_t *n);
 /* name: lower case. The value without blanks around, NUL-terminated, of the first such field; NULL if absent. Valid while the request is. */
 const char *http_header(const struct http_request *r, const char *name);
 /* The client's x-request-id if it is sane (1..64 of A-Z a-z 0-9 . _ -), else one of ours. */

@@ -25,6 +25,8 @@ struct reconcile_file {
 };
 /* -ERR_INPUT tells the line or the record. The file is empty then. */
 MUST_USE int reconcile_read(struct reconcile_file *out, const char *path, struct err *e);
+/* The same of text with a NUL after it, which is changed. what names it in errors. */
+MUST_USE int reconcile_read_text(struct reconcile_file *out, char *text, size_t n, const char *what, struct err *e);
 void reconcile_free(struct reconcile_file *f); /* accepts a zeroed struct */
 
 enum reconcile_bit {

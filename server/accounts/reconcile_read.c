@@ -86,7 +86,7 @@ static bool parse_day(const char *text, int64_t *day)
     int of_month = tm.tm_mday;
     time_t t = timegm(&tm);
     *day = (int64_t)t / DAY_S;
-    return t >= 0 && gmtime_r(&t, &back) && back.tm_mday == of_month;
+    return t >= DAY_S && gmtime_r(&t, &back) && back.tm_mday == of_month;
 }
 
 static int take(struct reading *r, struct reconcile_row *row, unsigned *seen, enum field field, const char *text)
@@ -196,12 +196,12 @@ static const char *value_text(const json_t *v, char out[WORD_BYTES])
     return out;
 }
 
-static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *outer, unsigned outer_seen);
+static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *around, unsigned told_around);
 
-/* outer: what is told around it, its day. */
-static int read_record(struct reading *r, const json_t *v, const struct reconcile_row *outer, unsigned outer_seen)
+/* around: what holds of it is told, too: the day, and nothing else. told_around: whether. */
+static int read_record(struct reading *r, const json_t *v, const struct reconcile_row *around, unsigned told_around)
 {
-    struct reconcile_row row = *outer;
+    struct reconcile_row row = {.day = around->day};
     unsigned seen = 0;
     const char *name;
     json_t *value;
@@ -209,21 +209,22 @@ static int read_record(struct reading *r, const json_t *v, const struct reconcil
     int rc = 0;
     r->n_record++;
     if (!json_is_object(v)) return err_set(r->e, ERR_INPUT, "%s: record %zu is no object", r->path, r->n_record);
-    json_object_foreach((json_t *)v, name, value) {
+    json_object_foreach((json_t *)v, name, value)
+    {
         enum field field = field_of(name);
         if (field && !rc) rc = take(r, &row, &seen, field, value_text(value, word));
     }
     if (rc) return rc;
-    seen |= outer_seen;
+    seen |= told_around;
     const json_t *inner = json_object_get(v, "results");
-    return inner ? read_records(r, inner, &row, seen) : end_row(r, &row, seen);
+    return inner ? read_records(r, inner, &row, seen & 1u << FIELD_DAY) : end_row(r, &row, seen);
 }
 
-static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *outer, unsigned outer_seen)
+static int read_records(struct reading *r, const json_t *list, const struct reconcile_row *around, unsigned told_around)
 {
     if (!json_is_array(list)) return err_set(r->e, ERR_INPUT, "%s: is no list of records, and has none as `data`", r->path);
     int rc = 0;
-    for (size_t i = 0; i < json_array_size(list) && !rc; i++) rc = read_record(r, json_array_get(list, i), outer, outer_seen);
+    for (size_t i = 0; i < json_array_size(list) && !rc; i++) rc = read_record(r, json_array_get(list, i), around, told_around);
     return rc;
 }
 
@@ -238,28 +239,34 @@ static int read_json(struct reading *r, const char *p, size_t n)
     return rc;
 }
 
+int reconcile_read_text(struct reconcile_file *out, char *text, size_t n, const char *what, struct err *e)
+{
+    struct reading r = {.f = out, .path = what, .e = e};
+    int rc;
+    *out = (struct reconcile_file){0};
+    if (n >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) { /* a byte order mark */
+        text += 3;
+        n -= 3;
+    }
+    size_t blanks = n ? strspn(text, " \t\r\n") : 0;
+    if (blanks == n)
+        rc = err_set(e, ERR_INPUT, "%s: is empty", what);
+    else if (memchr(text, '\0', n) || !utf8_valid(text, n))
+        rc = err_set(e, ERR_INPUT, "%s: is no text in UTF-8", what);
+    else
+        rc = text[blanks] == '[' || text[blanks] == '{' ? read_json(&r, text, n) : read_csv(&r, text, n);
+    if (!rc) rc = reconcile_sort(out, e);
+    if (rc) reconcile_free(out);
+    return rc;
+}
+
 int reconcile_read(struct reconcile_file *out, const char *path, struct err *e)
 {
     struct buf b;
-    struct reading r = {.f = out, .path = path, .e = e};
     *out = (struct reconcile_file){0};
     buf_init(&b, FILE_BYTES);
     int rc = buf_read_file(&b, path, e);
-    char *p = b.data;
-    size_t n = b.len;
-    if (!rc && n >= 3 && memcmp(p, "\xEF\xBB\xBF", 3) == 0) { /* a byte order mark */
-        p += 3;
-        n -= 3;
-    }
-    size_t blanks = !rc && n ? strspn(p, " \t\r\n") : 0;
-    if (!rc && blanks == n)
-        rc = err_set(e, ERR_INPUT, "%s: is empty", path);
-    else if (!rc && memchr(p, '\0', n))
-        rc = err_set(e, ERR_INPUT, "%s: is no text", path);
-    else if (!rc)
-        rc = p[blanks] == '[' || p[blanks] == '{' ? read_json(&r, p, n) : read_csv(&r, p, n);
-    if (!rc) rc = reconcile_sort(out, e);
+    if (!rc) rc = reconcile_read_text(out, b.data, b.len, path, e);
     buf_free(&b);
-    if (rc) reconcile_free(out);
     return rc;
 }

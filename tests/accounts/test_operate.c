@@ -664,6 +664,8 @@ static void test_provider_formats_are_read(void **state)
          "usage_date_utc,model_version,uncached_input_tokens,cache_read_input_tokens,output_tokens,cost_usd,workspace\n"
          "2026-11-29,claude,10,20,5,1.25,\"a \"\"b\"\", c\"\n\n2026-11-29,claude,1,,1,0.25,x",
          1, 31, 1500000000},
+        {"[{\"date\":\"2026-11-29\",\"input_tokens\":9,\"model\":\"sum\",\"cost\":7,\"results\":[{\"model\":\"a\",\"input_tokens\":5,\"cost\":1}]}]", 1, 5,
+         1000000000},
         {"[]", 0, 0, 0},
         {"", -1, 0, 0},
         {"date,model\n2026-11-29,a\n", -1, 0, 0},
@@ -840,6 +842,8 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
         assert_int_equal(store_move(store_file, store_file, &moved, &store_e), -ERR_UNSUPPORTED);
         return;
     }
+    ledger_end_all();
+    OK(db_open(&db, to, &store_e));
     OK(db_script(db, "DROP SCHEMA public CASCADE; CREATE SCHEMA public", &store_e));
     db_close(db);
     begin_on(store_file);

@@ -1,8 +1,11 @@
 """spillway accounts beside a running server: what it changes holds for the next request. And the move to PostgreSQL, and serving from there."""
+import contextlib
 import json
 import pathlib
+import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -124,3 +127,85 @@ def test_the_move_to_postgresql_and_serving_from_there(tmp_path):
         assert "pg_dump" in run(data, "accounts", "backup", tmp_path / "x", "--store", url, ok=False).stderr
     finally:
         store.close()
+
+
+@pytest.fixture
+def admin(server, data):
+    key = run(data, "keys", "add", "ops", "--admin").stdout.strip()
+
+    def get(path, ok=True):
+        request = urllib.request.Request(server.url + "/v1/organization/" + path, headers={"Authorization": "Bearer " + key})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as r:
+                assert ok
+                return json.load(r)
+        except urllib.error.HTTPError as e:
+            body = json.load(e)["error"]
+            assert not ok and e.code == 400, body
+            return body
+    assert wait_until(lambda: urllib_status(server, key) == 400, 10) is not None  # no start_time: the key is known
+    return get
+
+
+def urllib_status(server, key):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(server.url + "/v1/organization/costs", headers={"Authorization": "Bearer " + key}), timeout=60) as r:
+            return r.status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_usage_and_costs_in_openais_shape(server, data, project, admin):
+    id_, key = project
+    used = ask(server.url, key)[1]
+    ask(server.url, server.key)
+    now = int(time.time())
+    page = admin(f"usage/completions?start_time={now - 2 * 86400}&group_by=project_id,model")
+    assert page["object"] == "page" and page["has_more"] is False and page["next_page"] is None
+    assert [b["end_time"] - b["start_time"] for b in page["data"]] == [86400] * 3 and page["data"][0]["start_time"] == (now // 86400 - 2) * 86400
+    found = {r["project_id"]: r for b in page["data"] for r in b["results"]}
+    mine = found[str(id_)]
+    assert set(found) == {"2", str(id_)} and mine["object"] == "organization.usage.completions.result" and mine["model"] == "demo" and mine["api_key_id"] is None
+    assert mine["num_model_requests"] == 2 and mine["input_tokens"] == 2 * used["prompt_tokens"] and mine["output_tokens"] == 2 * used["completion_tokens"]
+    [costs] = [r for b in admin(f"costs?start_time={now - 86400}&group_by[]=project_id&group_by[]=line_item&project_ids={id_}")["data"] for r in b["results"]]
+    assert costs == {"object": "organization.costs.result", "amount": {"value": 0.0, "currency": "usd"}, "line_item": "demo", "project_id": str(id_)}
+
+
+def test_costs_are_exact(admin, data):
+    day = 20000
+    with contextlib.closing(sqlite3.connect(data / "accounts.db")) as db, db:
+        for account, sale in ((7, 12345678901), (8, 1)):
+            db.execute("INSERT INTO usage_days VALUES (?, 2, ?, 'm', 1, 1, 10, 0, 1, ?, 0, 0)", (day, account, sale))
+    [bucket] = admin(f"costs?start_time={day * 86400}&end_time={(day + 1) * 86400}")["data"]
+    assert [r["amount"]["value"] for r in bucket["results"]] == [12.345678902]
+    [bucket] = admin(f"usage/completions?start_time={day * 86400}&limit=1&group_by=api_key_id")["data"]
+    assert [(r["api_key_id"], r["input_tokens"]) for r in bucket["results"]] == [("7", 10), ("8", 10)]
+
+
+def test_pages_of_usage_join(admin):
+    start = 1790000000 // 86400 * 86400
+    days, path = [], f"costs?start_time={start}&end_time={start + 10 * 86400}&limit=4"
+    page = admin(path)
+    while True:
+        days += [b["start_time"] for b in page["data"]]
+        assert all(b["results"] == [] for b in page["data"])
+        if not page["has_more"]:
+            break
+        page = admin(path + "&page=" + page["next_page"])
+    assert days == [start + i * 86400 for i in range(10)]
+
+
+@pytest.mark.parametrize("query,param", [("", "start_time"), ("start_time=x", "start_time"), ("start_time=5&end_time=5", "end_time"), ("start_time=5&limit=32", "limit"), ("start_time=5&limit=0", "limit"),
+                                         ("start_time=5&bucket_width=1h", "bucket_width"), ("start_time=5&group_by=user_id", "group_by"), ("start_time=5&group_by=line_item", "group_by"), ("start_time=5&page=3", "page"),
+                                         ("start_time=5&project_ids=web", "project_ids"), ("start_time=5&project_ids=1&project_ids=2", "project_ids"), ("start_time=5&batch=true", "batch"), ("start_time=%zz", None)])
+def test_senseless_questions_name_the_parameter(admin, query, param):
+    assert admin("usage/completions?" + query, ok=False)["param"] == param
+
+
+def test_without_accounts_there_is_no_usage():
+    s = Server("demo", "--no-auth")
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(s.url + "/v1/organization/costs?start_time=5", timeout=30)
+    finally:
+        assert s.stop() == 0
