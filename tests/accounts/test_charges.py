@@ -155,6 +155,13 @@ def test_a_hosted_answer_costs_what_the_provider_takes(place, fake, name, stream
     assert place.rows("SELECT count(*) FROM reconciliation") == [(0,)]
 
 
+def test_a_hosted_prompt_may_be_longer_than_any_local_one(place, fake):
+    place.start()
+    r, answer = place.ask(model=f"lab/{MODEL}", messages=[{"role": "user", "content": "word " * 30000}])
+    assert r.status == 200, answer
+    assert fake.ledger(1)[0]["prompt_tokens"] > 30000
+
+
 def test_a_local_answer_is_booked_like_a_hosted_one(place):
     place.start()
     r, answer = place.ask(model="demo", messages=[{"role": "user", "content": "What is Spillway?"}])
