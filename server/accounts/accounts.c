@@ -278,9 +278,9 @@ int accounts_refresh(struct accounts *a, struct err *e)
     int rc = refresh(a, ROWS_AT_ONCE, e);
     db_wait_for_locks(a->db, DB_BUSY_MS);
     if (rc == -ERR_IO && clock_boot_ms() >= a->revive_ms) { /* rarely: to connect may take a moment, and whoever calls waits */
-        struct err ignored;
+        struct err again;
         load_end(a);
-        (void)db_revive(a->db, &ignored); /* tried again then */
+        if (db_revive(a->db, &again)) log_warn("%s: tried again in %d s", again.msg, REVIVE_MS / 1000);
         a->revive_ms = clock_boot_ms() + REVIVE_MS;
     }
     return rc;
