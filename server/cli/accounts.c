@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/json.h"
 #include "base/str.h"
 #include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
@@ -128,40 +127,6 @@ char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES])
 }
 
 /* --- what is told --- */
-
-static void json_name(struct buf *b, const char *name)
-{
-    char last = b->len ? b->data[b->len - 1] : '{';
-    buf_printf(b, last == '{' || last == '[' ? "\"%s\":" : ",\"%s\":", name);
-}
-
-void accounts_json_text(struct buf *b, const char *name, const char *value)
-{
-    json_name(b, name);
-    json_write_string(b, value, strlen(value));
-}
-
-void accounts_json_int(struct buf *b, const char *name, int64_t value)
-{
-    json_name(b, name);
-    buf_printf(b, "%" PRId64, value);
-}
-
-void accounts_json_id(struct buf *b, const char *name, int64_t value)
-{
-    if (value) {
-        accounts_json_int(b, name, value);
-        return;
-    }
-    json_name(b, name);
-    buf_puts(b, "null");
-}
-
-void accounts_json_money(struct buf *b, const char *name, int64_t nusd)
-{
-    char text[MONEY_BYTES];
-    accounts_json_text(b, name, money_write(nusd, text));
-}
 
 int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e)
 {

@@ -94,14 +94,14 @@ static void line_json(void *ctx, const struct report_line *s)
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_text(b, "day", accounts_show_day(s->at_ms / 1000, day));
-    accounts_json_text(b, "kind", s->kind);
-    accounts_json_id(b, "id", s->id);
-    accounts_json_int(b, "count", s->n);
-    accounts_json_money(b, "amount_usd", s->amount_nusd);
-    accounts_json_money(b, "balance_usd", s->balance_nusd);
-    accounts_json_id(b, "linked", s->linked);
-    accounts_json_text(b, "note", s->note);
+    account_json_text(b, "day", accounts_show_day(s->at_ms / 1000, day));
+    account_json_text(b, "kind", s->kind);
+    account_json_id(b, "id", s->id);
+    account_json_int(b, "count", s->n);
+    account_json_money(b, "amount_usd", s->amount_nusd);
+    account_json_money(b, "balance_usd", s->balance_nusd);
+    account_json_id(b, "linked", s->linked);
+    account_json_text(b, "note", s->note);
     buf_putc(b, '}');
 }
 
@@ -117,13 +117,13 @@ static int print_json(struct list *l, int64_t project, int64_t from_s, const str
     struct buf head;
     buf_init(&head, 4096);
     buf_putc(&head, '{');
-    accounts_json_int(&head, "project", project);
-    accounts_json_text(&head, "from", accounts_show_day(from_s, day));
-    accounts_json_money(&head, "opening_usd", s->opening_nusd);
-    accounts_json_money(&head, "paid_in_usd", s->paid_in_nusd);
-    accounts_json_money(&head, "sales_usd", s->sales_nusd);
-    accounts_json_money(&head, "other_usd", s->other_nusd);
-    accounts_json_money(&head, "closing_usd", s->closing_nusd);
+    account_json_int(&head, "project", project);
+    account_json_text(&head, "from", accounts_show_day(from_s, day));
+    account_json_money(&head, "opening_usd", s->opening_nusd);
+    account_json_money(&head, "paid_in_usd", s->paid_in_nusd);
+    account_json_money(&head, "sales_usd", s->sales_nusd);
+    account_json_money(&head, "other_usd", s->other_nusd);
+    account_json_money(&head, "closing_usd", s->closing_nusd);
     buf_puts(&head, ",\"lines\":[");
     int rc = head.failed ? err_set(e, ERR_MEMORY, "out of memory") : accounts_json_print(&l->json, head.data, "]}", e);
     buf_free(&head);
@@ -230,28 +230,28 @@ static void usage_json(void *ctx, const struct report_usage *u)
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    if (l->by & REPORT_DAY) accounts_json_text(b, "day", accounts_show_day(u->day * DAY_S, day));
+    if (l->by & REPORT_DAY) account_json_text(b, "day", accounts_show_day(u->day * DAY_S, day));
     if (l->by & REPORT_PROJECT) {
-        accounts_json_int(b, "project", u->project);
-        accounts_json_text(b, "project_name", u->project_name);
+        account_json_int(b, "project", u->project);
+        account_json_text(b, "project_name", u->project_name);
     }
     if (l->by & REPORT_KEY) {
-        accounts_json_int(b, "key", u->key);
-        accounts_json_text(b, "key_name", u->key_name);
+        account_json_int(b, "key", u->key);
+        account_json_text(b, "key_name", u->key_name);
     }
-    if (l->by & REPORT_MODEL) accounts_json_text(b, "model", u->model);
-    if (l->by & REPORT_SUPPLIER) accounts_json_text(b, "supplier", u->supplier_name);
+    if (l->by & REPORT_MODEL) account_json_text(b, "model", u->model);
+    if (l->by & REPORT_SUPPLIER) account_json_text(b, "supplier", u->supplier_name);
     if (l->by & REPORT_TAG) {
-        accounts_json_text(b, "tag", u->tag);
-        accounts_json_text(b, "value", u->value);
+        account_json_text(b, "tag", u->tag);
+        account_json_text(b, "value", u->value);
     }
-    accounts_json_int(b, "requests", u->requests);
-    accounts_json_int(b, "tokens_in", u->tokens_in);
-    accounts_json_int(b, "tokens_cached", u->tokens_cached);
-    accounts_json_int(b, "tokens_out", u->tokens_out);
-    accounts_json_money(b, "sales_usd", u->sale_nusd);
-    accounts_json_money(b, "cost_usd", u->cost_nusd);
-    if (!(l->by & REPORT_TAG)) accounts_json_int(b, "estimated", u->estimated);
+    account_json_int(b, "requests", u->requests);
+    account_json_int(b, "tokens_in", u->tokens_in);
+    account_json_int(b, "tokens_cached", u->tokens_cached);
+    account_json_int(b, "tokens_out", u->tokens_out);
+    account_json_money(b, "sales_usd", u->sale_nusd);
+    account_json_money(b, "cost_usd", u->cost_nusd);
+    if (!(l->by & REPORT_TAG)) account_json_int(b, "estimated", u->estimated);
     buf_putc(b, '}');
 }
 
@@ -333,10 +333,10 @@ static void difference_row(void *ctx, unsigned bits, const struct reconcile_row 
 static void json_side(struct buf *b, const char *name, const struct reconcile_row *r)
 {
     buf_printf(b, ",\"%s\":{", name);
-    accounts_json_money(b, "amount_usd", r->amount_nusd);
-    accounts_json_int(b, "requests", r->requests);
-    accounts_json_int(b, "tokens_in", r->tokens_in);
-    accounts_json_int(b, "tokens_out", r->tokens_out);
+    account_json_money(b, "amount_usd", r->amount_nusd);
+    account_json_int(b, "requests", r->requests);
+    account_json_int(b, "tokens_in", r->tokens_in);
+    account_json_int(b, "tokens_out", r->tokens_out);
     buf_putc(b, '}');
 }
 
@@ -346,8 +346,8 @@ static void difference_json(void *ctx, unsigned bits, const struct reconcile_row
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_text(b, "day", accounts_show_day(t->day * DAY_S, day));
-    accounts_json_text(b, "model", t->model);
+    account_json_text(b, "day", accounts_show_day(t->day * DAY_S, day));
+    account_json_text(b, "model", t->model);
     buf_puts(b, ",\"differs\":[");
     put_words(b, bits, "\"");
     buf_putc(b, ']');
