@@ -75,17 +75,20 @@ static void line_row(void *ctx, const struct report_line *s)
 {
     struct list *l = ctx;
     char day[ACCOUNTS_DAY_BYTES], id[NUMBER_BYTES] = "", amount[MONEY_BYTES], balance[MONEY_BYTES], note[CELL_BYTES];
-    bool many = strcmp(s->kind, "sale") == 0;
+    bool sale = strcmp(s->kind, "sale") == 0, cost = strcmp(s->kind, "cost") == 0, many = s->id == 0;
     if (s->id) show_number(s->id, id);
     if (many)
-        snprintf(note, sizeof note, "%" PRId64 " request%s", s->n, s->n == 1 ? "" : "s");
+        snprintf(note, sizeof note, "%" PRId64 " %s%s", s->n, cost ? "attempt" : "request", s->n == 1 ? "" : "s");
     else if (s->linked)
         snprintf(note, sizeof note, "about %" PRId64 "%s%.200s", s->linked, *s->note ? ": " : "", s->note);
     else
         snprintf(note, sizeof note, "%.250s", s->note);
     table_add(&l->table,
-              (const char *const[LINE_COLUMNS]){accounts_show_day(s->at_ms / 1000, day), many ? "sales" : s->kind, id,
-                                                money_write(s->amount_nusd, amount), money_write(s->balance_nusd, balance), note});
+              (const char *const[LINE_COLUMNS]){accounts_show_day(s->at_ms / 1000, day),
+                                                sale   ? "sales"
+                                                : cost ? "costs"
+                                                       : s->kind,
+                                                id, money_write(s->amount_nusd, amount), money_write(s->balance_nusd, balance), note});
 }
 
 static void line_json(void *ctx, const struct report_line *s)
@@ -111,13 +114,13 @@ static void total_row(struct list *l, int64_t at_s, const char *what, int64_t nu
     table_add(&l->table, (const char *const[LINE_COLUMNS]){accounts_show_day(at_s, day), what, "", "", money_write(nusd, text), ""});
 }
 
-static int print_json(struct list *l, int64_t project, int64_t from_s, const struct report_statement *s, struct err *e)
+static int print_json(struct list *l, int64_t account, int64_t from_s, const struct report_statement *s, struct err *e)
 {
     char day[ACCOUNTS_DAY_BYTES];
     struct buf head;
     buf_init(&head, 4096);
     buf_putc(&head, '{');
-    account_json_int(&head, "project", project);
+    account_json_int(&head, "account", account);
     account_json_text(&head, "from", accounts_show_day(from_s, day));
     account_json_money(&head, "opening_usd", s->opening_nusd);
     account_json_money(&head, "paid_in_usd", s->paid_in_nusd);
@@ -136,16 +139,16 @@ int accounts_statement(struct accounts_run *r, struct err *e)
     static const char *const header[LINE_COLUMNS] = {"DAY", "WHAT", "TRANSFER", "AMOUNT", "BALANCE", "NOTE"};
     struct list lines = {0}, all = {0};
     struct report_statement s;
-    int64_t project, from_s, to_s;
+    int64_t account, from_s, to_s;
     bool json = r->o->json;
-    int rc = accounts_id(r->args[0], &project, e);
+    int rc = accounts_id(r->args[0], &account, e);
     if (!rc) rc = parse_month(r->o->month, &from_s, &to_s, e);
     if (rc) return rc;
     list_begin(&lines, LINE_COLUMNS, header);
     list_begin(&all, LINE_COLUMNS, header);
-    rc = report_statement(r->db, project, from_s * 1000, to_s * 1000, json ? line_json : line_row, &lines, &s, e);
+    rc = report_statement(r->db, account, from_s * 1000, to_s * 1000, json ? line_json : line_row, &lines, &s, e);
     if (!rc && json)
-        rc = print_json(&lines, project, from_s, &s, e);
+        rc = print_json(&lines, account, from_s, &s, e);
     else if (!rc) {
         total_row(&all, from_s, "opening balance", s.opening_nusd);
         for (size_t i = 1; i < lines.table.n; i++) { /* after its header */

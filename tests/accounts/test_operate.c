@@ -367,6 +367,24 @@ static void test_a_statement_adds_up(void **state)
     assert_int_equal(report_statement(db, key, from_ms, to_ms, take_line, &t, &s, &store_e), -ERR_NOT_FOUND);
 }
 
+/* Its closing balance is what the invoice says, once a difference was entered. */
+static void test_a_supplier_has_a_statement_and_adjustments(void **state)
+{
+    (void)state;
+    struct report_statement s;
+    struct lines t = {0};
+    for (int i = 0; i < 3; i++) request_of(key, "m", NULL, 1, 1, CENT, 5 * CENT);
+    int64_t id = ledger_transfer(l, LEDGER_ADJUSTMENT, groq, -2 * CENT, 0, "their invoice", &store_e);
+    OK(id);
+    OK(ledger_transfer(l, LEDGER_ADJUSTMENT, groq, CENT, id, "after all", &store_e));
+    OK(report_statement(db, groq, 0, today * DAY_MS, take_line, &t, &s, &store_e));
+    assert_string_equal(t.kinds, "cost*3 adjustment*1 adjustment*1");
+    assert_int_equal(s.closing_nusd, 14 * CENT);
+    assert_int_equal(posted(groq), 14 * CENT);
+    assert_int_equal(ledger_transfer(l, LEDGER_REFUND, groq, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
+    assert_int_equal(ledger_transfer(l, LEDGER_ADJUSTMENT, key, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
+}
+
 /* --- usage --- */
 
 struct sums {
@@ -664,8 +682,9 @@ static void test_provider_formats_are_read(void **state)
          "usage_date_utc,model_version,uncached_input_tokens,cache_read_input_tokens,output_tokens,cost_usd,workspace\n"
          "2026-11-29,claude,10,20,5,1.25,\"a \"\"b\"\", c\"\n\n2026-11-29,claude,1,,1,0.25,x",
          1, 31, 1500000000},
-        {"[{\"date\":\"2026-11-29\",\"input_tokens\":9,\"model\":\"sum\",\"cost\":7,\"results\":[{\"model\":\"a\",\"input_tokens\":5,\"cost\":1}]}]", 1, 5,
-         1000000000},
+        {"[{\"date\":\"2026-11-29\",\"input_tokens\":9,\"model\":\"sum\",\"cost\":7,\"results\":[{\"model\":\"a\",\"input_tokens\":5,"
+         "\"cost\":1}]}]",
+         1, 5, 1000000000},
         {"[]", 0, 0, 0},
         {"", -1, 0, 0},
         {"date,model\n2026-11-29,a\n", -1, 0, 0},
@@ -880,6 +899,7 @@ int main(void)
         TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
         TEST(test_a_statement_adds_up),
+        TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),
         TEST(test_t80_all_planted_errors_of_an_invoice_are_found_and_no_others),
