@@ -2,6 +2,7 @@
  * reconciliation (T80), pruning, copies. The invariants after each test. */
 #include "tests/accounts/store.h"
 
+#include <fcntl.h>
 #include <time.h>
 
 #include "base/json.h"
@@ -235,6 +236,46 @@ static void test_limits_are_budgets_that_replace_one_another(void **state)
     OK(ledger_budget_list(l, 0, take_budget, &b, &store_e));
     assert_int_equal(b.id, 0);
     assert_int_equal(ledger_limit_set(l, 99999, "requests", "minute", 3, &store_e), -ERR_NOT_FOUND);
+}
+
+/* What is written to the log while fn runs. */
+static void logged(void (*fn)(void), char *out, size_t n)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/log", store_dir);
+    int kept = dup(2), f = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    assert_true(kept >= 0 && f >= 0);
+    dup2(f, 2);
+    fn();
+    dup2(kept, 2);
+    close(kept);
+    ssize_t got = pread(f, out, n - 1, 0);
+    out[got > 0 ? got : 0] = '\0';
+    close(f);
+    unlink(path);
+}
+
+static void use_four_cents(void)
+{
+    for (int i = 0; i < 4; i++) request_of(key, "m", NULL, 1, 1, CENT, 0);
+}
+
+static void test_a_budget_that_only_tells_does_so_once_a_window(void **state)
+{
+    (void)state;
+    char text[4096];
+    const struct ledger_budget b = {.account = 2, .scope = "all", .unit = "nusd", .period = "day", .amount = 2 * CENT};
+    int64_t id = ledger_budget_add(l, &b, &store_e);
+    OK(id);
+    logged(use_four_cents, text, sizeof text);
+    const char *said = strstr(text, "of account 2 is used up: 0.02 usd per day (all requests)");
+    assert_non_null(said);
+    assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1); /* one line */
+    logged(use_four_cents, text, sizeof text);
+    assert_string_equal(text, "");
+    now_ms += DAY_MS;
+    logged(use_four_cents, text, sizeof text);
+    assert_non_null(strstr(text, "used up"));
 }
 
 /* --- prices --- */
@@ -895,6 +936,7 @@ int main(void)
         TEST(test_closing_closes_all_below_and_nothing_else),
         TEST(test_frozen_accounts_get_no_new_requests),
         TEST(test_limits_are_budgets_that_replace_one_another),
+        TEST(test_a_budget_that_only_tells_does_so_once_a_window),
         TEST(test_a_new_price_ends_the_one_before),
         TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
