@@ -593,7 +593,7 @@ static void deadline_start(struct completion *c, int64_t ms)
 
 static uint32_t longest_context(const struct gateway *g)
 {
-    uint32_t n = 0;
+    uint32_t n = g->hosted ? g->hosted->longest_context : 0;
     for (size_t i = 0; i < g->n_models; i++)
         if (g->models[i]->max_context > n) n = g->models[i]->max_context;
     return n;

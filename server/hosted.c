@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "server/accounts/ledger.h"
 
-enum { PRICE_TEXT_BYTES = 64 << 10 };
+enum { PRICE_TEXT_BYTES = 64 << 10, UNKNOWN_CONTEXT = 200000 };
 
 static bool is_here(const struct hosted_host *h, const struct price *p, bool own)
 {
@@ -36,6 +36,8 @@ static int add_models(struct hosted *h, struct hosted_host *host, bool own, stru
             buf_free(&b);
             return err_set(e, ERR_MEMORY, "out of memory");
         }
+        int64_t context = p->context ? p->context : UNKNOWN_CONTEXT;
+        if (context > h->longest_context) h->longest_context = context < UINT32_MAX ? (uint32_t)context : UINT32_MAX;
         h->models[h->n_models++] = (struct hosted_model){.host = host, .price = p, .price_text = b.data};
     }
     return 0;

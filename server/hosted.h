@@ -33,6 +33,7 @@ struct hosted {
     size_t n_hosts;
     struct hosted_model *models;
     size_t n_models;
+    uint32_t longest_context; /* tokens */
     struct upstream *upstream;
     struct name_catalogue catalogue; /* of hosted models alone; models[i] is its hosted[i] */
     const char **host_names;

@@ -18,7 +18,7 @@
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
-enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, ROWS_AT_ONCE = 500, RANDOM_BYTES = 32, HINT_CHARS = 4 };
+enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, ROWS_AT_ONCE = 500, RANDOM_BYTES = 32, REVIVE_MS = 10000, HINT_CHARS = 4 };
 
 /* A table that is being read, some rows at a time. */
 struct load {
@@ -33,6 +33,7 @@ struct accounts {
     int64_t seen_version;
     int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
     unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES];
+    int64_t revive_ms;     /* a broken link to the store is not made anew before that */
     struct key_table keys; /* of keys that are not revoked */
     struct load loading;
 };
@@ -276,6 +277,12 @@ int accounts_refresh(struct accounts *a, struct err *e)
     db_wait_for_locks(a->db, 0); /* called on the loop: never waits for another process's lock */
     int rc = refresh(a, ROWS_AT_ONCE, e);
     db_wait_for_locks(a->db, DB_BUSY_MS);
+    if (rc == -ERR_IO && clock_boot_ms() >= a->revive_ms) { /* rarely: to connect may take a moment, and whoever calls waits */
+        struct err again;
+        load_end(a);
+        if (db_revive(a->db, &again)) log_warn("%s: tried again in %d s", again.msg, REVIVE_MS / 1000);
+        a->revive_ms = clock_boot_ms() + REVIVE_MS;
+    }
     return rc;
 }
 

@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE.parent / "fault"))
 from fake_provider import FakeProvider  # noqa: E402
-from serving import DEMO, FakeServer, Server  # noqa: E402
+from serving import BIN, DEMO, FakeServer, Server  # noqa: E402,F401
 
 IN, OUT, CACHED = 1000, 2000, 250  # nano-dollars a token
 # Name of the host here, row of the table, profile of the fake. `stop`: closing the connection ends the bill.
@@ -153,6 +153,13 @@ def test_a_hosted_answer_costs_what_the_provider_takes(place, fake, name, stream
     assert place.supplier(name) == sum(t["cost_nusd"] for t in truth)
     assert all(r[1:2] + r[4:5] == ("posted", 0) and r[3] >= r[2] for r in rows)
     assert place.rows("SELECT count(*) FROM reconciliation") == [(0,)]
+
+
+def test_a_hosted_prompt_may_be_longer_than_any_local_one(place, fake):
+    place.start()
+    r, answer = place.ask(model=f"lab/{MODEL}", messages=[{"role": "user", "content": "word " * 30000}])
+    assert r.status == 200, answer
+    assert fake.ledger(1)[0]["prompt_tokens"] > 30000
 
 
 def test_a_local_answer_is_booked_like_a_hosted_one(place):

@@ -106,8 +106,8 @@ def test_keys_command_is_taken_over(server):
 
 
 @pytest.mark.parametrize("args", [["/no/such/folder"], ["--default-max-tokens", "0"], ["--listen", "nonsense"], ["--wat"]])
-def test_bad_arguments(args):
-    r = subprocess.run([BIN, "serve", *args], capture_output=True, text=True, timeout=30)
+def test_bad_arguments(args, tmp_path):
+    r = subprocess.run([BIN, "serve", *args], capture_output=True, text=True, timeout=30, env={**os.environ, "XDG_DATA_HOME": str(tmp_path)})
     assert r.returncode in (1, 2) and r.stderr.startswith("spillway: ") or "spillway: " in r.stderr
     assert args[0] in r.stderr
 
