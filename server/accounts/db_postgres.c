@@ -299,7 +299,7 @@ static size_t pg_get_blob(struct db_rows *rows, int column, void *out, size_t ma
     if (pg_null(rows, column)) return 0;
     unsigned char *p = PQunescapeBytea((const unsigned char *)PQgetvalue(rows->result, rows->row, column), &n);
     if (!p) return 0;
-    memcpy(out, p, n < max ? n : max);
+    if (max) memcpy(out, p, n < max ? n : max);
     PQfreemem(p);
     return n;
 }

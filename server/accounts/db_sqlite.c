@@ -161,7 +161,7 @@ static size_t sqlite_get_blob(struct db_rows *rows, int column, void *out, size_
 {
     size_t n = (size_t)sqlite3_column_bytes(rows->result, column);
     const void *p = sqlite3_column_blob(rows->result, column);
-    if (p) memcpy(out, p, n < max ? n : max);
+    if (p && max) memcpy(out, p, n < max ? n : max);
     return p ? n : 0;
 }
 

@@ -548,6 +548,7 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
     if (!rc) rc = db_end(l->db, apply_in(l, work, n, e), e);
     if (rc && rc != -ERR_UNKNOWN) l->seq = seq; /* the numbers were not used */
     if (rc) ledger_forget_prices(l);
+    if (!rc) rows_tell(&l->rows);
     free(work);
     return rc;
 }

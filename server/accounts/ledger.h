@@ -1,8 +1,8 @@
 /* Ledger: who owes what to whom, decided by the store.
  *
  * A request is *reserved* before work begins (its row, its hold on the payer's balance and on every budget above it, its first attempt: one
- * transaction), and later *posted* (charged what it came to, at most what was held) or *voided*. The payer is the key's project. The sale goes
- * project -> house, once a request; the cost goes house -> supplier, once an attempt, whether the supplier is a hosted provider or the
+ * transaction), and later *posted* (charged what it came to, at most what was held) or *voided*. The payer is the key's project. The sale
+ * goes project -> house, once a request; the cost goes house -> supplier, once an attempt, whether the supplier is a hosted provider or the
  * local GPU. What a request came to beyond its hold the house bears (overrun -> house), the customer never.
  *
  * ledger_apply takes many operations at once: one transaction, each row of balances and budgets read and written once in it (locked in
@@ -121,8 +121,9 @@ int64_t ledger_run(const struct ledger *l);
 /* --- for operators (ledger_admin.c) --- */
 
 enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK };
-/* deposit: outside -> project; refund: house -> project; adjustment: amount_nusd < 0: project -> house, else the other way; chargeback:
- * project -> outside. linked: the transfer that it is about; 0: none. Returns its id. */
+/* Of a project; an adjustment also of a supplier, whose invoice says something else. deposit: outside -> project; refund: house -> project;
+ * adjustment: amount_nusd < 0: project -> house, else the other way; chargeback: project -> outside. linked: the transfer that it is about;
+ * 0: none. Returns its id. */
 MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked,
                                  const char *note, struct err *e);
 

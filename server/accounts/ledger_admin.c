@@ -34,11 +34,11 @@ int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_
     if (rc) return rc;
     rows_clear(&l->rows);
     rc = ledger_refresh(l, e);
-    if (!rc) rc = check_customer(l, project, "project", e);
+    if (!rc) rc = check_customer(l, project, kind == LEDGER_ADJUSTMENT ? "project supplier" : "project", e);
     if (!rc && linked) {
         rc = db_number(l->db, "SELECT count(*) FROM transfers WHERE id = ?1 AND ?2 IN (debit, credit)",
                        DB_ARGS(db_int(linked), db_int(project)), 0, &id, e);
-        if (!rc && id == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no transfer %lld of project %lld", (long long)linked, (long long)project);
+        if (!rc && id == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no transfer %lld of account %lld", (long long)linked, (long long)project);
     }
     if (!rc) rc = rows_want_balance(&l->rows, project, e);
     if (!rc) rc = rows_want_balance(&l->rows, house, e);

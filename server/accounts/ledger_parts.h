@@ -94,6 +94,9 @@ struct window_row *rows_window(struct ledger_rows *r, int64_t budget, int64_t st
 /* Writes what has changed. */
 MUST_USE int rows_write(struct ledger_rows *r, struct db *db, struct err *e);
 
+/* After the commit: a line of the log for each budget that refuses nothing and was used up by this batch, one a window. */
+void rows_tell(const struct ledger_rows *r);
+
 int64_t ledger_window_start_s(enum ledger_period p, int64_t now_s);
 int64_t ledger_window_end_s(enum ledger_period p, int64_t starts_s); /* 0: it has none */
 

@@ -1,8 +1,12 @@
 /* The rows of balances and budgets that a batch touches: each read once, under a lock, and written once. */
 #include "server/accounts/ledger_parts.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/log.h"
+#include "server/accounts/money.h"
 
 /* --- windows of time, UTC --- */
 
@@ -204,4 +208,21 @@ int rows_write(struct ledger_rows *r, struct db *db, struct err *e)
     for (size_t i = 0; i < r->n_balances && !rc; i++) rc = write_balance(&r->balances[i], db, e);
     for (size_t i = 0; i < r->n_windows && !rc; i++) rc = write_window(&r->windows[i], db, e);
     return rc;
+}
+
+/* With several gateways it is told by the one whose batch it was: the row was locked. */
+void rows_tell(const struct ledger_rows *r)
+{
+    for (size_t i = 0; i < r->n_windows; i++) {
+        const struct window_row *w = &r->windows[i];
+        const struct budget *b = w->budget;
+        char amount[MONEY_BYTES];
+        if (b->hard || b->ended || w->posted >= b->amount || w->posted + w->more_posted < b->amount) continue;
+        if (b->unit == UNIT_NUSD)
+            money_write(b->amount, amount);
+        else
+            snprintf(amount, sizeof amount, "%lld", (long long)b->amount);
+        log_warn("accounts: budget %lld of account %lld is used up: %s %s per %s (%s requests)", (long long)b->id, (long long)b->account,
+                 amount, b->unit == UNIT_NUSD ? "usd" : ledger_units[b->unit], ledger_periods[b->period], ledger_scopes[b->scope]);
+    }
 }

@@ -7,7 +7,7 @@
 
 /* --- statements --- */
 
-/* What a transfer is to the project ?1: money to it or from it. */
+/* What a transfer is to the account ?1: money to it or from it. */
 #define SIGNED "CASE WHEN credit = ?1 THEN amount ELSE -amount END"
 
 static int balance_before(struct db *db, int64_t project, int64_t to_ms, int64_t *nusd, struct err *e)
@@ -18,10 +18,10 @@ static int balance_before(struct db *db, int64_t project, int64_t to_ms, int64_t
 
 static const char lines_sql[] =
     "SELECT created_ms / 86400000 * 86400000 AS at, kind, count(*), 0 AS id, sum(" SIGNED "), 0, '' FROM transfers"
-    " WHERE kind = 'sale' AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3 GROUP BY 1, 2"
+    " WHERE kind IN ('sale', 'cost', 'overrun') AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3 GROUP BY 1, 2"
     " UNION ALL"
     " SELECT created_ms, kind, 1, id, " SIGNED ", coalesce(linked, 0), coalesce(note, '') FROM transfers"
-    " WHERE kind <> 'sale' AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3"
+    " WHERE kind NOT IN ('sale', 'cost', 'overrun') AND ?1 IN (debit, credit) AND created_ms >= ?2 AND created_ms < ?3"
     " ORDER BY 1, 4";
 
 static void sum_up(struct report_statement *s, const struct report_line *l)
@@ -56,22 +56,22 @@ static int read_lines(struct db *db, int64_t project, int64_t from_ms, int64_t t
     return rc;
 }
 
-int report_statement(struct db *db, int64_t project, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
+int report_statement(struct db *db, int64_t account, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
                      struct report_statement *out, struct err *e)
 {
     int64_t n = 0, balance;
     *out = (struct report_statement){0};
     int rc = db_begin_read(db, e);
     if (rc) return rc;
-    rc = db_number(db, "SELECT count(*) FROM accounts WHERE id = ?1 AND kind = 'project'", DB_ARGS(db_int(project)), 0, &n, e);
-    if (!rc && n == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no project %lld", (long long)project);
-    if (!rc) rc = balance_before(db, project, from_ms, &out->opening_nusd, e);
+    rc = db_number(db, "SELECT count(*) FROM balances WHERE account = ?1", DB_ARGS(db_int(account)), 0, &n, e);
+    if (!rc && n == 0) rc = err_set(e, ERR_NOT_FOUND, "account %lld is not there, or has no balance", (long long)account);
+    if (!rc) rc = balance_before(db, account, from_ms, &out->opening_nusd, e);
     balance = out->opening_nusd;
-    if (!rc) rc = read_lines(db, project, from_ms, to_ms, fn, ctx, out, &balance, e);
-    if (!rc) rc = balance_before(db, project, to_ms, &out->closing_nusd, e);
+    if (!rc) rc = read_lines(db, account, from_ms, to_ms, fn, ctx, out, &balance, e);
+    if (!rc) rc = balance_before(db, account, to_ms, &out->closing_nusd, e);
     if (!rc &&
         (balance != out->closing_nusd || out->opening_nusd + out->paid_in_nusd - out->sales_nusd + out->other_nusd != out->closing_nusd))
-        rc = err_set(e, ERR_INTERNAL, "project %lld: the lines of its statement do not add up to its balance", (long long)project);
+        rc = err_set(e, ERR_INTERNAL, "account %lld: the lines of its statement do not add up to its balance", (long long)account);
     return db_end(db, rc, e);
 }
 

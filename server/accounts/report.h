@@ -1,4 +1,4 @@
-/* Report: what the ledger has to tell: a project's statement of a time, and what was used by day, project, key, model, supplier or tag.
+/* Report: what the ledger has to tell: an account's statement of a time, and what was used by day, project, key, model, supplier or tag.
  *
  * Reads only, from one snapshot each; who writes meanwhile waits for nothing. Statements are made of `transfers`; usage of the sums by day
  * that are written with them (usage_days, usage_tags), so that a month of ten million transfers is some thousand rows. Days are UTC. */
@@ -10,22 +10,22 @@
 enum { REPORT_DAY_MS = 86400000 };
 
 struct report_line {
-    int64_t at_ms;                     /* sales: of a whole day, its beginning */
+    int64_t at_ms;                     /* sales, costs and overruns are one line a day: its beginning */
     const char *kind;                  /* "sale", "deposit", ...; borrowed until fn returns */
     int64_t n, id;                     /* how many transfers; of one alone its id, else 0 */
-    int64_t amount_nusd, balance_nusd; /* < 0: taken from the project; what it has after that */
+    int64_t amount_nusd, balance_nusd; /* < 0: taken from it; what it has after that */
     int64_t linked;                    /* the transfer that it is about; 0: none */
     const char *note;
 };
 struct report_statement {
     int64_t opening_nusd, closing_nusd;
-    int64_t paid_in_nusd, sales_nusd, other_nusd; /* deposits less chargebacks; sales (> 0); refunds and adjustments */
+    int64_t paid_in_nusd, sales_nusd, other_nusd; /* deposits less chargebacks; sales (> 0 to a project); all else */
 };
 typedef void report_line_fn(void *ctx, const struct report_line *l);
 
-/* Of a project, from from_ms until before to_ms. The closing balance is summed apart from the lines, over all transfers: -ERR_INTERNAL if
- * they do not add up, and then the store is damaged. -ERR_NOT_FOUND: there is no such project. */
-MUST_USE int report_statement(struct db *db, int64_t project, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
+/* Of an account that has a balance (a project, a supplier, a house), from from_ms until before to_ms. The closing balance is summed apart
+ * from the lines, over all transfers: -ERR_INTERNAL if they do not add up. -ERR_NOT_FOUND: there is no such account. */
+MUST_USE int report_statement(struct db *db, int64_t account, int64_t from_ms, int64_t to_ms, report_line_fn *fn, void *ctx,
                               struct report_statement *out, struct err *e);
 
 enum report_by {

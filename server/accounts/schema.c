@@ -166,7 +166,8 @@ static const char ledger_4[] =
  * gap is still one. ledger_state.pruned_ms: of what ended before, requests and attempts may be gone. */
 static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL DEFAULT 0;"
                               "ALTER TABLE runs ADD COLUMN pruned_to {int} NOT NULL DEFAULT 0;"
-                              "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;";
+                              "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;"
+                              "CREATE INDEX reconciliation_request ON reconciliation(request);";
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
     {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}};

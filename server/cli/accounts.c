@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/json.h"
 #include "base/str.h"
 #include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
@@ -33,7 +32,7 @@ static const struct verb {
     {"unfreeze", "", "ID", 1, 1, "", 0, accounts_unfreeze},
     {"deposit", "", "PROJECT USD", 2, 2, "--note --json", LEDGER, accounts_deposit},
     {"refund", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_refund},
-    {"adjust", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_adjust},
+    {"adjust", "", "ID USD", 2, 2, "--note --linked --json", LEDGER, accounts_adjust},
     {"chargeback", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_chargeback},
     {"prepaid", "", "PROJECT FLOOR|off", 2, 2, "", LEDGER, accounts_prepaid},
     {"budget", "add", "ID AMOUNT", 2, 2, "--unit --period --scope --alert --json", LEDGER, accounts_budget_add},
@@ -44,7 +43,7 @@ static const struct verb {
     {"price", "list", "", 0, 0, "--json", 0, accounts_price_list},
     {"price", "history", "PROVIDER MODEL", 2, 2, "--json", 0, accounts_price_history},
     {"price", "end", "PROVIDER MODEL", 2, 2, "", 0, accounts_price_end},
-    {"statement", "", "PROJECT", 1, 1, "--month --json", 0, accounts_statement},
+    {"statement", "", "ID", 1, 1, "--month --json", 0, accounts_statement},
     {"usage", "", "", 0, 0, "--by --from --to --project --json", 0, accounts_usage},
     {"export", "", "transfers|requests", 1, 1, "--from --to --json", 0, accounts_export},
     {"reconcile", "", "FILE", 1, 1, "--supplier --threshold --token-threshold --close --json", 0, accounts_reconcile},
@@ -128,40 +127,6 @@ char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES])
 }
 
 /* --- what is told --- */
-
-static void json_name(struct buf *b, const char *name)
-{
-    char last = b->len ? b->data[b->len - 1] : '{';
-    buf_printf(b, last == '{' || last == '[' ? "\"%s\":" : ",\"%s\":", name);
-}
-
-void accounts_json_text(struct buf *b, const char *name, const char *value)
-{
-    json_name(b, name);
-    json_write_string(b, value, strlen(value));
-}
-
-void accounts_json_int(struct buf *b, const char *name, int64_t value)
-{
-    json_name(b, name);
-    buf_printf(b, "%" PRId64, value);
-}
-
-void accounts_json_id(struct buf *b, const char *name, int64_t value)
-{
-    if (value) {
-        accounts_json_int(b, name, value);
-        return;
-    }
-    json_name(b, name);
-    buf_puts(b, "null");
-}
-
-void accounts_json_money(struct buf *b, const char *name, int64_t nusd)
-{
-    char text[MONEY_BYTES];
-    accounts_json_text(b, name, money_write(nusd, text));
-}
 
 int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e)
 {

@@ -75,7 +75,7 @@ static int transfer(struct accounts_run *r, enum ledger_transfer_kind kind, cons
     if (id < 0) return (int)id;
     rc = ledger_balance(r->ledger, project, &balance, e);
     if (!rc)
-        accounts_done(r, id, "Transfer %" PRId64 ": %s of %s; project %" PRId64 " now has %s.", id, what, money_write(nusd, moved), project,
+        accounts_done(r, id, "Transfer %" PRId64 ": %s of %s; account %" PRId64 " now has %s.", id, what, money_write(nusd, moved), project,
                       money_write(balance.posted_nusd, has));
     return rc;
 }

@@ -4,6 +4,7 @@
 #define SPILLWAY_SERVER_CLI_ACCOUNTS_PARTS_H
 
 #include "base/buf.h"
+#include "server/accounts/account_json.h"
 #include "server/accounts/accounts.h"
 #include "server/accounts/ledger.h"
 #include "server/cli/command.h"
@@ -58,11 +59,6 @@ MUST_USE int accounts_money(const char *name, const char *word, int64_t *nusd, s
 MUST_USE int accounts_day(const char *name, const char *word, int64_t *day, struct err *e);
 char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES]);
 
-/* Members of a JSON object: `,"name":...`. */
-void accounts_json_text(struct buf *b, const char *name, const char *value);
-void accounts_json_int(struct buf *b, const char *name, int64_t value);
-void accounts_json_id(struct buf *b, const char *name, int64_t value);   /* 0: null */
-void accounts_json_money(struct buf *b, const char *name, int64_t nusd); /* "12.50": dollars, as text, exact */
 /* Prints what is in b between brackets, if all of it is there. */
 MUST_USE int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e);
 /* With --json {"id": id}, else the words on standard error. */

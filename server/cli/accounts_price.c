@@ -30,8 +30,8 @@ static int write_price(const struct options *o, const char *provider, const char
 {
     int rc = 0;
     buf_putc(b, '{');
-    accounts_json_text(b, "provider", provider);
-    accounts_json_text(b, "model", model);
+    account_json_text(b, "provider", provider);
+    account_json_text(b, "model", model);
     buf_printf(b, ",\"can\":[%s],\"prices\":[{", o->free ? "\"free\"" : "");
     if (o->free)
         buf_puts(b, "\"in_uncached\":[0,1],\"out_text\":[0,1]");
@@ -122,12 +122,12 @@ static void list_json(void *ctx, const struct price_table_row *p)
     struct list *l = ctx;
     struct buf *b = &l->json;
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_int(b, "id", p->id);
-    accounts_json_text(b, "provider", p->provider);
-    accounts_json_text(b, "model", p->model);
-    accounts_json_text(b, "source", p->source);
-    accounts_json_int(b, "created_at", p->created_s);
-    accounts_json_id(b, "ended_at", p->ended_s);
+    account_json_int(b, "id", p->id);
+    account_json_text(b, "provider", p->provider);
+    account_json_text(b, "model", p->model);
+    account_json_text(b, "source", p->source);
+    account_json_int(b, "created_at", p->created_s);
+    account_json_id(b, "ended_at", p->ended_s);
     buf_printf(b, ",\"price\":%s}", p->rows);
 }
 

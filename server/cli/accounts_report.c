@@ -75,17 +75,20 @@ static void line_row(void *ctx, const struct report_line *s)
 {
     struct list *l = ctx;
     char day[ACCOUNTS_DAY_BYTES], id[NUMBER_BYTES] = "", amount[MONEY_BYTES], balance[MONEY_BYTES], note[CELL_BYTES];
-    bool many = strcmp(s->kind, "sale") == 0;
+    bool sale = strcmp(s->kind, "sale") == 0, cost = strcmp(s->kind, "cost") == 0, many = s->id == 0;
     if (s->id) show_number(s->id, id);
     if (many)
-        snprintf(note, sizeof note, "%" PRId64 " request%s", s->n, s->n == 1 ? "" : "s");
+        snprintf(note, sizeof note, "%" PRId64 " %s%s", s->n, cost ? "attempt" : "request", s->n == 1 ? "" : "s");
     else if (s->linked)
         snprintf(note, sizeof note, "about %" PRId64 "%s%.200s", s->linked, *s->note ? ": " : "", s->note);
     else
         snprintf(note, sizeof note, "%.250s", s->note);
     table_add(&l->table,
-              (const char *const[LINE_COLUMNS]){accounts_show_day(s->at_ms / 1000, day), many ? "sales" : s->kind, id,
-                                                money_write(s->amount_nusd, amount), money_write(s->balance_nusd, balance), note});
+              (const char *const[LINE_COLUMNS]){accounts_show_day(s->at_ms / 1000, day),
+                                                sale   ? "sales"
+                                                : cost ? "costs"
+                                                       : s->kind,
+                                                id, money_write(s->amount_nusd, amount), money_write(s->balance_nusd, balance), note});
 }
 
 static void line_json(void *ctx, const struct report_line *s)
@@ -94,14 +97,14 @@ static void line_json(void *ctx, const struct report_line *s)
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_text(b, "day", accounts_show_day(s->at_ms / 1000, day));
-    accounts_json_text(b, "kind", s->kind);
-    accounts_json_id(b, "id", s->id);
-    accounts_json_int(b, "count", s->n);
-    accounts_json_money(b, "amount_usd", s->amount_nusd);
-    accounts_json_money(b, "balance_usd", s->balance_nusd);
-    accounts_json_id(b, "linked", s->linked);
-    accounts_json_text(b, "note", s->note);
+    account_json_text(b, "day", accounts_show_day(s->at_ms / 1000, day));
+    account_json_text(b, "kind", s->kind);
+    account_json_id(b, "id", s->id);
+    account_json_int(b, "count", s->n);
+    account_json_money(b, "amount_usd", s->amount_nusd);
+    account_json_money(b, "balance_usd", s->balance_nusd);
+    account_json_id(b, "linked", s->linked);
+    account_json_text(b, "note", s->note);
     buf_putc(b, '}');
 }
 
@@ -111,19 +114,19 @@ static void total_row(struct list *l, int64_t at_s, const char *what, int64_t nu
     table_add(&l->table, (const char *const[LINE_COLUMNS]){accounts_show_day(at_s, day), what, "", "", money_write(nusd, text), ""});
 }
 
-static int print_json(struct list *l, int64_t project, int64_t from_s, const struct report_statement *s, struct err *e)
+static int print_json(struct list *l, int64_t account, int64_t from_s, const struct report_statement *s, struct err *e)
 {
     char day[ACCOUNTS_DAY_BYTES];
     struct buf head;
     buf_init(&head, 4096);
     buf_putc(&head, '{');
-    accounts_json_int(&head, "project", project);
-    accounts_json_text(&head, "from", accounts_show_day(from_s, day));
-    accounts_json_money(&head, "opening_usd", s->opening_nusd);
-    accounts_json_money(&head, "paid_in_usd", s->paid_in_nusd);
-    accounts_json_money(&head, "sales_usd", s->sales_nusd);
-    accounts_json_money(&head, "other_usd", s->other_nusd);
-    accounts_json_money(&head, "closing_usd", s->closing_nusd);
+    account_json_int(&head, "account", account);
+    account_json_text(&head, "from", accounts_show_day(from_s, day));
+    account_json_money(&head, "opening_usd", s->opening_nusd);
+    account_json_money(&head, "paid_in_usd", s->paid_in_nusd);
+    account_json_money(&head, "sales_usd", s->sales_nusd);
+    account_json_money(&head, "other_usd", s->other_nusd);
+    account_json_money(&head, "closing_usd", s->closing_nusd);
     buf_puts(&head, ",\"lines\":[");
     int rc = head.failed ? err_set(e, ERR_MEMORY, "out of memory") : accounts_json_print(&l->json, head.data, "]}", e);
     buf_free(&head);
@@ -136,16 +139,16 @@ int accounts_statement(struct accounts_run *r, struct err *e)
     static const char *const header[LINE_COLUMNS] = {"DAY", "WHAT", "TRANSFER", "AMOUNT", "BALANCE", "NOTE"};
     struct list lines = {0}, all = {0};
     struct report_statement s;
-    int64_t project, from_s, to_s;
+    int64_t account, from_s, to_s;
     bool json = r->o->json;
-    int rc = accounts_id(r->args[0], &project, e);
+    int rc = accounts_id(r->args[0], &account, e);
     if (!rc) rc = parse_month(r->o->month, &from_s, &to_s, e);
     if (rc) return rc;
     list_begin(&lines, LINE_COLUMNS, header);
     list_begin(&all, LINE_COLUMNS, header);
-    rc = report_statement(r->db, project, from_s * 1000, to_s * 1000, json ? line_json : line_row, &lines, &s, e);
+    rc = report_statement(r->db, account, from_s * 1000, to_s * 1000, json ? line_json : line_row, &lines, &s, e);
     if (!rc && json)
-        rc = print_json(&lines, project, from_s, &s, e);
+        rc = print_json(&lines, account, from_s, &s, e);
     else if (!rc) {
         total_row(&all, from_s, "opening balance", s.opening_nusd);
         for (size_t i = 1; i < lines.table.n; i++) { /* after its header */
@@ -230,28 +233,28 @@ static void usage_json(void *ctx, const struct report_usage *u)
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    if (l->by & REPORT_DAY) accounts_json_text(b, "day", accounts_show_day(u->day * DAY_S, day));
+    if (l->by & REPORT_DAY) account_json_text(b, "day", accounts_show_day(u->day * DAY_S, day));
     if (l->by & REPORT_PROJECT) {
-        accounts_json_int(b, "project", u->project);
-        accounts_json_text(b, "project_name", u->project_name);
+        account_json_int(b, "project", u->project);
+        account_json_text(b, "project_name", u->project_name);
     }
     if (l->by & REPORT_KEY) {
-        accounts_json_int(b, "key", u->key);
-        accounts_json_text(b, "key_name", u->key_name);
+        account_json_int(b, "key", u->key);
+        account_json_text(b, "key_name", u->key_name);
     }
-    if (l->by & REPORT_MODEL) accounts_json_text(b, "model", u->model);
-    if (l->by & REPORT_SUPPLIER) accounts_json_text(b, "supplier", u->supplier_name);
+    if (l->by & REPORT_MODEL) account_json_text(b, "model", u->model);
+    if (l->by & REPORT_SUPPLIER) account_json_text(b, "supplier", u->supplier_name);
     if (l->by & REPORT_TAG) {
-        accounts_json_text(b, "tag", u->tag);
-        accounts_json_text(b, "value", u->value);
+        account_json_text(b, "tag", u->tag);
+        account_json_text(b, "value", u->value);
     }
-    accounts_json_int(b, "requests", u->requests);
-    accounts_json_int(b, "tokens_in", u->tokens_in);
-    accounts_json_int(b, "tokens_cached", u->tokens_cached);
-    accounts_json_int(b, "tokens_out", u->tokens_out);
-    accounts_json_money(b, "sales_usd", u->sale_nusd);
-    accounts_json_money(b, "cost_usd", u->cost_nusd);
-    if (!(l->by & REPORT_TAG)) accounts_json_int(b, "estimated", u->estimated);
+    account_json_int(b, "requests", u->requests);
+    account_json_int(b, "tokens_in", u->tokens_in);
+    account_json_int(b, "tokens_cached", u->tokens_cached);
+    account_json_int(b, "tokens_out", u->tokens_out);
+    account_json_money(b, "sales_usd", u->sale_nusd);
+    account_json_money(b, "cost_usd", u->cost_nusd);
+    if (!(l->by & REPORT_TAG)) account_json_int(b, "estimated", u->estimated);
     buf_putc(b, '}');
 }
 
@@ -333,10 +336,10 @@ static void difference_row(void *ctx, unsigned bits, const struct reconcile_row 
 static void json_side(struct buf *b, const char *name, const struct reconcile_row *r)
 {
     buf_printf(b, ",\"%s\":{", name);
-    accounts_json_money(b, "amount_usd", r->amount_nusd);
-    accounts_json_int(b, "requests", r->requests);
-    accounts_json_int(b, "tokens_in", r->tokens_in);
-    accounts_json_int(b, "tokens_out", r->tokens_out);
+    account_json_money(b, "amount_usd", r->amount_nusd);
+    account_json_int(b, "requests", r->requests);
+    account_json_int(b, "tokens_in", r->tokens_in);
+    account_json_int(b, "tokens_out", r->tokens_out);
     buf_putc(b, '}');
 }
 
@@ -346,8 +349,8 @@ static void difference_json(void *ctx, unsigned bits, const struct reconcile_row
     struct buf *b = &l->json;
     char day[ACCOUNTS_DAY_BYTES];
     buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_text(b, "day", accounts_show_day(t->day * DAY_S, day));
-    accounts_json_text(b, "model", t->model);
+    account_json_text(b, "day", accounts_show_day(t->day * DAY_S, day));
+    account_json_text(b, "model", t->model);
     buf_puts(b, ",\"differs\":[");
     put_words(b, bits, "\"");
     buf_putc(b, ']');

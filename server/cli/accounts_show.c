@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "server/accounts/account_json.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
@@ -53,30 +54,11 @@ static void list_row(void *ctx, const struct directory_account *a)
     table_add(&l->table, (const char *const[COLUMNS]){id, a->kind, name, has, held, floor, state_of(a, state)});
 }
 
-static void json_time(struct buf *b, const char *name, int64_t at_s)
-{
-    accounts_json_id(b, name, at_s); /* 0: null */
-}
-
 static void list_json(void *ctx, const struct directory_account *a)
 {
     struct list *l = ctx;
-    struct buf *b = &l->json;
-    buf_puts(b, l->n++ ? ",\n {" : "{");
-    accounts_json_int(b, "id", a->id);
-    accounts_json_id(b, "parent", a->parent);
-    accounts_json_text(b, "kind", a->kind);
-    accounts_json_text(b, "name", a->name);
-    accounts_json_int(b, "keys", a->n_keys);
-    json_time(b, "created_at", a->created_s);
-    json_time(b, "closed_at", a->closed_s);
-    json_time(b, "frozen_at", a->frozen_s);
-    if (a->has_balance) {
-        accounts_json_money(b, "balance_usd", a->balance.posted_nusd);
-        accounts_json_money(b, "held_usd", a->balance.pending_nusd);
-    }
-    if (a->balance.prepaid) accounts_json_money(b, "floor_usd", a->balance.floor_nusd);
-    buf_putc(b, '}');
+    if (l->n++) buf_puts(&l->json, ",\n ");
+    account_json_account(&l->json, a);
 }
 
 static void list_begin(struct list *l, size_t n_columns, const char *const *header)
@@ -134,21 +116,8 @@ static void budget_row(void *ctx, const struct ledger_budget *b)
 static void budget_json(void *ctx, const struct ledger_budget *b)
 {
     struct list *l = ctx;
-    struct buf *out = &l->json;
-    bool money = strcmp(b->unit, "nusd") == 0;
-    void (*put)(struct buf *, const char *, int64_t) = money ? accounts_json_money : accounts_json_int;
-    buf_puts(out, l->n++ ? ",\n {" : "{");
-    accounts_json_int(out, "id", b->id);
-    accounts_json_int(out, "account", b->account);
-    accounts_json_text(out, "unit", money ? "usd" : b->unit);
-    accounts_json_text(out, "period", b->period);
-    accounts_json_text(out, "scope", b->scope);
-    put(out, "amount", b->amount);
-    put(out, "used", b->posted);
-    put(out, "held", b->pending);
-    buf_printf(out, ",\"hard\":%s", b->hard ? "true" : "false");
-    accounts_json_int(out, "window_starts_at", b->starts_s);
-    buf_putc(out, '}');
+    if (l->n++) buf_puts(&l->json, ",\n ");
+    account_json_budget(&l->json, b);
 }
 
 static const char *const budget_header[BUDGET_COLUMNS] = {"BUDGET", "OF", "UNIT", "PERIOD", "SCOPE", "AMOUNT", "USED", "HELD", "LEFT"};

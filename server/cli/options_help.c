@@ -48,7 +48,7 @@ const char *const *option_examples(enum command c)
                                            "# a local model's price, or (sale) what a name is sold for",
                                            "spillway accounts price set local demo --input 0.10 --output 0.40",
                                            "spillway accounts price list|history|end [PROVIDER MODEL]",
-                                           "# a month of a project; what was used; all of it for other programs",
+                                           "# a month of a project or supplier; what was used; all of it for other programs",
                                            "spillway accounts statement 7 --month 2026-11",
                                            "spillway accounts usage --by model,supplier --from 2026-11-01",
                                            "spillway accounts export transfers|requests > all.csv",

@@ -2,6 +2,7 @@
  * reconciliation (T80), pruning, copies. The invariants after each test. */
 #include "tests/accounts/store.h"
 
+#include <fcntl.h>
 #include <time.h>
 
 #include "base/json.h"
@@ -237,6 +238,46 @@ static void test_limits_are_budgets_that_replace_one_another(void **state)
     assert_int_equal(ledger_limit_set(l, 99999, "requests", "minute", 3, &store_e), -ERR_NOT_FOUND);
 }
 
+/* What is written to the log while fn runs. */
+static void logged(void (*fn)(void), char *out, size_t n)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/log", store_dir);
+    int kept = dup(2), f = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    assert_true(kept >= 0 && f >= 0);
+    dup2(f, 2);
+    fn();
+    dup2(kept, 2);
+    close(kept);
+    ssize_t got = pread(f, out, n - 1, 0);
+    out[got > 0 ? got : 0] = '\0';
+    close(f);
+    unlink(path);
+}
+
+static void use_four_cents(void)
+{
+    for (int i = 0; i < 4; i++) request_of(key, "m", NULL, 1, 1, CENT, 0);
+}
+
+static void test_a_budget_that_only_tells_does_so_once_a_window(void **state)
+{
+    (void)state;
+    char text[4096];
+    const struct ledger_budget b = {.account = 2, .scope = "all", .unit = "nusd", .period = "day", .amount = 2 * CENT};
+    int64_t id = ledger_budget_add(l, &b, &store_e);
+    OK(id);
+    logged(use_four_cents, text, sizeof text);
+    const char *said = strstr(text, "of account 2 is used up: 0.02 usd per day (all requests)");
+    assert_non_null(said);
+    assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1); /* one line */
+    logged(use_four_cents, text, sizeof text);
+    assert_string_equal(text, "");
+    now_ms += DAY_MS;
+    logged(use_four_cents, text, sizeof text);
+    assert_non_null(strstr(text, "used up"));
+}
+
 /* --- prices --- */
 
 struct prices {
@@ -365,6 +406,24 @@ static void test_a_statement_adds_up(void **state)
     assert_int_equal(t.last_balance, s.closing_nusd);
     assert_int_equal(posted(2), s.closing_nusd - 17 * CENT);
     assert_int_equal(report_statement(db, key, from_ms, to_ms, take_line, &t, &s, &store_e), -ERR_NOT_FOUND);
+}
+
+/* Its closing balance is what the invoice says, once a difference was entered. */
+static void test_a_supplier_has_a_statement_and_adjustments(void **state)
+{
+    (void)state;
+    struct report_statement s;
+    struct lines t = {0};
+    for (int i = 0; i < 3; i++) request_of(key, "m", NULL, 1, 1, CENT, 5 * CENT);
+    int64_t id = ledger_transfer(l, LEDGER_ADJUSTMENT, groq, -2 * CENT, 0, "their invoice", &store_e);
+    OK(id);
+    OK(ledger_transfer(l, LEDGER_ADJUSTMENT, groq, CENT, id, "after all", &store_e));
+    OK(report_statement(db, groq, 0, today * DAY_MS, take_line, &t, &s, &store_e));
+    assert_string_equal(t.kinds, "cost*3 adjustment*1 adjustment*1");
+    assert_int_equal(s.closing_nusd, 14 * CENT);
+    assert_int_equal(posted(groq), 14 * CENT);
+    assert_int_equal(ledger_transfer(l, LEDGER_REFUND, groq, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
+    assert_int_equal(ledger_transfer(l, LEDGER_ADJUSTMENT, key, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
 }
 
 /* --- usage --- */
@@ -664,8 +723,9 @@ static void test_provider_formats_are_read(void **state)
          "usage_date_utc,model_version,uncached_input_tokens,cache_read_input_tokens,output_tokens,cost_usd,workspace\n"
          "2026-11-29,claude,10,20,5,1.25,\"a \"\"b\"\", c\"\n\n2026-11-29,claude,1,,1,0.25,x",
          1, 31, 1500000000},
-        {"[{\"date\":\"2026-11-29\",\"input_tokens\":9,\"model\":\"sum\",\"cost\":7,\"results\":[{\"model\":\"a\",\"input_tokens\":5,\"cost\":1}]}]", 1, 5,
-         1000000000},
+        {"[{\"date\":\"2026-11-29\",\"input_tokens\":9,\"model\":\"sum\",\"cost\":7,\"results\":[{\"model\":\"a\",\"input_tokens\":5,"
+         "\"cost\":1}]}]",
+         1, 5, 1000000000},
         {"[]", 0, 0, 0},
         {"", -1, 0, 0},
         {"date,model\n2026-11-29,a\n", -1, 0, 0},
@@ -876,10 +936,12 @@ int main(void)
         TEST(test_closing_closes_all_below_and_nothing_else),
         TEST(test_frozen_accounts_get_no_new_requests),
         TEST(test_limits_are_budgets_that_replace_one_another),
+        TEST(test_a_budget_that_only_tells_does_so_once_a_window),
         TEST(test_a_new_price_ends_the_one_before),
         TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
         TEST(test_a_statement_adds_up),
+        TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),
         TEST(test_t80_all_planted_errors_of_an_invoice_are_found_and_no_others),

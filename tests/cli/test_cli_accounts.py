@@ -91,7 +91,7 @@ def test_money_moves_exactly(accounts, project):
                                   ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),
                                   ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("statement", "P", "--month", "2026-13"),
-                                  ("statement", "P", "--month", "2026-1"), ("statement", "1"), ("usage", "--by", "week"), ("usage", "--by", "tag,model"), ("usage", "--from", "2026-02-30"),
+                                  ("statement", "P", "--month", "2026-1"), ("statement", "1"), ("statement", "999"), ("adjust", "3", "1"), ("usage", "--by", "week"), ("usage", "--by", "tag,model"), ("usage", "--from", "2026-02-30"),
                                   ("usage", "--from", "2026-02-02", "--to", "2026-02-01"), ("export", "everything"), ("reconcile", "/nowhere", "--supplier", "groq"), ("prune",), ("restore", "/nowhere")])
 def test_senseless_wishes_change_nothing(accounts, project, data, args):
     def dump():

@@ -155,6 +155,31 @@ def urllib_status(server, key):
         return e.code
 
 
+def test_accounts_are_seen_and_frozen_over_http(server, data, project, admin):
+    id_, key = project
+    run(data, "accounts", "budget", "add", id_, "5")
+    ops = run(data, "keys", "add", "ops2", "--admin").stdout.strip()
+    assert wait_until(lambda: urllib_status(server, ops) == 400, 10) is not None
+
+    def call(method, path):
+        request = urllib.request.Request(server.url + "/admin/accounts" + path, method=method, headers={"Authorization": "Bearer " + ops})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as r:
+                return r.status, json.load(r)
+        except urllib.error.HTTPError as e:
+            return e.code, json.load(e)["error"]
+    status, everybody = call("GET", "")
+    listed = json.loads(run(data, "accounts", "list", "--json").stdout)
+    assert status == 200 and everybody["accounts"] == listed
+    assert [(b["account"], b["amount"], b["hard"]) for b in everybody["budgets"]] == [(id_, "5.00", True)]
+    status, one = call("POST", f"/{id_}/freeze")
+    assert status == 200 and one["accounts"][0]["frozen_at"] and [a["kind"] for a in one["accounts"]] == ["project", "key"]
+    assert ask(server.url, key)[0] == 403
+    assert call("POST", f"/{id_}/freeze")[0] == 400
+    assert call("POST", f"/{id_}/unfreeze")[0] == 200 and ask(server.url, key)[0] == 200
+    assert [call("POST", "/999/freeze")[0], call("POST", "/3/freeze")[0], call("GET", "/999")[0], call("GET", "/x")[0], call("POST", f"/{id_}/close")[0]] == [404] * 5
+
+
 def test_usage_and_costs_in_openais_shape(server, data, project, admin):
     id_, key = project
     used = ask(server.url, key)[1]
