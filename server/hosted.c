@@ -9,9 +9,10 @@
 
 enum { PRICE_TEXT_BYTES = 64 << 10, UNKNOWN_CONTEXT = 200000 };
 
+/* A row that stands for any URL has no prices of its own: what the operator calls the host is who it is (deepseek, xai). */
 static bool is_here(const struct hosted_host *h, const struct price *p, bool own)
 {
-    const char *provider = own ? h->host.name : h->host.row->name;
+    const char *provider = own || !h->host.row->base_url ? h->host.name : h->host.row->name;
     return strcmp(p->provider, provider) == 0 && !p->region[0] && !(p->can & PRICE_RESPONSES_ONLY);
 }
 

@@ -55,6 +55,10 @@ def effective(spillway, tmp_path):
     ("models: [demo]\n", "1:10: models: each item must be a group of keys"),
     ("models:\n  - name: x\n", "2:5: models: this one has no path"),
     ("models:\n  - path: demo\n    size: 1\n", "3:5: size: unknown key"),
+    ("providers:\n  - name: x\n", "2:5: providers: this one has no provider"),
+    ("providers:\n  - provider: groq\n    key: secret\n", "3:5: key: unknown key"),
+    ("providers:\n  - {provider: groq, key_env: A, key_file: b}\n", "2:5: providers: this one has both key_env and key_file"),
+    ("providers: [" + "{provider: groq}," * 33 + "]\n", "providers: more than 32"),
     ("tls_cert: c.pem\n", " --tls-cert and --tls-key belong together"),
     ("no_auth: true\nlisten: 0.0.0.0:80\n", " --no-auth: only on a loopback address, not on 0.0.0.0"),
     ('listen: "127.0.0.1:1\\nx"\n', "1:9: listen: has line ends or control characters in it"),
@@ -146,6 +150,8 @@ def test_a_value_of_the_file_is_checked_even_if_the_command_line_wins(spillway, 
 
 @pytest.mark.parametrize("text", [
     "", "listen: '[::1]:0'\ntls_cert: 'a: b'\ntls_key: \"\\\"\\\\ # ü\"\n", "models:\n  - {path: 'true', name: '~'}\n  - path: -x\n    name: 'a b'\n",
+    "models: [{path: demo, stand_ins: 'a/b, c/d:e'}]\nproviders:\n  - {provider: azure, name: eu, resource: r, api_version: '2024-10-21', header: 'X: y', prices: p.json}\n",
+    "overflow_usd_per_hour: '2.50'\n",
     "allow_host: [a, 'no', '*', '#', '- x', ' ']\nallow_origin: ['*', 'https://a.example']\nno_auth: yes\n",
     "limits: {max_connections_per_ip: 64, max_body_bytes: 1500000, idle_timeout: 90s, drain_timeout: 0}\ndata: \"\\u2028\\u00a0\\uFFFE\"\n"])
 def test_the_printed_configuration_reads_back_to_the_same(effective, text):
