@@ -642,9 +642,27 @@ void completion_begin(struct gateway *g, struct http_request *r)
 
 /* --- events --- */
 
+static void settle_overdue(void *ctx)
+{
+    struct err e;
+    err_set(&e, ERR_STORE, "the store does not take the answer's end");
+    completion_fail(ctx, &e);
+}
+
+/* A store that is away would have the client wait for as long. */
+static void settle_in_time(struct completion *c)
+{
+    int64_t at_ms = loop_now_ms(c->gateway->loop) + c->limits.settle_ms;
+    if (at_ms >= c->deadline_ms) return;
+    loop_timer_clear(c->gateway->loop, &c->deadline);
+    c->deadline.fn = settle_overdue;
+    CHECK(loop_timer_set(c->gateway->loop, &c->deadline, at_ms) == 0);
+}
+
 /* What the client is told of its usage is durable. */
 static void completion_finish(struct completion *c, int rc, const struct err *e)
 {
+    c->settling = false; /* the sink may still fail */
     if (rc) {
         completion_fail(c, e);
         return;
@@ -664,5 +682,6 @@ void completion_event(struct completion *c, const struct event *ev)
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
     if (c->first_token_ms && c->replica) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
+    settle_in_time(c);
     completion_settle(c, completion_finish);
 }

@@ -52,6 +52,8 @@ const struct limit_row limit_rows[] = {
      "at least in this and at most in twice this; and four prompts at least"},
     {"--request-timeout", F(request_ms), LIMIT_MS, "10m", SECOND / 10, 24 * HOUR, "T62",
      "for a whole answer; a request can lower it (X-Request-Timeout-Ms)"},
+    {"--settle-timeout", F(settle_ms), LIMIT_MS, "5s", SECOND / 10, HOUR, "T47",
+     "until an answer that is whole is booked and so its usage told; the answer then ends with an error, and is booked when it can be"},
     {"--decode-cpu-timeout", F(decode_cpu_ms), LIMIT_MS, "2s", SECOND / 10, 60 * SECOND, "T32", "processor time for one picture"},
     {"--decode-timeout", F(decode_wall_ms), LIMIT_MS, "15s", SECOND / 2, 600 * SECOND, "T31", "time for one picture"},
     {"--max-media-queue", F(media_queue), LIMIT_COUNT, "1000", 20, 1000000, "T31", "pictures that wait for a decoder"},

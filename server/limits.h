@@ -33,6 +33,7 @@ struct limits {
     int64_t decode_cpu_ms, decode_wall_ms, media_queue, media_queue_bytes;
     /* workers */
     int64_t hang_ms, load_hang_ms, worker_wait_ms;
+    int64_t settle_ms;
     uint64_t given; /* bit i: row i was set with limit_set since limits_init */
 };
 

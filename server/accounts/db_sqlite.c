@@ -1,20 +1,34 @@
 /* Db on SQLite: WAL, synchronous=FULL, so that a commit that was acknowledged is on the disk. One connection, no mutex: one thread. */
 #include "server/accounts/db_driver.h"
 
+#include <pthread.h>
 #include <sqlite3.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BUSY_LOOK_MS = 5 };
+enum { BUSY_LOOK_MS = 5, PAGE_BYTES = 4096, PAGE_HEADER_BYTES = 512, CACHE_PAGES = 384 /* of 400 KiB each three connections want 300 */ };
 
 static int fail(struct db *db, struct err *e)
 {
     sqlite3 *s = db->handle;
     int code = s ? sqlite3_extended_errcode(s) : SQLITE_NOMEM;
-    enum err_code c = (code & 0xff) == SQLITE_BUSY ? ERR_BUSY : ERR_IO;
+    int kind = code & 0xff;
+    enum err_code c = kind == SQLITE_BUSY ? ERR_BUSY : kind == SQLITE_NOMEM || code == SQLITE_IOERR_NOMEM ? ERR_MEMORY : ERR_IO;
     if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY) c = ERR_EXISTS;
     return err_set(e, c, "accounts database: %s", s ? sqlite3_errmsg(s) : "out of memory");
+}
+
+/* Pages are cached in memory that is there from the start, for all connections: what is held does not grow with the store. */
+static void make_page_cache(void)
+{
+    static union {
+        unsigned char bytes[CACHE_PAGES * (PAGE_BYTES + PAGE_HEADER_BYTES)];
+        double align;
+    } memory;
+    int header = 0;
+    sqlite3_config(SQLITE_CONFIG_PCACHE_HDRSZ, &header);
+    if (header > 0 && header <= PAGE_HEADER_BYTES) sqlite3_config(SQLITE_CONFIG_PAGECACHE, memory.bytes, PAGE_BYTES + PAGE_HEADER_BYTES, CACHE_PAGES);
 }
 
 /* SQLite does not wait for the lock that the change to WAL needs: several processes may make the file at once. */
@@ -30,7 +44,9 @@ static int use_wal(sqlite3 *s)
 
 static int sqlite_open(struct db *db, const char *path, struct err *e)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     sqlite3 *s = NULL;
+    pthread_once(&once, make_page_cache);
     mode_t old = umask(077);
     int code = sqlite3_open_v2(path, &s, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     umask(old);

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { BUSY_TRIES = 100, LEAST_PAUSE_MS = 20, MOST_PAUSE_MS = 1000 };
+enum { BUSY_TRIES = 100, MEMORY_TRIES = 3, LEAST_PAUSE_MS = 20, MOST_PAUSE_MS = 1000 };
 
 struct list {
     struct ledger_call *first, **last;
@@ -117,7 +117,7 @@ static int apply(struct ledger_writer *w, size_t n, struct err *e)
         if (rc == -ERR_UNKNOWN) {
             int there = look(w, n, e);
             if (there) return there > 0 ? 0 : there;
-        } else if (rc != -ERR_BUSY || tries == BUSY_TRIES)
+        } else if (rc == -ERR_MEMORY ? tries == MEMORY_TRIES : rc != -ERR_BUSY || tries == BUSY_TRIES)
             return rc;
         else
             pause_ms(1 + rand_r(&w->random) % 10);
@@ -134,11 +134,14 @@ static int apply_or_revive(struct ledger_writer *w, size_t n, struct err *e)
 }
 
 /* The store did not take it. */
-static void put_off(struct ledger_writer *w, struct ledger_call *c)
+static void put_off(struct ledger_writer *w, struct ledger_call *c, int why)
 {
     if (is_end(c) && w->ends.n < LEDGER_MAX_WAITING)
         list_add(&w->ends, c);
-    else
+    else if (why == -ERR_MEMORY) {
+        c->op.rc = err_set(&c->op.err, ERR_MEMORY, "out of memory");
+        hand_back(w, c);
+    } else
         refuse(w, c);
 }
 
@@ -177,7 +180,8 @@ static int run_batch(struct ledger_writer *w, size_t n)
         }
         return 0;
     }
-    for (size_t i = 0; i < n; i++) put_off(w, w->batch[i]);
+    for (size_t i = 0; i < n; i++) put_off(w, w->batch[i], rc);
+    if (rc == -ERR_MEMORY) return 0; /* the store is there; ends are tried again in a moment */
     set_state(w, false, e.msg);
     return rc;
 }
@@ -229,7 +233,7 @@ static bool wait_until(struct ledger_writer *w, int64_t until_ms)
 static void turn_away(struct ledger_writer *w)
 {
     for (size_t n; (n = take_batch(w, &w->queue));)
-        for (size_t i = 0; i < n; i++) put_off(w, w->batch[i]);
+        for (size_t i = 0; i < n; i++) put_off(w, w->batch[i], -ERR_STORE);
 }
 
 /* The ends that wait are the question; if there are none, whether there is something to tidy. */
@@ -240,6 +244,7 @@ static bool try_again(struct ledger_writer *w)
     do {
         size_t n = take_batch(w, &w->ends);
         if (n ? run_batch(w, n) : tidy(w)) return false;
+        if (n && w->ends.n >= n) return true; /* for want of memory: later */
     } while (w->ends.n);
     return true;
 }
@@ -248,7 +253,7 @@ static void *writer_run(void *arg)
 {
     struct ledger_writer *w = arg;
     int64_t pause = 0, again_ms = 0; /* pause 0: the store is there */
-    while (wait_until(w, pause ? again_ms : w->tidied_ms + LEDGER_TIDY_MS)) {
+    while (wait_until(w, pause ? again_ms : w->ends.n ? clock_boot_ms() + LEAST_PAUSE_MS : w->tidied_ms + LEDGER_TIDY_MS)) {
         bool failed = false;
         if (pause) {
             turn_away(w);
@@ -256,7 +261,7 @@ static void *writer_run(void *arg)
             failed = !try_again(w);
             if (!failed) set_state(w, true, "");
         } else {
-            size_t n = take_batch(w, &w->queue);
+            size_t n = take_batch(w, w->queue.first ? &w->queue : &w->ends);
             failed = n && run_batch(w, n);
             if (!failed && clock_boot_ms() - w->tidied_ms >= LEDGER_TIDY_MS) tidy(w);
         }

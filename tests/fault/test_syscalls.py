@@ -46,7 +46,7 @@ def cases(torture, role):
 
 @pytest.fixture(scope="module")
 def server():
-    t = Torture()
+    t = Torture("demo", "--no-auth")  # calls of the store's are not failed here
     yield t
     assert t.stop() == 0, "".join(t.server.lines[-20:])
 
@@ -78,7 +78,7 @@ def test_t48_failed_restart(child, figure):
     every = RESTART if long_run() else RESTART[::4]
     slowest = 0.0
     for call, error, k in every:
-        torture = Torture()  # who dies again and again is started ever later
+        torture = Torture("demo", "--no-auth")  # who dies again and again is started ever later
         good, limit, _ = torture.learn("png")
         gateway, old = torture.server.roles["gateway"], torture.server.roles[child]
         starts = old.starts
@@ -105,7 +105,7 @@ def test_t48_failed_restart(child, figure):
 def test_t48_lost_socket():
     """The worker's socket breaks: it is replaced, and what was in flight is told so. (A request that was not sent waits for the next worker.)"""
     for call, error in (("recvmsg", "ECONNRESET"), ("sendmsg", "EPIPE")):
-        torture = Torture()
+        torture = Torture("demo", "--no-auth")
         good, _, _ = torture.learn("text")
         starts = torture.server.roles["worker"].starts
         torture.server.roles["gateway"].fail_call(call, error, 1)

@@ -6,7 +6,10 @@ from failer import CALLS, ROLES, FailingServer, ask
 from scripts import LEAVE_AFTER, SCRIPTS
 
 SETTLE_S, MAX_STARTS = 2.0, 3
-OUR_FAULT = {(429, "queue_full"), (500, "internal_error"), (503, "worker_down")}
+OUR_FAULT = {(429, "queue_full"), (500, "internal_error"), (503, "worker_down"), (503, "accounts_unavailable")}
+# SQLite keeps blocks of its own (cursors, buffers of rows) and lets go of some when memory was short: so many of the gateway's may come and go, and so
+# many more than at first may be held in all: a block that is lost with each failure is found by the latter.
+SLACK, MOST_IN_ALL = [24, 0, 0, 0, 0], 64
 
 
 class Torture:
@@ -16,8 +19,8 @@ class Torture:
         self.start()
 
     def start(self):
-        self.server = FailingServer(*self.args, env=self.env)
-        self.known = {}
+        self.server = FailingServer(*self.args, "--settle-timeout", "300ms", env=self.env)
+        self.known, self.first = {}, {}
 
     def stop(self):
         self.server.calm()
@@ -42,7 +45,7 @@ class Torture:
                 held = self.held()
             except (FileNotFoundError, ProcessLookupError):  # a child is being replaced
                 held = None
-            if (held and all(h <= m for h, m in zip(held, limit))) or time.monotonic() > end:
+            if (held and all(h <= m + s for h, m, s in zip(held, limit, SLACK))) or time.monotonic() > end:
                 return held
             time.sleep(0.001)
 
@@ -59,6 +62,7 @@ class Torture:
             counts.append({k: n - before[k] for k, n in self.count().items()})
         good = replies[-1]
         assert name in LEAVE_AFTER or (good.kind in ("ok", "error") and all(r.what == good.what for r in replies[1:])), (name, replies)
+        self.first.setdefault(name, max(h[0] for h in held))
         self.known[name] = good, [max(h) for h in zip(*held)], {k: max(c[k] for c in counts) for k in counts[0]}
         return self.known[name]
 
@@ -98,7 +102,7 @@ class Torture:
         died = [n for n in ROLES if self.server.roles[n].starts != starts[n]]
         self.deaths += len(died)
         held = self.settled(limit)
-        if held is None or any(h > m for h, m in zip(held, limit)):
+        if held is None or any(h > m + s for h, m, s in zip(held, limit, SLACK)) or held[0] > self.first[name] + MOST_IN_ALL:
             if not died:
                 self.find(case, f"held {held} > {limit}")
             self.known.pop(name)  # what is held now is where to start from
