@@ -27,7 +27,9 @@ KEYS = {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "GEMINI_API_KEY": KEY, 
 NO_KEYS = dict.fromkeys([*KEYS, "SPILLWAY_API_KEY"])
 HOSTS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}
 WORKLOADS = ("chat-short", "chat-long", "shared-prefix", "summarise", "image")
-TOLERANCE_US = 2000
+GOAL_US = 2000
+# As all bounds in time: ten times the goal in `make test`, where others run beside it; exactly in the long form.
+TOLERANCE_US = GOAL_US if os.environ.get("SPILLWAY_FAULT") == "long" else 10 * GOAL_US
 
 
 @pytest.fixture
@@ -221,7 +223,7 @@ def test_3_ms_are_seen(bench):
     """The comparison above can fail: the same server, slower than it says."""
     with Timed(first_ms=43, gap_ms=8, tokens=5) as server:
         t = bench("--targets", server.url, "--count", 20).json["targets"][0]
-        assert not near(t["first_token_us"]["p50"], 40000) and not near(t["between_tokens_us"]["p50"], 5000)
+        assert not near(t["first_token_us"]["p50"], 40000, GOAL_US) and not near(t["between_tokens_us"]["p50"], 5000, GOAL_US)
 
 
 @quietest_of_five

@@ -58,7 +58,7 @@ def effective(spillway, tmp_path):
     ("providers:\n  - name: x\n", "2:5: providers: this one has no provider"),
     ("providers:\n  - provider: groq\n    key: secret\n", "3:5: key: unknown key"),
     ("providers:\n  - {provider: groq, key_env: A, key_file: b}\n", "2:5: providers: this one has both key_env and key_file"),
-    ("providers: [" + "{provider: groq}," * 33 + "]\n", "providers: more than 32"),
+    ("providers: [" + "{provider: groq}," * 33 + "]\n", "1:557: providers: more than 32"),
     ("tls_cert: c.pem\n", " --tls-cert and --tls-key belong together"),
     ("no_auth: true\nlisten: 0.0.0.0:80\n", " --no-auth: only on a loopback address, not on 0.0.0.0"),
     ('listen: "127.0.0.1:1\\nx"\n', "1:9: listen: has line ends or control characters in it"),
