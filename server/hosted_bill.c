@@ -66,13 +66,6 @@ void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char 
     snprintf(b->raw, sizeof b->raw, "%s", raw && strlen(raw) < sizeof b->raw ? raw : "");
 }
 
-static bool is_zero(const struct usage *u)
-{
-    for (int i = 0; i < USAGE_METERS; i++)
-        if (u->count[i]) return false;
-    return true;
-}
-
 /* What was seen, where nothing was told, or nothing that can be. */
 static struct usage seen(const struct hosted_bill *b)
 {
@@ -85,7 +78,7 @@ static struct usage seen(const struct hosted_bill *b)
 void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct ledger_op *out)
 {
     struct err e;
-    bool nothing = b->out_bytes == 0 && (!b->told || is_zero(&b->usage)), guessed = !b->told || is_zero(&b->usage);
+    bool nothing = b->out_bytes == 0 && (!b->told || usage_is_zero(&b->usage)), guessed = !b->told || usage_is_zero(&b->usage);
     static const char *const outcomes[] = {[LEDGER_SERVED] = "whole", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
     *out = (struct ledger_op){.type = nothing && end != LEDGER_SERVED ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
     struct ledger_used *u = &out->used[0];

@@ -18,7 +18,7 @@
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
 
-enum { SECRET_BYTES = 32, PATH_BYTES = 4096, BUSY_MS = 5000, BUSY_LOOK_MS = 5, ROWS_AT_ONCE = 500, RANDOM_BYTES = 32, REVIVE_MS = 10000, HINT_CHARS = 4 };
+enum { SECRET_BYTES = 32, PATH_BYTES = 4096, ROWS_AT_ONCE = 500, RANDOM_BYTES = 32, REVIVE_MS = 10000, HINT_CHARS = 4 };
 
 /* A table that is being read, some rows at a time. */
 struct load {
@@ -85,22 +85,6 @@ static int secret_read(struct accounts *a, const char *dir, struct err *e)
     ssize_t n = read(fd, a->secret, sizeof a->secret);
     close(fd);
     return n == (ssize_t)sizeof a->secret ? 0 : err_set(e, ERR_INPUT, "%s: %d bytes expected", path, SECRET_BYTES);
-}
-
-/* In the transaction of every change: who holds keys in memory notices. */
-static int config_changed(struct accounts *a, struct err *e)
-{
-    return db_run(a->db, "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1", DB_NO_ARGS, NULL, e);
-}
-
-/* Ends a transaction that changed keys. */
-static int change_end(struct accounts *a, int64_t rc, struct err *e)
-{
-    if (rc >= 0) {
-        int noted = config_changed(a, e);
-        if (noted) rc = noted;
-    }
-    return db_end(a->db, rc < 0 ? (int)rc : 0, e);
 }
 
 static void load_end(struct accounts *a)
@@ -455,7 +439,7 @@ int64_t accounts_key_add(struct accounts *a, const struct accounts_key_spec *spe
     if (id > 0) id = err_set(e, ERR_INPUT, "this key is known already (id %lld)", (long long)id);
     if (id == 0) id = check_project(a, spec, e);
     if (id == 0) id = key_insert(a, spec, false, token, k.digest, e);
-    rc = change_end(a, id, e);
+    rc = schema_end_change(a->db, id, e);
     return rc ? rc : take_added(a, &k, id, e);
 }
 
@@ -519,7 +503,7 @@ int64_t accounts_key_configure(struct accounts *a, const char *token, struct err
         id = (rc = secret_insert(a, configured, token, d, e)) ? rc : configured;
     else if (owner == 0)
         id = key_insert(a, &spec, true, token, d, e);
-    rc = change_end(a, id, e);
+    rc = schema_end_change(a->db, id, e);
     if (!rc) rc = refresh_whole(a, e);
     return rc ? rc : id;
 }
@@ -545,7 +529,7 @@ int accounts_key_rotate(struct accounts *a, int64_t id, int64_t grace_s, int64_t
     unsigned char d[KEY_DIGEST_BYTES];
     digest(a, token, d);
     if (!rc) rc = secret_insert(a, id, token, d, e);
-    rc = change_end(a, rc, e);
+    rc = schema_end_change(a->db, rc, e);
     return rc ? rc : refresh_whole(a, e);
 }
 
@@ -557,7 +541,7 @@ static int change_key(struct accounts *a, const char *sql, const struct db_arg *
     if (rc) return rc;
     rc = db_run(a->db, sql, args, n, &n_changed, e);
     if (!rc && n_changed == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no key with id %lld that is not revoked", (long long)args[0].i);
-    rc = change_end(a, rc, e);
+    rc = schema_end_change(a->db, rc, e);
     return rc ? rc : refresh_whole(a, e);
 }
 

@@ -4,17 +4,7 @@
 #include <string.h>
 
 #include "server/accounts/accounts.h"
-
-/* Ends a transaction that changed something. */
-static int change_end(struct db *db, int64_t rc, struct err *e)
-{
-    static const char sql[] = "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1";
-    if (rc >= 0) {
-        int noted = db_run(db, sql, DB_NO_ARGS, NULL, e);
-        if (noted) rc = noted;
-    }
-    return db_end(db, rc < 0 ? (int)rc : 0, e);
-}
+#include "server/accounts/schema.h"
 
 int directory_check(struct db *db, int64_t id, const char *kinds, struct err *e)
 {
@@ -58,7 +48,7 @@ int64_t directory_organisation_add(struct db *db, const char *name, struct err *
     if (!rc) rc = db_begin(db, e);
     if (rc) return rc;
     int64_t id = insert(db, 0, name, e);
-    rc = change_end(db, id, e);
+    rc = schema_end_change(db, id, e);
     return rc ? rc : id;
 }
 
@@ -69,7 +59,7 @@ int64_t directory_project_add(struct db *db, int64_t organisation, const char *n
     if (rc) return rc;
     int64_t id = rc = directory_check(db, organisation, "organisation", e);
     if (!rc) id = insert(db, organisation, name, e);
-    rc = change_end(db, id, e);
+    rc = schema_end_change(db, id, e);
     return rc ? rc : id;
 }
 
@@ -83,7 +73,7 @@ int directory_rename(struct db *db, int64_t id, const char *name, struct err *e)
     if (!rc) rc = db_number(db, "SELECT coalesce(parent, 0) FROM accounts WHERE id = ?1", DB_ARGS(db_int(id)), 0, &parent, e);
     if (!rc) rc = check_free(db, parent, id, name, e);
     if (!rc) rc = db_run(db, "UPDATE accounts SET name = ?2 WHERE id = ?1", DB_ARGS(db_int(id), db_text(name)), NULL, e);
-    return change_end(db, rc, e);
+    return schema_end_change(db, rc, e);
 }
 
 int directory_close(struct db *db, int64_t id, struct err *e)
@@ -99,7 +89,7 @@ int directory_close(struct db *db, int64_t id, struct err *e)
                     "UPDATE accounts SET closed_s = {now_s} WHERE closed_s IS NULL AND kind IN ('organisation', 'project', 'key') AND"
                     " (id = ?1 OR parent = ?1 OR parent IN (SELECT p.id FROM accounts p WHERE p.parent = ?1))",
                     DB_ARGS(db_int(id)), NULL, e);
-    return change_end(db, rc, e);
+    return schema_end_change(db, rc, e);
 }
 
 int directory_freeze(struct db *db, int64_t id, bool frozen, struct err *e)
@@ -113,7 +103,7 @@ int directory_freeze(struct db *db, int64_t id, bool frozen, struct err *e)
     else if (!rc)
         rc = db_run(db, "UPDATE accounts SET frozen_s = NULL WHERE id = ?1 AND frozen_s IS NOT NULL", DB_ARGS(db_int(id)), &n_changed, e);
     if (!rc && n_changed == 0) rc = err_set(e, ERR_INPUT, "account %lld is %s", (long long)id, frozen ? "frozen already" : "not frozen");
-    return change_end(db, rc, e);
+    return schema_end_change(db, rc, e);
 }
 
 /* --- listing --- */

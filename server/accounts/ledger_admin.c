@@ -3,11 +3,7 @@
 #include <string.h>
 
 #include "server/accounts/ledger_parts.h"
-
-static int config_changed(struct ledger *l, struct err *e)
-{
-    return db_run(l->db, "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1", DB_NO_ARGS, NULL, e);
-}
+#include "server/accounts/schema.h"
 
 static int check_customer(struct ledger *l, int64_t account, const char *kinds, struct err *e)
 {
@@ -81,7 +77,7 @@ static int64_t budget_insert(struct ledger *l, const struct ledger_budget *b, st
                        DB_ARGS(db_int(b->account), db_text(b->scope), db_text(b->unit), db_text(b->period), db_int(b->amount),
                                db_int(b->hard)),
                        0, &id, e);
-    if (!rc) rc = config_changed(l, e);
+    if (!rc) rc = schema_config_changed(l->db, e);
     return rc ? rc : id;
 }
 
@@ -112,7 +108,7 @@ int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const 
                 " AND ended_s IS NULL",
                 DB_ARGS(db_int(account), db_text(unit), db_text(period)), NULL, e);
     int64_t id = rc;
-    if (!rc) id = amount ? budget_insert(l, &b, e) : config_changed(l, e);
+    if (!rc) id = amount ? budget_insert(l, &b, e) : schema_config_changed(l->db, e);
     return db_end(l->db, id < 0 ? (int)id : 0, e);
 }
 
@@ -160,7 +156,7 @@ int ledger_budget_end(struct ledger *l, int64_t id, struct err *e)
     if (rc) return rc;
     rc = db_run(l->db, "UPDATE budgets SET ended_s = {now_s} WHERE id = ?1 AND ended_s IS NULL", DB_ARGS(db_int(id)), &n_changed, e);
     if (!rc && n_changed == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no budget %lld in force", (long long)id);
-    if (!rc) rc = config_changed(l, e);
+    if (!rc) rc = schema_config_changed(l->db, e);
     return db_end(l->db, rc, e);
 }
 

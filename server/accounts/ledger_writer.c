@@ -20,7 +20,6 @@ struct list {
 
 struct ledger_writer {
     struct ledger_writer_options o;
-    char where[1024];
     struct db *db;
     struct ledger *ledger;
     pthread_t thread;
@@ -261,8 +260,9 @@ static void *writer_run(void *arg)
             failed = !try_again(w);
             if (!failed) set_state(w, true, "");
         } else {
-            size_t n = take_batch(w, w->queue.first ? &w->queue : &w->ends);
+            size_t n = take_batch(w, &w->queue);
             failed = n && run_batch(w, n);
+            if (!failed && (n = take_batch(w, &w->ends))) failed = run_batch(w, n); /* put off for want of memory */
             if (!failed && clock_boot_ms() - w->tidied_ms >= LEDGER_TIDY_MS) tidy(w);
         }
         if (!failed)

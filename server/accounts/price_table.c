@@ -4,13 +4,9 @@
 #include <string.h>
 
 #include "server/accounts/price_book.h"
+#include "server/accounts/schema.h"
 
 enum { ROWS_BYTES = 1 << 16 };
-
-static int config_changed(struct db *db, struct err *e)
-{
-    return db_run(db, "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1", DB_NO_ARGS, NULL, e);
-}
 
 static int end_one(struct db *db, const char *provider, const char *model, int64_t *n_changed, struct err *e)
 {
@@ -27,7 +23,7 @@ static int64_t insert(struct db *db, const struct price *p, const char *rows, co
     if (!rc)
         rc = db_number(db, "INSERT INTO prices (provider, model, rows, source, created_s) VALUES (?1, ?2, ?3, ?4, {now_s}) RETURNING id",
                        DB_ARGS(db_text(p->provider), db_text(p->model), db_text(rows), db_text(who)), 0, &id, e);
-    if (!rc) rc = config_changed(db, e);
+    if (!rc) rc = schema_config_changed(db, e);
     rc = db_end(db, rc, e);
     return rc ? rc : id;
 }
@@ -59,7 +55,7 @@ int price_table_end(struct db *db, const char *provider, const char *model, stru
     if (rc) return rc;
     rc = end_one(db, provider, model, &n_changed, e);
     if (!rc && n_changed == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no price of %.60s %.200s in force", provider, model);
-    if (!rc) rc = config_changed(db, e);
+    if (!rc) rc = schema_config_changed(db, e);
     return db_end(db, rc, e);
 }
 

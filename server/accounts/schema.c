@@ -217,3 +217,14 @@ int schema_migrate(struct db *db, struct err *e)
                      (long long)version, ACCOUNTS_SCHEMA_VERSION);
     return rc || !sqlite ? rc : db_script(db, "PRAGMA foreign_keys = ON", e);
 }
+
+int schema_config_changed(struct db *db, struct err *e)
+{
+    return db_run(db, "UPDATE ledger_state SET config_version = config_version + 1 WHERE id = 1", DB_NO_ARGS, NULL, e);
+}
+
+int schema_end_change(struct db *db, int64_t rc, struct err *e)
+{
+    if (rc >= 0) rc = schema_config_changed(db, e);
+    return db_end(db, (int)rc, e);
+}

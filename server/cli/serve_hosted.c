@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "server/accounts/money.h"
 #include "server/cli/data_path.h"
 #include "server/cli/env.h"
 #include "server/cli/serve_parts.h"
@@ -64,34 +65,13 @@ static int make_one(struct made *m, const struct options *o, int i, struct err *
     return read_key(m, o, i, e);
 }
 
-/* "12.50" -> nano-dollars, exactly. */
-static int parse_usd(const char *text, int64_t *nusd, struct err *e)
-{
-    enum { DIGITS = 9 };
-    const char *p = text;
-    int64_t n = 0;
-    int after = -1; /* digits after the point */
-    for (; *p; p++) {
-        if (*p == '.' && after < 0 && p > text)
-            after = 0;
-        else if (*p >= '0' && *p <= '9' && after < DIGITS && n < INT64_MAX / 100) {
-            n = 10 * n + (*p - '0');
-            if (after >= 0) after++;
-        } else
-            break;
-    }
-    bool ok = p > text && !*p && after != 0;
-    for (after = after < 0 ? 0 : after; ok && after < DIGITS; after++) ok = !__builtin_mul_overflow(n, 10, &n);
-    if (!ok) return err_set(e, ERR_INPUT, "--overflow-usd-per-hour: '%.40s' is not an amount of dollars such as 2.50", text);
-    *nusd = n;
-    return 0;
-}
-
 static int set_overflow(struct serve *s, struct err *e)
 {
     struct overflow_limits all = {.share_permille = OVERFLOW_ALL_PERMILLE, .hosts = ~(uint64_t)0, .regions = ~(uint64_t)0};
-    int rc = s->o->overflow_usd_per_hour ? parse_usd(s->o->overflow_usd_per_hour, &all.hour_nusd, e) : 0;
-    return rc ? rc : overflow_new(&s->g.route.overflow, &all, e);
+    const char *text = s->o->overflow_usd_per_hour;
+    if (text && (!money_parse(text, &all.hour_nusd) || all.hour_nusd < 0))
+        return err_set(e, ERR_INPUT, "--overflow-usd-per-hour: '%.40s' is not an amount of dollars such as 2.50", text);
+    return overflow_new(&s->g.route.overflow, &all, e);
 }
 
 int serve_hosted_stand_ins(struct serve *s, struct gateway_model *m, const char *list, struct err *e)
