@@ -169,8 +169,12 @@ static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL
                               "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;"
                               "CREATE INDEX reconciliation_request ON reconciliation(request);";
 
+/* Version 6. What accounts may use beside money (rules.h), a row a rule. */
+static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,"
+                              " PRIMARY KEY (account, name));";
+
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
-    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}};
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
