@@ -26,6 +26,7 @@ enum {
     ACCESS = MARK_ACCESS,
     ENGINE = MARK_ENGINE,
     LOG = MARK_LOG,
+    ALERTS = MARK_ALERTS,
 };
 
 const struct command_row option_commands[COMMANDS] = {
@@ -150,6 +151,18 @@ const struct option_row option_rows[] = {
      "bound of an answer when the request sets none"},
     {ON(SERVE), "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
      "what may be spent in an hour on providers that stand in for a local model (default: nothing)"},
+    {ON(SERVE) | ALERTS, "--alert-url", "URL", OPTION_TEXT, F(alert_url), 0, 0, NULL,
+     "alerts are sent there, signed, beside the log (docs/accounts.md)"},
+    {ON(SERVE) | ALERTS, "--alert-secret-file", "FILE", OPTION_TEXT, F(alert_secret_file), 0, 0, NULL,
+     "what they are signed with is in this file (or in $SPILLWAY_ALERT_SECRET): whsec_ and base64"},
+    {ON(SERVE) | ALERTS, "--alert-every", "SECONDS", OPTION_INT, F(alert_every_s), 1, 3600, "60", "how often is looked"},
+    {ON(SERVE) | ALERTS, "--alert-spend-factor", "N", OPTION_INT, F(alert_spend_factor), 1, 1000, "4",
+     "an hour's spend is told when it is more than so many times the usual"},
+    {ON(SERVE) | ALERTS, "--alert-spend-floor", "USD", OPTION_TEXT, F(alert_spend_floor), 0, 0, "1.00", "and at least so much"},
+    {ON(SERVE) | ALERTS, "--alert-error-percent", "N", OPTION_INT, F(alert_error_per_cent), 1, 100, "20",
+     "suddenly so many requests have failed"},
+    {ON(SERVE) | ALERTS, "--alert-overflow-percent", "N", OPTION_INT, F(alert_overflow_per_cent), 1, 100, "50",
+     "suddenly so many have gone to a provider in place of a local model"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
     {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
      "what standard error tells"},

@@ -91,6 +91,8 @@ struct options {
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
     const char *overflow_usd_per_hour; /* NULL: nothing */
+    const char *alert_url, *alert_secret_file, *alert_spend_floor; /* url NULL: the log only */
+    int64_t alert_every_s, alert_spend_factor, alert_error_per_cent, alert_overflow_per_cent;
     struct limits limits;
 
     const char *log_level, *log_format;

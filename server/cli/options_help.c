@@ -9,6 +9,7 @@ const struct option_group option_groups[] = {
     {0, "Options"},
     {MARK_ACCESS, "Who may call"},
     {MARK_ENGINE, "Models and engine"},
+    {MARK_ALERTS, "Alerts"},
     {MARK_LOG, "Log"},
 };
 const size_t n_option_groups = sizeof option_groups / sizeof option_groups[0];
