@@ -163,6 +163,7 @@ static void completion_done(struct completion *c)
 {
     if (c->done) return;
     c->done = true;
+    c->gateway->n_ended++;
     c->http = NULL;
     stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
@@ -191,6 +192,7 @@ static void completion_fail(struct completion *c, const struct err *e)
 {
     if (c->done) return;
     c->failed = !(e->code == ERR_DEADLINE || e->code == ERR_BUDGET || e->code == ERR_HELD);
+    if (api_errors[api_error_of(e)].status >= 500) c->gateway->n_failed++;
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else {

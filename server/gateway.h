@@ -143,6 +143,7 @@ struct gateway {
     size_t n_reading;        /* of these: whose prompt is not known yet */
     struct counts *per_key;  /* completions by the key's id */
     int64_t n_prompt_tokens; /* of all completions */
+    uint64_t n_ended, n_failed; /* completions; failed: on our side, 5xx or an error event of that kind */
 };
 
 /* Begins to load, a worker on each of the GPUs. path, id and args (n_args words of the workers' command line) are copied. What cannot be said at
