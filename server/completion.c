@@ -17,6 +17,7 @@
 #include "server/charge.h"
 #include "server/completion_charge.h"
 #include "server/completion_route.h"
+#include "server/rate_headers.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
 
@@ -168,6 +169,7 @@ static void completion_done(struct completion *c)
     stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
+    completion_repeat_forget(c);
     loop_timer_clear(c->gateway->loop, &c->look);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
@@ -180,6 +182,11 @@ static void completion_done(struct completion *c)
 static void completion_gone(void *ctx)
 {
     completion_done(ctx);
+}
+
+void completion_answered(struct completion *c)
+{
+    completion_done(c);
 }
 
 void completion_drop(struct completion *c)
@@ -196,7 +203,10 @@ static void completion_fail(struct completion *c, const struct err *e)
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else {
-        if (c->n_attempts) completion_tell_route(c);
+        if (c->n_attempts)
+            completion_tell_route(c);
+        else
+            rate_headers_add(c->http, c->rates);
         api_error_reply_later(c->http, api_error_of(e), e, c->retry_after_s);
     }
     completion_done(c);
@@ -337,6 +347,7 @@ static int encode(struct completion *c, struct hosted_model *m, const struct hos
 /* A provider is asked as the client asks us: what only it can judge is left to it. */
 static int read_request(struct completion *c, struct err *e)
 {
+    completion_repeat_read(c);
     int rc = read_json(c, e);
     if (!rc) rc = completion_route_read(c, e);
     if (rc) return rc;
@@ -390,8 +401,11 @@ static const char *served_by(const struct completion *c, char out[EXPLAIN_NAME_B
 void completion_tell_route(struct completion *c)
 {
     char served[EXPLAIN_NAME_BYTES];
+    if (c->route_told) return;
+    c->route_told = true;
     http_add_header(c->http, "x-spillway-served-by", served_by(c, served));
     if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+    rate_headers_add(c->http, c->rates);
     c->told = c->hosted;
 }
 
@@ -825,7 +839,7 @@ static void read_ended(struct completion *c)
 static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) read_ended(c);
+    if (job_ended(c)) completion_repeat_ask(c, read_ended);
 }
 
 /* --- deadline --- */
@@ -907,6 +921,10 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
     deadline_start(c, timeout_ms);
+    if (completion_repeat_begin(c, &e)) {
+        completion_fail(c, &e);
+        return;
+    }
     completion_job(c, read_work, read_done);
 }
 

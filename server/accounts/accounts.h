@@ -20,7 +20,7 @@
 struct accounts;
 struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 6, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 7, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
@@ -38,6 +38,8 @@ MUST_USE int accounts_name_check(const char *whose, const char *name, struct err
 
 /* Of ids that clients see (id_text.h). */
 const unsigned char *accounts_id_key(const struct accounts *a);
+/* Of idempotency keys and the answers kept under them (answer_box.h). */
+const unsigned char *accounts_answer_key(const struct accounts *a);
 
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */

@@ -179,8 +179,11 @@ static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NUL
                               "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
                               "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
 
+/* Version 7. Whether a project lets finished answers be kept for idempotency keys. */
+static const char stores_7[] = "ALTER TABLE accounts ADD COLUMN stores_answers {int} NOT NULL DEFAULT 0 CHECK (stores_answers IN (0, 1));";
+
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
-    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}};
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {stores_7, stores_7}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";

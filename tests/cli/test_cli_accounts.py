@@ -88,7 +88,7 @@ def test_money_moves_exactly(accounts, project):
 @pytest.mark.parametrize("args", [("deposit", "P", "0"), ("deposit", "P", "-1"), ("deposit", "P", "1e3"), ("deposit", "P", "1,50"), ("deposit", "P", "0.0000000001"),
                                   ("deposit", "P", "9223372037"), ("deposit", "1", "5"), ("deposit", "999", "5"), ("deposit", "web", "5"), ("refund", "P", "-1"), ("adjust", "P", "0"),
                                   ("refund", "P", "1", "--linked", "77"), ("prepaid", "P", "x"), ("prepaid", "1", "0"), ("budget", "add", "P", "-1"), ("budget", "add", "P", "1.5", "--unit", "tokens"),
-                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"),
+                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"), ("storage", "P", "maybe"), ("storage", "1", "on"), ("storage", "P", "off"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),
                                   ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("statement", "P", "--month", "2026-13"),
                                   ("statement", "P", "--month", "2026-1"), ("statement", "1"), ("statement", "999"), ("adjust", "3", "1"), ("usage", "--by", "week"), ("usage", "--by", "tag,model"), ("usage", "--from", "2026-02-30"),

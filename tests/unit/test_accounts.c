@@ -103,7 +103,8 @@ static void raw_run(const char *sql)
     "DROP TABLE ledger_state; DROP TABLE runs; DROP TABLE balances; DROP TABLE budgets; DROP TABLE budget_windows; DROP TABLE prices;" \
     "DROP TABLE requests; DROP TABLE request_windows; DROP TABLE attempts; DROP TABLE transfers; DROP TABLE idempotency;" \
     "DROP TABLE usage_days; DROP TABLE usage_tags; DROP TABLE reconciliation; DELETE FROM accounts WHERE kind = 'house';" \
-    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;"
+    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;" \
+    "ALTER TABLE accounts DROP COLUMN stores_answers;"
 
 /* Others notice it as they do a change by the program. */
 #define NOTED "; UPDATE ledger_state SET config_version = config_version + 1"
@@ -174,6 +175,21 @@ static void test_accounts_migrate_from_version_2(void **state)
     assert_int_equal(share.weight, 1);
     assert_int_equal(share.priority, 0);
     accounts_close(a);
+}
+
+/* Version 6 is today's without what a project lets be kept. */
+static void test_accounts_migrate_from_version_6(void **state)
+{
+    (void)state;
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct accounts *a = open_ok();
+    int64_t id = make(a, token);
+    accounts_close(a);
+    raw_run("ALTER TABLE accounts DROP COLUMN stores_answers; DELETE FROM schema_migrations WHERE version >= 7");
+    a = open_ok();
+    assert_int_equal(check(a, token), id);
+    accounts_close(a);
+    assert_int_equal(raw_number("SELECT count(*) FROM accounts WHERE stores_answers <> 0"), 0); /* off until somebody says so */
 }
 
 /* n processes open the directory at the same moment; returns how many could not. */
@@ -783,6 +799,7 @@ int main(void)
         DIR_TEST(test_accounts_migrate_from_nothing),
         DIR_TEST(test_accounts_migrate_from_version_1),
         DIR_TEST(test_accounts_migrate_from_version_2),
+        DIR_TEST(test_accounts_migrate_from_version_6),
         DIR_TEST(test_accounts_share_is_found_by_the_keys_id),
         DIR_TEST(test_accounts_share_can_be_changed_by_another_handle),
         DIR_TEST(test_accounts_share_out_of_range_is_refused),
