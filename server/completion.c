@@ -127,6 +127,7 @@ static void completion_free(struct loop_call *call)
     json_decref(c->request);
     buf_free(&c->body);
     arena_free(&c->arena);
+    tariff_table_release(c->tariffs);
     leave(c);
     free(c);
 }
@@ -310,7 +311,9 @@ static int read_hosted(struct completion *c, struct err *e)
     c->max_tokens = (uint32_t)asked;
     c->bill = arena_alloc(&c->arena, sizeof *c->bill);
     if (!c->bill) return err_set(e, ERR_MEMORY, "out of memory");
-    rc = hosted_bill_init(c->bill, m, c->request, asked, c->params.n, e);
+    struct tariff t;
+    completion_tariff(c, m, &t);
+    rc = hosted_bill_init(c->bill, m, &t, c->request, asked, c->params.n, e);
     struct wire_options o = {.model = m->price->model, .max_tokens = asked};
     return rc ? rc : wire_encode(&m->host->host, c->request, &o, &c->wire, e);
 }
@@ -628,6 +631,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     g->n_reading++;
     c->limits = g->limits;
     c->longest_context = longest_context(g);
+    c->tariffs = tariff_table_hold(g->tariffs);
     c->created_s = clock_wall_s();
     arena_init(&c->arena, ARENA_MAX_BYTES);
     unsigned char bytes[12];

@@ -3,13 +3,15 @@
 
 #include <stdio.h>
 
+#include "base/log.h"
 #include "server/accounts/id_text.h"
+#include "server/accounts/price_table.h"
 #include "server/charge.h"
 #include "server/completion_route.h"
 
 enum { MOST_RETRY_MS = 60000 };
 
-static struct usage metered(const struct completion *c)
+struct usage completion_metered(const struct completion *c)
 {
     const struct usage_told *t = &c->usage;
     struct usage u = {.source = USAGE_REPORTED};
@@ -17,6 +19,31 @@ static struct usage metered(const struct completion *c)
     usage_set(&u, USAGE_IN_CACHE_READ, t->cached_tokens);
     usage_set(&u, USAGE_OUT_TEXT, t->completion_tokens);
     return u;
+}
+
+void completion_tariff(const struct completion *c, const struct hosted_model *m, struct tariff *out)
+{
+    if (m) {
+        const struct tariff_price own = {.price = m->price, .text = m->price_text};
+        tariff_of(out, c->tariffs, m->host->host.name, m->price->model, &own, c->model_name);
+    } else {
+        const struct tariff_price own = {.price = &tariff_free, .id = c->model->free_price};
+        tariff_of(out, c->tariffs, PRICE_LOCAL, c->model->id, &own, c->model_name);
+    }
+}
+
+/* What a local answer came to. */
+static void bill_local(const struct completion *c, struct ledger_op *o)
+{
+    struct ledger_used *u = &o->used[0];
+    struct err e;
+    u->usage = completion_metered(c);
+    int cost = tariff_cost(&c->hold.tariff, &u->usage, PRICE_STANDARD, &u->cost_nusd, &e);
+    int sale = tariff_sale(&c->hold.tariff, &u->usage, PRICE_STANDARD, &o->sale_nusd, &e);
+    if (!cost && !sale) return;
+    log_error("model %s: %s; what is held is charged", c->model->id, e.msg);
+    u->reconcile = HOSTED_NO_PRICE;
+    o->sale_nusd = c->hold.nusd;
 }
 
 /* Without an answer, done NULL, the charge is the ledger's from now on. */
@@ -27,7 +54,7 @@ static void end_charge(struct completion *c, enum ledger_op_type type, enum ledg
         hosted_bill_end(c->bill, end, &o);
     else {
         o.used[0] = (struct ledger_used){.n = 1, .supplier = c->model->supplier, .end = end};
-        if (type == LEDGER_POST) o.used[0].usage = metered(c);
+        if (type == LEDGER_POST) bill_local(c, &o);
     }
     charge_end(c->charge, &o, done, c);
     if (done) return;
@@ -54,6 +81,7 @@ static void reserved(void *ctx, const struct ledger_op *op)
     } else {
         id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
         snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
+        if (!c->hosted) completion_hold_granted(c, op);
     }
     c->charged(c, op->rc, &op->err);
 }
@@ -70,11 +98,11 @@ static void fill_hosted(const struct completion *c, struct ledger_op *o)
     o->reason = c->route_reason;
     o->amount_nusd = b->hold_nusd;
     o->tokens = b->prompt_estimate + b->max_tokens * b->n;
-    o->price_of = (struct ledger_price){.provider = b->model->price->provider, .model = b->model->price->model, .rows = b->model->price_text};
     o->attempt = (struct ledger_attempt){.supplier = b->model->host->supplier,
                                          .model = b->model->price->model,
                                          .sale_estimate_nusd = guess.sale_nusd,
                                          .cost_estimate_nusd = guess.used[0].cost_nusd};
+    tariff_tell(&b->tariff, o);
 }
 
 void completion_reserve(struct completion *c, completion_charged_fn *then)
@@ -84,9 +112,9 @@ void completion_reserve(struct completion *c, completion_charged_fn *then)
     struct ledger_op o = {.type = LEDGER_RESERVE, .account = c->account, .model = c->model_name, .lasts_ms = left_ms > 0 ? left_ms : 0};
     if (c->hosted)
         fill_hosted(c, &o);
-    else {
-        o.tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n;
-        o.attempt = (struct ledger_attempt){.supplier = c->model->supplier, .model = c->model->id};
+    else if (c->gateway->ledger && completion_hold_fill(c, &o, &e)) {
+        then(c, -(int)e.code, &e);
+        return;
     }
     c->charged = then;
     int rc = c->gateway->ledger ? charge_reserve(&c->charge, c->gateway->loop, c->gateway->ledger, &o, reserved, c, &e) : 0;
@@ -130,7 +158,7 @@ void completion_abandon(struct completion *c)
     else if (c->hosted)
         end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL);
     else if (c->first_token_ms && !c->failed)
-        end_charge(c, LEDGER_POST, LEDGER_CUT, "cut", NULL);
+        end_charge(c, LEDGER_POST, LEDGER_CUT, c->hold.ended ? "budget exhausted" : "cut", NULL);
     else
         end_charge(c, LEDGER_VOID, LEDGER_FAILED, c->failed ? "failed" : "not begun", NULL);
     c->charge = NULL;

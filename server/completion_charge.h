@@ -14,4 +14,7 @@ void completion_settle(struct completion *c, completion_charged_fn *then);
 /* It ends before that. What has been made for a client that leaves, or whose time or money is up, is posted; a failure of ours costs nothing. */
 void completion_abandon(struct completion *c);
 
+/* What it is priced by at that provider's model, or (m NULL) at the local one. Any thread. */
+void completion_tariff(const struct completion *c, const struct hosted_model *m, struct tariff *out);
+
 #endif

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "server/admission.h"
+#include "server/completion_charge.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
 
@@ -87,12 +88,11 @@ static int add_stand_in(struct completion *c, struct figures *f, size_t i, struc
                                   .retry_allowed = true,
                                   .speed = speed_now(&m->speed, now_ms)};
     r->key_wait_ms = wait_ms;
-    r->has_price = hosted_bill_init(b, m, c->request, tokens, c->params.n, e) == 0;
+    struct tariff tariff;
+    completion_tariff(c, m, &tariff);
+    r->has_price = hosted_bill_init(b, m, &tariff, c->request, tokens, c->params.n, e) == 0;
     r->hold_nusd = r->cost_nusd = r->cost_cached_nusd = b->hold_nusd;
-    const struct price_tier *t = &p->tiers[0];
-    const struct price_rate *in = &t->rate[USAGE_IN_UNCACHED], *out = &t->rate[USAGE_OUT_TEXT];
-    r->in_nusd = in->units ? in->nano * (1000000 / in->units) : 0;
-    r->out_nusd = out->units ? out->nano * (1000000 / out->units) : 0;
+    tariff_rates(&tariff, &r->in_nusd, &r->out_nusd);
     return 0;
 }
 
