@@ -95,8 +95,10 @@ static void extended(void *ctx, const struct ledger_op *op)
 /* In steps, until half of one is left: an engine that is faster than the store is caught up with. Where nothing can refuse it, all of it at once. */
 static int64_t next_tokens(const struct completion_hold *h, int64_t made)
 {
-    int64_t tokens = h->limited ? h->tokens : h->most;
-    while (tokens < h->most && tokens - made < HOLD_STEP_TOKENS / 2) tokens += HOLD_STEP_TOKENS;
+    int64_t tokens = h->tokens;
+    if (!h->limited) return h->most;
+    do tokens += HOLD_STEP_TOKENS;
+    while (tokens - made < HOLD_STEP_TOKENS / 2);
     return least(tokens, h->most);
 }
 
