@@ -17,6 +17,7 @@
 #include "base/arena.h"
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
+#include "server/completion_hold.h"
 #include "server/gateway.h"
 #include "server/completion_repeat.h"
 #include "server/hosted_bill.h"
@@ -39,6 +40,7 @@ struct completion_choice {
     struct gateway_model *local;
     struct hosted_bill *bill; /* of the hosted one */
     int64_t supplier;         /* its account in the ledger; 0: there is none */
+    int64_t sale_price, markup; /* once it is granted: rows of the ledger's prices */
 };
 
 struct completion {
@@ -63,6 +65,8 @@ struct completion {
     bool route_told;
     const struct hosted_model *told; /* who the response's header said answers, if headers_out */
     int64_t decided_ms;
+    enum route_policy policy;    /* of its account, if has_policy */
+    bool has_policy;
     uint64_t session;            /* whose requests should stay together (routing/sticky.h); 0: none */
     struct completion_choice chosen, attempts[LEDGER_MAX_ATTEMPTS]; /* who is to be asked; who was, in the order of the ledger's attempts */
     int n_attempts, attempt;     /* attempt: the one that is under way, or was the last */
@@ -107,6 +111,8 @@ struct completion {
     struct usage_told usage; /* kept by the source */
     struct ledger_rate rates[LEDGER_RATES]; /* of its reservation, or its refusal */
     struct completion_repeat *repeat; /* its idempotency key; NULL: it has none */
+    struct tariff_table *tariffs; /* in force when it came */
+    struct completion_hold hold;  /* of a local answer */
     struct charge *charge; /* NULL: no accounts, or it has been ended */
     void (*charged)(struct completion *c, int rc, const struct err *e); /* goes on when the ledger has answered */
     bool settling, failed; /* failed: by a fault of ours */

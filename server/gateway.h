@@ -16,6 +16,7 @@
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
 #include "server/accounts/ledger_writer.h"
+#include "server/accounts/tariff.h"
 #include "server/counts.h"
 #include "server/edge.h"
 #include "server/hosted.h"
@@ -84,13 +85,14 @@ struct gateway_model {
     struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it */
     size_t n_stand_ins;
     int64_t supplier;      /* its account in the ledger; 0: there is none */
+    int64_t free_price;    /* its row of `prices` while no price is set for it */
     uint32_t max_context;  /* the smallest of the model's and the workers' */
     int64_t created_s;
     /* gateway_models.c's */
     struct {
         struct pool_job job;
         struct prompt_model *prompt;
-        int64_t supplier;
+        int64_t supplier, free_price;
         int rc;
         struct err e;
         bool running, down;
@@ -126,6 +128,7 @@ struct gateway {
     struct hosted *hosted;        /* NULL: neither providers nor aliases are configured */
     double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
+    struct tariff_table *tariffs; /* in force (price_now.h); NULL: none was set */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;
@@ -155,8 +158,10 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 /* One that is ready, for a request. Any thread. -ERR_NOT_FOUND, -ERR_GONE (it is still loading, or is being unloaded). */
 MUST_USE int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e);
 void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts NULL */
-/* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. Any thread. */
-MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, struct name_wanted *out, struct err *e);
+/* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. policy: of names that say none; NULL: the
+ * configured one. Any thread. */
+MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
+                           struct err *e);
 /* Whether all configured names can be reached and mean one thing. -ERR_INPUT says which not. At the start. */
 MUST_USE int gateway_names_check(const struct gateway *g, struct err *e);
 /* The model of that number and name, NULL: it has gone. Loop's thread. */

@@ -419,7 +419,9 @@ static void test_rules_migrate_from_version_5(void **state)
     (void)state;
     accounts_close(a);
     OK(db_open(&db, store_where(), &store_e));
-    OK(db_script(db, "DROP TABLE account_rules; DROP TABLE alerts; ALTER TABLE accounts DROP COLUMN stores_answers; DELETE FROM schema_migrations WHERE version >= 6", &store_e));
+    OK(db_script(db, "DROP TABLE account_rules; DROP TABLE alerts; ALTER TABLE accounts DROP COLUMN stores_answers;"
+                      "ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
+                      " DELETE FROM schema_migrations WHERE version >= 6", &store_e));
     db_close(db);
     a = open_accounts();
     db = accounts_db(a);

@@ -177,7 +177,7 @@ static void test_accounts_migrate_from_version_2(void **state)
     accounts_close(a);
 }
 
-/* Version 6 is today's without what a project lets be kept. */
+/* Version 6 is today's without what a project lets be kept, and without what a line was priced by. */
 static void test_accounts_migrate_from_version_6(void **state)
 {
     (void)state;
@@ -185,7 +185,8 @@ static void test_accounts_migrate_from_version_6(void **state)
     struct accounts *a = open_ok();
     int64_t id = make(a, token);
     accounts_close(a);
-    raw_run("ALTER TABLE accounts DROP COLUMN stores_answers; DELETE FROM schema_migrations WHERE version >= 7");
+    raw_run("ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
+            " ALTER TABLE accounts DROP COLUMN stores_answers; DELETE FROM schema_migrations WHERE version >= 7");
     a = open_ok();
     assert_int_equal(check(a, token), id);
     accounts_close(a);
