@@ -148,6 +148,19 @@ def test_b8_a_charge_that_its_hold_has_bounded_is_told_twice_alike(place, fake):
     assert again.replayed and again.bytes == first.bytes and charged == reserved == again.json["usage"]["cost_nusd"]
 
 
+def test_b8_a_local_answer_whose_hold_grew_is_told_twice_alike(place):
+    place.accounts("storage", 2, "on")
+    place.accounts("price", "set", "local", "demo", "--input", "1", "--output", "2")
+    place.accounts("deposit", 2, 10)
+    place.accounts("prepaid", 2, 0)
+    wait_for(lambda: ask(place, model="demo").json["usage"]["cost_nusd"] > 0)
+    body = {"model": "demo", "max_tokens": 700, "ignore_eos": True}
+    first, again = ask(place, "k1", **body), ask(place, "k1", **body)
+    assert first.status == 200 and again.replayed and again.bytes == first.bytes
+    charged, extended = place.rows("SELECT r.charged, a.extended FROM requests r JOIN attempts a ON a.request = r.id WHERE r.id = (SELECT max(id) FROM requests)")[0]
+    assert charged == again.json["usage"]["cost_nusd"] == int(again.headers["x-spillway-cost-nusd"]) and extended > 0
+
+
 def test_b8_a_client_that_leaves_is_told_what_it_came_to(place, fake):  # noqa: F811
     place.accounts("storage", 2, "on")
     fake.script({"tokens": 200, "delay_event_ms": 5})

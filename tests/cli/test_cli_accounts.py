@@ -267,3 +267,10 @@ def test_the_sql_of_the_documentation_can_be_pasted(accounts, project, data):
     assert sum(row[2] for row in by_word["the"][0]) == float(statement["closing_usd"]) - float(statement["opening_usd"])
     assert by_word["what"] == [[]] and by_word["money"] == [[(0,)]]
     assert len(by_word["one"]) == 3
+
+
+def test_what_is_kept_of_answers_is_shown(accounts, project):
+    accounts("storage", project, "on")
+    assert by_id(accounts)[project]["stores_answers"] is True and "keeps answers" in accounts("show", project).stdout
+    accounts("storage", project, "off")
+    assert by_id(accounts)[project]["stores_answers"] is False and "keeps answers" not in accounts("show", project).stdout
