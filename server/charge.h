@@ -16,9 +16,9 @@ typedef void charge_fn(void *ctx, const struct ledger_op *op);
 /* How the ledger's writer hands calls back (struct ledger_writer_options). */
 void charge_deliver(void *ctx, struct ledger_call *call);
 
-/* o: a LEDGER_RESERVE with its first attempt; what it points to is copied, but for reason, which is constant. rc != 0 in the answer: the charge is
- * gone. -ERR_MEMORY: *out is NULL, done is not called. */
-/* Also for a LEDGER_KNOWN, after whose answer it is gone whatever that is. With an idempotency key the answer has a receipt (op->receipt). */
+/* o: a LEDGER_RESERVE with its first attempt, or a LEDGER_KNOWN; what it points to is copied, but for reason, which is constant. rc != 0 in the
+ * answer, or any to a LEDGER_KNOWN: the charge is gone. With an idempotency key the answer has a receipt (op->receipt), borrowed for the call, too.
+ * -ERR_MEMORY: *out is NULL, done is not called. */
 MUST_USE int charge_reserve(struct charge **out, struct loop *l, struct ledger_writer *w, const struct ledger_op *o, charge_fn *done, void *ctx,
                             struct err *e);
 /* One more LEDGER_EXTEND or LEDGER_ATTEMPT. The charge stays whatever the answer. Not while another is under way. */

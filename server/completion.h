@@ -18,8 +18,8 @@
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
 #include "server/completion_hold.h"
-#include "server/gateway.h"
 #include "server/completion_repeat.h"
+#include "server/gateway.h"
 #include "server/hosted_bill.h"
 #include "server/source.h"
 

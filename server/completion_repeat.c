@@ -25,6 +25,7 @@ _Static_assert(MAX_HEADERS_BYTES + REPEAT_ANSWER_BYTES + ANSWER_EXTRA_BYTES <= L
 struct completion_repeat {
     char key[REPEAT_KEY_BYTES + 1];
     unsigned char key_hash[ANSWER_HASH_BYTES], body_hash[ANSWER_HASH_BYTES];
+    bool asked;
     bool stores; /* the project lets its answer be kept */
     struct charge *asking;
     void (*then)(struct completion *c);
@@ -58,7 +59,7 @@ int completion_repeat_begin(struct completion *c, struct err *e)
 void completion_repeat_read(struct completion *c)
 {
     struct completion_repeat *r = c->repeat;
-    if (!r) return;
+    if (!r || r->asked) return;
     answer_key_hash(secret_of(c), r->key, r->key_hash);
     answer_body_hash(secret_of(c), c->body.data, c->body.len, r->body_hash);
 }
@@ -79,10 +80,11 @@ void completion_repeat_ask(struct completion *c, void (*then)(struct completion 
 {
     struct completion_repeat *r = c->repeat;
     struct err e;
-    if (!r) {
+    if (!r || r->asked) {
         then(c);
         return;
     }
+    r->asked = true;
     struct ledger_op o = {.type = LEDGER_KNOWN, .account = c->account};
     completion_repeat_name(c, &o);
     r->then = then;

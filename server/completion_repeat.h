@@ -14,9 +14,9 @@ enum { REPEAT_KEY_BYTES = 255, REPEAT_ANSWER_BYTES = 1000000 /* a longer body is
 
 /* Reads the header. -ERR_INPUT: it is no key. */
 MUST_USE int completion_repeat_begin(struct completion *c, struct err *e);
-/* On a pool thread, while the body is there. */
+/* On a pool thread, while the body is there: before it was asked for. */
 void completion_repeat_read(struct completion *c);
-/* On the loop: then(c) when it is no repetition; at once without a key. Else the completion is answered, or fails. */
+/* On the loop: then(c) when it is no repetition; at once without a key, or when that was asked before. Else the completion is answered, or fails. */
 void completion_repeat_ask(struct completion *c, void (*then)(struct completion *c));
 /* The completion is done: an answer that is still to come finds nobody. */
 void completion_repeat_forget(struct completion *c);
