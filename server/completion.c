@@ -15,6 +15,7 @@
 #include "server/admission.h"
 #include "server/api/errors.h"
 #include "server/completion_charge.h"
+#include "server/completion_fetch.h"
 #include "server/completion_route.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
@@ -122,6 +123,7 @@ static void completion_free(struct loop_call *call)
     stop_waiting(c, false);
     if (c->admitted_ms) admission_leave(c->replica, c->params.n);
     gateway_model_release(c->model);
+    completion_fetch_end(c);
     wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
@@ -151,6 +153,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->deadline);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
+    if (c->n_fetching) completion_fetch_end(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
         if (media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
@@ -318,9 +321,12 @@ static int read_hosted(struct completion *c, struct err *e)
 static int read_request(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
-    int rc = read_json(c, e);
-    if (rc) return rc;
-    rc = read_model(c, e);
+    int rc = c->n_fetches ? completion_fetch_put(c, e) : read_json(c, e);
+    if (!rc && !c->n_fetches) {
+        rc = read_model(c, e);
+        if (!rc) rc = completion_fetch_find(c, e);
+        if (!rc && c->n_fetches) return 0; /* the rest when they are there */
+    }
     if (!rc && c->hosted) return read_hosted(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
@@ -547,11 +553,29 @@ static void read_work(struct pool_job *j)
     if (read_request(c, &c->err) == 0) c->err.code = ERR_NONE;
 }
 
+static void read_done(struct pool_job *j);
+
+static void fetches_done(struct completion *c, const struct err *why)
+{
+    if (why)
+        completion_fail(c, why);
+    else
+        completion_job(c, read_work, read_done);
+}
+
+static void fetch_pictures(struct completion *c)
+{
+    struct err e;
+    if (completion_fetch(c, fetches_done, &e)) completion_fail(c, &e);
+}
+
 static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
     if (!job_ended(c)) return;
-    if (c->hosted)
+    if (c->n_fetches && !c->fetches_done)
+        fetch_pictures(c);
+    else if (c->hosted)
         completion_run_hosted(c);
     else if (c->n_pictures)
         call_pictures(c, MEDIA_PROBE, picture_probed);

@@ -121,6 +121,7 @@ struct gateway {
     struct ledger_writer *ledger; /* NULL: nothing is charged */
     struct route_state route;     /* of requests for local models that have stand-ins */
     struct hosted *hosted;        /* NULL: no provider is configured */
+    struct remote_images *remote; /* NULL: pictures are not fetched from URLs */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];

@@ -13,6 +13,7 @@
 #include "server/accounts/prune.h"
 #include "server/cli/options_table.h"
 #include "server/ip.h"
+#include "server/remote_url.h"
 
 enum {
     MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
@@ -72,6 +73,12 @@ const struct option_row option_rows[] = {
      "a name by which the server may be called; on a loopback address its own names are always allowed"},
     {ON(SERVE) | ACCESS | RELOADS, "--allow-origin", "ORIGIN", OPTION_ORIGINS, F(allow_origins), 0, 0, NULL,
      "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
+    {ON(SERVE) | ACCESS, "--remote-images", "off|https|http", OPTION_CHOICE, F(remote_images), 0, 0, "off",
+     "fetch pictures that requests name by URL; http: also without TLS (docs/images.md)"},
+    {ON(SERVE) | ACCESS, "--remote-image-host", "HOST", OPTION_NAMES, F(remote_image_hosts), 0, 0, NULL,
+     "fetch from this host only, such as example.org, *.example.org or *:8080; may be given several times (default: any, at ports 80 and 443)"},
+    {ON(SERVE) | ACCESS, "--remote-image-network", "NETWORK", OPTION_NETWORKS, F(remote_image_nets), 0, 0, NULL,
+     "fetch also from addresses in this network, such as 10.0.0.0/8, though they are not public; may be given several times"},
     {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz and /admin, which the API refuses"},
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
@@ -528,6 +535,10 @@ int options_check_serve(const struct options *o, struct err *e)
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
         return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);
+    for (size_t i = 0; i < o->remote_image_hosts.n; i++) {
+        struct remote_rules rules = {.n_hosts = 0};
+        if (remote_rules_add_host(&rules, o->remote_image_hosts.items[i], e)) return err_prefix(e, "--remote-image-host");
+    }
     return options_check_device(o, e);
 }
 

@@ -78,6 +78,8 @@ struct options {
 
     const char *name, *url, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
+    const char *remote_images;
+    struct option_list remote_image_hosts, remote_image_nets;
     bool no_auth;
     const char *store; /* NULL: the data directory's own */
     const char *expires, *grace;

@@ -6,6 +6,7 @@
 #include "server/cli/options_config.h"
 #include "server/gateway.h"
 #include "server/http.h"
+#include "server/remote_url.h"
 
 enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8, KEY_MARK_BYTES = 32 }; /* a longer key is seen to be too long */
 
@@ -43,6 +44,8 @@ MUST_USE int serve_config_new(struct serve_config **out, int argc, char **argv, 
 void serve_config_free(struct serve_config *c); /* accepts NULL */
 /* Whom the server speaks to. `edge` borrows from o. */
 void serve_config_edge(const struct options *o, struct edge *edge, struct ip_nets *trusted_proxies);
+/* Where pictures are fetched from. Borrows from o. */
+void serve_config_remote(const struct options *o, struct remote_rules *r);
 /* A file with the key and perhaps a line's end. */
 MUST_USE int serve_read_key(const char *path, char out[KEY_TEXT_BYTES], struct err *e);
 void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
