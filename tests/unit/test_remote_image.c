@@ -96,24 +96,32 @@ static void answer(int fd, const char *path)
     say(fd, text);
 }
 
+/* false: it has closed the connection. */
+static bool read_head(int fd, char text[4096])
+{
+    size_t n = 0;
+    for (ssize_t got; n < 4095 && (got = read(fd, text + n, 4095 - n)) > 0;) {
+        n += (size_t)got;
+        text[n] = '\0';
+        if (strstr(text, "\r\n\r\n")) return true;
+    }
+    return false;
+}
+
+/* Who asks for /ok may ask again. */
 static void *serve(void *ctx)
 {
     const int fd = (int)(intptr_t)ctx;
-    char text[4096], path[1024];
-    size_t n = 0;
+    char text[4096], path[1024] = "/ok";
     int now = atomic_fetch_add(&n_now, 1) + 1;
     for (int most = n_most; now > most && !atomic_compare_exchange_weak(&n_most, &most, now);) {
     }
-    for (ssize_t got; n + 1 < sizeof text && (got = read(fd, text + n, sizeof text - 1 - n)) > 0;) {
-        n += (size_t)got;
-        text[n] = '\0';
-        if (strstr(text, "\r\n\r\n")) break;
+    while (strncmp(path, "/ok", 3) == 0 && read_head(fd, text) && sscanf(text, "GET %1023s ", path) == 1) {
+        pthread_mutex_lock(&lock);
+        memcpy(head, text, sizeof head);
+        pthread_mutex_unlock(&lock);
+        answer(fd, path);
     }
-    text[n] = '\0';
-    pthread_mutex_lock(&lock);
-    memcpy(head, text, sizeof head);
-    pthread_mutex_unlock(&lock);
-    if (sscanf(text, "GET %1023s ", path) == 1) answer(fd, path);
     atomic_fetch_sub(&n_now, 1);
     close(fd);
     return NULL;
