@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/completion_route.h"
 #include "server/remote_image.h"
 
 struct completion_picture {
@@ -20,12 +21,11 @@ struct completion_picture {
 
 /* --- finding --- */
 
+/* A model that takes no pictures says so when it reads the messages. */
 static bool is_wanted(const struct completion *c)
 {
-    const uint32_t can = c->hosted ? c->hosted->host->host.row->capabilities : 0;
     if (!c->gateway->remote) return false;
-    if (!c->hosted) return prompt_model_info(c->model->prompt)->has_images; /* a model without says so when it reads the messages */
-    return (can & CAP_IMAGE_DATA) && !(can & CAP_IMAGE_URL);
+    return (c->model && prompt_model_info(c->model->prompt)->has_images) || completion_route_wants_data(c);
 }
 
 /* {"type": "image_url", "image_url": {"url": ...}}, or "input_image" with the URL in the place of the object. False: neither; what is wrong with a part is

@@ -1,5 +1,5 @@
 /* Fetching: a completion's pictures that are named by URLs become data: URLs in its request, before it is read any further. So all that holds of those
- * holds of these, whoever answers: sizes, counts, decoding, a provider that takes no URLs. Where a provider fetches URLs itself they stay as they are.
+ * holds of these, whoever answers: sizes, counts, decoding, a provider that takes no URLs. Where all that may answer fetch URLs themselves they stay as they are.
  * Only where the server fetches pictures at all (remote_image.h). */
 #ifndef SPILLWAY_SERVER_COMPLETION_FETCH_H
 #define SPILLWAY_SERVER_COMPLETION_FETCH_H

@@ -372,6 +372,7 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
     hosted_free(g->hosted);
+    sticky_free(g->sticky);
     remote_images_free(g->remote);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
