@@ -49,7 +49,8 @@ enum {
 
 /* A hosted provider, as the configuration file has it; NULL: not said. */
 struct option_provider {
-    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices, *zero_retention;
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *auth, *header, *prices,
+        *zero_retention, *unverified;
     unsigned line; /* of the file */
 };
 

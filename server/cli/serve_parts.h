@@ -54,6 +54,20 @@ void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
 MUST_USE int serve_models_start(struct serve *s, struct err *e);
 MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
 
+/* serve_secrets.c: keys of providers. Zero-initialise. */
+enum { PROVIDER_KEY_PATH_BYTES = 4096 };
+struct serve_secrets {
+    struct serve_secret {
+        char *variable, *key; /* variable: it was taken out of; NULL: a file */
+    } rows[OPTIONS_MAX_PROVIDERS * HOST_MAX_KEYS];
+    size_t n;
+};
+/* p's key_file or key_env, "A, B", else the variable that its row names (usual; NULL: needs none). keys are borrowed until serve_secrets_free. A key that is
+ * named and not there is an error at the start, not at the first request. */
+MUST_USE int serve_secrets_read(struct serve_secrets *s, const struct options *o, const struct option_provider *p, const char *usual,
+                                const char *keys[HOST_MAX_KEYS], size_t *n, struct err *e);
+void serve_secrets_free(struct serve_secrets *s); /* overwrites them */
+
 /* serve_hosted.c: g.hosted, NULL if neither providers nor aliases are configured. */
 MUST_USE int serve_hosted_start(struct serve *s, struct err *e);
 /* What the configuration says of model i beside its path: who may answer for it, whom it takes over, how others call it. -ERR_INPUT, -ERR_NOT_FOUND */
