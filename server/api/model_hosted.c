@@ -1,11 +1,13 @@
 /* Hosted models and aliases in /v1/models (docs/gateway.md, "Models"): see model_write.h. There may be thousands, and the loop writes them: what is there
  * many times a model is put together without printf. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "server/accounts/money.h"
 #include "server/api/model_write.h"
+#include "server/routing/explain.h"
 
 static void put_text(struct buf *b, const char *name, const char *text)
 {
@@ -106,7 +108,14 @@ static void put_can(struct buf *b, uint32_t can)
     buf_putc(b, ']');
 }
 
-/* For 1,000,000 of each meter. What has no known price is left out. */
+/* For 1,000,000. false: no price is known. */
+static bool per_million(const struct price_rate *r, bool is_free, int64_t *nusd)
+{
+    *nusd = 0;
+    return r->units ? !__builtin_mul_overflow(r->nano, 1000000 / r->units, nusd) : is_free;
+}
+
+/* What has no known price is left out. */
 static void put_tier(struct buf *b, const struct price_tier *t, bool is_free)
 {
     char usd[MONEY_BYTES] = "0.00";
@@ -114,9 +123,8 @@ static void put_tier(struct buf *b, const struct price_tier *t, bool is_free)
     const char *comma = "\"";
     buf_printf(b, "{\"service\":\"%s\",\"context_from\":%" PRId64 ",\"per_million\":{", price_service_name(t->service), t->context_from);
     for (enum usage_meter i = 0; i < USAGE_METERS; i++) {
-        const struct price_rate *r = &t->rate[i];
-        int64_t nusd = 0;
-        if ((!r->units && !is_free) || (r->units && __builtin_mul_overflow(r->nano, 1000000 / r->units, &nusd))) continue;
+        int64_t nusd;
+        if (!per_million(&t->rate[i], is_free, &nusd)) continue;
         if (nusd != written) money_write(written = nusd, usd);
         buf_puts(b, comma);
         buf_puts(b, usage_meter_name(i));
@@ -140,6 +148,32 @@ static void put_prices(struct buf *b, const struct price *p)
         put_tier(b, &p->tiers[i], p->can & PRICE_FREE);
     }
     buf_puts(b, "]}");
+}
+
+/* --- whose rules let it be asked for --- */
+
+static bool price_allowed(const struct rules_price *cap, const struct price *p)
+{
+    const bool is_free = p->can & PRICE_FREE;
+    int64_t in, out;
+    if (!per_million(&p->tiers[0].rate[USAGE_IN_UNCACHED], is_free, &in) || !per_million(&p->tiers[0].rate[USAGE_OUT_TEXT], is_free, &out)) return false;
+    return (!cap->in_nusd || in <= cap->in_nusd) && (!cap->out_nusd || out <= cap->out_nusd);
+}
+
+/* A region that is not known is in no list. */
+static bool region_allowed(const char *const lists[RULES_LEVELS], const char *region)
+{
+    for (int i = 0; i < RULES_LEVELS; i++)
+        if (lists[i] && !region) return false;
+    return !region || rules_allow(lists, region);
+}
+
+bool model_hosted_allowed(const struct account_rules *r, const struct hosted *h, const struct hosted_model *m)
+{
+    char name[EXPLAIN_NAME_BYTES];
+    snprintf(name, sizeof name, "%s/%s", m->host->host.name, m->price->model);
+    return !r->local_only && (!r->zero_retention || m->host->zero_retention) && rules_allow(r->providers, m->host->host.name) &&
+           region_allowed(r->regions, h->regions[m->host->region]) && rules_allow(r->models, name) && price_allowed(&r->price, m->price);
 }
 
 /* --- whole --- */

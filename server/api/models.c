@@ -89,26 +89,68 @@ static int64_t started_s(const struct gateway *g)
     return clock_wall_s() - (loop_now_ms(g->loop) - g->started_ms) / 1000;
 }
 
+/* --- what the asker's account may use --- */
+
+struct asker {
+    struct gateway *g;
+    struct account_rules rules; /* none: everything */
+};
+
+static struct asker who_asks(struct gateway *g, const struct http_request *r)
+{
+    struct asker a = {.g = g};
+    if (g->accounts && http_owner(r)) accounts_key_rules(g->accounts, http_owner(r), &a.rules);
+    return a;
+}
+
+static bool local_allowed(const struct asker *a, const struct gateway_model *m)
+{
+    return m->state == MODEL_READY && rules_allow(a->rules.models, m->id);
+}
+
+static bool hosted_allowed(const struct asker *a, const struct hosted_model *m)
+{
+    return model_hosted_allowed(&a->rules, a->g->hosted, m);
+}
+
+/* It leads to one at least. */
+static bool alias_allowed(const struct asker *a, const struct name_alias *alias)
+{
+    struct name_wanted wanted;
+    struct err e;
+    if (gateway_names(a->g, &alias->name, 1, NULL, &wanted, &e)) return false;
+    for (size_t i = 0; i < wanted.n; i++) {
+        const struct name_route *to = &wanted.routes[i];
+        const char *local = to->kind == NAME_LOCAL ? a->g->locals[to->index].name : NULL;
+        const struct gateway_model *m = local ? gateway_model_find(a->g, local, strlen(local)) : NULL;
+        if (to->kind == NAME_HOSTED ? hosted_allowed(a, &a->g->hosted->models[to->index]) : m && local_allowed(a, m)) return true;
+    }
+    return false;
+}
+
 static void models_get(struct gateway *g, struct http_request *r)
 {
     const struct hosted *h = g->hosted;
+    const struct asker a = who_asks(g, r);
     const int64_t now_ms = loop_now_ms(g->loop);
     struct buf b;
     const char *comma = "";
     buf_init(&b, REPLY_MAX_BYTES);
     buf_puts(&b, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < g->n_models; i++) {
-        if (g->models[i]->state != MODEL_READY) continue;
+        if (!local_allowed(&a, g->models[i])) continue;
         buf_puts(&b, comma);
         write_local(&b, g, g->models[i]);
         comma = ",";
     }
     for (size_t i = 0; h && i < h->n_aliases; i++) {
+        if (!alias_allowed(&a, &h->aliases[i])) continue;
         buf_puts(&b, comma);
         model_write_alias(&b, &h->aliases[i], started_s(g));
         comma = ",";
     }
     for (size_t i = 0; h && i < h->n_models; i++) {
+        if (!hosted_allowed(&a, &h->models[i])) continue;
         buf_puts(&b, comma);
         model_write_hosted(&b, h, &h->models[i], now_ms);
         comma = ",";
@@ -118,30 +160,32 @@ static void models_get(struct gateway *g, struct http_request *r)
 }
 
 /* In the order in which a request's model is looked up (routing/name.h). */
-static bool write_one(struct buf *b, const struct gateway *g, const char *id)
+static bool write_one(struct buf *b, const struct asker *a, const char *id)
 {
+    struct gateway *g = a->g;
     const struct hosted *h = g->hosted;
     for (size_t i = 0; h && i < h->n_aliases; i++)
         if (strcmp(h->aliases[i].name, id) == 0) {
             model_write_alias(b, &h->aliases[i], started_s(g));
-            return true;
+            return alias_allowed(a, &h->aliases[i]);
         }
     const struct gateway_model *m = gateway_model_find(g, id, strlen(id));
-    if (m && m->state == MODEL_READY) {
+    if (m) {
         write_local(b, g, m);
-        return true;
+        return local_allowed(a, m);
     }
-    const struct hosted_model *hosted = h && !m ? model_find_hosted(h, id) : NULL;
+    const struct hosted_model *hosted = h ? model_find_hosted(h, id) : NULL;
     if (hosted) model_write_hosted(b, h, hosted, loop_now_ms(g->loop));
-    return hosted != NULL;
+    return hosted && hosted_allowed(a, hosted);
 }
 
 static void model_get(struct gateway *g, struct http_request *r)
 {
     const char *id = http_path(r) + strlen(endpoint_model.path);
+    const struct asker a = who_asks(g, r);
     struct buf b;
     buf_init(&b, REPLY_MAX_BYTES);
-    if (write_one(&b, g, id))
+    if (write_one(&b, &a, id))
         model_reply(r, 200, &b);
     else
         model_reply_unknown(r, id);

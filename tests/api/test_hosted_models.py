@@ -1,6 +1,7 @@
 """/v1/models with hosted models and aliases: what it tells, through OpenAI's SDK, and what it says when keys and providers fail. The provider is the tests' own."""
 import base64
 import json
+import subprocess
 import pathlib
 import sys
 import time
@@ -11,7 +12,7 @@ import requests
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fault"))
 from fake_provider import FakeProvider  # noqa: E402
-from serving import DEMO, FakeServer, LLM, Server  # noqa: E402
+from serving import BIN, DEMO, FakeServer, LLM, Server  # noqa: E402
 
 TIERS = [{"in_uncached": [2500, 1], "in_cache_read": [250, 1], "out_text": [15000, 1], "searches": [10000000, 1]},
          {"from": 272001, "in_uncached": [5000, 1], "out_text": [22500, 1]},
@@ -33,7 +34,8 @@ class Place:
                           f"    base_url: \"{fake.base('generic')}\"\n    key_env: LAB_KEY\n    region: eu-north\n    zero_retention: true\n    prices: \"{table}\"\n"
                           "  - provider: groq\n    key_env: LAB_KEY\n"
                           "aliases:\n  - name: team/chat\n    routes: \"local, lab/fake-a*3\"\n")
-        self.server = kind("--no-auth", "--config", config, *args[1:], env={"LAB_KEY": "key-one"}, **kw)
+        self.server = kind(*([] if "data" in kw else ["--no-auth"]), "--config", config, *args[1:], env={"LAB_KEY": "key-one", **kw.pop("env", {})}, **kw)
+        assert self.server.log_has("Ready in", 60), "".join(self.server.lines)
         self.client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="any", max_retries=0, timeout=60)
 
     def told(self, name="lab/fake-a"):
@@ -199,6 +201,50 @@ def test_hosted_models_take_pictures_that_no_local_one_would(tmp_path, fake):
     assert r.status_code != 413, r.text
     assert noise[:100] in json.dumps(fake.requests()[-1])
     p.server.stop()
+
+
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory, provider):
+    """A server whose keys have accounts: ruled(seen, *rules) sets the project's and waits until its key sees those of what is here and of lab."""
+    folder = tmp_path_factory.mktemp("ruled")
+    p = Place(folder, provider, [DEMO], data=folder / "data", env={"SPILLWAY_API_KEY": "a-key-of-the-test"}, wait=False)
+    client = openai.OpenAI(base_url=p.server.url + "/v1", api_key="a-key-of-the-test", max_retries=0, timeout=60)
+    off = ["--providers", "any", "--models", "any", "--regions", "any", "--local-only", "off", "--zero-retention", "off", "--max-price-in", "any", "--max-price-out", "any"]
+
+    def call(seen, *rules):
+        for words in filter(None, (off, rules)):
+            subprocess.run([BIN, "accounts", "rules", "2", *words, "--data", folder / "data"], check=True, capture_output=True)
+        until = time.monotonic() + 10  # they are read twice a second
+        while (now := [m.id for m in client.models.list() if not m.id.startswith("groq/")]) != seen:
+            assert time.monotonic() < until, now
+            time.sleep(0.05)
+        return client
+    yield call
+    assert p.server.stop() == 0, "".join(p.server.lines)
+
+
+ALL = ["local", "team/chat", "lab/fake-a", "lab/owner/name:free", "lab/quoted \"\\ é"]
+
+
+@pytest.mark.parametrize("rules, seen", [
+    ([], ALL), (["--providers", "lab"], ALL), (["--providers", "groq"], ALL[:2]), (["--regions", "eu-north"], ALL), (["--regions", "us"], ALL[:2]), (["--local-only", "on"], ALL[:2]),
+    (["--zero-retention", "on"], ALL), (["--models", "lab/*"], ALL[1:]), (["--models", "lab/fake-a"], ALL[1:3]), (["--models", "lab/owner*"], ALL[3:4]), (["--models", "none"], []),
+    (["--max-price-in", "2.49"], ["local", "team/chat", ALL[3]]), (["--max-price-in", "2.50"], ALL), (["--max-price-out", "14.99"], ["local", "team/chat", ALL[3]])])
+def test_a_key_sees_what_its_rules_allow(ruled, rules, seen):
+    ruled(seen, *rules)
+
+
+def test_rules_without_a_region_hide_those_of_unknown_ones(ruled):
+    client = ruled(ALL, "--regions", "eu-north")
+    assert not [m.id for m in client.models.list() if m.id.startswith("groq/")]
+
+
+def test_what_a_key_may_not_use_is_not_there(ruled):
+    client = ruled(ALL[3:4], "--models", "lab/owner*")
+    for name in ("lab/fake-a", "local", "team/chat"):
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(name)
+    assert client.models.retrieve("lab/owner/name:free").id
 
 
 def test_fifteen_hundred_models(tmp_path, fake, record_property):
