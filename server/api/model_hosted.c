@@ -108,15 +108,18 @@ static void put_can(struct buf *b, uint32_t can)
     buf_putc(b, ']');
 }
 
-/* For 1,000,000. false: no price is known. */
-static bool per_million(const struct price_rate *r, bool is_free, int64_t *nusd)
+/* For 1,000,000, with the mark-up; a fraction counts up, as tariff_rates has it. false: no price is known. */
+static bool per_million(const struct price_rate *r, bool is_free, int64_t markup, int64_t *nusd)
 {
-    *nusd = 0;
-    return r->units ? !__builtin_mul_overflow(r->nano, 1000000 / r->units, nusd) : is_free;
+    int64_t plain = 0;
+    if (r->units ? __builtin_mul_overflow(r->nano, 1000000 / r->units, &plain) : !is_free) return false;
+    const int64_t whole = plain / PRICE_MARKUP_WHOLE * markup, rest = plain % PRICE_MARKUP_WHOLE * markup;
+    *nusd = plain + whole + (rest + PRICE_MARKUP_WHOLE - 1) / PRICE_MARKUP_WHOLE;
+    return true;
 }
 
 /* What has no known price is left out. */
-static void put_tier(struct buf *b, const struct price_tier *t, bool is_free)
+static void put_tier(struct buf *b, const struct price_tier *t, bool is_free, int64_t markup)
 {
     char usd[MONEY_BYTES] = "0.00";
     int64_t written = 0; /* what usd says: several meters often cost the same */
@@ -124,7 +127,7 @@ static void put_tier(struct buf *b, const struct price_tier *t, bool is_free)
     buf_printf(b, "{\"service\":\"%s\",\"context_from\":%" PRId64 ",\"per_million\":{", price_service_name(t->service), t->context_from);
     for (enum usage_meter i = 0; i < USAGE_METERS; i++) {
         int64_t nusd;
-        if (!per_million(&t->rate[i], is_free, &nusd)) continue;
+        if (!per_million(&t->rate[i], is_free, markup, &nusd)) continue;
         if (nusd != written) money_write(written = nusd, usd);
         buf_puts(b, comma);
         buf_puts(b, usage_meter_name(i));
@@ -138,25 +141,33 @@ static void put_tier(struct buf *b, const struct price_tier *t, bool is_free)
     buf_puts(b, "}}");
 }
 
-static void put_prices(struct buf *b, const struct price *p)
+void model_write_prices(struct buf *b, const struct tariff *t)
 {
+    const struct price *p = t->sale.price;
     buf_puts(b, ",\"prices\":{");
-    put_text(b, "version", p->version);
+    put_text(b, "version", t->sale.id || !p->version[0] ? NULL : p->version);
+    put_count(b, "row", t->sale.id);
     buf_puts(b, ",\"tiers\":[");
     for (uint32_t i = 0; i < p->n_tiers; i++) {
         if (i) buf_putc(b, ',');
-        put_tier(b, &p->tiers[i], p->can & PRICE_FREE);
+        put_tier(b, &p->tiers[i], p->can & PRICE_FREE, t->markup);
     }
     buf_puts(b, "]}");
 }
 
+/* As whoever asks for it by its whole name is charged. */
+static void tariff_of_model(struct tariff *t, const struct tariff_table *set, const struct hosted_model *m, const char *name)
+{
+    const struct tariff_price own = {.price = m->price, .text = m->price_text};
+    tariff_of(t, set, m->host->host.name, m->price->model, &own, name);
+}
+
 /* --- whose rules let it be asked for --- */
 
-static bool price_allowed(const struct rules_price *cap, const struct price *p)
+static bool price_allowed(const struct rules_price *cap, const struct tariff *t)
 {
-    const bool is_free = p->can & PRICE_FREE;
     int64_t in, out;
-    if (!per_million(&p->tiers[0].rate[USAGE_IN_UNCACHED], is_free, &in) || !per_million(&p->tiers[0].rate[USAGE_OUT_TEXT], is_free, &out)) return false;
+    tariff_rates(t, &in, &out);
     return (!cap->in_nusd || in <= cap->in_nusd) && (!cap->out_nusd || out <= cap->out_nusd);
 }
 
@@ -168,26 +179,31 @@ static bool region_allowed(const char *const lists[RULES_LEVELS], const char *re
     return !region || rules_allow(lists, region);
 }
 
-bool model_hosted_allowed(const struct account_rules *r, const struct hosted *h, const struct hosted_model *m)
+bool model_hosted_allowed(const struct account_rules *r, const struct gateway *g, const struct hosted_model *m)
 {
     char name[EXPLAIN_NAME_BYTES];
+    struct tariff t;
     snprintf(name, sizeof name, "%s/%s", m->host->host.name, m->price->model);
+    tariff_of_model(&t, g->tariffs, m, name);
     return !r->local_only && (!r->zero_retention || m->host->zero_retention) && rules_allow(r->providers, m->host->host.name) &&
-           region_allowed(r->regions, h->regions[m->host->region]) && rules_allow(r->models, name) && price_allowed(&r->price, m->price);
+           region_allowed(r->regions, g->hosted->regions[m->host->region]) && rules_allow(r->models, name) && price_allowed(&r->price, &t);
 }
 
 /* --- whole --- */
 
-void model_write_hosted(struct buf *b, const struct hosted *h, const struct hosted_model *m, int64_t now_ms)
+void model_write_hosted(struct buf *b, const struct gateway *g, const struct hosted_model *m)
 {
+    char name[EXPLAIN_NAME_BYTES];
+    struct tariff t;
+    const int64_t now_ms = loop_now_ms(g->loop);
     const struct hosted_host *host = m->host;
     const struct price *p = m->price;
     const struct keys_told keys = look_at_keys(&host->keys, now_ms);
-    buf_puts(b, "{\"id\":\"");
-    json_write_escaped(b, host->host.name, strlen(host->host.name));
-    buf_putc(b, '/');
-    json_write_escaped(b, p->model, strlen(p->model));
-    buf_printf(b, "\",\"object\":\"model\",\"created\":%" PRId64 ",", created_s(host->book));
+    snprintf(name, sizeof name, "%s/%s", host->host.name, p->model);
+    tariff_of_model(&t, g->tariffs, m, name);
+    buf_putc(b, '{');
+    put_text(b, "id", name);
+    buf_printf(b, ",\"object\":\"model\",\"created\":%" PRId64 ",", created_s(host->book));
     put_text(b, "owned_by", host->host.name);
     put_count(b, "max_model_len", p->context);
     put_count(b, "context_length", p->context);
@@ -195,14 +211,14 @@ void model_write_hosted(struct buf *b, const struct hosted *h, const struct host
                (p->can & PRICE_CAN_AUDIO) && (host->host.row->capabilities & CAP_AUDIO_IN) ? ",\"audio\"" : "", state_name(m, &keys, now_ms));
     put_text(b, "provider", host->host.name);
     buf_printf(b, ",\"kind\":\"%s\",", host->host.row->name);
-    put_text(b, "region", h->regions[host->region]);
+    put_text(b, "region", g->hosted->regions[host->region]);
     buf_printf(b, ",\"zero_retention\":%s", host->zero_retention ? "true" : "false");
     put_count(b, "max_output_tokens", p->max_output);
     put_supports(b, m);
     put_can(b, p->can);
     buf_printf(b, ",\"breaker\":\"%s\",\"keys\":{\"usable\":%u,\"resting\":%u,\"dead\":%u}", breaker_state_name(&m->breaker, now_ms),
                host->keys.n ? keys.usable : 0, keys.resting, keys.dead);
-    put_prices(b, p);
+    model_write_prices(b, &t);
     buf_puts(b, "}}");
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "server/accounts/price_table.h"
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
 #include "server/api/model_write.h"
@@ -81,7 +82,12 @@ static void write_local(struct buf *b, const struct gateway *g, const struct gat
         json_write_escaped(b, h->price->model, strlen(h->price->model));
         buf_putc(b, '"');
     }
-    buf_puts(b, "]}}");
+    buf_putc(b, ']');
+    const struct tariff_price own = {.price = &tariff_free, .id = m->free_price};
+    struct tariff t;
+    tariff_of(&t, g->tariffs, PRICE_LOCAL, m->id, &own, m->id);
+    model_write_prices(b, &t);
+    buf_puts(b, "}}");
 }
 
 static int64_t started_s(const struct gateway *g)
@@ -110,7 +116,7 @@ static bool local_allowed(const struct asker *a, const struct gateway_model *m)
 
 static bool hosted_allowed(const struct asker *a, const struct hosted_model *m)
 {
-    return model_hosted_allowed(&a->rules, a->g->hosted, m);
+    return model_hosted_allowed(&a->rules, a->g, m);
 }
 
 /* It leads to one at least. */
@@ -132,7 +138,6 @@ static void models_get(struct gateway *g, struct http_request *r)
 {
     const struct hosted *h = g->hosted;
     const struct asker a = who_asks(g, r);
-    const int64_t now_ms = loop_now_ms(g->loop);
     struct buf b;
     const char *comma = "";
     buf_init(&b, REPLY_MAX_BYTES);
@@ -152,7 +157,7 @@ static void models_get(struct gateway *g, struct http_request *r)
     for (size_t i = 0; h && i < h->n_models; i++) {
         if (!hosted_allowed(&a, &h->models[i])) continue;
         buf_puts(&b, comma);
-        model_write_hosted(&b, h, &h->models[i], now_ms);
+        model_write_hosted(&b, g, &h->models[i]);
         comma = ",";
     }
     buf_puts(&b, "]}");
@@ -175,7 +180,7 @@ static bool write_one(struct buf *b, const struct asker *a, const char *id)
         return local_allowed(a, m);
     }
     const struct hosted_model *hosted = h ? model_find_hosted(h, id) : NULL;
-    if (hosted) model_write_hosted(b, h, hosted, loop_now_ms(g->loop));
+    if (hosted) model_write_hosted(b, g, hosted);
     return hosted && hosted_allowed(a, hosted);
 }
 

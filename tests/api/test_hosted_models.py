@@ -148,7 +148,8 @@ def test_aliases_say_where_they_lead(place):
 
 def test_local_models_say_who_stands_in(place):
     m = place.told("local")
-    assert (m["owned_by"], m["state"], m["spillway"]) == ("local", "ready", {"provider": "local", "stand_ins": ["lab/fake-a"]})
+    assert (m["owned_by"], m["state"], m["spillway"]["provider"], m["spillway"]["stand_ins"]) == ("local", "ready", "local", ["lab/fake-a"])
+    assert m["spillway"]["prices"]["tiers"][0]["per_million"]["out_text"] == {"nusd": 0, "usd": "0.00"}
 
 
 @pytest.mark.parametrize("name", ["lab%2Ffake-a", "lab/owner%2Fname:free", "lab/owner/name%3Afree", "lab/quoted%20%22%5C%20%C3%A9"])
@@ -211,14 +212,18 @@ def ruled(tmp_path_factory, provider):
     client = openai.OpenAI(base_url=p.server.url + "/v1", api_key="a-key-of-the-test", max_retries=0, timeout=60)
     off = ["--providers", "any", "--models", "any", "--regions", "any", "--local-only", "off", "--zero-retention", "off", "--max-price-in", "any", "--max-price-out", "any"]
 
+    def accounts(*words):
+        subprocess.run([BIN, "accounts", *words, "--data", folder / "data"], check=True, capture_output=True)
+
     def call(seen, *rules):
         for words in filter(None, (off, rules)):
-            subprocess.run([BIN, "accounts", "rules", "2", *words, "--data", folder / "data"], check=True, capture_output=True)
+            accounts("rules", "2", *words)
         until = time.monotonic() + 10  # they are read twice a second
         while (now := [m.id for m in client.models.list() if not m.id.startswith("groq/")]) != seen:
             assert time.monotonic() < until, now
             time.sleep(0.05)
         return client
+    call.accounts = accounts
     yield call
     assert p.server.stop() == 0, "".join(p.server.lines)
 
@@ -245,6 +250,29 @@ def test_what_a_key_may_not_use_is_not_there(ruled):
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve(name)
     assert client.models.retrieve("lab/owner/name:free").id
+
+
+def prices_of(client, name):
+    """Of a million tokens in and out, and whose they are."""
+    prices = client.models.retrieve(name).to_dict()["spillway"]["prices"]
+    rates = prices["tiers"][0]["per_million"]
+    return rates["in_uncached"]["usd"], rates["out_text"]["usd"], prices["row"] is not None, prices["version"] is not None
+
+
+def test_prices_are_those_that_are_charged_now(ruled):
+    """The operator's in place of the book's, with the provider's mark-up; a name's own price before all."""
+    client = ruled(ALL)
+    assert prices_of(client, "lab/fake-a") == ("2.50", "15.00", False, True)
+    ruled.accounts("price", "set", "lab", "fake-a", "--input", "1.00", "--output", "2.00")
+    ruled.accounts("price", "set", "local", "local", "--input", "0.10", "--output", "0.40")
+    ruled.accounts("price", "set", "sale", "lab/owner/name:free", "--input", "3", "--output", "4")
+    ruled.accounts("price", "markup", "lab", "12.5")
+    want = {"lab/fake-a": ("1.125", "2.25", True, False), "local": ("0.10", "0.40", True, False), "lab/owner/name:free": ("3.00", "4.00", True, False),
+            ALL[4]: ("2.8125", "16.875", False, True)}
+    until = time.monotonic() + 10
+    while (now := {name: prices_of(client, name) for name in want}) != want:
+        assert time.monotonic() < until, now
+        time.sleep(0.1)
 
 
 def test_fifteen_hundred_models(tmp_path, fake, record_property):
