@@ -127,6 +127,15 @@ bool completion_route_has_hosted(const struct completion *c)
     return c->routing->has_hosted;
 }
 
+bool completion_route_wants_data(const struct completion *c)
+{
+    for (size_t i = 0; i < c->routing->wanted.n; i++) {
+        const struct hosted_model *m = c->routing->options[i].hosted;
+        if (m && (m->host->host.row->capabilities & (CAP_IMAGE_DATA | CAP_IMAGE_URL)) == CAP_IMAGE_DATA) return true;
+    }
+    return false;
+}
+
 struct hosted_model *completion_route_only(const struct completion *c)
 {
     return c->routing->wanted.n == 1 ? c->routing->options[0].hosted : NULL;
