@@ -131,6 +131,7 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     measure(h, r);
     learn(h, r->deadline ? FAULT_LEFT : fault_of_result(r), r->error.retry_after_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
+    b->left = r->sent && (r->deadline || !c);
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
         settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);
@@ -198,7 +199,9 @@ static void hosted_stop(struct completion *c)
         completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
         return;
     }
-    upstream_cancel(h->call, NULL, NULL);
+    struct upstream_result r;
+    upstream_cancel(h->call, &r, NULL);
+    c->bill->left = r.sent;
     learn(h, FAULT_LEFT, 0);
     call_free(h);
 }
