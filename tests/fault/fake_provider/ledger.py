@@ -150,7 +150,8 @@ class Ledger:
     def line(self, row):
         u = row.truth
         return json.dumps({
-            "n": row.n, "id": row.id, "profile": row.profile, "key": row.key, "path": row.path, "model": row.model, "stream": row.stream, "max_tokens": row.max_tokens,
+            "n": row.n, "id": row.id, "profile": row.profile, "key": row.key, "path": row.path, "model": row.model, "stream": row.stream,
+            "max_tokens": row.max_tokens,
             "status": row.status, "end": row.end, "left": row.left, "received_at": row.received_at, "first_byte_s": row.first_byte_s,
             "left_s": row.left_s, "ended_s": row.ended_s, "events": row.events, "response_bytes": row.response_bytes,
             "prompt_tokens": u.prompt, "image_tokens": u.image, "cache_read_tokens": u.cache_read, "cache_write_5m_tokens": u.write_5m,
