@@ -81,7 +81,7 @@ static struct usage seen(const struct hosted_bill *b)
     return u;
 }
 
-/* More came after what was told last: the rest is counted here. */
+/* What was told last is behind what came: the rest is counted here. */
 static struct usage told_and_seen(const struct hosted_bill *b)
 {
     struct usage u = b->usage;
@@ -106,7 +106,9 @@ void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct le
 {
     struct err e;
     static const char *const outcomes[] = {[LEDGER_SERVED] = "whole", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
-    const bool guessed = !b->told || usage_is_zero(&b->usage), behind = end == LEDGER_CUT && b->out_bytes > b->told_bytes;
+    const bool guessed = !b->told || usage_is_zero(&b->usage);
+    /* More has come since, or it was told before anything came: no count of what was made. */
+    const bool behind = end == LEDGER_CUT && (b->out_bytes > b->told_bytes || b->out_bytes == 0);
     /* An answer without a word is one, and its prompt was read; so it was where we did not wait for the first word. */
     const bool nothing = guessed && b->out_bytes == 0 && end != LEDGER_SERVED && !b->left;
     *out = (struct ledger_op){.type = nothing ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};

@@ -10,6 +10,8 @@
 #include "server/completion_route.h"
 #include "server/hosted_bill.h"
 
+enum { DEADLINE_AFTER_MS = 1000 /* the completion's own comes first: it reads on where leaving does not end the bill */ };
+
 struct hosted_call {
     struct completion *owner; /* NULL: it has left */
     struct gateway *gateway;
@@ -166,7 +168,7 @@ static int hosted_start(struct completion *c, struct err *e)
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);
     }
     struct upstream_callbacks cb = {.event = call_event, .ended = call_ended, .ctx = h};
-    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms, &cb, &h->call, e);
+    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms + DEADLINE_AFTER_MS, &cb, &h->call, e);
     if (rc) {
         breaker_abandon(&m->breaker, h->pass);
         call_free(h);

@@ -61,7 +61,9 @@ class Place:
 
     def start(self, kind=Server, **kw):
         self.spawn(kind, **kw)
-        assert self.server.log_has("Ready in", 60), "".join(self.server.lines)
+        until = time.monotonic() + 60
+        while not self.server.log_has("Ready in", 0.5):
+            assert self.server.process.poll() is None and time.monotonic() < until, "".join(self.server.lines)
         if not self.key:
             assert self.server.log_has("The first API key")
             self.key = next(m[1] for line in self.server.lines if (m := re.search(r"(sk-spillway-\S+)", line)))
