@@ -17,7 +17,7 @@ from test_kills import Sqlite
 HOSTS = ["openai", "anthropic", "gemini", "mistral", "groq", "bedrock"]
 STOPS = {"openai", "anthropic"}  # closing the connection ends the bill there; the others are read to their end
 TOKENS, MAX_TOKENS, AT_ONCE = 4, 64, 32
-PAUSE_MS, LEAVE_S, DEADLINE_MS = 3000, 1.5, 3000
+PAUSE_MS, LEAVE_S, TIMEOUTS_MS = 3000, 1.5, {"stall": 3000, "time is up": 1000}
 
 # After so many events, each of which went out whole.
 FAULTS = {
@@ -190,7 +190,7 @@ class Bench:
         return self.place.rows("SELECT id, state, charged, reserved, estimated FROM requests WHERE model = ?", f"{host}/{model}")
 
     def ask(self, case):
-        headers = {"x-request-timeout-ms": str(DEADLINE_MS)} if case.fault == "stall" else {}
+        headers = {"x-request-timeout-ms": str(TIMEOUTS_MS[case.fault])} if case.fault in TIMEOUTS_MS else {}
         c, _ = self.place.connect(headers, model=f"{case.host}/{case.model}", stream=case.stream, max_tokens=MAX_TOKENS)
         if case.fault == "leave":
             time.sleep(LEAVE_S)
@@ -201,10 +201,22 @@ class Bench:
         c.close()
         return r.status, data
 
-    def all(self, cases):
-        self.fake.script(*[{"match": {"profile": c.host, "model": c.model}, "do": {"tokens": TOKENS, **FAULTS[c.fault](c.n)}} for c in cases])
+    def script(self, rules):
+        """{case: what the provider does}"""
+        self.fake.script(*[{"match": {"profile": c.host, "model": c.model}, "do": {"tokens": TOKENS, **do}} for c, do in rules.items()])
+
+    def all(self, rules):
+        self.script(rules)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip(cases, pool.map(self.ask, cases)))
+            return dict(zip(rules, pool.map(self.ask, rules)))
+
+    def booked(self, case):
+        """(what was held, Booked)"""
+        ((request, state, charged, reserved, estimated),) = self.rows(case.host, case.model)
+        ((cost, source),) = self.place.rows("SELECT cost, source FROM attempts WHERE request = ? ORDER BY n DESC LIMIT 1", request)
+        doubted = self.place.rows("SELECT count(*) FROM reconciliation WHERE request = ?", request) == [(1,)]
+        assert estimated == (source in ("estimated", "mixed"))
+        return reserved, Booked(state, charged, cost, source, doubted)
 
     def close(self):
         self.place.settled(0)
@@ -239,7 +251,7 @@ def bench(tmp_path_factory, fake):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def results(bench):
-    results = bench.all(cases_of(bench))
+    results = bench.all({c: FAULTS[c.fault](c.n) for c in cases_of(bench)})
     bench.place.settled(len(results), within_s=30)
     return results
 
@@ -260,23 +272,113 @@ def sees(case, what, status, data):
 @pytest.mark.parametrize("host", HOSTS)
 def test_t76_what_the_client_sees(bench, results, host, fault):
     wrong = []
-    for case, (status, data) in results.items():
-        if case[:2] == (host, fault) and not sees(case, what := outcome(case, bench.events[host]), status, data):
+    for case in (mine := [c for c in results if c[:2] == (host, fault)]):
+        status, data = results[case]
+        if not sees(case, what := outcome(case, bench.events[host]), status, data):
             wrong.append((case, what, status, data[-300:]))
-    assert wrong == []
+    assert mine and wrong == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_t76_what_is_charged(bench, results, host, fault):
     wrong = []
-    for case in results:
-        if case[:2] != (host, fault):
-            continue
-        ((request, state, charged, _, estimated),) = bench.rows(host, case.model)
-        ((cost, source),) = bench.place.rows("SELECT cost, source FROM attempts WHERE request = ?", request)
-        doubted = bench.place.rows("SELECT count(*) FROM reconciliation WHERE request = ?", request) == [(1,)]
-        right = booked(case, bench.events[host], bench.prompt[host], bench.guess)
-        if (state, charged, cost, source, doubted) != right or estimated != right.doubted:
-            wrong.append((case, right, (state, charged, cost, source, doubted, estimated)))
-    assert wrong == []
+    for case in (mine := [c for c in results if c[:2] == (host, fault)]):
+        _, is_booked = bench.booked(case)
+        if is_booked != (right := booked(case, bench.events[host], bench.prompt[host], bench.guess)):
+            wrong.append((case, right, is_booked))
+    assert mine and wrong == []
+
+
+# What is told of the usage of a whole answer of MANY tokens -> (tokens of output that are booked, source, is somebody asked to look)
+MANY = 40
+USAGES = {
+    "omit": (MANY, "estimated", True), "zero": (MANY, "estimated", True),
+    "twice": (MANY, "reported", False), "each": (MANY, "reported", False), "after_finish": (MANY, "reported", False), "with_finish": (MANY, "reported", False),
+    "tenth": (MANY // 10, "reported", True),  # what the invoice will say; but more has come
+}
+
+
+@pytest.fixture(scope="module")
+def told(bench):
+    cases = [Case(host, usage, None, stream, bench.model(host)) for host in HOSTS for usage in USAGES for stream in (True, False)]
+    told = bench.all({c: {"tokens": MANY, "usage": {"factor": 0.1} if c.fault == "tenth" else c.fault} for c in cases})
+    bench.place.settled(len(told), within_s=30)
+    return told
+
+
+@pytest.mark.parametrize("usage", USAGES)
+@pytest.mark.parametrize("host", HOSTS)
+def test_b5_usage_is_kept_counted_or_doubted(bench, told, host, usage):
+    out, source, doubted = USAGES[usage]
+    prompt = bench.guess if source == "estimated" else round(bench.prompt[host] * 0.1) if usage == "tenth" else bench.prompt[host]
+    cost = prompt * IN + out * OUT
+    for case, (status, data) in told.items():
+        if case[:2] == (host, usage):
+            assert sees(case, "whole", status, data), data
+            assert bench.booked(case)[1] == Booked("posted", cost, cost, source, doubted)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_b6_what_is_beyond_the_hold_the_house_pays_and_somebody_is_asked(bench, host):
+    case = Case(host, None, None, True, bench.model(host))
+    bench.all({case: {"usage": {"factor": 1000}}})
+    bench.place.settled(0)
+    reserved, b = bench.booked(case)
+    assert b == Booked("posted", reserved, 1000 * bench.whole[host], "reported", True)
+
+
+# Answers of a host without a word of content -> what is booked of them
+WORDLESS = {"empty": {"empty": True}, "error in a 200": {"error_in_200": "server"}, "500": {"status": 500}, "overloaded": {"error": "overloaded"}}
+
+
+@pytest.mark.parametrize("answer", WORDLESS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_b7_an_answer_without_a_word(bench, host, answer):
+    """An empty one is an answer: its prompt was read. An error is none."""
+    case = Case(host, answer, None, True, bench.model(host))
+    ((status, data),) = bench.all({case: WORDLESS[answer]}).values()
+    bench.place.settled(0)
+    cost = bench.prompt[host] * IN
+    assert sees(case, "whole" if answer == "empty" else "failed", status, data), data
+    assert bench.booked(case)[1] == (Booked("posted", cost, cost, "reported", False) if answer == "empty" else Booked("void", 0, 0, None, False))
+
+
+# Eight of these in a row: is the model left alone then?
+COUNTED = {
+    "reset": ({"cut": {"how": "reset", "after_event": 4}}, True), "end": ({"cut": {"how": "end", "after_event": 4}}, True),
+    "reset at once": ({"cut": {"how": "reset", "after_event": 0}}, True), "error": ({"error_event": {"after_event": 4}}, True),
+    "json": ({"malformed": {"at_event": 3, "kind": "json"}}, True), "500": ({"status": 500}, True), "overloaded": ({"error": "overloaded"}, True),
+    "400": ({"status": 400, "body": {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": None}}}, False),
+    "no usage": ({"usage": "omit"}, False), "time is up": ({"stall": {"after_event": 4, "ms": 1500}}, False),
+}
+
+
+@pytest.fixture(scope="module")
+def after_eight(bench):
+    """{(host, fault): (how often the provider was asked by eight requests, by one more, status of that)}"""
+    cases = [Case(host, fault, None, True, bench.model(host)) for host in HOSTS for fault in COUNTED]
+    bench.script({c: COUNTED[c.fault][0] for c in cases})
+
+    def asked(case):
+        return sum(t["profile"] == case.host and t["model"] == case.model for t in bench.fake.ledger())
+
+    def play(case):
+        for _ in range(8):
+            bench.ask(case)
+        before = asked(case)
+        status, _ = bench.ask(case)
+        return before, asked(case) - before, status
+    with ThreadPoolExecutor(len(cases)) as pool:
+        return dict(zip([c[:2] for c in cases], pool.map(play, cases)))
+
+
+@pytest.mark.parametrize("fault", COUNTED)
+@pytest.mark.parametrize("host", HOSTS)
+def test_t76_what_the_breaker_counts(after_eight, host, fault):
+    before, after, status = after_eight[host, fault]
+    assert before >= 8
+    if COUNTED[fault][1]:
+        assert after == 0 and status in (502, 503)
+    else:
+        assert after > 0
