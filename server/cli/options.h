@@ -40,6 +40,7 @@ enum {
     OPTIONS_MAX_LIST = 64,
     OPTIONS_MAX_GPUS = 8,
     OPTIONS_MAX_PROVIDERS = 32,
+    OPTIONS_MAX_ALIASES = 64,
     OPTIONS_MAX_ROWS = 192,
     OPTIONS_KEY_BYTES = 64,
     OPTIONS_HOST_BYTES = 64,
@@ -48,8 +49,14 @@ enum {
 
 /* A hosted provider, as the configuration file has it; NULL: not said. */
 struct option_provider {
-    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices;
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices, *zero_retention;
     unsigned line; /* of the file */
+};
+
+/* A name of one's own for an ordered list of models; policy NULL: priority. */
+struct option_alias {
+    const char *name, *routes, *policy;
+    unsigned line;
 };
 
 /* An option that may be given several times. */
@@ -65,8 +72,13 @@ struct options {
     int n_images;
     struct option_provider providers[OPTIONS_MAX_PROVIDERS];
     int n_providers;
-    const char *arg_stand_ins[OPTIONS_MAX_ARGS]; /* hosted models with commas between, which may answer for args[i]; NULL: none */
-    const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
+    struct option_alias aliases[OPTIONS_MAX_ALIASES];
+    int n_aliases;
+    /* What the configuration file says of args[i]; NULL: nothing. Lists have commas between. */
+    const char *arg_names[OPTIONS_MAX_ARGS];
+    const char *arg_stand_ins[OPTIONS_MAX_ARGS];    /* hosted models that may answer for it */
+    const char *arg_takes_over[OPTIONS_MAX_ARGS];   /* hosted models whose requests it answers when the budget for them has ended */
+    const char *arg_public_names[OPTIONS_MAX_ARGS]; /* owner/model, by which providers have it, too */
     bool help, help_all;
 
     int argc; /* what was parsed; borrowed */
@@ -89,6 +101,8 @@ struct options {
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
     const char *overflow_usd_per_hour; /* NULL: nothing */
+    const char *overflow_share, *overflow_usd_in, *overflow_usd_out; /* per cent; dollars per million tokens. NULL: no bound */
+    const char *route_policy;
     struct limits limits;
 
     const char *log_level, *log_format;

@@ -362,6 +362,7 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     gateway_models_free(g);
     hosted_free(g->hosted);
+    sticky_free(g->sticky);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);
