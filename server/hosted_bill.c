@@ -97,7 +97,7 @@ static const char *doubt(const struct hosted_bill *b, bool guessed, bool behind)
     const int64_t told = usage_sum(&b->usage, USAGE_OUT);
     if (guessed) return b->told ? "usage of 0 was told" : "no usage was told";
     if (b->usage.inconsistent) return "the usage that was told contradicts itself";
-    if (behind) return "the answer was cut after its last usage";
+    if (behind) return "the answer was cut, and more may have been made";
     if (told * MOST_BYTES_A_TOKEN < b->out_bytes) return "fewer tokens were told than came";
     return told > b->max_tokens * b->n ? "more tokens were told than were asked for" : NULL;
 }
@@ -107,8 +107,9 @@ void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct le
     struct err e;
     static const char *const outcomes[] = {[LEDGER_SERVED] = "whole", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
     const bool guessed = !b->told || usage_is_zero(&b->usage);
-    /* More has come since, or it was told before anything came: no count of what was made. */
-    const bool behind = end == LEDGER_CUT && (b->out_bytes > b->told_bytes || b->out_bytes == 0);
+    /* Cut: more has come since, or it was told before anything came, or the host goes on when nobody listens. */
+    const bool goes_on = b->model->host->host.row->on_disconnect == DISCONNECT_DRAIN;
+    const bool behind = end != LEDGER_SERVED && (b->out_bytes > b->told_bytes || b->out_bytes == 0 || goes_on);
     /* An answer without a word is one, and its prompt was read; so it was where we did not wait for the first word. */
     const bool nothing = guessed && b->out_bytes == 0 && end != LEDGER_SERVED && !b->left;
     *out = (struct ledger_op){.type = nothing ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};

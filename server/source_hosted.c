@@ -205,7 +205,8 @@ static void hosted_stop(struct completion *c)
         h->bill = *c->bill;
         return;
     }
-    if (h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && c->charge && upstream_drain(h->call, &e) == 0) {
+    const bool reads_on = h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && !h->gateway->draining; /* it would not see the end */
+    if (reads_on && c->charge && upstream_drain(h->call, &e) == 0) {
         completion_end_later(c, &h->end);
         h->bill = *c->bill;
         h->charge = c->charge;

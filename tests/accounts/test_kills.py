@@ -9,11 +9,13 @@ import itertools
 import json
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from postgres import Postgres
@@ -26,11 +28,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fault"))
 from fake_provider.fixture import Control  # noqa: E402
 
 DEADLINE_MS = 5000
+PROFILES = {name: profile for name, _, profile in HOSTS}
 CLIENTS = 12
 TEXT = "{} it is"  # of one length, with a word of WORDS
 WORDS = {"fast": None, "slow": {"tokens": 30, "delay_event_ms": 3}, "long": {"tokens": 150, "delay_event_ms": 2}, "wait": {"delay_head_ms": 150},
-         "cuts": {"tokens": 30, "cut": {"how": "reset", "after_event": 9}}, "mute": {"usage": "omit"}, "fail": {"status": 500}}
-WEIGHTS = [40, 20, 10, 10, 5, 5, 2]
+         "cuts": {"tokens": 30, "cut": {"how": "reset", "after_event": 9}}, "mute": {"usage": "omit"}, "fail": {"status": 500}, "ever": {"tokens": 100_000, "delay_event_ms": 100}}
+WEIGHTS = [40, 20, 10, 10, 5, 5, 2, 0]
 SCRIPT = [{"match": {"text": word}, "do": do} for word, do in WORDS.items() if do]
 TABLE = {"in_uncached": {"nusd": IN, "units": 1}, "in_cache_read": {"nusd": CACHED, "units": 1}, "out_text": {"nusd": OUT, "units": 1}}
 
@@ -81,7 +84,7 @@ class Round:
     def __init__(self, place, n, rng, local):
         self.place, self.n, self.rng, self.local = place, n, rng, local
         self.acks, self.run, self.n_refused, self.n_left = [], None, 0, 0
-        self.tags, self.stop = itertools.count(100), threading.Event()
+        self.tags, self.stop, self.begun = itertools.count(100), threading.Event(), threading.Semaphore(0)
 
     def client(self, seed):
         rng = random.Random(seed)
@@ -115,6 +118,22 @@ class Round:
         finally:
             c.close()
 
+    def stream(self, tag):
+        """One that goes on until somebody ends it: (status, what came)."""
+        model = "demo" if self.local and tag % 4 == 0 else f"{HOSTS[tag % len(HOSTS)][0]}/{MODEL}"
+        c, _ = self.place.connect(model=model, max_tokens=tag, stream=True, messages=[{"role": "user", "content": TEXT.format("ever")}])
+        r, data, begun = c.getresponse(), b"", False
+        try:
+            while line := r.readline():
+                data += line
+                if not begun and re.search(rb'"content":"[^"]', line):
+                    begun = True
+                    self.begun.release()
+        except (OSError, http.client.HTTPException):
+            pass
+        c.close()
+        return r.status, data
+
     def kill(self):
         self.place.server.process.send_signal(signal.SIGKILL)
         self.place.server.process.wait()
@@ -143,9 +162,9 @@ class Kills:
         place.stand_in(f"lab/{MODEL}, groq/{MODEL}", "100")
         self.with_model = place.config.read_text()
 
-    def start(self, n, kind, **kw):
+    def start(self, n, kind, *args, **kw):
         self.place.config.write_text(self.with_model if kind else self.alone)
-        self.place.args = ()
+        self.place.args = args
         self.place.provider_key = f"key-{n}"
         self.place.start(kind or Server, **kw)
 
@@ -154,7 +173,7 @@ class Kills:
         self.place.accounts("prepaid", 2, 0)
         self.place.accounts("deposit", 2, 1000)
         self.place.accounts("budget", "add", 2, 900, "--period", "day")
-        self.place.accounts("limit", 2, "--concurrency", 100)
+        self.place.accounts("limit", 2, "--concurrency", 1000)
         r, answer = self.place.ask(model=f"lab/{MODEL}", max_tokens=100, messages=[{"role": "user", "content": TEXT.format("fast")}])
         assert r.status == 200, answer
         self.base = self.place.rows("SELECT reserved FROM requests")[0][0] - 100 * OUT
@@ -177,6 +196,10 @@ class Kills:
             assert self.place.rows("SELECT id FROM requests WHERE state = 'reserved'") == []
         r = Round(self.place, n, self.rng, kind is not None)
         r.play(0.01 + 0.4 * self.rng.random())
+        self.note(r)
+
+    def note(self, r):
+        """What the provider knows of a round that has ended."""
         self.rounds.append(r)
         for row in self.provider.ledger(0, within_s=30):
             self.truth[row["key"], row["max_tokens"]].append(row)
@@ -195,7 +218,8 @@ class Kills:
         keys = {r.run: f"key-{r.n}" for r in self.rounds}
         self.local = [row for row in rows if row[6] == 0]
         self.attempts = collections.defaultdict(list)
-        for row in self.place.rows("SELECT request, n, state, source, cost, in_uncached + in_cache_read, out_text FROM attempts ORDER BY request, n"):
+        for row in self.place.rows("SELECT t.request, t.n, t.state, t.source, t.cost, t.in_uncached + t.in_cache_read, t.out_text, a.name"
+                                   " FROM attempts t JOIN accounts a ON a.id = t.supplier ORDER BY t.request, t.n"):
             self.attempts[row[0]].append(row)
         for row in rows:
             if row[6] != 0:
@@ -229,8 +253,8 @@ def check_truth(k):
         assert key in k.requests, (key, truths)
         assert len(k.attempts[k.requests[key][0]]) >= len(truths), (k.requests[key], truths)
     for key, row in k.requests.items():
-        costs = [t["cost_nusd"] for t in k.truth[key]]
-        for _, n, state, source, cost, *_ in k.attempts[row[0]]:
+        for _, n, state, source, cost, _, _, supplier in k.attempts[row[0]]:
+            costs = [t["cost_nusd"] for t in k.truth[key] if t["profile"] == PROFILES.get(supplier)]
             if source == "reported":
                 assert cost in costs, (row, costs)
                 exact += 1
@@ -286,3 +310,32 @@ def test_t71_nothing_is_lost_when_the_gateway_is_killed(kills, size, figure, req
     for name, value in (("requests", len(kills.requests) + len(kills.local)), ("served by the provider", sum(map(len, kills.truth.values()))),
                         ("acknowledged, all there", seen), ("attempts that agree to the nano-dollar", exact), ("marked as estimated", marked)):
         figure(name, value)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_b20_streams_that_a_signal_ends_are_settled_within_a_minute_of_the_next_start(kills, how, size, figure):
+    n = size(50, 500)
+    kills.prepare()
+    kills.start(1, FakeServer, "--max-streams-per-key", 1000, "--drain-timeout", "300ms", script={"tokens_per_s": 10})
+    r = Round(kills.place, 1, kills.rng, True)
+    r.run = kills.place.rows("SELECT max(id) FROM runs")[0][0]
+    with ThreadPoolExecutor(n) as pool:
+        streams = [pool.submit(r.stream, 1000 + i) for i in range(n)]
+        for _ in range(n):
+            assert r.begun.acquire(timeout=60)
+        kills.place.server.process.send_signal(how)
+        assert kills.place.server.process.wait(20) == (0 if how == signal.SIGTERM else -how)
+        answers = [s.result() for s in streams]
+    kills.place.server.stop()
+    assert all(status == 200 and b"[DONE]" not in data for status, data in answers)
+    assert how == signal.SIGKILL or all(b'data: {"error":' in data for _, data in answers)
+    open_at_end = kills.place.rows("SELECT count(*) FROM requests WHERE state = 'reserved'")[0][0]
+    assert open_at_end == (0 if how == signal.SIGTERM else n)
+    kills.note(r)
+    kills.place.recovered_within_s = 60
+    begin = time.monotonic()
+    kills.finish()
+    figure("streams", n)
+    figure("all settled after the next start", time.monotonic() - begin, "s")
+    exact, marked = check_truth(kills)
+    assert exact == 0 and marked == len(kills.requests) > n // 2

@@ -133,7 +133,8 @@ def booked(case, events, prompt, guess):
         cost = guess * IN + made * OUT
         return Booked("posted", cost, cost, "estimated", True)
     last = told[-1]
-    behind = what != "whole" and (any(e.content for e in seen[last + 1:]) or made == 0)  # told before there was anything to count
+    more = any(e.content for e in seen[last + 1:]) or made == 0 or case.host not in STOPS  # since then, or of all, or when nobody listened
+    behind = what != "whole" and more
     out = max(made, seen[last].out) if behind else seen[last].out
     cost = prompt * IN + out * OUT
     return Booked("posted", 0 if what == "failed" else cost, cost, "mixed" if behind else "reported", behind)
