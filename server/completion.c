@@ -163,6 +163,7 @@ static void completion_done(struct completion *c)
 {
     if (c->done) return;
     c->done = true;
+    c->gateway->n_ended++;
     c->http = NULL;
     stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
@@ -191,6 +192,7 @@ static void completion_fail(struct completion *c, const struct err *e)
 {
     if (c->done) return;
     c->failed = !(e->code == ERR_DEADLINE || e->code == ERR_BUDGET || e->code == ERR_HELD);
+    if (api_errors[api_error_of(e)].status >= 500) c->gateway->n_failed++;
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else {
@@ -904,6 +906,7 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     sodium_bin2hex(c->id + 9, sizeof c->id - 9, bytes, sizeof bytes);
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
+    completion_route_begin(c);
     deadline_start(c, timeout_ms);
     completion_job(c, read_work, read_done);
 }

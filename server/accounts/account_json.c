@@ -77,3 +77,13 @@ void account_json_budget(struct buf *b, const struct ledger_budget *budget)
     account_json_int(b, "window_starts_at", budget->starts_s);
     buf_putc(b, '}');
 }
+
+void account_json_rule(struct buf *b, const struct rules_row *r)
+{
+    buf_putc(b, '{');
+    account_json_int(b, "account", r->account);
+    account_json_text(b, "kind", r->kind);
+    account_json_text(b, "rule", r->name);
+    account_json_text(b, "value", r->value);
+    buf_putc(b, '}');
+}

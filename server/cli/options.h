@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "server/accounts/rules.h"
 #include "server/limits.h"
 
 enum command {
@@ -98,11 +99,14 @@ struct options {
     int64_t project, organisation, linked, rpm, tpm, concurrency, token_threshold, older_than; /* ids: 0 if not given */
     const char *note, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
     bool keys, alert, free, close;
+    const char *rules[RULES]; /* NULL: as it was */
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
     const char *overflow_usd_per_hour; /* NULL: nothing */
     const char *overflow_share, *overflow_usd_in, *overflow_usd_out; /* per cent; dollars per million tokens. NULL: no bound */
     const char *route_policy;
+    const char *alert_url, *alert_secret_file, *alert_spend_floor; /* url NULL: the log only */
+    int64_t alert_every_s, alert_spend_factor, alert_error_per_cent, alert_overflow_per_cent;
     struct limits limits;
 
     const char *log_level, *log_format;

@@ -367,6 +367,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = serve_hosted_start(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
+    if (!rc) rc = serve_alerts_start(s, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
     return rc;
@@ -378,12 +379,14 @@ static void serve_close(struct serve *s)
     loading_end(s);
     if (!g->loop) return;
     s->closing = true;
+    alerts_stop(s->alerts);
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
+    alerts_free(s->alerts);
     gateway_models_free(g);
     hosted_free(g->hosted);
     sticky_free(g->sticky);
