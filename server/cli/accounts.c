@@ -40,8 +40,8 @@ static const struct verb {
     {"budget", "end", "BUDGET", 1, 1, "", LEDGER, accounts_budget_end},
     {"rules", "", "[ID]", 0, 1,
      "--providers --models --regions --local-only --zero-retention --max-price-in --max-price-out --max-price-request --policy"
-     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-max-price-in --overflow-max-price-out"
-     " --overflow-max-price-request --json",
+     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-usd-in --overflow-usd-out"
+     " --overflow-usd-request --json",
      0, accounts_rules},
     {"limit", "", "ID", 1, 1, "--rpm --tpm --concurrency", LEDGER, accounts_limit},
     {"price", "set", "PROVIDER MODEL", 2, 2, "--input --output --cached --free --price-file --json", 0, accounts_price_set},
