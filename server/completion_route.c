@@ -67,8 +67,8 @@ static int read_names(struct completion *c, const char *names[NAME_MAX_LIST], si
         if (!(names[(*n)++] = read_name(v, "models", e))) return -(int)e->code;
     }
     if (*n == 0) return err_set_param(e, ERR_INPUT, "models", "'models' is empty.");
-    c->model_name = names[0];
-    return 0;
+    c->model_name = arena_copy(&c->arena, names[0], strlen(names[0]));
+    return c->model_name ? 0 : err_set(e, ERR_MEMORY, "out of memory");
 }
 
 /* The first local one that is ready reads the prompt. Its state is looked at under the lock, by its name. */
@@ -95,6 +95,7 @@ int completion_route_read(struct completion *c, struct err *e)
     int rc = read_names(c, names, &n, e);
     if (!rc) rc = gateway_names(g, names, n, &r->wanted, e);
     if (rc) return rc;
+    json_object_del(c->request, "models"); /* ours, and nobody else's: the names are not needed any more */
     for (size_t i = 0; i < r->wanted.n; i++) {
         const struct name_route *route = &r->wanted.routes[i];
         struct option *o = &r->options[i];
