@@ -906,6 +906,7 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     sodium_bin2hex(c->id + 9, sizeof c->id - 9, bytes, sizeof bytes);
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
+    completion_route_begin(c);
     deadline_start(c, timeout_ms);
     completion_job(c, read_work, read_done);
 }

@@ -61,6 +61,8 @@ struct completion {
     const char *route_text, *route_reason; /* of the last decision, for the client and the ledger; NULL: there was none to make */
     const struct hosted_model *told; /* who the response's header said answers, if headers_out */
     int64_t decided_ms;
+    enum route_policy policy;    /* of its account, if has_policy */
+    bool has_policy;
     uint64_t session;            /* whose requests should stay together (routing/sticky.h); 0: none */
     struct completion_choice chosen, attempts[LEDGER_MAX_ATTEMPTS]; /* who is to be asked; who was, in the order of the ledger's attempts */
     int n_attempts, attempt;     /* attempt: the one that is under way, or was the last */

@@ -2,9 +2,11 @@
 #include "server/completion_route.h"
 
 #include <sodium.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "server/accounts/money.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
 #include "server/route.h"
@@ -17,7 +19,7 @@ struct option {
     struct hosted_model *hosted; /* NULL: a local model */
     const char *local;           /* its id, in the arena: it may go, and its number to another */
     struct hosted_bill *bill;
-    bool has_price, tried, cannot;
+    bool has_price, tried, cannot, denied;
 };
 
 struct completion_routing {
@@ -93,7 +95,7 @@ int completion_route_read(struct completion *c, struct err *e)
     if (!r) return err_set(e, ERR_MEMORY, "out of memory");
     r->chosen = r->before.chosen = -1;
     int rc = read_names(c, names, &n, e);
-    if (!rc) rc = gateway_names(g, names, n, &r->wanted, e);
+    if (!rc) rc = gateway_names(g, names, n, c->has_policy ? &c->policy : NULL, &r->wanted, e);
     if (rc) return rc;
     json_object_del(c->request, "models"); /* ours, and nobody else's: the names are not needed any more */
     for (size_t i = 0; i < r->wanted.n; i++) {
@@ -203,6 +205,7 @@ static void add_local(struct completion *c, size_t i, bool waits_there)
                                     .zero_retention = true,
                                     .has_price = true,
                                     .tried = o->tried,
+                                    .model_denied = o->denied,
                                     .breaker = BREAKER_NO,
                                     .local = ROUTE_LOCAL_DOWN,
                                     .target_ms = g->limits.first_token_ms};
@@ -279,6 +282,7 @@ static void add_hosted(struct completion *c, size_t i)
                                     .can = abilities(m),
                                     .cannot = o->cannot,
                                     .tried = o->tried,
+                                    .model_denied = o->denied,
                                     .context = p->context && !completion_route_only(c) ? p->context : INT64_MAX / 2,
                                     .max_output = p->max_output,
                                     .zero_retention = h->zero_retention,
@@ -352,32 +356,121 @@ static bool header_is_on(const struct completion *c, const char *name)
     return v && strcmp(v, "false") != 0 && strcmp(v, "0") != 0;
 }
 
-static void make_wish(struct completion *c)
+static struct account_rules rules_of(const struct completion *c)
+{
+    const struct gateway *g = c->gateway;
+    struct account_rules r = {.policy = NULL};
+    if (g->accounts && c->account) accounts_key_rules(g->accounts, c->account, &r);
+    return r;
+}
+
+void completion_route_begin(struct completion *c)
+{
+    const char *policy = rules_of(c).policy;
+    for (int i = 0; policy && i < ROUTE_POLICIES; i++) {
+        if (strcmp(route_policy_names[i], policy) != 0) continue;
+        c->policy = (enum route_policy)i;
+        c->has_policy = true;
+    }
+}
+
+static uint64_t hosts_in(const struct gateway *g, const char *const lists[RULES_LEVELS])
+{
+    uint64_t bits = 0;
+    for (size_t i = 0; g->hosted && i < g->hosted->n_hosts; i++)
+        if (rules_allow(lists, g->hosted->hosts[i].host.name)) bits |= (uint64_t)1 << i;
+    return bits;
+}
+
+/* A region that is not known is in no list. */
+static uint64_t regions_in(const struct gateway *g, const char *const lists[RULES_LEVELS])
+{
+    uint64_t bits = 1;
+    for (int i = 0; i < RULES_LEVELS; i++)
+        if (lists[i]) bits = 0;
+    for (size_t i = 1; g->hosted && i <= g->hosted->n_regions; i++)
+        if (rules_allow(lists, g->hosted->regions[i])) bits |= (uint64_t)1 << i;
+    return bits;
+}
+
+static void take_price(struct route_price_cap *to, const struct rules_price *p)
+{
+    *to = (struct route_price_cap){.in_nusd = p->in_nusd, .out_nusd = p->out_nusd, .request_nusd = p->request_nusd};
+}
+
+static void take_overflow(const struct completion *c, const struct account_rules *r, enum rules_level level, struct overflow_who *to)
+{
+    const struct rules_overflow *o = &r->overflow[level];
+    const char *const providers[RULES_LEVELS] = {o->providers}, *const regions[RULES_LEVELS] = {o->regions};
+    to->id = r->account[level];
+    to->limits = (struct overflow_limits){.hour_nusd = o->hour_nusd,
+                                          .share_permille = o->share_permille,
+                                          .hosts = hosts_in(c->gateway, providers),
+                                          .regions = regions_in(c->gateway, regions)};
+    take_price(&to->limits.price, &o->price);
+}
+
+/* The account's model names are as its requests would say them: a local one's, or host/model. */
+static void deny_models(struct completion *c, const struct account_rules *r)
+{
+    char name[EXPLAIN_NAME_BYTES];
+    for (size_t i = 0; i < c->routing->wanted.n; i++) {
+        struct option *o = &c->routing->options[i];
+        if (o->hosted) snprintf(name, sizeof name, "%s/%s", o->hosted->host->host.name, o->hosted->price->model);
+        o->denied = !rules_allow(r->models, o->hosted ? name : o->local);
+    }
+}
+
+/* What is allowed to it, from above and by itself. */
+static int restrict_wish(struct completion *c, struct err *e)
 {
     static const struct overflow_limits none_of_its_own = {
         .hour_nusd = INT64_MAX, .share_permille = OVERFLOW_ALL_PERMILLE, .hosts = ~(uint64_t)0, .regions = ~(uint64_t)0};
+    struct route_wish *w = &c->routing->wish;
+    const struct account_rules r = rules_of(c);
+    const char *most = http_header(c->http, "x-spillway-max-cost-usd");
+    int64_t nusd;
+    w->local_only = header_is_on(c, "x-spillway-local-only");
+    w->zero_retention = header_is_on(c, "x-spillway-zero-retention");
+    w->key = w->project = (struct overflow_who){.limits = none_of_its_own};
+    if (c->gateway->accounts && c->account) {
+        w->local_only |= r.local_only;
+        w->zero_retention |= r.zero_retention;
+        w->hosts = hosts_in(c->gateway, r.providers);
+        w->regions = regions_in(c->gateway, r.regions);
+        take_price(&w->price, &r.price);
+        take_overflow(c, &r, RULES_KEY, &w->key);
+        take_overflow(c, &r, RULES_PROJECT, &w->project);
+        deny_models(c, &r);
+    }
+    if (!most) return 0;
+    if (!money_parse(most, &nusd) || nusd <= 0)
+        return err_set_param(e, ERR_INPUT, "x-spillway-max-cost-usd", "x-spillway-max-cost-usd must be an amount of dollars such as 0.02.");
+    if (!w->price.request_nusd || nusd < w->price.request_nusd) w->price.request_nusd = nusd;
+    return 0;
+}
+
+static int make_wish(struct completion *c, struct err *e)
+{
     struct completion_routing *r = c->routing;
     struct route_wish *w = &r->wish;
     const int64_t now_ms = loop_now_ms(c->gateway->loop);
-    w->left_ms = c->deadline_ms - now_ms;
-    w->hour = clock_wall_s() / 3600;
-    w->prompt_tokens = prompt_tokens(c);
-    if (r->wished) return;
-    r->wished = true;
-    route_wish_init(w);
-    c->session = session_of(c);
-    w->needs = needs(c);
+    int rc = 0;
+    if (!r->wished) {
+        route_wish_init(w);
+        c->session = session_of(c);
+        w->needs = needs(c);
+        w->min_tokens = c->params.min_tokens;
+        w->expected_tokens = expected_tokens(c, INT64_MAX);
+        randombytes_buf(&w->draw, sizeof w->draw);
+        w->sticky = c->session ? sticky_find(c->gateway->sticky, c->session, now_ms) : -1;
+        rc = restrict_wish(c, e);
+        r->wished = true;
+    }
     w->prompt_tokens = completion_route_only(c) ? 0 : prompt_tokens(c);
-    w->min_tokens = c->params.min_tokens;
-    w->expected_tokens = expected_tokens(c, INT64_MAX);
     w->left_ms = c->deadline_ms - now_ms;
-    randombytes_buf(&w->draw, sizeof w->draw);
-    w->local_only = header_is_on(c, "x-spillway-local-only");
-    w->zero_retention = header_is_on(c, "x-spillway-zero-retention");
-    w->key = w->project = (struct overflow_who){.id = c->account, .limits = none_of_its_own};
-    w->project.id = 0; /* the store's budgets know projects; here is the cap of all */
     w->hour = clock_wall_s() / 3600;
-    w->sticky = c->session ? sticky_find(c->gateway->sticky, c->session, now_ms) : -1;
+    return rc;
 }
 
 /* --- decisions --- */
@@ -417,9 +510,10 @@ static int decide(struct completion *c, struct completion_choice *out, struct er
 {
     struct completion_routing *r = c->routing;
     struct route_state *s = &c->gateway->route;
-    make_wish(c);
+    int rc = make_wish(c, e);
+    if (rc) return rc;
     add_all(c, -1);
-    int rc = route_decide(r->candidates, r->wanted.n, &r->wish, s, &r->decision);
+    rc = route_decide(r->candidates, r->wanted.n, &r->wish, s, &r->decision);
     if (c->dry) {
         if (!rc) take_choice(c, out);
         return 0;
@@ -438,7 +532,10 @@ static int decide(struct completion *c, struct completion_choice *out, struct er
 int completion_route(struct completion *c, struct completion_choice *out, struct err *e)
 {
     *out = (struct completion_choice){.local = c->model, .supplier = c->model ? c->model->supplier : 0};
-    if (completion_route_is_plain(c) && !c->dry) return 0;
+    if (completion_route_is_plain(c) && !c->dry) {
+        const struct account_rules rules = rules_of(c);
+        return rules_allow(rules.models, c->model->id) ? 0 : err_set_param(e, ERR_DENIED, "model", "The model '%s' is not among those that this key may use.", c->model->id);
+    }
     int rc = decide(c, out, e);
     if (!rc && !c->decided_ms) c->decided_ms = loop_now_ms(c->gateway->loop);
     return rc;
@@ -545,8 +642,9 @@ bool completion_route_again(struct completion *c, struct completion_choice *out)
 {
     struct completion_routing *r = c->routing;
     struct route_state *s = &c->gateway->route;
+    struct err ignored;
     if (r->chosen < 0 || c->overflow.open) return false;
-    make_wish(c);
+    if (make_wish(c, &ignored)) return false;
     add_all(c, r->chosen);
     route_again(r->candidates, r->wanted.n, &r->wish, s, (size_t)r->chosen, &r->decision);
     if (r->decision.action != ROUTE_RUN || !r->options[r->decision.chosen].hosted) return false;

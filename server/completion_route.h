@@ -12,6 +12,8 @@
 
 #include "server/completion.h"
 
+/* At its begin: what of its account has to be known on pool threads. */
+void completion_route_begin(struct completion *c);
 /* On a pool thread. `model` and `models`: c->model is a local one of them that is ready, if there is; c->routing has all. */
 MUST_USE int completion_route_read(struct completion *c, struct err *e);
 /* On a pool thread; c->params are known. */

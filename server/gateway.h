@@ -155,8 +155,10 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 /* One that is ready, for a request. Any thread. -ERR_NOT_FOUND, -ERR_GONE (it is still loading, or is being unloaded). */
 MUST_USE int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e);
 void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts NULL */
-/* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. Any thread. */
-MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, struct name_wanted *out, struct err *e);
+/* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. policy: of names that say none; NULL: the
+ * configured one. Any thread. */
+MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
+                           struct err *e);
 /* Whether all configured names can be reached and mean one thing. -ERR_INPUT says which not. At the start. */
 MUST_USE int gateway_names_check(const struct gateway *g, struct err *e);
 /* The model of that number and name, NULL: it has gone. Loop's thread. */

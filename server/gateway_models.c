@@ -43,11 +43,12 @@ static void catalogue(const struct gateway *g, struct name_catalogue *out)
     out->n_locals = GATEWAY_MAX_MODELS;
 }
 
-int gateway_names(struct gateway *g, const char *const *names, size_t n, struct name_wanted *out, struct err *e)
+int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out, struct err *e)
 {
     struct name_catalogue cat;
     pthread_mutex_lock(&g->models_lock);
     catalogue(g, &cat);
+    if (policy) cat.policy = *policy;
     int rc = name_parse_list(&cat, names, n, out, e);
     pthread_mutex_unlock(&g->models_lock);
     return rc;
