@@ -178,8 +178,8 @@ int alert_hour_read(struct alert_hour *h, struct db *db, struct err *e)
     if (!rc) rc = db_number(db, "SELECT coalesce(max(id), 0) FROM transfers", DB_NO_ARGS, 0, &newest, e);
     if (rc) return rc;
     rc = db_query(db, &r,
-                  "SELECT CASE kind WHEN 'sale' THEN debit ELSE 0 END AS project, sum(amount) FROM transfers"
-                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost') GROUP BY project",
+                  "SELECT CASE kind WHEN 'sale' THEN debit WHEN 'overrun' THEN -1 ELSE 0 END AS project, sum(amount) FROM transfers"
+                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost', 'overrun') GROUP BY project",
                   DB_ARGS(db_int(h->last_transfer), db_int(newest), db_int(starts_s * 1000)), e);
     while (!rc && (rc = db_next(&r, e)) == 1) rc = add_spend(h, db_get_int(&r, 0), db_get_int(&r, 1), e);
     db_done(&r);

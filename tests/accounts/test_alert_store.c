@@ -57,9 +57,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void charge(int64_t at_ms, int64_t sale, int64_t cost)
+static void charge_held(int64_t at_ms, int64_t held, int64_t sale, int64_t cost)
 {
-    struct ledger_op r = {.type = LEDGER_RESERVE, .account = key, .model = "m", .amount_nusd = sale, .lasts_ms = 60000, .attempt = {.supplier = groq, .model = "m"}};
+    struct ledger_op r = {.type = LEDGER_RESERVE, .account = key, .model = "m", .amount_nusd = held, .lasts_ms = 60000, .attempt = {.supplier = groq, .model = "m"}};
     struct ledger_op p = {.type = LEDGER_POST, .sale_nusd = sale, .served = 1, .n_used = 1, .used = {{.n = 1, .supplier = groq, .end = LEDGER_SERVED, .cost_nusd = cost}}};
     struct ledger_op *list = &r;
     now_ms = at_ms;
@@ -70,6 +70,16 @@ static void charge(int64_t at_ms, int64_t sale, int64_t cost)
     list = &p;
     OK(ledger_apply(l, &list, 1, &store_e));
     OK(p.rc);
+}
+
+static void charge(int64_t at_ms, int64_t sale, int64_t cost)
+{
+    charge_held(at_ms, sale, sale, cost);
+}
+
+static void charge_beyond(int64_t at_ms, int64_t held, int64_t sale)
+{
+    charge_held(at_ms, held, sale, 0);
 }
 
 static int64_t n_alerts(const char *kind)
@@ -283,6 +293,21 @@ static void test_a_new_project_is_not_judged(void **state)
     assert_int_equal(n_alerts("spend_rate"), 0);
 }
 
+/* Once an hour, however little. */
+static void test_b6_what_comes_to_more_than_its_hold_is_told(void **state)
+{
+    (void)state;
+    charge(today_ms, CENT, CENT);
+    look_only();
+    assert_int_equal(n_alerts("overrun"), 0);
+    charge_beyond(today_ms, CENT, CENT + 1);
+    look_only();
+    charge_beyond(today_ms, CENT, CENT + 1);
+    look_only();
+    assert_int_equal(n_alerts("overrun"), 1);
+    assert_data("overrun", "hour_usd", "0.000000001");
+}
+
 /* --- rates, budgets, prices --- */
 
 static void test_sudden_errors_are_told(void **state)
@@ -405,6 +430,7 @@ int main(void)
         TEST(test_spend_above_that_of_the_week_is_told_once_an_hour),
         TEST(test_a_gateway_that_starts_reads_the_whole_hour),
         TEST(test_a_new_project_is_not_judged),
+        TEST(test_b6_what_comes_to_more_than_its_hold_is_told),
         TEST(test_sudden_errors_are_told),
         TEST(test_sudden_overflow_is_told),
         TEST(test_a_budget_that_only_tells_is_told_once_a_window),

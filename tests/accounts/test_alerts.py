@@ -207,7 +207,7 @@ def test_a_changed_price_is_told(place):
     assert price["before"] != price["now"] and price["source"] == "operator"
 
 
-def test_a_suppliers_drift_is_told(place, tmp_path):
+def test_b19_a_suppliers_drift_is_told(place, tmp_path):
     hook = place.receiver()
     place.start(url=hook.url)
     assert place.ask()[0] == 200
