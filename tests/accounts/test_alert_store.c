@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/price_table.h"
+#include "server/accounts/prune.h"
 #include "server/alerts.h"
 
 static const int64_t CENT = 10000000, USD = 1000000000, DAY_MS = 86400000;
@@ -242,6 +243,25 @@ static void test_without_a_webhook_what_is_taken_is_told(void **state)
     assert_int_equal(n, 0);
 }
 
+static void test_old_alerts_are_pruned_with_requests(void **state)
+{
+    (void)state;
+    bool added;
+    struct alert_taken t[2];
+    size_t n;
+    int64_t next_ms, n_requests;
+    OK(add(db, "told", 1, &added));
+    OK(alert_add(db, &(struct alert){.kind = "budget_reached", .subject = "budget 1", .occasion = 0, .message = "m"}, &added, &store_e));
+    OK(alert_take(db, false, t, 2, &n, &next_ms, &store_e));
+    alert_taken_free(t, n);
+    OK(add(db, "not yet told", 1, &added));
+    OK(db_script(db, "UPDATE alerts SET created_ms = created_ms - 40 * CAST(86400000 AS BIGINT)", &store_e));
+    OK(add(db, "new", 1, &added));
+    OK(prune_requests(db, 30, &n_requests, &store_e));
+    assert_int_equal(store_number(db, "SELECT count(*) FROM alerts"), 3);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM alerts WHERE subject = 'told'"), 0);
+}
+
 /* --- spend --- */
 
 static void test_spend_like_that_of_the_week_is_not_told(void **state)
@@ -426,6 +446,7 @@ int main(void)
         TEST(test_a_gateway_that_dies_loses_its_claim),
         TEST(test_after_a_day_it_is_given_up),
         TEST(test_without_a_webhook_what_is_taken_is_told),
+        TEST(test_old_alerts_are_pruned_with_requests),
         TEST(test_spend_like_that_of_the_week_is_not_told),
         TEST(test_spend_above_that_of_the_week_is_told_once_an_hour),
         TEST(test_a_gateway_that_starts_reads_the_whole_hour),
