@@ -37,6 +37,13 @@ struct alert_taken {
 MUST_USE int alert_take(struct db *db, bool keep, struct alert_taken *out, size_t max, size_t *n, int64_t *next_ms, struct err *e);
 /* sent, or again in so long; retry_ms < 0: never. */
 MUST_USE int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err *e);
+struct alert_row {
+    int64_t id, created_ms, sent_ms, next_ms; /* sent_ms 0: not; next_ms 0: it is not tried again */
+    int tries;
+    const char *kind, *subject, *message; /* borrowed until fn returns */
+};
+/* The newest first, max of them. */
+MUST_USE int alert_list(struct db *db, size_t max, void (*fn)(void *ctx, const struct alert_row *r), void *ctx, struct err *e);
 void alert_taken_free(struct alert_taken *a, size_t n);
 
 /* --- figures --- */

@@ -44,6 +44,8 @@ static const struct verb {
      " --overflow-usd-request --json",
      0, accounts_rules},
     {"limit", "", "ID", 1, 1, "--rpm --tpm --concurrency", LEDGER, accounts_limit},
+    {"alert", "list", "", 0, 0, "--json", 0, accounts_alert_list},
+    {"alert", "test", "", 0, 0, "", 0, accounts_alert_test},
     {"price", "set", "PROVIDER MODEL", 2, 2, "--input --output --cached --free --price-file --json", 0, accounts_price_set},
     {"price", "list", "", 0, 0, "--json", 0, accounts_price_list},
     {"price", "history", "PROVIDER MODEL", 2, 2, "--json", 0, accounts_price_history},

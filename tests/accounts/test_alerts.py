@@ -240,6 +240,22 @@ def test_a_webhook_that_fails_is_asked_again_with_the_same(place):
     assert place.server.log_has("the webhook did not take it (HTTP 500)")
 
 
+def test_an_operator_can_try_the_webhook_and_see_what_became_of_it(place):
+    hook = place.receiver()
+    place.start(url=hook.url)
+    for n in (1, 2):
+        place.run("alert", "test")
+        verify(*hook.wait(n)[n - 1][1:])
+    until = time.monotonic() + 10
+    while not all(row[0] for row in place.sql("SELECT sent_ms FROM alerts")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    listed = json.loads(place.run("alert", "list", "--json"))
+    assert all(a["sent_at"] and not a["next_try_at"] for a in listed)
+    assert [(a["kind"], a["tries"]) for a in listed] == [("test", 1)] * 2 and listed[0]["id"] > listed[1]["id"]
+    assert place.run("alert", "list").splitlines()[1].endswith("somebody asked whether alerts arrive")
+
+
 def test_an_alert_outlives_its_gateway(place):
     hook = place.receiver(lambda n: 503 if n == 0 else 200)
     place.start(url=hook.url)
