@@ -262,6 +262,11 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     return rc;
 }
 
+int64_t accounts_version(const struct accounts *a)
+{
+    return a->seen_version;
+}
+
 struct db *accounts_db(struct accounts *a)
 {
     return a->db;

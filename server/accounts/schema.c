@@ -179,8 +179,14 @@ static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NUL
                               "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
                               "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
 
+/* Version 8. What a line was priced by, where that is more than one row of `prices`. requests.markup: the row of the mark-up on top of requests.price.
+ * attempts.tier: of service, as the provider told it; NULL: standard. attempts.extended: how many times its hold was extended. */
+static const char prices_8[] = "ALTER TABLE requests ADD COLUMN markup {int};"
+                               "ALTER TABLE attempts ADD COLUMN tier TEXT;"
+                               "ALTER TABLE attempts ADD COLUMN extended {int} NOT NULL DEFAULT 0;";
+
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
-    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}};
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {"", ""}, {prices_8, prices_8}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
