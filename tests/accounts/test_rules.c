@@ -413,20 +413,6 @@ static void test_a_list_has_what_holds_from_above_first(void **state)
     assert_string_equal(all.text, "organisation local_only=on;project max_price_out=1.50;project regions=eu;key overflow_share=25%;");
 }
 
-/* Version 5 is version 6 without its tables. */
-static void test_rules_migrate_from_version_5(void **state)
-{
-    (void)state;
-    accounts_close(a);
-    OK(db_open(&db, store_where(), &store_e));
-    OK(db_script(db, "DROP TABLE account_rules; DROP TABLE alerts; DELETE FROM schema_migrations WHERE version >= 6", &store_e));
-    db_close(db);
-    a = open_accounts();
-    db = accounts_db(a);
-    OK(set(web, RULE_LOCAL_ONLY, "on"));
-    assert_true(now().local_only);
-}
-
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -454,7 +440,6 @@ int main(void)
         TEST(test_a_row_that_cannot_be_read_keeps_its_account_in_the_house),
         TEST(test_rules_of_many_keys_are_taken_over_together),
         TEST(test_a_list_has_what_holds_from_above_first),
-        TEST(test_rules_migrate_from_version_5),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
