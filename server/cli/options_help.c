@@ -50,6 +50,8 @@ const char *const *option_examples(enum command c)
                                            "spillway accounts rules 7 --providers groq,openai --regions eu --max-price-out 2.50",
                                            "spillway accounts rules 7",
                                            "spillway accounts rules 7 --providers any --regions any --max-price-out any",
+                                           "# what operators were told, and whether the webhook hears; docs/accounts.md",
+                                           "spillway accounts alert list; spillway accounts alert test",
                                            "# a local model's price, or (sale) what a name is sold for",
                                            "spillway accounts price set local demo --input 0.10 --output 0.40",
                                            "spillway accounts price list|history|end [PROVIDER MODEL]",

@@ -72,24 +72,6 @@ static int read_overflow(const struct options *o, struct overflow_limits *all, s
     return rc;
 }
 
-/* What was spent in this hour before: a restart opens no new one. Runs that had ended by then are not looked through. */
-static int restore_overflow(struct overflow *o, struct db *db, struct err *e)
-{
-    const int64_t hour = clock_wall_s() / 3600, since_ms = hour * 3600 * 1000;
-    struct db_rows rows;
-    int rc = db_query(db, &rows,
-                      "SELECT account, project, sum(charged + held) FROM requests WHERE scope = 2 AND created_ms >= ?1 AND id >= 4294967296 *"
-                      " (SELECT coalesce(min(id), 0) FROM runs WHERE ended_ms IS NULL OR ended_ms >= ?1) GROUP BY account, project",
-                      DB_ARGS(db_int(since_ms)), e);
-    while (!rc && (rc = db_next(&rows, e)) == 1) {
-        const int64_t ids[] = {-1, db_get_int(&rows, 0), db_get_int(&rows, 1)};
-        for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) overflow_restore(o, ids[i], hour, db_get_int(&rows, 2));
-        rc = 0;
-    }
-    db_done(&rows);
-    return rc;
-}
-
 static int read_policy(const char *where, const char *text, enum route_policy *out, struct err *e)
 {
     for (int i = 0; text && i < ROUTE_POLICIES; i++) {
@@ -212,7 +194,6 @@ int serve_hosted_start(struct serve *s, struct err *e)
     if (!rc) rc = read_policy("--route-policy", o->route_policy, &c.policy, e);
     if (!rc) rc = data_path_find(&data_prices, book, sizeof book, e);
     if (!rc && s->g.ledger) rc = db_open(&db, s->g.store, e);
-    if (!rc && db && overflow.hour_nusd > 0) rc = restore_overflow(s->g.route.overflow, db, e);
     if (!rc) rc = hosted_new(&s->g.hosted, s->g.loop, &c, db, e);
     if (!rc) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
     db_close(db);

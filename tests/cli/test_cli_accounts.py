@@ -140,7 +140,7 @@ def test_a_long_list_is_shown_whole(accounts, project):
     assert [r["RULE"] for r in shown] == ["models"] + [""] * (len(shown) - 1) and len(shown) > 5
 
 
-@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "25"), "overflow_share"),
+@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "a lot"), "overflow_share"),
                                         (("--local-only", "yes"), "--local-only"), (("--policy", "best"), "policy")])
 def test_a_malformed_rule_is_refused_by_name(accounts, project, args, says):
     r = accounts("rules", project, *args, ok=False)
