@@ -2,7 +2,6 @@
 SQLite and on PostgreSQL. SPILLWAY_FAULT=long: T75 with its 10,000 keys."""
 import http.client
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -14,7 +13,6 @@ import pytest
 from test_charges import BIN, DEMO, MODEL, Place, Server, fake, prices  # noqa: F401
 from test_two_gateways import Shared, pair, store  # noqa: F401
 
-LONG = os.environ.get("SPILLWAY_FAULT") == "long"
 BODY = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 64}
 
 
@@ -400,9 +398,9 @@ def test_t75_killed_at_any_moment_a_key_is_charged_once(place, fake):  # noqa: F
     assert n_keys == n_requests >= len(ends)  # a key, a request: what was void has given its key back
 
 
-def test_t75_each_of_many_keys_is_charged_once(place, fake):  # noqa: F811
+def test_t75_each_of_many_keys_is_charged_once(place, fake, size):  # noqa: F811
     place.accounts("storage", 2, "on")
-    n, n_threads, wrong = 10_000 if LONG else 100, 16, []
+    n, n_threads, wrong = size(100, 10_000), 16, []
 
     def client(i):
         c = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=60)
