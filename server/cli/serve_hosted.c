@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "server/accounts/money.h"
+#include "server/accounts/report.h"
 #include "server/cli/data_path.h"
 #include "server/cli/env.h"
 #include "server/cli/serve_parts.h"
@@ -142,6 +144,24 @@ static int make_aliases(const struct options *o, struct hosted_alias *aliases, s
     return 0;
 }
 
+static void restore_one(void *ctx, int64_t key, int64_t project, int64_t nusd)
+{
+    struct serve *s = ctx;
+    const int64_t hour = clock_wall_s() / 3600, ids[] = {-1, key, project};
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) overflow_restore(s->g.route.overflow, ids[i], hour, nusd);
+}
+
+/* A restart opens no new hour. */
+static int restore_overflow(struct serve *s, struct err *e)
+{
+    struct db *db;
+    int rc = s->g.ledger ? db_open(&db, s->g.store, e) : 0;
+    if (rc || !s->g.ledger) return rc;
+    rc = report_overflow(db, clock_wall_s() / 3600 * 3600 * 1000, restore_one, s, e);
+    db_close(db);
+    return rc;
+}
+
 static void tell(const struct hosted *h)
 {
     for (size_t i = 0; i < h->n_hosts; i++) {
@@ -159,6 +179,7 @@ int serve_hosted_start(struct serve *s, struct err *e)
     struct hosted_alias aliases[OPTIONS_MAX_ALIASES];
     int rc = read_overflow(o, &overflow, e);
     if (!rc) rc = overflow_new(&s->g.route.overflow, &overflow, e);
+    if (!rc && o->n_providers) rc = restore_overflow(s, e);
     if (rc || (!o->n_providers && !o->n_aliases)) return rc;
     struct made *m = calloc(1, sizeof *m);
     rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
