@@ -25,9 +25,6 @@
         if ((x) < 0) fail_msg("%s: %s", #x, store_e.msg); \
     } while (0)
 
-/* What a version of the schema brought, away: for tests that begin with an earlier one. */
-#define STORE_WITHOUT_8 "ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
-
 static struct err store_e;
 static char store_dir[64], store_file[128];
 
