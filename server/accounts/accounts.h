@@ -38,6 +38,8 @@ MUST_USE int accounts_name_check(const char *whose, const char *name, struct err
 
 /* Of ids that clients see (id_text.h). */
 const unsigned char *accounts_id_key(const struct accounts *a);
+/* Of idempotency keys and the answers kept under them (answer_box.h). */
+const unsigned char *accounts_answer_key(const struct accounts *a);
 
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */
