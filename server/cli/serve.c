@@ -391,6 +391,8 @@ static int start_remote(struct serve *s, struct err *e)
     struct remote_rules rules;
     if (strcmp(s->o->remote_images, "off") == 0) return 0;
     serve_config_remote(s->o, &rules);
+    log_info("pictures by URL: %s, from %s%s", rules.http ? "http and https" : "https", rules.n_hosts ? "the hosts that are named" : "any public host",
+             rules.nets.n ? ", and networks that are not public" : "");
     return remote_images_new(&s->g.remote, s->g.loop, &rules, env_ca_file(), e);
 }
 
