@@ -102,6 +102,7 @@ static bool access_allowed(const struct gateway *g, const struct endpoint *ep, s
 
 static bool takes_pictures(const struct gateway *g)
 {
+    if (g->hosted) return true; /* some of their models do */
     for (size_t i = 0; i < g->n_models; i++)
         if (!g->models[i]->prompt || prompt_model_info(g->models[i]->prompt)->has_images) return true; /* not known yet: perhaps */
     return false;

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "server/accounts/account_json.h"
+#include "server/accounts/directory.h"
 
 enum { HOUR_S = 3600, DAY_S = 86400, PAST_DAYS = 7, STAMP_BYTES = 48 };
 
@@ -116,6 +117,26 @@ int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err
                   DB_ARGS(db_int(id), db_int(sent), db_int(sent ? -1 : retry_ms)), NULL, e);
 }
 
+int alert_list(struct db *db, size_t max, void (*fn)(void *ctx, const struct alert_row *r), void *ctx, struct err *e)
+{
+    struct db_rows r;
+    int rc = db_query(db, &r, "SELECT id, created_ms, sent_ms, next_ms, tries, kind, subject, message FROM alerts ORDER BY id DESC LIMIT ?1",
+                      DB_ARGS(db_int((int64_t)max)), e);
+    while (!rc && (rc = db_next(&r, e)) == 1) {
+        fn(ctx, &(struct alert_row){.id = db_get_int(&r, 0),
+                                    .created_ms = db_get_int(&r, 1),
+                                    .sent_ms = db_get_int(&r, 2),
+                                    .next_ms = db_get_int(&r, 3),
+                                    .tries = (int)db_get_int(&r, 4),
+                                    .kind = db_get_text(&r, 5),
+                                    .subject = db_get_text(&r, 6),
+                                    .message = db_get_text(&r, 7)});
+        rc = 0;
+    }
+    db_done(&r);
+    return rc;
+}
+
 void alert_taken_free(struct alert_taken *a, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -178,8 +199,8 @@ int alert_hour_read(struct alert_hour *h, struct db *db, struct err *e)
     if (!rc) rc = db_number(db, "SELECT coalesce(max(id), 0) FROM transfers", DB_NO_ARGS, 0, &newest, e);
     if (rc) return rc;
     rc = db_query(db, &r,
-                  "SELECT CASE kind WHEN 'sale' THEN debit ELSE 0 END AS project, sum(amount) FROM transfers"
-                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost') GROUP BY project",
+                  "SELECT CASE kind WHEN 'sale' THEN debit WHEN 'overrun' THEN -1 ELSE 0 END AS project, sum(amount) FROM transfers"
+                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost', 'overrun') GROUP BY project",
                   DB_ARGS(db_int(h->last_transfer), db_int(newest), db_int(starts_s * 1000)), e);
     while (!rc && (rc = db_next(&r, e)) == 1) rc = add_spend(h, db_get_int(&r, 0), db_get_int(&r, 1), e);
     db_done(&r);
@@ -206,9 +227,8 @@ int alert_past_read(struct db *db, int64_t project, struct alert_past *out, stru
     int64_t today = now_ms / 1000 / DAY_S;
     rc = db_query(db, &r,
                   "SELECT a.name, a.created_s, (SELECT coalesce(sum(CASE ?1 WHEN 0 THEN u.cost ELSE u.sale END), 0) FROM usage_days u"
-                  " WHERE u.day >= ?2 AND u.day < ?3 AND (?1 = 0 OR u.project = ?1)) FROM accounts a WHERE a.kind = 'project' AND"
-                  " (a.id = ?1 OR ?1 = 0) ORDER BY a.created_s LIMIT 1",
-                  DB_ARGS(db_int(project), db_int(today - PAST_DAYS), db_int(today)), e);
+                  " WHERE u.day >= ?2 AND u.day < ?3 AND (?1 = 0 OR u.project = ?1)) FROM accounts a WHERE a.kind = 'project' AND a.id = ?4",
+                  DB_ARGS(db_int(project), db_int(today - PAST_DAYS), db_int(today), db_int(project ? project : DIRECTORY_PROJECT)), e);
     if (!rc) rc = db_next(&r, e);
     if (rc == 1) {
         if (project) snprintf(out->name, sizeof out->name, "%s", db_get_text(&r, 0));

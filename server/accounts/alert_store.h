@@ -37,13 +37,21 @@ struct alert_taken {
 MUST_USE int alert_take(struct db *db, bool keep, struct alert_taken *out, size_t max, size_t *n, int64_t *next_ms, struct err *e);
 /* sent, or again in so long; retry_ms < 0: never. */
 MUST_USE int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err *e);
+struct alert_row {
+    int64_t id, created_ms, sent_ms, next_ms; /* sent_ms 0: not; next_ms 0: it is not tried again */
+    int tries;
+    const char *kind, *subject, *message; /* borrowed until fn returns */
+};
+/* The newest first, max of them. */
+MUST_USE int alert_list(struct db *db, size_t max, void (*fn)(void *ctx, const struct alert_row *r), void *ctx, struct err *e);
 void alert_taken_free(struct alert_taken *a, size_t n);
 
 /* --- figures --- */
 
 /* What was spent in this hour, read on from where it was read last. Zero-initialised: nothing is read yet. One thread at a time. */
+enum { ALERT_SUPPLIERS = 0 /* what we owe all of them */, ALERT_OVERRUN = -1 /* what requests came to beyond their holds */ };
 struct alert_spend {
-    int64_t project, spent_nusd; /* project 0: all suppliers, what we owe them */
+    int64_t project, spent_nusd; /* project: or one of these */
 };
 struct alert_hour {
     int64_t starts_s, last_transfer;
@@ -57,7 +65,7 @@ struct alert_past {
     char name[128];                /* of the project */
     int64_t past_nusd, past_hours; /* of the week before this day, of the hours in which it was there */
 };
-/* -ERR_NOT_FOUND: there is no such project. */
+/* Of a project or ALERT_SUPPLIERS, whose hours are the first project's. -ERR_NOT_FOUND: there is no such project. */
 MUST_USE int alert_past_read(struct db *db, int64_t project, struct alert_past *out, struct err *e);
 
 struct alert_budget {

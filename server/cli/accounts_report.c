@@ -6,7 +6,6 @@
 
 #include "base/clock.h"
 #include "base/str.h"
-#include "server/accounts/alert_store.h"
 #include "server/accounts/export.h"
 #include "server/accounts/money.h"
 #include "server/accounts/reconcile.h"
@@ -369,28 +368,6 @@ static void tell_sums(const struct reconcile_sums *s)
     fputc('\n', stderr);
 }
 
-/* For whoever does not read what a nightly run prints: the gateway sends it. Once for each supplier and last day of an export. */
-static int alert_drift(struct accounts_run *r, int64_t last_day, const struct reconcile_sums *s, struct err *e)
-{
-    char message[640], theirs[MONEY_BYTES], ours[MONEY_BYTES], day[ACCOUNTS_DAY_BYTES];
-    struct buf data;
-    bool added;
-    buf_init(&data, sizeof message * 3);
-    accounts_show_day(last_day * DAY_S, day);
-    snprintf(message, sizeof message, "%s's figures up to %s differ from ours on %zu of %zu days and models: %s dollars there, %s here", r->o->supplier,
-             day, s->n_different, s->n_compared, money_write(s->theirs_nusd, theirs), money_write(s->ours_nusd, ours));
-    account_json_text(&data, "supplier", r->o->supplier);
-    account_json_text(&data, "last_day", day);
-    account_json_int(&data, "compared", (int64_t)s->n_compared);
-    account_json_int(&data, "different", (int64_t)s->n_different);
-    account_json_money(&data, "theirs_usd", s->theirs_nusd);
-    account_json_money(&data, "ours_usd", s->ours_nusd);
-    int rc = alert_add(r->db, &(struct alert){.kind = "supplier_drift", .subject = r->o->supplier, .occasion = last_day, .message = message, .data = &data},
-                       &added, e);
-    buf_free(&data);
-    return rc;
-}
-
 int accounts_reconcile(struct accounts_run *r, struct err *e)
 {
     static const char *const header[DIFFERENCE_COLUMNS] = {"DAY",      "MODEL",  "THEIRS",    "OURS",    "THEIR REQ", "OUR REQ",
@@ -407,9 +384,7 @@ int accounts_reconcile(struct accounts_run *r, struct err *e)
     if (rc) return rc;
     list_begin(&l, DIFFERENCE_COLUMNS, header);
     rc = reconcile(r->db, &file, &ro, o->json ? difference_json : difference_row, &l, &sums, e);
-    int64_t last_day = file.n ? file.rows[file.n - 1].day : 0; /* they are in order */
     reconcile_free(&file);
-    if (!rc && sums.n_different) rc = alert_drift(r, last_day, &sums, e);
     bool print = !rc && (o->json || sums.n_different);
     rc = list_end(&l, print ? 0 : rc ? rc : -1, o->json, "[", "]", e);
     if (!print && rc == -1) rc = 0;

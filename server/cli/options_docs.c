@@ -217,6 +217,7 @@ static void reference_option(FILE *f, const struct option_row *r)
         [OPTION_NAMES] = "list of names",
         [OPTION_NETWORKS] = "list of networks",
         [OPTION_ORIGINS] = "list of origins",
+        [OPTION_HOSTS] = "list of hosts",
     };
     char key[OPTIONS_KEY_BYTES];
     fprintf(f, "| `%s` | ", option_key(r->flag, key));
@@ -300,7 +301,8 @@ void options_docs_reference(FILE *f)
         "- The file is UTF-8, at most 1 MiB, one document, without anchors, aliases and tags. Unknown keys and keys that are there twice "
         "are errors.\n"
         "- A model's `path` is a folder, `demo`, or `owner/name` (`@revision`) of the Hugging Face Hub: [hub.md](hub.md).\n"
-        "- `providers` has an entry for each hosted provider: [providers.md](providers.md), \"Settings of a host\". Changes of it wait for a restart.\n"
+        "- `providers` has an entry for each hosted provider: [providers.md](providers.md), \"Settings of a host\". Read again by `kill -HUP`, with the\n"
+        "  price tables and with `aliases`, `stand_ins` and the like; keys from files, too, while those of variables are as they were at the start.\n"
         "- Of the environment only `SPILLWAY_API_KEY`, providers' keys, `XDG_DATA_HOME`, `HOME`, the hub's variables ([hub.md](hub.md)), and systemd's "
         "`LISTEN_FDS` and\n"
         "  `LISTEN_PID` are read.\n"        "\n"

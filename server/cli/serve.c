@@ -38,6 +38,7 @@
 #include "server/api/endpoint.h"
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
+#include "server/remote_image.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
 enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
@@ -354,6 +355,14 @@ static int start_media(struct serve *s, struct err *e)
     return media_pool_new(&s->g.media, s->g.loop, &c, e);
 }
 
+static int start_remote(struct serve *s, struct err *e)
+{
+    struct remote_rules rules;
+    if (strcmp(s->o->remote_images, "off") == 0) return 0;
+    serve_config_remote(s->o, &rules);
+    return remote_images_new(&s->g.remote, s->g.loop, &rules, env_ca_file(), e);
+}
+
 static int serve_start(struct serve *s, struct err *e)
 {
     gateway_check_endpoints(gateway_endpoints, n_gateway_endpoints);
@@ -367,6 +376,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = serve_hosted_start(s, e);
+    if (!rc) rc = start_remote(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = serve_alerts_start(s, e);
@@ -390,8 +400,12 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     alerts_free(s->alerts);
     gateway_models_free(g);
-    hosted_free(g->hosted);
+    upstream_free(g->upstream);
+    hosted_release(g->hosted);
+    hosted_texts_free(&s->texts);
+    serve_secrets_free(&s->secrets);
     sticky_free(g->sticky);
+    remote_images_free(g->remote);
     price_now_stop(&s->prices);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
