@@ -11,7 +11,7 @@ from fractions import Fraction
 import price_oracle
 import pytest
 from postgres import Postgres
-from test_charges import BIN, CACHED, IN, MODEL, OUT, FakeServer, Place, Server, fake  # noqa: F401
+from test_charges import BIN, IN, INVARIANTS, MODEL, OUT, FakeServer, Place, fake  # noqa: F401
 from test_two_gateways import Shared
 
 HELLO = [{"role": "user", "content": "What is Spillway?"}]
@@ -60,6 +60,12 @@ class OnPostgres(Plain, Shared):
     def write(self, sql):
         self.rows(sql)
 
+    def check(self):
+        """All statements in one program: there are many, and each program takes a while."""
+        now_ms = str(int(time.time() * 1000))
+        assert self.rows(";".join(INVARIANTS).replace("{now_ms}", now_ms)) == []
+        assert price_oracle.problems(self.rows) == []
+
     def stall(self, seconds):
         self.rows(f"BEGIN; LOCK TABLE requests IN EXCLUSIVE MODE; SELECT 1 FROM pg_sleep({seconds}); COMMIT")
 
@@ -88,11 +94,11 @@ def place(request, tmp_path, fake):  # noqa: F811
 
 
 def set_price(place, *args):
-    """And waits until the running gateway has it."""
-    n = len([line for line in place.server.lines if "prices:" in line]) if hasattr(place, "server") else 0
+    """And waits until the running gateway has it, and all that was set before."""
     place.accounts("price", *args)
+    change = place.rows("SELECT config_version FROM ledger_state")[0][0]
     until = time.monotonic() + 20
-    while hasattr(place, "server") and len([line for line in place.server.lines if "prices:" in line]) == n:
+    while max((int(n) for n in re.findall(r"as of change (\d+)", "".join(place.server.lines))), default=0) < change:
         assert time.monotonic() < until, "the gateway does not take it over"
         time.sleep(0.02)
 
@@ -260,6 +266,18 @@ def test_the_hold_covers_the_dearest_tier_that_may_be(place, fake, tmp_path):  #
         place.ask(model=f"openai/{MODEL}", messages=HELLO, service_tier=tier)
     held = [row[3] for row in place.settled(4)]
     assert held == [held[0], held[0], 3 * held[0], 3 * held[0]]
+
+
+def test_a_tier_that_usage_tells_is_charged(place, fake, tmp_path):  # noqa: F811
+    """Anthropic says it in the usage alone."""
+    place.start()
+    (tmp_path / "tiers.json").write_text(json.dumps({**TIERS, "provider": "anthropic"}))
+    set_price(place, "set", "anthropic", MODEL, "--price-file", tmp_path / "tiers.json")
+    fake.script({"tier": "priority"})
+    r, answer = place.ask(model=f"anthropic/{MODEL}", messages=HELLO, service_tier="auto")
+    assert r.status == 200, answer
+    u = answer["usage"]
+    assert place.settled(1)[0][2] == 3 * (u["prompt_tokens"] * IN + u["completion_tokens"] * OUT)
 
 
 @pytest.mark.parametrize("tier", ["batch", "scale", 7])
