@@ -480,6 +480,48 @@ def test_a_requests_own_cap_holds_for_a_local_model_with_a_price(place, cap, sta
     c.close()
 
 
+def test_choices_share_a_hold(place):
+    start_priced(place)
+    n = prompt_tokens(place)
+    place.budget((n + 300) * PRICE)
+    assert stream(place, 400, n=2)[1:] == ("budget_exhausted", False)
+    assert place.settled(2)[1][2:4] == ((n + 256) * PRICE, (n + 256) * PRICE)
+
+
+def test_b10_a_killed_gateway_charges_what_was_known_of_a_local_answer(place):
+    """As of the last time that its hold was extended."""
+    start_priced(place)
+    n = prompt_tokens(place)
+    place.budget(10**12)
+    c, r = place.open(model="demo", messages=HELLO, stream=True, max_tokens=900)
+    until = time.monotonic() + 20
+    while extended(place) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    known = place.rows("SELECT sale_estimate FROM attempts ORDER BY request")[1][0]
+    place.server.process.kill()
+    place.server.process.wait()
+    c.close()
+    if isinstance(place, OnPostgres):  # another gateway may share it: there it is recovered when its time is up
+        place.write("UPDATE requests SET deadline_ms = 1 WHERE state = 'reserved'")
+    place.start(FakeServer)
+    row = place.settled(2, within_s=30)[1]
+    assert row[5] == "recovered" and row[4] == 1
+    assert row[2] >= known >= (n + 256) * PRICE and place.supplier("local/demo") == row[2] + (n + 1) * PRICE
+
+
+def test_an_export_has_what_amounts_are_made_of(place, fake):  # noqa: F811
+    place.start()
+    set_price(place, "markup", "all", "12.5")
+    place.ask(model=f"lab/{MODEL}", messages=HELLO)
+    place.settled(1)
+    (row,) = json.loads(place.accounts("export", "requests", "--json"))
+    prices = dict(place.rows("SELECT id, rows FROM prices"))
+    used = {m: int(row[m]) for m in price_oracle.METERS if row[m]}
+    assert int(Fraction(row["cost_usd"]) * 10**9) == price_oracle.line(json.loads(prices[int(row["cost_price"])]), used, row["tier"] or "standard")
+    assert int(Fraction(row["charged_usd"]) * 10**9) == price_oracle.line(json.loads(prices[int(row["price"])]), used, "standard", Fraction("12.5"))
+
+
 # --- the oracle itself ---
 
 def test_the_oracle_finds_what_was_planted(place, fake):  # noqa: F811
