@@ -310,6 +310,19 @@ int accounts_refresh(struct accounts *a, struct err *e)
     return rc;
 }
 
+void accounts_adopt(struct accounts *a, struct accounts *reader)
+{
+    struct key_table keys = a->keys;
+    struct rules_table rules = a->rules;
+    if (a->seen_version >= reader->seen_version) return;
+    load_end(a);
+    a->keys = reader->keys;
+    a->rules = reader->rules;
+    a->seen_version = reader->seen_version;
+    reader->keys = keys;
+    reader->rules = rules;
+}
+
 /* Now, for expiries: the wall clock may be put right forwards, but going back it is not followed. */
 static int64_t now_s(const struct accounts *a)
 {

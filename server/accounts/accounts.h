@@ -98,6 +98,9 @@ MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const s
 /* Takes over other processes' changes, 500 secrets a call. 1: there are more, call again; 0: all are taken over. Cheap when there are none. Does
  * not wait for locks; what failed is done by the next call. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);
+/* a has what `reader`, another handle of the same store, has read last; the reader is then of use for reading only. So a slow store holds up nobody but
+ * the reader's thread. */
+void accounts_adopt(struct accounts *a, struct accounts *reader);
 /* The store's config_version as of what was taken over last: it rises with every change of keys, budgets and prices. */
 int64_t accounts_version(const struct accounts *a);
 
