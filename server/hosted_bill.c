@@ -109,6 +109,7 @@ void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char 
     if (!b->told || memcmp(b->usage.count, u->count, sizeof u->count) != 0) b->told_bytes = b->out_bytes;
     b->told = true;
     b->usage = *u;
+    if (u->tier[0]) hosted_bill_tier(b, u->tier);
     snprintf(b->raw, sizeof b->raw, "%s", raw && strlen(raw) < sizeof b->raw ? raw : "");
 }
 
