@@ -132,7 +132,8 @@ static bool take_name(int lock_fd, char *name, size_t size)
     if (fstat(lock_fd, &st)) return false;
     ssize_t n = pread(lock_fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
-    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino;
+    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev &&
+                inode == (unsigned long long)st.st_ino;
     if (!ours) {
         randombytes_buf(&number, sizeof number);
         int len = snprintf(text, sizeof text, "%016llx %llu %llu\n", number, (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
