@@ -147,6 +147,7 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     learn(h, fault, hint_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
     b->left = r->sent && (r->deadline || !c);
+    b->unsure = r->sent && r->outcome != UPSTREAM_WHOLE && r->error.status < 300;
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
         settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);

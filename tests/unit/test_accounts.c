@@ -103,7 +103,8 @@ static void raw_run(const char *sql)
     "DROP TABLE ledger_state; DROP TABLE runs; DROP TABLE balances; DROP TABLE budgets; DROP TABLE budget_windows; DROP TABLE prices;" \
     "DROP TABLE requests; DROP TABLE request_windows; DROP TABLE attempts; DROP TABLE transfers; DROP TABLE idempotency;" \
     "DROP TABLE usage_days; DROP TABLE usage_tags; DROP TABLE reconciliation; DELETE FROM accounts WHERE kind = 'house';" \
-    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;"
+    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;" \
+    "ALTER TABLE accounts DROP COLUMN stores_answers;"
 
 /* Others notice it as they do a change by the program. */
 #define NOTED "; UPDATE ledger_state SET config_version = config_version + 1"
@@ -181,7 +182,7 @@ static void test_accounts_migrate_to_what_a_line_was_priced_by(void **state)
 {
     (void)state;
     accounts_close(open_ok());
-    raw_run("ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
+    raw_run("DROP INDEX requests_overflow; ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
             "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, resolved_ms, reserved, held, charged)"
             " VALUES (4294967297, 3, 2, 'posted', 0, 'm', 9, 1, 2, 2, 5, 0, 5);"
             "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms) VALUES (4294967297, 1, 4, 'm', 9, 'served', 1);"
