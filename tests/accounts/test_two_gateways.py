@@ -56,8 +56,8 @@ def pair(tmp_path, fake, store):  # noqa: F811
 def test_rules_hold_at_both(pair):
     a, b = pair
     assert all(place.ask(model=f"lab/{MODEL}")[0].status == 200 for place in pair)
-    a.accounts("rules", 1, "--providers", "groq,openai")
     a.accounts("rules", 2, "--providers", "groq,lab")
+    a.accounts("rules", 1, "--providers", "groq,openai")  # whoever refuses lab has both
     for place in pair:
         until = time.monotonic() + 20
         while place.ask(model=f"lab/{MODEL}")[0].status == 200:
