@@ -710,7 +710,7 @@ static void completion_run(struct completion *c)
     struct err e = {0};
     struct completion_choice x = {.local = c->model, .supplier = c->model ? c->model->supplier : 0};
     if (c->model && !c->local_cannot.code && fit_answer(c, &e)) {
-        if (!completion_route_has_hosted(c)) {
+        if (c->switched || !completion_route_has_hosted(c)) {
             completion_fail(c, &e);
             return;
         }

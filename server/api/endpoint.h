@@ -25,6 +25,7 @@ extern const struct endpoint endpoint_livez, endpoint_readyz, endpoint_healthz; 
 
 extern const struct endpoint endpoint_admin_list, endpoint_admin_load, endpoint_admin_show, endpoint_admin_unload; /* admin_models.c */
 
+extern const struct endpoint endpoint_admin_routing; /* admin_routing.c */
 extern const struct endpoint endpoint_accounts_list, endpoint_accounts_show, endpoint_accounts_change; /* admin_accounts.c */
 extern const struct endpoint endpoint_organization_usage, endpoint_organization_costs; /* organization.c */
 
