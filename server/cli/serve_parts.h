@@ -102,6 +102,8 @@ void serve_hosted_tell(const struct serve *s); /* the log */
 
 /* serve_alerts.c: after the pool; alerts stay NULL without accounts. */
 MUST_USE int serve_alerts_start(struct serve *s, struct err *e);
+/* Any thread. -ERR_INPUT names the option. */
+MUST_USE int serve_alerts_bounds(const struct options *o, struct alerts_bounds *out, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);
