@@ -78,7 +78,7 @@ struct options {
 
     const char *name, *url, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
-    bool no_auth;
+    bool no_auth, no_model;
     const char *store; /* NULL: the data directory's own */
     const char *expires, *grace;
     bool admin, json;

@@ -175,9 +175,10 @@ static void announce(struct serve *s)
     s->ready = true;
     loading_end(s);
     struct buf models;
+    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
     for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
-    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
+    if (s->g.n_models == 0) buf_puts(&models, json ? "" : "hosted models only");
     char url[128];
     snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
              http_port(s->g.http));

@@ -72,7 +72,7 @@ int serve_models_start(struct serve *s, struct err *e)
 {
     const struct options *o = s->o;
     s->g.order = serve_model_order;
-    int rc = o->n_args ? 0 : start_one(s, "demo", o->name, NULL, e);
+    int rc = o->n_args || o->no_model ? 0 : start_one(s, "demo", o->name, NULL, e);
     for (int i = 0; i < o->n_args && !rc; i++) rc = start_one(s, o->args[i], o->name ? o->name : o->arg_names[i], o->arg_stand_ins[i], e);
     return rc;
 }
