@@ -19,7 +19,7 @@
 #include "server/route.h"
 #include "server/routing/explain.h"
 
-enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
+enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20, READ_HERE_BYTES = 8 << 10 /* whatever is in it, less than a millisecond */ };
 
 static void close_fd(int *fd)
 {
@@ -315,12 +315,17 @@ static int read_hosted(struct completion *c, struct err *e)
     return rc ? rc : wire_encode(&m->host->host, c->request, &o, &c->wire, e);
 }
 
+/* What it takes to know who is asked. */
+static int read_name(struct completion *c, struct err *e)
+{
+    int rc = read_json(c, e);
+    return rc ? rc : read_model(c, e);
+}
+
 static int read_request(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
-    int rc = read_json(c, e);
-    if (rc) return rc;
-    rc = read_model(c, e);
+    int rc = c->request ? 0 : read_name(c, e); /* read_here may have read it */
     if (!rc && c->hosted) return read_hosted(c, e);
     const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
     if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
@@ -559,6 +564,22 @@ static void read_done(struct pool_job *j)
         completion_run(c);
 }
 
+/* On the loop: reading a small request takes less than handing it to a thread and back. A local model's prompt is made by a thread all the same. */
+static void read_here(struct completion *c)
+{
+    struct err e;
+    int rc = read_name(c, &e);
+    if (!rc && !c->hosted) {
+        completion_job(c, read_work, read_done);
+        return;
+    }
+    if (!rc) rc = read_hosted(c, &e);
+    if (rc)
+        completion_fail(c, &e);
+    else
+        completion_run_hosted(c);
+}
+
 /* --- deadline --- */
 
 static void deadline_passed(void *ctx)
@@ -637,7 +658,10 @@ void completion_begin(struct gateway *g, struct http_request *r)
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
     deadline_start(c, timeout_ms);
-    completion_job(c, read_work, read_done);
+    if (g->hosted && c->body.len <= READ_HERE_BYTES)
+        read_here(c);
+    else
+        completion_job(c, read_work, read_done);
 }
 
 /* --- events --- */
