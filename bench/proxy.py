@@ -31,7 +31,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -166,20 +165,33 @@ def price_table(folder, kind):
 
 def accounts(folder, *words):
     command = [BUILD / "spillway", "accounts", *words, "--data", folder / "data"]
-    return subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"accounts {' '.join(words)}: {done.stderr}")
+    return done.stdout
 
 
 @contextlib.contextmanager
-def spillway(folder, up, ledger):
+def spillway(folder, up, ledger, book=False):
+    """book: OpenAI and Groq in place of the provider, who are not asked."""
     port, name = free_port(), "on" if ledger else "off"
     folder.mkdir()
     lines = [f'  - {{name: {kind}, provider: openai-compatible, base_url: "http://127.0.0.1:{up.port}/{kind}/v1", prices: {price_table(folder, kind)}}}'
              for kind in ("one", "burst", "paced")]
+    if book:
+        lines = ["  - provider: openai", "  - provider: groq"]
     (folder / "spillway.yaml").write_text("providers:\n" + "\n".join(lines) + "\nlimits:\n  max_queue_requests: 4096\n  max_streams_per_key: 4096\n")
     command = [BUILD / "spillway", "serve", "--config", folder / "spillway.yaml", "--listen", f"127.0.0.1:{port}", "--log-level", "warn", "--no-model",
                *(["--data", folder / "data"] if ledger else ["--no-auth"])]
-    with running(command, env={**os.environ, "SPILLWAY_API_KEY": KEY}) as process:
-        wait_for(port, process)
+    env = {**os.environ, "SPILLWAY_API_KEY": KEY, "OPENAI_API_KEY": "sk-none", "GROQ_API_KEY": "gsk-none"}
+    log = folder / "log"
+    with open(log, "w") as stderr, running(command, env=env, stderr=stderr) as process:
+        for _ in range(1000):
+            if "Ready" in log.read_text() or process.poll() is not None:
+                break
+            time.sleep(0.01)
+        if "Ready" not in log.read_text():
+            sys.exit(f"spillway does not start: {log.read_text()}")
         if ledger:
             for project in (a["id"] for a in json.loads(accounts(folder, "list", "--json")) if a["kind"] == "project"):
                 accounts(folder, "budget", "add", project, "1000000", "--period", "month")
@@ -329,8 +341,8 @@ def bench_paced(run):
 def bench_idle(run):
     """Fresh processes, a few seconds old."""
     out = {}
-    for name, ledger in (("off", False), ("on", True)):
-        with spillway(run.folder / f"idle-{name}", run.up, ledger) as g:
+    for name, ledger in (("off", False), ("on", True), ("book", True)):
+        with spillway(run.folder / f"idle-{name}", run.up, ledger, book=name == "book") as g:
             time.sleep(2)
             pids = family(g.pid)
             out[name] = {"gateway_mib": resident_kib(g.pid) / 1024, "all_processes_mib": sum(resident_kib(p) for p in pids) / 1024, "processes": len(pids)}
@@ -340,7 +352,7 @@ def bench_idle(run):
 def bench_ledger(run):
     def pairs(*more):
         done = subprocess.run([str(BUILD / "bench/bench_ledger"), "--seconds", str(run.args.seconds), *more], check=True, capture_output=True, text=True, timeout=300)
-        return float(re.search(r"([\d.]+) pairs/s", done.stdout)[1])
+        return json.loads(done.stdout)["pairs_a_second"]
 
     out = {"sqlite": figures.spread([pairs() for _ in range(run.args.rounds)])}
     sys.path.append(str(ROOT / "tests/accounts"))
@@ -348,7 +360,10 @@ def bench_ledger(run):
     if postgres.PROGRAMS:
         values = []
         for _ in range(run.args.rounds):
-            with postgres.Postgres() as server:
+            server = postgres.Postgres()  # a new one each time: what a round leaves is not the next one's
+            with contextlib.closing(server):
+                server.stop()
+                server.start(fsync="on")
                 values.append(pairs("--store", server.url))
         out["postgres"] = figures.spread(values)
     return out
@@ -362,6 +377,78 @@ def bench_usage(run):
 BENCHES = {"latency": bench_latency, "calls": bench_calls, "streams": bench_streams, "paced": bench_paced, "idle": bench_idle, "ledger": bench_ledger, "usage": bench_usage}
 
 
+# --- the table ---
+
+def met(ok):
+    return "met" if ok else "missed"
+
+
+def number(s, digits=0, unit=""):
+    return f"{s['median']:,.{digits}f}{unit} ({s['low']:,.{digits}f} to {s['high']:,.{digits}f})"
+
+
+def latency_rows(r):
+    us, added, sync = r["us"], r["added_us"], r["fdatasync_us"]["p50"]
+    beside = f"nginx {number(added['nginx']['p50'])}, p99 {number(added['nginx']['p99'])}"
+    if "litellm" in added:
+        beside += f"; LiteLLM, at {LITELLM_RATE} a second, {number(added['litellm']['p50'])}, p99 {number(added['litellm']['p99'])}"
+    off, on = added["off"], added["on"]
+    direct = f"direct: p50 {us['direct']['p50']['median']:.0f}, p99 {us['direct']['p99']['median']:.0f}"
+    yield (f"added to a whole answer at {RATE} a second, ledger off, us ({direct})", f"p50 **{number(off['p50'])}**, p99 **{number(off['p99'])}**", beside,
+           f"150, 1,000: {met(off['p50']['median'] <= 150)}, {met(off['p99']['median'] <= 1000)}")
+    yield (f"the same with key, budget and durable ledger (fdatasync {number(sync)} us)", f"p50 **{number(on['p50'])}**, p99 {number(on['p99'])}", "",
+           f"2 x fdatasync + 150, so {2 * sync['median'] + 150:,.0f}: {met(r['on_to_bound']['median'] <= 1)}, {number(r['on_to_bound'], 2)} of it")
+
+
+def rate_rows(what, r, goals):
+    rate, ratio = r["per_s"], r["to_nginx"]
+    beside = f"nginx {number(rate['nginx'])}" + (f"; LiteLLM {number(rate['litellm'])}" if "litellm" in rate else "") + f"; direct {rate['direct']['median']:,.0f}"
+    for name, goal in goals:
+        yield (f"{what}, ledger {name}", f"{number(rate[name])}, **{number(ratio[name], 2)}** of nginx's", beside, f"{goal}: {met(ratio[name]['median'] >= goal)}")
+        beside = ""
+
+
+def paced_rows(r):
+    for name in ("off", "on"):
+        g = r[name]
+        beside = f"nginx p99 {number(r['nginx']['p99_ms'], 1)} ms; direct {r['direct']['p99_ms']['median']:.1f}" if name == "off" else ""
+        yield (f"{STREAMS:,} streams, 50 events a second each, ledger {name}: delay p50, p99; memory a stream",
+               f"{number(g['p50_ms'], 1)}, **{number(g['p99_ms'], 1)} ms**; {number(g['kib_a_stream'], 1)} KiB", beside,
+               f"20 ms, 64 KiB: {met(g['p99_ms']['median'] <= 20)}, {met(g['kib_a_stream']['median'] <= 64)}")
+
+
+def idle_rows(r):
+    for name, what in (("off", "ledger off"), ("on", "ledger on"), ("book", "ledger on, two hosts of the price book")):
+        yield (f"idle, no local model, {what}: the gateway; with the picture decoder's process", f"**{r[name]['gateway_mib']:.1f} MiB**; {r[name]['all_processes_mib']:.1f}", "",
+               f"15: {met(r[name]['gateway_mib'] <= 15)}")
+
+
+def ledger_rows(r):
+    for store, name, goal in (("sqlite", "SQLite, synchronous=FULL", 5000), ("postgres", "PostgreSQL", 2000)):
+        if store in r:
+            yield f"reserve and post pairs, 256 at once, {name}", f"**{number(r[store])}** a second", "", f"{goal:,}: {met(r[store]['median'] >= goal)}"
+
+
+def usage_rows(r):
+    yield f"a month by project and day of {r['lines']:,} ledger lines", f"**{r['ms']:.0f} ms**, worst {r['worst_ms']:.0f}", "", f"200: {met(r['worst_ms'] <= 200)}"
+
+
+def table(result, command):
+    rows = []
+    for name, made in (("latency", latency_rows), ("paced", paced_rows), ("idle", idle_rows), ("ledger", ledger_rows), ("usage", usage_rows)):
+        rows += made(result[name]) if name in result else []
+        if name == "latency" and "calls" in result:
+            rows += rate_rows(f"whole answers a second, {CLIENTS} connections, gateway on one core", result["calls"], (("off", 0.5), ("on", 0.25)))
+        if name == "latency" and "streams" in result:
+            rows += rate_rows(f"streams of {EVENTS} events a second, the same way", result["streams"], (("off", 0.7), ("on", 0.7)))
+    lines = [f"    {command}", "", figures.machine_line(result["machine"]) + ".", "", "| | ours | beside it | goal |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(r) + " |" for r in rows]
+    if "streams" in result:
+        billed = result["streams"]["billed"]
+        lines += ["", f"Billed in that run: {billed['answers']:,} answers, {billed['prompt_tokens']:,} tokens of input, {billed['completion_tokens']:,} of answer, exactly what the provider told."]
+    return "\n".join(lines) + "\n"
+
+
 def main():
     p = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
     p.add_argument("--only", default=",".join(BENCHES))
@@ -370,6 +457,7 @@ def main():
     p.add_argument("--litellm", action="store_true")
     p.add_argument("--save")
     args = p.parse_args()
+    names = [n for n in BENCHES if n in args.only.split(",")]
     result = {"machine": figures.machine(BUILD)}
     base = BUILD / "bench-proxy"  # on the disk that the project is on: /tmp may be memory
     base.mkdir(exist_ok=True)
@@ -377,14 +465,20 @@ def main():
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=base)))
         up = stack.enter_context(upstream())
         gateways = [up]
-        if set(args.only.split(",")) & {"latency", "calls", "streams", "paced"}:
+        if set(names) & {"latency", "calls", "streams", "paced"}:
             gateways += [stack.enter_context(nginx(folder, up)), stack.enter_context(spillway(folder / "off", up, False)), stack.enter_context(spillway(folder / "on", up, True))]
             if args.litellm:
                 gateways.append(stack.enter_context(litellm(folder, up)))
         run = Run(args, folder, up, gateways)
-        for name in args.only.split(","):
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
             result[name] = BENCHES[name](run)
-            print(name, json.dumps(result[name]), flush=True)
+    text = table(result, " ".join(["bench/proxy.py", *sys.argv[1:]]))
+    print(text, end="")
+    if args.save:
+        folder = ROOT / "bench/results"
+        (folder / (args.save + ".json")).write_text(json.dumps(result, indent=1) + "\n")
+        (folder / (args.save + ".md")).write_text(text)
 
 
 if __name__ == "__main__":

@@ -169,11 +169,20 @@ static void tell_first_key(struct serve *s)
     explicit_bzero(s->first_key, sizeof s->first_key);
 }
 
+/* What reading files took. */
+static void give_back_heap(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    malloc_trim(0);
+#endif
+}
+
 /* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
     loading_end(s);
+    give_back_heap();
     struct buf models;
     bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
