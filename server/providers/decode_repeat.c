@@ -3,7 +3,8 @@
  * without building the tree.
  *
  * What is learnt from an event that was read as a tree holds only until the next such event: nothing that the decoder remembers may have changed
- * meanwhile. Learnt is only what did one thing: it told a text. Escapes end it, as a text could then be spelled in two ways. */
+ * meanwhile. Learnt is only what told one thing, a text; what it may have said of the choice's end it says again. Escapes end it, as a text could then be
+ * spelled in two ways. */
 #include "server/providers/wire_parts.h"
 
 #include <string.h>
@@ -23,19 +24,10 @@ void repeat_note(struct decoder *d, const struct event *ev)
     r->choice = ev->choice;
 }
 
-static uint32_t n_finished(const struct decoder *d)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < d->n_choices; i++) n += d->choices[i].finished;
-    return n;
-}
-
 void repeat_begin(struct decoder *d)
 {
     struct decoder_repeat *r = &d->repeat;
     r->n_before = r->n_told = 0;
-    r->n_usage = d->n_usage;
-    r->n_finished = n_finished(d);
 }
 
 /* The only place where the text stands as a string; NULL: there are several, or none. */
@@ -53,7 +45,7 @@ static const char *find_string(const char *data, size_t n, const char *text, siz
 void repeat_learn(struct decoder *d, const char *data, size_t n)
 {
     struct decoder_repeat *r = &d->repeat;
-    if (r->n_told != 1 || !r->is_text || r->n_usage != d->n_usage || r->n_finished != n_finished(d) || d->complete || memchr(data, '\\', n)) return;
+    if (r->n_told != 1 || !r->is_text || memchr(data, '\\', n)) return;
     const char *at = find_string(data, n, r->text, r->n_text);
     buf_clear(&r->event);
     if (!at || buf_append(&r->event, data, n)) return; /* without memory: every event's tree */

@@ -101,7 +101,7 @@ struct decoder_repeat {
     size_t n_before, n_behind; /* n_before 0: none is */
     uint32_t choice;           /* whose text it is */
     /* of the event that is being read */
-    uint32_t n_told, n_usage, n_finished;
+    uint32_t n_told;
     bool is_text; /* the last thing it told; borrowed from its tree */
     const char *text;
     size_t n_text;
