@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A gateway beside nginx and LiteLLM, in front of a provider that answers at once: `make bench-proxy`.
 
-    bench/proxy.py [--only latency,calls,streams,paced,idle,ledger,usage] [--rounds N] [--seconds N] [--litellm] [--save NAME]
+    bench/proxy.py [--only latency,calls,streams,paced,idle,ledger,usage] [--rounds N] [--seconds N] [--litellm] [--save NAME] [--doc]
 
 Needs nginx (apt: nginx-light); `ledger` also PostgreSQL where it is installed. --litellm measures LiteLLM, too, from build/venv-litellm, which is made if
 it is not there (pip, half a gigabyte). A run that failed prints no figure.
@@ -22,7 +22,7 @@ idle     resident memory of a gateway without a local model that nobody has aske
 ledger   reserve and post pairs (bench_ledger): SQLite, PostgreSQL
 usage    a month of ten million ledger lines (bench_usage)
 
-The last thing that is printed is the table for docs/performance.md. --save writes bench/results/NAME.json and NAME.md.
+The last thing that is printed is the table for docs/performance.md; --doc puts it there. --save writes bench/results/NAME.json.
 """
 import argparse
 import contextlib
@@ -43,6 +43,7 @@ import figures
 ROOT = figures.ROOT
 BUILD = ROOT / "build"
 LITELLM = "1.106.2"
+DOC_FROM, DOC_TO = "<!-- bench/proxy.py --doc writes from here -->", "<!-- to here -->"
 KEY = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyzABCD"
 CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE, OTHER_CORE = CORES[0], CORES[-1]
@@ -456,6 +457,7 @@ def main():
     p.add_argument("--seconds", type=int, default=4)
     p.add_argument("--litellm", action="store_true")
     p.add_argument("--save")
+    p.add_argument("--doc", action="store_true")
     args = p.parse_args()
     names = [n for n in BENCHES if n in args.only.split(",")]
     result = {"machine": figures.machine(BUILD)}
@@ -477,8 +479,12 @@ def main():
     print(text, end="")
     if args.save:
         folder = ROOT / "bench/results"
+        folder.mkdir(exist_ok=True)
         (folder / (args.save + ".json")).write_text(json.dumps(result, indent=1) + "\n")
-        (folder / (args.save + ".md")).write_text(text)
+    if args.doc:
+        page = ROOT / "docs/performance.md"
+        before, rest = page.read_text().split(DOC_FROM)
+        page.write_text(before + DOC_FROM + "\n" + text + DOC_TO + rest.split(DOC_TO)[1])
 
 
 if __name__ == "__main__":
