@@ -75,8 +75,16 @@ static struct curl_socket *socket_of(const struct curl_loop *c, curl_socket_t fd
     return fd >= 0 && (size_t)fd < c->n_sockets ? c->sockets[fd] : NULL;
 }
 
+static void socket_free(struct curl_socket *s)
+{
+    socket_unwatch(s);
+    s->owner->sockets[s->fd] = NULL;
+    free(s);
+}
+
 static struct curl_socket *socket_new(struct curl_loop *c, curl_socket_t fd)
 {
+    if (socket_of(c, fd)) socket_free(c->sockets[fd]); /* closed without a word */
     if ((size_t)fd >= c->n_sockets) {
         size_t n = c->n_sockets ? c->n_sockets : 64;
         while (n <= (size_t)fd) n *= 2;
@@ -89,13 +97,6 @@ static struct curl_socket *socket_new(struct curl_loop *c, curl_socket_t fd)
     struct curl_socket *s = c->sockets[fd] = calloc(1, sizeof *s);
     if (s) *s = (struct curl_socket){.owner = c, .fd = fd};
     return s;
-}
-
-static void socket_free(struct curl_socket *s)
-{
-    socket_unwatch(s);
-    s->owner->sockets[s->fd] = NULL;
-    free(s);
 }
 
 static curl_socket_t socket_opens(void *ctx, curlsocktype purpose, struct curl_sockaddr *a)

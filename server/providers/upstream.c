@@ -20,7 +20,8 @@ enum {
     HEADERS_MAX = 128,
     LINGER_MS = 50,
     URL_MAX_BYTES = HOST_MAX_URL_BYTES + WIRE_MAX_PATH_BYTES,
-    SPARE_HANDLES = 64
+    SPARE_HANDLES = 64,
+    AT_ONCE_BYTES = 32 << 10 /* a body of so much is sent before there is silence to be measured */
 };
 
 struct upstream {
@@ -422,7 +423,6 @@ static CURL *handle_new(const struct upstream *u)
     SET(CURLOPT_HEADERFUNCTION, take_header);
     SET(CURLOPT_WRITEFUNCTION, take_body);
     SET(CURLOPT_XFERINFOFUNCTION, take_progress);
-    SET(CURLOPT_NOPROGRESS, 0L);
     SET(CURLOPT_SHARE, u->share);
     if (u->config.ca_file) SET(CURLOPT_CAINFO, u->config.ca_file);
     if (ok) return h;
@@ -446,6 +446,7 @@ static bool set_options(struct upstream_call *c, const char *path)
     SET(CURLOPT_XFERINFODATA, c);
     SET(CURLOPT_PRIVATE, c);
     SET(CURLOPT_ERRORBUFFER, c->curl_text);
+    SET(CURLOPT_NOPROGRESS, c->request.body.len > AT_ONCE_BYTES ? 0L : 1L);
     SET(CURLOPT_NOPROXY, c->host->loopback ? "*" : NULL);
     if (c->decoder) {
         SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body.len);
