@@ -27,7 +27,6 @@ static void make_page_cache(void)
         double align;
     } memory;
     int header = 0;
-    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* a lock and sums for each allocation, which nobody asks for */
     sqlite3_config(SQLITE_CONFIG_PCACHE_HDRSZ, &header);
     if (header > 0 && header <= PAGE_HEADER_BYTES) sqlite3_config(SQLITE_CONFIG_PAGECACHE, memory.bytes, PAGE_BYTES + PAGE_HEADER_BYTES, CACHE_PAGES);
 }
