@@ -8,7 +8,7 @@
  *     /burst/...   a stream of N events, each a send of its own as providers do it, as fast as they go
  *     /paced/...   a stream with an event each --pace-ms for as long as the client stays; the text is when it was sent, "~<boot clock, ns>;"
  * Each piece of text in a stream has one '~' and nothing else has one, so that clients can count pieces however events were cut or merged. GET /counts: the whole
- * answers so far, and the tokens that their usage told: the truth that bills are held against.
+ * answers so far, and the tokens that their usage told: the truth that bills are held against. Any other GET: an empty list of models.
  *
  * Answers fit into the socket's buffer. One that does not ends the program: there would be nothing to measure. */
 #include <arpa/inet.h>
@@ -162,7 +162,9 @@ static bool starts(const struct conn *c, const char *with)
 
 static bool answer(struct conn *c)
 {
+    static const char no_models[] = HEAD "application/json\r\ncontent-length: 27\r\n\r\n{\"object\":\"list\",\"data\":[]}"; /* LiteLLM asks */
     if (starts(c, "GET /counts")) return tell_counts(c);
+    if (starts(c, "GET ")) return conn_send(c, no_models, sizeof no_models - 1);
     if (starts(c, "POST /paced/")) return pace(c);
     bool one = starts(c, "POST /one/");
     if (!one && !starts(c, "POST /burst/")) fail("a request for something else: %.40s", c->in.data);
