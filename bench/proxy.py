@@ -15,7 +15,7 @@ The provider (bench/proxy_upstream.c) and the clients (bench/proxy_clients.c) ar
 Every round runs each of them once, one after the other; a ratio, and what a gateway adds, is of one round, and the table has the median of the rounds.
 
 latency  whole answers at 500 a second (litellm: 10), sent when they are due, on both cores; the time of fdatasync in the same folder, before each round
-calls    whole answers, 64 connections (litellm: 16) in a closed loop; the gateway on one core, provider and clients on the other
+calls    whole answers, 64 connections (litellm: 4) in a closed loop; the gateway on one core, provider and clients on the other
 streams  streams of 64 events, each event a send of the provider's, the same way; then the requests and tokens of the account are held against the provider's
 paced    1,000 streams at once with an event each 20 ms; delay from the provider's send to the client's read, and memory of the gateway
 idle     resident memory of a gateway without a local model that nobody has asked yet
@@ -48,7 +48,7 @@ KEY = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyzABCD"
 CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE, OTHER_CORE = CORES[0], CORES[-1]
 STREAMS, EVENTS, CLIENTS, RATE = 1000, 64, 64, 500
-LITELLM_RATE, LITELLM_CLIENTS = 10, 16  # what it can take; 64 streams at once would not end within a round
+LITELLM_RATE, LITELLM_CLIENTS = 10, 4  # what it can take; 64 streams at once would not end within a round
 
 
 def free_port():
