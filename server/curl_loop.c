@@ -9,10 +9,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/curl_memory.h"
+
 struct curl_loop {
     struct loop *loop;
     CURLM *multi;
-    struct loop_timer timer;
+    struct loop_timer timer, abort;
     struct curl_socket **sockets; /* by descriptor; NULL: not curl's */
     size_t n_sockets;
     void (*done)(void *ctx, CURL *easy, CURLcode code);
@@ -68,6 +70,22 @@ static void timer_fired(void *ctx)
     int running;
     curl_multi_socket_action(c->multi, CURL_SOCKET_TIMEOUT, 0, &running);
     take_ended(c);
+}
+
+/* A callback that fails has curl abort all transfers, but each only when it is looked at again: nothing else would. */
+static void abort_fired(void *ctx)
+{
+    struct curl_loop *c = ctx;
+    int running;
+    curl_multi_perform(c->multi, &running);
+    take_ended(c);
+}
+
+static int callback_failed(struct curl_loop *c)
+{
+    int rc = loop_timer_set(c->loop, &c->abort, loop_now_ms(c->loop));
+    CHECK(rc == 0);
+    return -1;
 }
 
 static struct curl_socket *socket_of(const struct curl_loop *c, curl_socket_t fd)
@@ -131,12 +149,12 @@ static int socket_wanted(CURL *easy, curl_socket_t fd, int what, void *ctx, void
         if (s && !s->told_of_close) socket_free(s);
         return 0;
     }
-    if (!s && !(s = socket_new(c, fd))) return -1;
+    if (!s && !(s = socket_new(c, fd))) return callback_failed(c);
     s->wanted = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
     if (s->watch && s->wanted == s->watched) return 0;
     int rc = s->watch ? loop_watch_change(c->loop, s->watch, s->wanted, NULL) : loop_watch_add(c->loop, fd, s->wanted, socket_event, s, &s->watch, NULL);
     if (!rc) s->watched = s->wanted;
-    return rc ? -1 : 0;
+    return rc ? callback_failed(c) : 0;
 }
 
 static int timer_wanted(CURLM *multi, long ms, void *ctx)
@@ -146,13 +164,15 @@ static int timer_wanted(CURLM *multi, long ms, void *ctx)
     if (ms < 0)
         loop_timer_clear(c->loop, &c->timer);
     else if (loop_timer_set(c->loop, &c->timer, loop_now_ms(c->loop) + ms))
-        return -1;
+        return callback_failed(c);
     return 0;
 }
 
 int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx, struct err *e)
 {
-    struct curl_loop *c = *out = calloc(1, sizeof *c);
+    int rc = curl_memory_init(e);
+    struct curl_loop *c = *out = rc ? NULL : calloc(1, sizeof *c);
+    if (rc) return rc;
     if (c) c->multi = curl_multi_init();
     if (!c || !c->multi) {
         free(c);
@@ -163,6 +183,7 @@ int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx
     c->done = done;
     c->ctx = ctx;
     c->timer = (struct loop_timer){.fn = timer_fired, .ctx = c};
+    c->abort = (struct loop_timer){.fn = abort_fired, .ctx = c};
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, socket_wanted);
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETDATA, c);
     curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, timer_wanted);
@@ -175,6 +196,7 @@ void curl_loop_free(struct curl_loop *c)
     if (!c) return;
     curl_multi_cleanup(c->multi); /* closes the connections */
     loop_timer_clear(c->loop, &c->timer);
+    loop_timer_clear(c->loop, &c->abort);
     for (size_t i = 0; i < c->n_sockets; i++)
         if (c->sockets[i]) socket_free(c->sockets[i]);
     free(c->sockets);
