@@ -228,15 +228,25 @@ static void tell_first_key(struct serve *s)
     explicit_bzero(s->first_key, sizeof s->first_key);
 }
 
+/* What reading files took. */
+static void give_back_heap(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    malloc_trim(0);
+#endif
+}
+
 /* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
     loading_end(s);
+    give_back_heap();
     struct buf models;
+    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
     for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
-    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
+    if (s->g.n_models == 0) buf_puts(&models, json ? "" : "hosted models only");
     char url[128];
     snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
              http_port(s->g.http));
