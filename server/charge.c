@@ -9,7 +9,7 @@ struct charge {
     struct loop_call back;
     struct loop *loop;
     struct ledger_writer *writer;
-    int64_t request;
+    int64_t request, held_nusd;
     bool busy, ends; /* ends: `end` is asked for */
     struct ledger_op end;
     char *raw[LEDGER_MAX_ATTEMPTS];
@@ -65,6 +65,7 @@ static void submit_end(struct charge *c)
     c->done = c->end_done;
     c->ctx = c->end_ctx;
     c->call.op = c->end;
+    c->call.op.held_nusd = c->held_nusd;
     submit(c);
 }
 
@@ -78,6 +79,7 @@ static void charge_back(struct loop_call *call)
     c->busy = false;
     c->done = NULL;
     if (op.type == LEDGER_RESERVE && !op.rc) c->request = op.request;
+    if (!ended && !op.rc) c->held_nusd += op.amount_nusd;
     if (!ended && c->ends) {
         submit_end(c); /* who has asked for the end waits for no other answer */
         return;
