@@ -42,10 +42,20 @@ static void set_broken(struct db *db, const char *why)
     sqlite3_db_config(h->s, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 }
 
+/* Of the log's last fault. (sqlite3_system_errno has none of a COMMIT.) */
+static int log_errno(sqlite3 *s)
+{
+    sqlite3_file *log = NULL;
+    int code = 0;
+    if (sqlite3_file_control(s, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK && log && log->pMethods)
+        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &code);
+    return code;
+}
+
 /* What the system says to a write that it has not even begun. */
 static bool is_refused_whole(sqlite3 *s)
 {
-    int code = sqlite3_extended_errcode(s), why = sqlite3_system_errno(s);
+    int code = sqlite3_extended_errcode(s), why = log_errno(s);
     return code == SQLITE_IOERR_WRITE && (why == EROFS || why == ENOSPC || why == EDQUOT);
 }
 

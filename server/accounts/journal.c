@@ -14,7 +14,7 @@
 
 #include "base/buf.h"
 
-enum { HEADER_BYTES = 512, DATA_AT = 4096, HASH_BYTES = 16, HEAD_BYTES = 4 + HASH_BYTES, MAGIC_BYTES = 8, SLICE_BYTES = 64 << 10 };
+enum { HEADER_BYTES = 512, DATA_AT = 4096, HASH_BYTES = 16, HEAD_BYTES = 4 + HASH_BYTES, TEXT_BYTES = JOURNAL_RECORD_BYTES - HEAD_BYTES, MAGIC_BYTES = 8, SLICE_BYTES = 64 << 10 };
 static const char magic[] = "SPWJRNL1";
 
 struct journal {
@@ -111,7 +111,7 @@ static const char *record_at(const struct journal *j, const unsigned char *p, si
 {
     unsigned char hash[HASH_BYTES];
     size_t len = n < HEAD_BYTES ? 0 : (size_t)get_number(p, 4);
-    if (len == 0 || len > JOURNAL_RECORD_BYTES - HEAD_BYTES || len > n - HEAD_BYTES) return NULL;
+    if (len == 0 || len > TEXT_BYTES || len > n - HEAD_BYTES) return NULL;
     hash_text(j->generation, p + HEAD_BYTES, len, hash);
     *text_bytes = len;
     return memcmp(hash, p + 4, HASH_BYTES) == 0 ? (const char *)p + HEAD_BYTES : NULL;
@@ -211,7 +211,8 @@ static json_t *used_to_json(const struct ledger_used *u, bool raw)
                      (int)u->usage.inconsistent, "cost", (json_int_t)u->cost_nusd, "raw", raw ? u->raw : NULL, "reconcile", u->reconcile);
 }
 
-static char *op_to_text(const struct ledger_op *op, bool raw)
+/* Its length, which may be more than there is room for; 0: out of memory. */
+static size_t op_to_text(const struct ledger_op *op, bool raw, char text[TEXT_BYTES])
 {
     json_t *used = json_array();
     for (int i = 0; i < op->n_used; i++) json_array_append_new(used, used_to_json(&op->used[i], raw));
@@ -219,34 +220,26 @@ static char *op_to_text(const struct ledger_op *op, bool raw)
     json_t *o = json_pack("{s:I, s:b, s:I, s:I, s:i, s:o, s:s*, s:s*}", "request", (json_int_t)op->request, "post", op->type == LEDGER_POST,
                           "sale", (json_int_t)op->sale_nusd, "price", (json_int_t)op->price, "served", op->served, "used", used, "outcome",
                           op->outcome, "reason", op->reason);
-    char *text = whole && o ? json_dumps(o, JSON_COMPACT) : NULL;
+    size_t n = whole && o ? json_dumpb(o, text, TEXT_BYTES, JSON_COMPACT) : 0;
     json_decref(o);
-    return text;
+    return n;
 }
 
 int journal_add(struct journal *j, const struct ledger_op *op, struct err *e)
 {
     CHECK(op->type == LEDGER_POST || op->type == LEDGER_VOID);
-    unsigned char head[HEAD_BYTES];
+    unsigned char record[JOURNAL_RECORD_BYTES];
+    char *text = (char *)record + HEAD_BYTES;
     if (j->failed) return err_set(e, ERR_BROKEN, "accounts journal: the disk has failed");
-    char *text = op_to_text(op, true);
-    if (!text || strlen(text) > JOURNAL_RECORD_BYTES - HEAD_BYTES) {
-        free(text);
-        text = op_to_text(op, false);
-    }
-    if (!text) return err_set(e, ERR_MEMORY, "out of memory");
-    size_t n = strlen(text);
-    int rc = n > JOURNAL_RECORD_BYTES - HEAD_BYTES || j->records.len + HEAD_BYTES + n > j->cap_bytes ? err_set(e, ERR_LIMIT, "accounts journal: it is full") : 0;
-    put_number(head, n, 4);
-    hash_text(j->generation, text, n, head + 4);
-    if (!rc && buf_reserve(&j->records, HEAD_BYTES + n)) rc = err_set(e, ERR_MEMORY, "out of memory");
-    if (!rc) {
-        CHECK(buf_append(&j->records, head, sizeof head) == 0 && buf_append(&j->records, text, n) == 0); /* there is room */
-        j->n++;
-    }
-    j->records.failed = 0;
-    free(text);
-    return rc;
+    size_t n = op_to_text(op, true, text);
+    if (n == 0 || n > TEXT_BYTES) n = op_to_text(op, false, text);
+    if (n == 0) return err_set(e, ERR_MEMORY, "out of memory");
+    if (n > TEXT_BYTES || j->records.len + HEAD_BYTES + n > j->cap_bytes) return err_set(e, ERR_LIMIT, "accounts journal: it is full");
+    put_number(record, n, 4);
+    hash_text(j->generation, text, n, record + 4);
+    if (buf_append(&j->records, record, HEAD_BYTES + n)) return err_set(e, ERR_MEMORY, "out of memory");
+    j->n++;
+    return 0;
 }
 
 int journal_sync(struct journal *j, struct err *e)

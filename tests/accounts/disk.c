@@ -42,7 +42,7 @@ static struct {
     enum disk_fault fault;
     int64_t first, end, n_writes, n_syncs;
     bool dead, resting; /* resting: after disk_make, what is opened is looked at and nothing more */
-    int error; /* errno of the last fault; 0: none of ours */
+    int error; /* errno of the last fault */
 } disk = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct handle {
@@ -146,7 +146,6 @@ static int write_fault(void)
 {
     int64_t i = ++disk.n_writes;
     if (disk.fault == DISK_DEAD && i >= disk.first) disk.dead = true;
-    disk.error = 0;
     if (disk.dead) return disk.error = EIO, SQLITE_IOERR_WRITE;
     if (!is_due(i)) return SQLITE_OK;
     if (disk.fault == DISK_FULL) return disk.error = ENOSPC, SQLITE_FULL;
@@ -195,7 +194,7 @@ static int d_sync(sqlite3_file *h, int flags)
     if (!fails && disk.fault != DISK_LIES)
         for (const struct step *s = f->first; s; s = s->next) step_do(&f->durable, s);
     if (!disk.dead && disk.fault != DISK_LIES) forget_steps(f); /* if it fails: the system takes them for written */
-    disk.error = fails ? EIO : 0;
+    if (fails) disk.error = EIO;
     pthread_mutex_unlock(&disk.lock);
     return fails ? SQLITE_IOERR_FSYNC : SQLITE_OK;
 }
@@ -236,6 +235,10 @@ static int d_check(sqlite3_file *h, int *out)
 static int d_control(sqlite3_file *h, int op, void *arg)
 {
     if (op == SQLITE_FCNTL_SIZE_HINT || op == SQLITE_FCNTL_CHUNK_SIZE) return SQLITE_OK;
+    if (op == SQLITE_FCNTL_LAST_ERRNO && ((struct handle *)h)->file) {
+        *(int *)arg = disk.error;
+        return SQLITE_OK;
+    }
     return FORWARD(h, xFileControl, op, arg);
 }
 
@@ -316,12 +319,6 @@ static int d_delete(sqlite3_vfs *v, const char *name, int sync)
     return rc;
 }
 
-static int d_last_error(sqlite3_vfs *v, int n, char *out)
-{
-    (void)v;
-    return disk.error ? disk.error : disk.real->xGetLastError(disk.real, n, out);
-}
-
 /* --- for tests --- */
 
 void disk_install(void)
@@ -334,7 +331,6 @@ void disk_install(void)
     vfs.szOsFile = (int)sizeof(struct handle) + disk.real->szOsFile;
     vfs.xOpen = d_open;
     vfs.xDelete = d_delete;
-    vfs.xGetLastError = d_last_error;
     CHECK(sqlite3_vfs_register(&vfs, 1) == SQLITE_OK);
 }
 
@@ -357,6 +353,7 @@ void disk_fail(enum disk_fault fault, int64_t first, int64_t n)
 {
     pthread_mutex_lock(&disk.lock);
     disk.fault = fault;
+    disk.dead = false;
     disk.first = first;
     disk.end = n > INT64_MAX - first ? INT64_MAX : first + n;
     disk.n_writes = disk.n_syncs = 0;

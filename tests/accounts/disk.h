@@ -25,7 +25,7 @@ enum disk_damage { DAMAGE_NONE_KEPT, DAMAGE_ALL_KEPT, DAMAGE_SOME_KEPT, DAMAGE_L
 void disk_install(void);
 /* All files are as they are found when they are opened next; no fault. */
 void disk_new(void);
-/* From the first-th write on (of DISK_SYNC: sync), counted from this call as 1, n of them. */
+/* There is power; from the first-th write on (of DISK_SYNC: sync), counted from this call as 1, n of them. */
 void disk_fail(enum disk_fault fault, int64_t first, int64_t n);
 int64_t disk_writes(void); /* since disk_fail or disk_new */
 int64_t disk_syncs(void);
