@@ -447,12 +447,13 @@ static void *writer_run(void *arg)
             turn_away(w);
             if (clock_boot_ms() < again_ms) continue;
             failed = !try_again(w);
-            if (!failed) set_state(w, true, "");
             count_waiting(w);
+            if (!failed) set_state(w, true, "");
         } else {
             failed = take_batch(w, &w->queue) && run_batch(w);
             if (!failed && take_batch(w, &w->ends)) failed = run_batch(w); /* put off for want of memory */
             if (!failed && clock_boot_ms() - w->tidied_ms >= LEDGER_TIDY_MS) failed = tidy(w, &e) == -ERR_BROKEN;
+            failed |= !ledger_writer_state(w).open; /* it was away for a while, and the journal has something */
         }
         if (!failed)
             pause = 0;
