@@ -187,9 +187,7 @@ int64_t ledger_boot_ms(const struct ledger *l)
 static void watch_clock(struct ledger *l)
 {
     int64_t ahead_ms = l->now_ms - l->now_boot_ms, moved_ms = ahead_ms - l->ahead_ms;
-    if (l->run == 0)
-        l->ahead_ms = ahead_ms;
-    else if (moved_ms > CLOCK_JUMP_MS || moved_ms < -CLOCK_JUMP_MS) {
+    if (l->run == 0 || moved_ms > CLOCK_JUMP_MS || moved_ms < -CLOCK_JUMP_MS) { /* a run that begins knows nothing of before */
         l->jumped_boot_ms = l->now_boot_ms;
         l->ahead_ms = ahead_ms;
     }

@@ -65,7 +65,7 @@ struct ledger {
     int64_t seen_ms;    /* the run's, as written last: another one with every batch, so that a batch is known by it */
     int64_t house, overrun, outside; /* accounts */
     int64_t now_ms, now_boot_ms;     /* as of the last transaction */
-    int64_t jumped_boot_ms;          /* when the database's clock last left ours behind, or was left; 0: never */
+    int64_t jumped_boot_ms;          /* since when the database's clock goes as ours */
     int64_t ahead_ms;                /* the database's clock of the boot clock, then */
     int64_t clock_ms;                /* as it stands in the store */
     int64_t config_version;

@@ -76,7 +76,7 @@ static void find_own(const struct ledger *l, struct ledger_op *ops, size_t *n)
 /* After a jump of the clock every run seems to be silent until it has written once more. */
 static int64_t judge_by_ms(const struct ledger *l)
 {
-    bool jumped = l->jumped_boot_ms && l->now_boot_ms - l->jumped_boot_ms < LEDGER_GRACE_MS;
+    bool jumped = l->now_boot_ms - l->jumped_boot_ms < LEDGER_GRACE_MS;
     return jumped ? 0 : l->now_ms - LEDGER_GRACE_MS;
 }
 

@@ -122,6 +122,14 @@ static size_t take_from(struct ledger_writer *w, struct list *from, struct ledge
 
 /* --- what the store does not take --- */
 
+static void count_waiting(struct ledger_writer *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->state.n_waiting = w->ends.n;
+    w->state.n_kept = w->journal ? journal_count(w->journal) : 0;
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* As the store will say of it, as far as its caller knows what it holds. */
 static void answer_kept(struct ledger_writer *w, struct ledger_call *c)
 {
@@ -154,6 +162,7 @@ static size_t keep_ends(struct ledger_writer *w, struct ledger_call **calls, siz
         set_failed(w, &e);
     else if (e.code)
         log_error("%s", e.msg);
+    count_waiting(w);
     for (size_t i = 0; i < n_kept; i++) {
         if (synced)
             answer_kept(w, kept[i]);
@@ -161,14 +170,6 @@ static size_t keep_ends(struct ledger_writer *w, struct ledger_call **calls, siz
             calls[n_left++] = kept[i];
     }
     return n_left;
-}
-
-static void count_waiting(struct ledger_writer *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->state.n_waiting = w->ends.n;
-    w->state.n_kept = w->journal ? journal_count(w->journal) : 0;
-    pthread_mutex_unlock(&w->lock);
 }
 
 static void put_off(struct ledger_writer *w, struct ledger_call **calls, size_t n, int why)

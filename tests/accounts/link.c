@@ -15,7 +15,7 @@
 
 #include "base/err.h"
 
-enum { MAX_MESSAGE = 1 << 20, POLL_MS = 20, REPLY_MS = 2000, LATE_US = 40000, NO_CUT = -1 };
+enum { MAX_MESSAGE = 1 << 20, POLL_MS = 20, REPLY_MS = 2000, LATE_US = 250000, NO_CUT = -1 };
 
 static struct {
     int fd;
