@@ -321,15 +321,16 @@ static int run_batch(struct ledger_writer *w)
         return 0;
     }
     if (rc == -ERR_INTERNAL) return run_one_by_one(w);
-    if (rc == -ERR_BROKEN) set_failed(w, &e);
+    if (rc == -ERR_BROKEN)
+        set_failed(w, &e);
+    else if (rc != -ERR_MEMORY)
+        set_state(w, false, e.msg); /* before anybody is told that it is so */
     if (rc == -ERR_BROKEN || rc == -ERR_UNKNOWN)
         give_up(w);
     else
         put_off(w, w->batch, w->n, rc);
     w->n = 0;
-    if (rc == -ERR_MEMORY) return 0; /* the store is there; ends are tried again in a moment */
-    set_state(w, false, e.msg);
-    return rc;
+    return rc == -ERR_MEMORY ? 0 : rc; /* 0: the store is there; ends are tried again in a moment */
 }
 
 static size_t take_batch(struct ledger_writer *w, struct list *from)
