@@ -80,7 +80,7 @@ void db_rollback(struct db *db);
 MUST_USE int db_end(struct db *db, int rc, struct err *e);
 
 /* A statement without rows. *n_changed may be NULL. -ERR_BUSY: it met another's lock or lost against one (the transaction must be tried again);
- * -ERR_EXISTS: a UNIQUE rule. */
+ * -ERR_EXISTS: a UNIQUE rule; -ERR_INTERNAL: another rule of the table. */
 MUST_USE int db_run(struct db *db, const char *sql, const struct db_arg *args, int n_args, int64_t *n_changed, struct err *e);
 #define DB_ARGS(...) (const struct db_arg[]){__VA_ARGS__}, (int)(sizeof((const struct db_arg[]){__VA_ARGS__}) / sizeof(struct db_arg))
 #define DB_NO_ARGS NULL, 0

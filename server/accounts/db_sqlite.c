@@ -85,6 +85,7 @@ static int fail_in(struct db *db, bool commits, struct err *e)
         return say_broken(h, e);
     }
     enum err_code c = kind == SQLITE_BUSY ? ERR_BUSY : kind == SQLITE_NOMEM || code == SQLITE_IOERR_NOMEM ? ERR_MEMORY : ERR_IO;
+    if (kind == SQLITE_CONSTRAINT || kind == SQLITE_MISMATCH || kind == SQLITE_TOOBIG) c = ERR_INTERNAL;
     if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY) c = ERR_EXISTS;
     db->trouble = trouble_of(h->s);
     return err_set(e, c, "accounts database: %s", sqlite3_errmsg(h->s));

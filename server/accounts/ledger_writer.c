@@ -282,6 +282,12 @@ static void finish(struct ledger_writer *w)
     w->n = 0;
 }
 
+/* It is an operation that breaks a rule, not the store that is away. */
+static bool is_spoilt(int rc)
+{
+    return rc == -ERR_INTERNAL || rc == -ERR_EXISTS;
+}
+
 static int run_batch(struct ledger_writer *w);
 
 /* One of them breaks a rule of the tables: the others are done without it. */
@@ -313,14 +319,13 @@ static int run_batch(struct ledger_writer *w)
         finish(w);
         return 0;
     }
-    if (rc == -ERR_INTERNAL && w->n == 1) {
+    if (is_spoilt(rc) && w->n == 1) {
         log_error("accounts: an operation on request %lld cannot be done: %s", (long long)w->batch[0]->op.request, e.msg);
-        w->batch[0]->op.rc = rc;
-        w->batch[0]->op.err = e;
+        w->batch[0]->op.rc = err_set(&w->batch[0]->op.err, ERR_INTERNAL, "%s", e.msg);
         finish(w);
         return 0;
     }
-    if (rc == -ERR_INTERNAL) return run_one_by_one(w);
+    if (is_spoilt(rc)) return run_one_by_one(w);
     if (rc == -ERR_BROKEN)
         set_failed(w, &e);
     else if (rc != -ERR_MEMORY)
@@ -340,26 +345,29 @@ static size_t take_batch(struct ledger_writer *w, struct list *from)
 
 /* --- the journal's way into the store --- */
 
-/* An end that came too late, or cannot be done, is not lost without a word: somebody compares it with what was booked in its place. */
-static void tell_replayed(const struct ledger_op *op, int rc, const struct err *e)
+/* An end that cannot be done, or came after another gateway's estimate, is not lost without a word: somebody compares it with what was booked in its
+ * place. One that was booked before (the process ended in between) is as it should be. */
+static void tell_replayed(struct ledger_writer *w, const struct ledger_op *op, int rc, const struct err *why)
 {
-    if (rc == 0 || rc == -ERR_NOT_FOUND)
-        log_info("accounts: request %lld: %s from the journal (sale %lld nusd)", (long long)op->request,
-                 rc ? "was ended already, so nothing is taken" : "ended", (long long)op->sale_nusd);
-    else
-        log_error("accounts: request %lld cannot be ended from the journal (sale %lld nusd): %s", (long long)op->request, (long long)op->sale_nusd, e->msg);
+    struct err e;
+    int64_t n = 0;
+    if (rc == -ERR_NOT_FOUND)
+        rc = db_number(w->db, "SELECT count(*) FROM requests WHERE id = ?1 AND outcome = 'recovered'", DB_ARGS(db_int(op->request)), 0, &n, &e);
+    if (rc == 0 && n == 0) return;
+    log_error("accounts: request %lld cannot be ended from the journal (sale %lld nusd): %s", (long long)op->request, (long long)op->sale_nusd,
+              n ? "an estimate was booked for it; see reconciliation" : why->msg);
 }
 
 static int replay(struct ledger_writer *w, struct ledger_op **ops, size_t n, struct err *e)
 {
     int rc = ledger_replay(w->ledger, ops, n, e);
-    if (rc == -ERR_INTERNAL && n > 1) {
+    if (is_spoilt(rc) && n > 1) {
         for (size_t i = 0; i < n; i++)
             if ((rc = replay(w, &ops[i], 1, e))) return rc;
         return 0;
     }
-    if (rc && rc != -ERR_INTERNAL) return rc;
-    for (size_t i = 0; i < n; i++) tell_replayed(ops[i], rc ? rc : ops[i]->rc, rc ? e : &ops[i]->err);
+    if (rc && !is_spoilt(rc)) return rc;
+    for (size_t i = 0; i < n; i++) tell_replayed(w, ops[i], rc ? rc : ops[i]->rc, rc ? e : &ops[i]->err);
     return 0;
 }
 
@@ -390,7 +398,9 @@ static int replay_journal(struct ledger_writer *w, struct err *e)
         for (size_t i = 0; i < n; i++) journal_entry_free(&entries[i]);
     }
     free(entries);
-    return rc ? rc : journal_clear(w->journal, e);
+    if (rc) return rc;
+    log_info("accounts: %zu ends of requests were booked from the journal", journal_count(w->journal));
+    return journal_clear(w->journal, e);
 }
 
 /* --- the thread --- */

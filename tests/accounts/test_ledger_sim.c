@@ -24,7 +24,7 @@
 #include "tests/accounts/sim_model.h"
 
 enum {
-    SHORT_SEEDS = 1000,
+    SHORT_SEEDS = 500,
     LONG_SEEDS = 50000,
     STEPS = 60,
     CHECK_EVERY = 20,
