@@ -25,7 +25,7 @@
 
 enum {
     SHORT_SEEDS = 500,
-    LONG_SEEDS = 50000,
+    LONG_SEEDS = 20000,
     STEPS = 60,
     CHECK_EVERY = 20,
     MOST_OPS = 5,
