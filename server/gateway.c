@@ -9,7 +9,7 @@
 #include "server/api/errors.h"
 
 const struct endpoint *const gateway_endpoints[] = {
-    &endpoint_chat_completions, &endpoint_models,     &endpoint_model,      &endpoint_livez,      &endpoint_readyz,
+    &endpoint_chat_completions, &endpoint_route, &endpoint_models,     &endpoint_model,      &endpoint_livez,      &endpoint_readyz,
     &endpoint_healthz,          &endpoint_admin_list, &endpoint_admin_load, &endpoint_admin_show, &endpoint_admin_unload,
     &endpoint_organization_usage, &endpoint_organization_costs, &endpoint_accounts_list, &endpoint_accounts_show, &endpoint_accounts_change,
 };
@@ -102,6 +102,7 @@ static bool access_allowed(const struct gateway *g, const struct endpoint *ep, s
 
 static bool takes_pictures(const struct gateway *g)
 {
+    if (g->hosted) return true; /* some of their models do */
     for (size_t i = 0; i < g->n_models; i++)
         if (!g->models[i]->prompt || prompt_model_info(g->models[i]->prompt)->has_images) return true; /* not known yet: perhaps */
     return false;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/accounts/price_table.h"
 #include "server/affinity.h"
 #include "server/completion.h"
 
@@ -25,6 +26,85 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
     for (size_t i = 0; i < g->n_models; i++)
         if (strlen(g->models[i]->id) == n && memcmp(g->models[i]->id, id, n) == 0) return g->models[i];
     return NULL;
+}
+
+struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number, const char *id)
+{
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->number == number) return strcmp(g->models[i]->id, id) == 0 ? g->models[i] : NULL;
+    return NULL;
+}
+
+/* --- names --- */
+
+static void catalogue(const struct hosted *h, const struct name_local *locals, struct name_catalogue *out)
+{
+    *out = h ? h->catalogue : (struct name_catalogue){.policy = ROUTE_LOCAL_FIRST};
+    out->locals = locals;
+    out->n_locals = GATEWAY_MAX_MODELS;
+}
+
+int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
+                  struct hosted **hosted, struct err *e)
+{
+    struct name_catalogue cat;
+    pthread_mutex_lock(&g->models_lock);
+    *hosted = hosted_hold(g->hosted);
+    catalogue(*hosted, g->locals, &cat);
+    if (policy) cat.policy = *policy;
+    int rc = name_parse_list(&cat, names, n, out, e);
+    pthread_mutex_unlock(&g->models_lock);
+    return rc;
+}
+
+static struct name_local local_of(const struct gateway_model *m, const char *public, const struct name_stand_in *stand_ins, size_t n)
+{
+    const char *slash = strchr(m->id, '/');
+    if (!public && slash && slash != m->id && slash[1] && !strchr(slash + 1, '/')) public = m->id;
+    return (struct name_local){.name = m->id, .canonical = public, .stand_ins = stand_ins, .n_stand_ins = n};
+}
+
+/* models_lock is held. */
+static void name_model(struct gateway_model *m)
+{
+    m->gateway->locals[m->number] = local_of(m, m->public_name, m->stand_ins, m->n_stand_ins);
+}
+
+static void take_naming(const struct gateway_naming *n)
+{
+    struct gateway_model *m = n->model;
+    m->public_name = n->public_name;
+    memcpy(m->stand_ins, n->stand_ins, sizeof m->stand_ins);
+    m->n_stand_ins = n->n_stand_ins;
+    if (m->state != MODEL_FAILED) name_model(m);
+}
+
+int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e)
+{
+    struct name_catalogue cat;
+    struct name_local locals[GATEWAY_MAX_MODELS];
+    struct hosted *former = g->hosted;
+    memcpy(locals, g->locals, sizeof locals);
+    for (size_t i = 0; i < n; i++)
+        locals[namings[i].model->number] = local_of(namings[i].model, namings[i].public_name, namings[i].stand_ins, namings[i].n_stand_ins);
+    catalogue(hosted, locals, &cat);
+    int rc = name_catalogue_check(&cat, e);
+    if (rc) return rc;
+    pthread_mutex_lock(&g->models_lock);
+    g->hosted = hosted;
+    for (size_t i = 0; i < n; i++) take_naming(&namings[i]);
+    pthread_mutex_unlock(&g->models_lock);
+    if (former != hosted) hosted_release(former);
+    return 0;
+}
+
+/* Nothing leads to it, and it takes nothing over. models_lock is held. */
+static void unname(struct gateway_model *m)
+{
+    struct gateway *g = m->gateway;
+    if (g->locals[m->number].name == m->id) g->locals[m->number] = (struct name_local){.name = NULL};
+    for (size_t i = 0; g->hosted && i < g->hosted->n_models; i++)
+        if (g->hosted->names[i].local == (int)m->number) g->hosted->names[i].local = -1;
 }
 
 bool gateway_model_serves(const struct gateway_model *m)
@@ -90,6 +170,7 @@ static void list_remove(struct gateway_model *m)
     size_t i = 0;
     while (i < g->n_models && g->models[i] != m) i++;
     CHECK(i < g->n_models);
+    unname(m);
     memmove(&g->models[i], &g->models[i + 1], (--g->n_models - i) * sizeof *g->models);
     pthread_mutex_unlock(&g->models_lock);
 }
@@ -119,6 +200,7 @@ static void set_state(struct gateway_model *m, enum gateway_model_state state)
 {
     pthread_mutex_lock(&m->gateway->models_lock);
     m->state = state;
+    if (state == MODEL_FAILED) unname(m);
     pthread_mutex_unlock(&m->gateway->models_lock);
 }
 
@@ -227,7 +309,7 @@ static void replica_down(void *ctx, const struct err *why)
     settle(m);
 }
 
-/* The model's own account, on a connection of this thread's. */
+/* The model's own account and its price if none is set, on a connection of this thread's. */
 static int find_supplier(struct gateway_model *m, struct err *e)
 {
     struct db *db;
@@ -236,8 +318,9 @@ static int find_supplier(struct gateway_model *m, struct err *e)
     if (rc) return rc;
     snprintf(name, sizeof name, "local/%s", m->id);
     m->opening.supplier = ledger_supplier(db, name, e);
+    m->opening.free_price = m->opening.supplier < 0 ? m->opening.supplier : price_table_free(db, m->id, e);
     db_close(db);
-    return m->opening.supplier < 0 ? (int)m->opening.supplier : 0;
+    return m->opening.free_price < 0 ? (int)m->opening.free_price : 0;
 }
 
 static void open_work(struct pool_job *j)
@@ -258,6 +341,7 @@ static void open_done(struct pool_job *j)
     m->prompt = m->opening.prompt;
     m->opening.prompt = NULL;
     m->supplier = m->opening.supplier;
+    m->free_price = m->opening.free_price;
     if (m->prompt) {
         const struct prompt_info *info = prompt_model_info(m->prompt);
         log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");
@@ -349,6 +433,7 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     struct gateway_model *m = calloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "out of memory");
     m->gateway = g;
+    m->option = -1;
     m->created_s = clock_wall_s();
     strcpy(m->id, id);
     CHECK(strlen(path) < sizeof m->path);
@@ -362,6 +447,7 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     g->route.spill[m->number] = (struct route_spill){.on = false};
     pthread_mutex_lock(&g->models_lock);
     g->models[g->n_models++] = m;
+    name_model(m);
     pthread_mutex_unlock(&g->models_lock);
     m->opening.running = true;
     m->opening.job.work = open_work;

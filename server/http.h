@@ -82,6 +82,8 @@ bool http_is_tls(const struct http_request *r);
 void http_limit_body(struct http_request *r, int64_t bytes);
 /* Moves the body out; *body must be zeroed or freed. */
 void http_take_body(struct http_request *r, struct buf *body);
+/* Counts n bytes as if they had come in its body. -ERR_LIMIT: it may not have that many; -ERR_BUSY: all requests together hold as many as they may. */
+MUST_USE int http_hold(struct http_request *r, int64_t n, struct err *e);
 void http_on_gone(struct http_request *r, void (*fn)(void *ctx), void *ctx);
 /* For `done`: 0 if nothing was answered; bytes of the answer that the network took; ms since the header was whole. */
 unsigned http_status(const struct http_request *r);
@@ -93,6 +95,8 @@ int64_t http_owner(const struct http_request *r);
 
 /* Before the reply or the stream; x-request-id, date and the length are added by themselves. No control characters. */
 void http_add_header(struct http_request *r, const char *name, const char *value);
+/* The headers that were added so far, "name: value\r\n" each: *n bytes. Until the next is added. */
+const char *http_added_headers(const struct http_request *r, size_t *n);
 /* Copies body. */
 void http_reply(struct http_request *r, unsigned status, const char *content_type, const void *body, size_t n);
 

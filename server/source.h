@@ -12,10 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/frame.h"
 #include "server/accounts/usage.h"
+#include "server/routing/retry.h"
 
 struct completion;
 
@@ -25,6 +27,7 @@ struct usage_told {
     int64_t cache_write_tokens, reasoning_tokens, audio_in_tokens, audio_out_tokens;
     bool has_cost; /* what the account was charged is known */
     int64_t cost_nusd;
+    const char *served_by; /* where the header could not say it any more; else NULL */
 };
 
 struct event_token {
@@ -70,6 +73,8 @@ struct event {
     struct usage_told usage;          /* EVENT_USAGE */
     const struct usage *metered;      /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
     const struct err *err;            /* EVENT_ERROR */
+    enum fault fault;                 /* EVENT_ERROR: whose it is; FAULT_NONE: of nobody whom another attempt could avoid */
+    int64_t hint_ms;                  /* EVENT_ERROR: when to try again, as the host said; 0: it did not */
 };
 
 struct source_ops {
@@ -85,6 +90,9 @@ struct sink_ops {
     int (*open)(struct completion *c, struct err *e);
     void (*event)(struct completion *c, const struct event *ev);
     void (*comment)(struct completion *c); /* nothing has been sent for a while; NULL: nothing can be */
+    /* The whole answer with c->usage in it, made before the usage event, which then sends this very one. NULL (the op, or what it gives): it is not of one
+     * piece, or could not be made. */
+    const struct buf *(*whole)(struct completion *c);
     void (*close)(struct completion *c);   /* frees its state; called once for each successful open */
 };
 

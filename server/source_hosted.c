@@ -1,4 +1,4 @@
-/* Hosted source: one call to a configured provider. Retries and other providers are not this file's.
+/* Hosted source: one call to a configured provider. Retries and other providers are completion.c's.
  *
  * A client that leaves: the row of the provider says whether closing the connection ends the bill (then it is closed, and what was seen is charged) or
  * not (then the answer is read to its end without anybody, for its usage; the charge is this file's until then). */
@@ -7,19 +7,25 @@
 
 #include "base/log.h"
 #include "server/charge.h"
+#include "server/completion_charge.h"
 #include "server/completion_route.h"
 #include "server/hosted_bill.h"
+
+enum { DEADLINE_AFTER_MS = 1000 /* the completion's own comes first: it reads on where leaving does not end the bill */ };
 
 struct hosted_call {
     struct completion *owner; /* NULL: it has left */
     struct gateway *gateway;
+    struct hosted *hosts;       /* held: */
     struct hosted_model *model;
     struct upstream_call *call; /* NULL: it has ended */
     struct breaker_pass pass;
     int i_key;
     int64_t sent_ms, first_ms; /* of its first content; 0: there was none */
     struct hosted_bill bill; /* once the owner has left */
-    struct charge *charge;
+    struct charge *charge;   /* and what of its end is known already */
+    struct ledger_op end;
+    struct tariff_table *tariffs; /* that the bill borrows from */
 };
 
 /* What the host's and the key's health learn of it. */
@@ -27,9 +33,10 @@ static void learn(struct hosted_call *h, enum fault fault, int64_t hint_ms)
 {
     int64_t now_ms = loop_now_ms(h->gateway->loop);
     struct breaker *b = &h->model->breaker;
-    if (fault == FAULT_NONE)
+    if (fault == FAULT_NONE) {
         breaker_ok(b, h->pass, now_ms);
-    else if (fault_rows[fault].is_hosts)
+        retry_earn(&h->model->host->retries);
+    } else if (fault_rows[fault].is_hosts)
         breaker_failed(b, h->pass, hint_ms > 0 ? hint_ms : 0, now_ms);
     else
         breaker_abandon(b, h->pass);
@@ -85,16 +92,24 @@ static void tell(const struct hosted_call *h, const struct provider_error *p, st
 
 static void call_free(struct hosted_call *h)
 {
+    tariff_table_release(h->tariffs);
+    hosted_release(h->hosts);
     free(h);
 }
 
 /* Nobody waits any more: the ledger gets what it came to. */
 static void settle_alone(struct hosted_call *h, enum ledger_end end)
 {
-    struct ledger_op o;
+    struct ledger_op o, *all = &h->end;
     if (h->charge) {
+        const int n = all->served;
         hosted_bill_end(&h->bill, end, &o);
-        charge_end(h->charge, &o, NULL, NULL);
+        all->type = o.type;
+        all->outcome = o.outcome;
+        all->sale_nusd = o.sale_nusd;
+        all->used[0] = o.used[0];
+        all->used[0].n = n;
+        charge_end(h->charge, all, NULL, NULL);
     }
     h->charge = NULL;
 }
@@ -105,9 +120,7 @@ static int call_event(void *ctx, const struct event *ev)
     struct completion *c = h->owner;
     if (!c) return 0;
     struct hosted_bill *b = c->bill;
-    const char *tier = json_string_value(json_object_get(ev->extra.chunk, "service_tier"));
-    for (int i = 0; tier && i < PRICE_SERVICES; i++)
-        if (strcmp(tier, price_service_name((enum price_service)i)) == 0) b->service = (enum price_service)i;
+    hosted_bill_tier(b, json_string_value(json_object_get(ev->extra.chunk, "service_tier")));
     if (ev->type == EVENT_USAGE) {
         c->usage = ev->usage;
         if (ev->metered) hosted_bill_usage(b, ev->metered, NULL);
@@ -129,8 +142,12 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     h->call = NULL;
     take_limits(h, &r->limits);
     measure(h, r);
-    learn(h, r->deadline ? FAULT_LEFT : fault_of_result(r), r->error.retry_after_ms);
+    const enum fault fault = r->deadline ? FAULT_LEFT : fault_of_result(r);
+    const int64_t hint_ms = r->error.retry_after_ms > 0 ? r->error.retry_after_ms : 0;
+    learn(h, fault, hint_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
+    b->left = r->sent && (r->deadline || !c);
+    b->unsure = r->sent && r->outcome != UPSTREAM_WHOLE && r->error.status < 300;
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
         settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);
@@ -139,12 +156,12 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     }
     if (r->outcome == UPSTREAM_WHOLE) return; /* its FINISH events have been there */
     struct err e;
-    if (r->error.retry_after_ms > 0) c->retry_after_s = (int)((r->error.retry_after_ms + 999) / 1000);
+    if (hint_ms) c->retry_after_s = (int)((hint_ms + 999) / 1000);
     if (r->deadline)
         err_set(&e, ERR_DEADLINE, "The request's time is up.");
     else
         tell(h, &r->error, &e);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault, .hint_ms = hint_ms});
 }
 
 static int hosted_start(struct completion *c, struct err *e)
@@ -152,20 +169,20 @@ static int hosted_start(struct completion *c, struct err *e)
     struct gateway *g = c->gateway;
     struct hosted_model *m = c->hosted;
     int64_t now_ms = loop_now_ms(g->loop), wait_ms = 0;
-    int i_key = host_keys_pick(&m->host->keys, 0, now_ms, &wait_ms);
+    int i_key = host_keys_pick(&m->host->keys, c->session, now_ms, &wait_ms);
     if (i_key < 0) {
         c->retry_after_s = wait_ms > 0 && wait_ms <= 60000 ? (int)((wait_ms + 999) / 1000) : 60;
         return err_set(e, ERR_PROVIDER, "provider %s: no key of it is usable now", m->host->host.name);
     }
     struct hosted_call *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
-    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key, .sent_ms = now_ms};
+    *h = (struct hosted_call){.owner = c, .gateway = g, .hosts = hosted_hold(c->hosts), .model = m, .i_key = i_key, .sent_ms = now_ms, .tariffs = tariff_table_hold(c->tariffs)};
     if (!breaker_begin(&m->breaker, now_ms, &h->pass)) {
         call_free(h);
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);
     }
     struct upstream_callbacks cb = {.event = call_event, .ended = call_ended, .ctx = h};
-    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms, &cb, &h->call, e);
+    int rc = upstream_start(g->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms + DEADLINE_AFTER_MS, &cb, &h->call, e);
     if (rc) {
         breaker_abandon(&m->breaker, h->pass);
         call_free(h);
@@ -191,14 +208,18 @@ static void hosted_stop(struct completion *c)
         h->bill = *c->bill;
         return;
     }
-    if (h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && c->charge && upstream_drain(h->call, &e) == 0) {
+    const bool reads_on = h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && !h->gateway->draining; /* it would not see the end */
+    if (reads_on && c->charge && upstream_drain(h->call, &e) == 0) {
+        completion_end_later(c, &h->end);
         h->bill = *c->bill;
         h->charge = c->charge;
         c->charge = NULL;
         completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
         return;
     }
-    upstream_cancel(h->call, NULL, NULL);
+    struct upstream_result r;
+    upstream_cancel(h->call, &r, NULL);
+    c->bill->left = r.sent;
     learn(h, FAULT_LEFT, 0);
     call_free(h);
 }

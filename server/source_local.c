@@ -43,11 +43,17 @@ struct local {
 
 enum { TEXT_MAX_BYTES = 1 << 20 };
 
+/* Only a worker that is gone is no reason for others not to try. */
+static enum fault fault_of_err(const struct err *e)
+{
+    return e->code == ERR_GONE ? FAULT_BROKEN : FAULT_NONE;
+}
+
 static void fail(struct completion *c, enum err_code code, const char *message)
 {
     struct err e;
     err_set(&e, code, "%s", message);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
 }
 
 static struct event_token event_token(const struct tokenizer *t, const struct frame_logprob *p)
@@ -198,16 +204,19 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     if (ch->finished || c->done) return;
     completion_first_token(c);
     if (row->cached_tokens > ch->cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) ch->cached_tokens = row->cached_tokens;
-    int rc = take_tokens(ch, row);
+    struct frame_step_row paid = *row;
+    paid.n_tokens = completion_hold_covers(c, row->n_tokens);
+    if (paid.n_tokens < row->n_tokens) paid.finish = FINISH_NONE;
+    int rc = take_tokens(ch, &paid);
     if (rc < 0)
         fail(c, ERR_INTERNAL, "the text of a step does not fit");
     else if (rc == 1) {
         worker_cancel(c->replica->worker, s);
         finish(ch, FINISH_STOP);
-    } else if (row->finish != FINISH_NONE)
+    } else if (paid.finish != FINISH_NONE)
         take_end(ch, row);
-    else
-        send_delta(ch, false);
+    else if (send_delta(ch, false) && paid.n_tokens < row->n_tokens)
+        completion_hold_end(c);
 }
 
 static void choice_down(struct worker_sequence *s, const struct err *why)
@@ -216,7 +225,7 @@ static void choice_down(struct worker_sequence *s, const struct err *why)
     struct local *l = c->source_state;
     uint64_t which = (uint64_t)(c->replica - c->model->replicas); /* a death's number is unique among all workers of the model */
     quarantine_died(c->model->quarantine, &l->ticket, worker_deaths(c->replica->worker) * GATEWAY_MAX_REPLICAS + which);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why, .fault = FAULT_BROKEN});
 }
 
 /* All pictures' tiles in prompt order; the memfds are shared by all choices. */
@@ -275,10 +284,18 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
 
 static void wait_end(struct local *l);
 
+/* Of an answer that is cut, as finish() does of a whole one. */
+static void count_cached(const struct local *l, struct usage_told *u)
+{
+    for (size_t i = 0; i < l->n && l->n_well == 0; i++)
+        if (i == 0 || l->choices[i].cached_tokens < u->cached_tokens) u->cached_tokens = l->choices[i].cached_tokens;
+}
+
 static void local_stop(struct completion *c)
 {
     struct local *l = c->source_state;
     wait_end(l);
+    count_cached(l, &c->usage);
     for (size_t i = 0; i < l->n; i++) {
         struct local_choice *ch = &l->choices[i];
         worker_cancel(c->replica->worker, &ch->sequence);
@@ -363,7 +380,7 @@ void source_local_ready(struct gateway_model *m)
         struct local *l = m->waiting;
         struct err e;
         wait_end(l);
-        if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+        if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
     }
 }
 
@@ -372,7 +389,7 @@ static void suspect_go(struct quarantine_ticket *t)
 {
     struct local *l = (struct local *)((char *)t - offsetof(struct local, ticket));
     struct err e;
-    if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+    if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
 }
 
 static int local_start(struct completion *c, struct err *e)

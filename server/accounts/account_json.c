@@ -56,6 +56,7 @@ void account_json_account(struct buf *b, const struct directory_account *a)
         account_json_money(b, "balance_usd", a->balance.posted_nusd);
         account_json_money(b, "held_usd", a->balance.pending_nusd);
     }
+    if (strcmp(a->kind, "project") == 0) buf_printf(b, ",\"stores_answers\":%s", a->stores_answers ? "true" : "false");
     if (a->balance.prepaid) account_json_money(b, "floor_usd", a->balance.floor_nusd);
     buf_putc(b, '}');
 }
@@ -75,5 +76,15 @@ void account_json_budget(struct buf *b, const struct ledger_budget *budget)
     put(b, "held", budget->pending);
     buf_printf(b, ",\"hard\":%s", budget->hard ? "true" : "false");
     account_json_int(b, "window_starts_at", budget->starts_s);
+    buf_putc(b, '}');
+}
+
+void account_json_rule(struct buf *b, const struct rules_row *r)
+{
+    buf_putc(b, '{');
+    account_json_int(b, "account", r->account);
+    account_json_text(b, "kind", r->kind);
+    account_json_text(b, "rule", r->name);
+    account_json_text(b, "value", r->value);
     buf_putc(b, '}');
 }

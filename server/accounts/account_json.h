@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "server/accounts/directory.h"
+#include "server/accounts/rules.h"
 
 /* Members of an object that was begun: `"name":...`, with a comma before it where one is due. */
 void account_json_text(struct buf *b, const char *name, const char *value);
@@ -14,5 +15,6 @@ void account_json_money(struct buf *b, const char *name, int64_t nusd);
 /* Whole objects. */
 void account_json_account(struct buf *b, const struct directory_account *a);
 void account_json_budget(struct buf *b, const struct ledger_budget *budget);
+void account_json_rule(struct buf *b, const struct rules_row *r);
 
 #endif

@@ -15,11 +15,12 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "server/accounts/rules.h"
 
 struct accounts;
 struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 5, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 9, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
@@ -37,6 +38,8 @@ MUST_USE int accounts_name_check(const char *whose, const char *name, struct err
 
 /* Of ids that clients see (id_text.h). */
 const unsigned char *accounts_id_key(const struct accounts *a);
+/* Of idempotency keys and the answers kept under them (answer_box.h). */
+const unsigned char *accounts_answer_key(const struct accounts *a);
 
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */
@@ -51,6 +54,10 @@ struct accounts_share {
 };
 /* {1, 0} for an id that no valid key has. */
 struct accounts_share accounts_key_share(const struct accounts *a, int64_t id);
+/* What a key's requests may use, of all that it belongs to (rules.h). No database is asked: they are read with the keys. An id that no valid key has
+ * may use what is in the house only (local_only): it may have been revoked while its request waited. out's texts are borrowed until the next
+ * accounts_refresh. */
+void accounts_key_rules(const struct accounts *a, int64_t id, struct account_rules *out);
 
 struct accounts_key_spec {
     const char *name;  /* 1 to 100 bytes of UTF-8 without control characters */
@@ -91,5 +98,10 @@ MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const s
 /* Takes over other processes' changes, 500 secrets a call. 1: there are more, call again; 0: all are taken over. Cheap when there are none. Does
  * not wait for locks; what failed is done by the next call. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);
+/* a has what `reader`, another handle of the same store, has read last; the reader is then of use for reading only. So a slow store holds up nobody but
+ * the reader's thread. */
+void accounts_adopt(struct accounts *a, struct accounts *reader);
+/* The store's config_version as of what was taken over last: it rises with every change of keys, budgets and prices. */
+int64_t accounts_version(const struct accounts *a);
 
 #endif

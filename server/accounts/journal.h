@@ -7,6 +7,8 @@
  * Numbers are little-endian. The first record that is not whole ends them. journal_clear raises the generation: no record of before is
  * whole any more.
  *
+ * Of an op the money is kept and what it is made of, not the answer (answer): who repeats the request is told that it was done.
+ *
  * A record is applied once because the request's state says so: one that has ended is left alone (ledger_replay). One handle belongs to one thread; the
  * file is locked, so that it belongs to one process. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_JOURNAL_H

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 const char *const ledger_units[UNITS] = {"nusd", "requests", "tokens"};
 const char *const ledger_periods[PERIODS] = {"now", "minute", "hour", "day", "month", "total"};
 const char *const ledger_scopes[3] = {"all", "hosted", "overflow"};
@@ -24,7 +23,8 @@ struct work {
     struct chain chain;
     bool known; /* its request is there and open */
     int64_t held, scope, created_day;
-    char model[LEDGER_MODEL_BYTES], tags[LEDGER_TAGS_BYTES];
+    bool has_tags;
+    char model[LEDGER_MODEL_BYTES];
     struct held windows[LEDGER_MAX_WINDOWS];
     size_t n_windows, n_before; /* the first n_before it was in before */
 };
@@ -56,16 +56,19 @@ static int want_windows(struct ledger *l, struct work *w, enum ledger_scope from
     return 0;
 }
 
+/* KNOWN too: the same keys may ask. */
 static int gather_reserve(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
-    CHECK(op->amount_nusd >= 0 && op->tokens >= 0 && op->model);
     int rc = ledger_chain(l, op->account, &w->chain, &op->err);
     if (rc == -ERR_NOT_FOUND || rc == -ERR_DENIED) return refuse(op, rc), 0;
     if (rc) return *e = op->err, rc;
     if (w->chain.closed || w->chain.frozen)
         return refuse(op, err_set(&op->err, ERR_DENIED, w->chain.closed ? "This API key is revoked." : "This account is frozen.")), 0;
     w->known = true;
+    op->stores = w->chain.stores;
+    if (op->type == LEDGER_KNOWN) return 0;
+    CHECK(op->amount_nusd >= 0 && op->tokens >= 0 && op->model);
     w->scope = op->scope;
     rc = want_windows(l, w, LEDGER_LOCAL, op->scope, e);
     return rc ? rc : rows_want_balance(&l->rows, w->chain.project, e);
@@ -95,7 +98,8 @@ static int read_request(struct ledger *l, struct work *w, struct err *e)
 {
     struct db_rows rows;
     int rc = db_query(l->db, &rows,
-                      "SELECT account, project, held, scope, created_ms, model, coalesce(tags, '') FROM requests"
+                      "SELECT account, project, held, scope, created_ms, model,"
+                      " CASE WHEN tags IS NULL THEN 0 ELSE 1 END FROM requests"
                       " WHERE id = ?1 AND state = 'reserved' {for update}",
                       DB_ARGS(db_int(w->op->request)), e);
     if (!rc) rc = db_next(&rows, e);
@@ -107,7 +111,7 @@ static int read_request(struct ledger *l, struct work *w, struct err *e)
         w->scope = db_get_int(&rows, 3);
         w->created_day = db_get_int(&rows, 4) / 86400000;
         snprintf(w->model, sizeof w->model, "%s", db_get_text(&rows, 5));
-        snprintf(w->tags, sizeof w->tags, "%s", db_get_text(&rows, 6));
+        w->has_tags = db_get_int(&rows, 6) != 0;
     }
     db_done(&rows);
     return rc < 0 ? rc : 0;
@@ -160,7 +164,7 @@ static int refuse_window(struct ledger_op *op, const struct window_row *w, int64
     const struct budget *b = w->budget;
     int64_t posted = sum(w->posted, w->more_posted), pending = sum(w->pending, w->more_pending),
             ends_s = ledger_window_end_s(b->period, w->starts_s);
-    if (!b->hard || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
+    if (!b->hard || b->ended || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
     op->budget = b->id;
     op->free_at_ms = ends_s * 1000;
     if (b->unit != UNIT_NUSD)
@@ -181,10 +185,22 @@ static int64_t more_of(const struct work *w, size_t i, const struct budget *b)
     return anew ? 1 : 0;
 }
 
+static unsigned limits_of(struct ledger *l, const struct work *w)
+{
+    unsigned limits = rows_balance(&l->rows, w->chain.project)->has_floor ? LEDGER_LIMITS_MONEY : 0;
+    for (size_t i = 0; i < w->n_windows; i++) {
+        const struct budget *b = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s)->budget;
+        if (!b->hard || b->ended || b->unit == UNIT_REQUESTS) continue;
+        limits |= b->unit == UNIT_NUSD ? LEDGER_LIMITS_MONEY : LEDGER_LIMITS_TOKENS;
+    }
+    return limits;
+}
+
 /* Whether what is asked for more fits; if it does it is held. */
 static int hold(struct ledger *l, struct work *w)
 {
     struct balance_row *balance = rows_balance(&l->rows, w->chain.project);
+    w->op->limits = limits_of(l, w);
     int rc = refuse_balance(w->op, balance, w->held);
     for (size_t i = 0; i < w->n_windows && !rc; i++) {
         const struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
@@ -204,6 +220,21 @@ static int hold(struct ledger *l, struct work *w)
     return 0;
 }
 
+/* Not the house's, which would tell of others' use. */
+static void note_rates(struct ledger *l, struct work *w)
+{
+    for (size_t i = 0; i < w->n_windows; i++) {
+        const struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
+        const struct budget *b = r->budget;
+        if (!b->hard || b->period != PERIOD_MINUTE || b->unit == UNIT_NUSD || b->account == l->house) continue;
+        struct ledger_rate *rate = &w->op->rates[b->unit == UNIT_REQUESTS ? LEDGER_RATE_REQUESTS : LEDGER_RATE_TOKENS];
+        int64_t left = b->amount - sum(sum(r->posted, r->more_posted), sum(r->pending, r->more_pending));
+        if (left < 0) left = 0;
+        if (rate->is && rate->remaining <= left) continue;
+        *rate = (struct ledger_rate){true, b->amount, left, ledger_window_end_s(b->period, r->starts_s) * 1000 - l->now_ms};
+    }
+}
+
 static int write_held(struct ledger *l, const struct work *w, int64_t request, struct err *e)
 {
     int rc = 0;
@@ -217,51 +248,13 @@ static int write_held(struct ledger *l, const struct work *w, int64_t request, s
     return rc;
 }
 
-static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, struct err *e)
+static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, int64_t price, struct err *e)
 {
     return db_send(l->db,
                    "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
                    " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
-                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price),
+                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(price != 0, price),
                            db_int(l->now_ms), db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
-                   1, e);
-}
-
-/* --- idempotency --- */
-
-/* The key was seen before: the op is refused. */
-static int refuse_known(struct ledger *l, struct ledger_op *op, struct err *e)
-{
-    struct db_rows rows;
-    unsigned char body[LEDGER_HASH_BYTES];
-    int rc = db_query(l->db, &rows,
-                      "SELECT i.body_hash, i.request, r.state FROM idempotency i JOIN requests r ON r.id = i.request"
-                      " WHERE i.account = ?1 AND i.key_hash = ?2 AND i.expires_ms > ?3",
-                      DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_int(l->now_ms)), e);
-    if (!rc) rc = db_next(&rows, e);
-    if (rc == 1) {
-        bool same = db_get_blob(&rows, 0, body, sizeof body) == sizeof body && memcmp(body, op->body_hash, sizeof body) == 0;
-        bool open = strcmp(db_get_text(&rows, 2), "reserved") == 0;
-        op->known = db_get_int(&rows, 1);
-        if (!same)
-            refuse(op, err_set(&op->err, ERR_MISMATCH, "This Idempotency-Key was used for another request."));
-        else if (open)
-            refuse(op, err_set(&op->err, ERR_IN_FLIGHT, "A request with this Idempotency-Key is under way."));
-        else
-            refuse(op, err_set(&op->err, ERR_DONE, "A request with this Idempotency-Key has been answered."));
-    }
-    db_done(&rows);
-    return rc < 0 ? rc : 0;
-}
-
-static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
-{
-    return db_send(l->db,
-                   "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
-                   " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
-                   " expires_ms = excluded.expires_ms, answer = NULL",
-                   DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES),
-                           db_int(op->request), db_int(l->now_ms + LEDGER_ANSWER_MS)),
                    1, e);
 }
 
@@ -270,25 +263,26 @@ static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
 static int do_reserve(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
-    int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
-    if (rc || op->rc || hold(l, w)) return rc;
-    int64_t price;
-    rc = ledger_price_id(l, &op->price_of, &price, e);
+    int rc = op->idempotency_key ? answer_find(l, op, w->chain.stores, e) : 0;
+    if (rc || op->rc) return rc;
+    rc = hold(l, w);
+    note_rates(l, w);
+    if (rc) return 0;
+    rc = ledger_price_id(l, &op->price_of, &op->price_id, e);
     if (rc) return rc;
-    if (op->price == 0) op->price = price;
-    if (op->attempt.price == 0) op->attempt.price = price;
+    const int64_t price = op->price ? op->price : op->price_id;
     op->request = l->run << 32 | ++l->seq;
     rc = db_send(
         l->db,
-        "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
-        " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
+        "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags, markup)"
+        " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12)",
         DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
-                db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd),
-                db_text(op->reason), db_text(op->tags)),
+                db_int_or_null(price != 0, price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd),
+                db_text(op->reason), db_text(op->tags), db_int_or_null(op->markup != 0, op->markup)),
         1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
-    if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, e);
-    if (!rc && op->idempotency_key) rc = note_key(l, op, e);
+    if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, op->attempt.price ? op->attempt.price : op->price_id, e);
+    if (!rc && op->idempotency_key) rc = answer_note_key(l, op, e);
     return rc;
 }
 
@@ -298,14 +292,18 @@ static int do_more(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     if (hold(l, w)) return 0;
     if (op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) w->scope = (int64_t)op->scope;
-    int rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
+    int rc = ledger_price_id(l, &op->price_of, &op->price_id, e);
+    if (!rc) rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
                     DB_ARGS(db_int(op->request), db_int(op->amount_nusd), db_int(w->scope)), 1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (rc) return rc;
-    if (op->type == LEDGER_ATTEMPT) return write_attempt(l, op->request, op->n, &op->attempt, e);
+    if (op->type == LEDGER_ATTEMPT)
+        return write_attempt(l, op->request, op->n, &op->attempt, op->attempt.price ? op->attempt.price : op->price_id, e);
     return db_send(
-        l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
-        DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
+        l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4, extended = ?5 WHERE request = ?1 AND n = ?2",
+        DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd),
+                db_int(op->attempt.extended)),
+        1, e);
 }
 
 static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount,
@@ -342,12 +340,12 @@ static int end_attempt(struct ledger *l, const struct ledger_op *op, const struc
         l->db,
         "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
         " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
-        " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
+        " source = ?15, cost = ?16, raw = ?17, tier = ?19 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
         DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
                 meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
                 meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
                 meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
-                db_text(u->raw), db_int(u->supplier)),
+                db_text(u->raw), db_int(u->supplier), db_text(u->tier)),
         1, e);
     if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
     if (!rc && u->reconcile)
@@ -372,10 +370,21 @@ static struct usage_sums sums_of(const struct ledger_op *op, const struct ledger
                                .cost = u->cost_nusd};
 }
 
+static int read_tags(struct ledger *l, const struct work *w, json_t **tags, struct err *e)
+{
+    struct db_rows rows;
+    *tags = NULL;
+    int rc = db_query(l->db, &rows, "SELECT tags FROM requests WHERE id = ?1", DB_ARGS(db_int(w->op->request)), e);
+    if (!rc) rc = db_next(&rows, e);
+    if (rc == 1) *tags = json_loads(db_get_text(&rows, 0), 0, NULL); /* not JSON, by another program: none */
+    db_done(&rows);
+    return rc < 0 ? rc : 0;
+}
+
 static int add_tags(struct ledger *l, const struct work *w, const struct usage_sums *s, struct err *e)
 {
-    json_t *tags = w->tags[0] ? json_loads(w->tags, 0, NULL) : NULL;
-    int rc = 0;
+    json_t *tags;
+    int rc = read_tags(l, w, &tags, e);
     for (void *it = json_object_iter(tags); it && !rc; it = json_object_iter_next(tags, it)) {
         const char *value = json_string_value(json_object_iter_value(it));
         rc = db_send(
@@ -410,7 +419,7 @@ static int add_usage(struct ledger *l, const struct work *w, const struct ledger
                 db_int(served), db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost),
                 db_int(is_estimated(u))),
         1, e);
-    return rc || !served ? rc : add_tags(l, w, &s, e);
+    return rc || !served || !w->has_tags ? rc : add_tags(l, w, &s, e);
 }
 
 /* --- the end of a request --- */
@@ -444,10 +453,11 @@ static int end_request(struct ledger *l, const struct work *w, bool estimated, s
     bool post = op->type == LEDGER_POST;
     return db_send(l->db,
                   "UPDATE requests SET state = ?2, resolved_ms = ?3, held = 0, charged = ?4, served = ?5, outcome = ?6, estimated = ?7,"
-                  " reason = coalesce(?8, reason), price = coalesce(?9, price) WHERE id = ?1 AND state = 'reserved'",
+                  " reason = coalesce(?8, reason), markup = CASE WHEN ?9 IS NULL THEN markup ELSE ?10 END, price = coalesce(?9, price)"
+                  " WHERE id = ?1 AND state = 'reserved'",
                   DB_ARGS(db_int(op->request), db_text(post ? "posted" : "void"), db_int(l->now_ms), db_int(op->charged_nusd),
                           db_int_or_null(post, op->served), db_text(op->outcome), db_int(estimated), db_text(op->reason),
-                          db_int_or_null(op->price != 0, op->price)),
+                          db_int_or_null(op->price != 0, op->price), db_int_or_null(op->markup != 0, op->markup)),
                   1, e);
 }
 
@@ -469,6 +479,7 @@ static int do_end(struct ledger *l, struct work *w, struct err *e)
         if (!rc) rc = add_usage(l, w, &op->used[i], e);
     }
     if (!rc && w->n_windows) rc = db_send(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e);
+    if (!rc && op->answer) rc = answer_keep(l, op, e);
     if (!rc && !post)
         rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
     return rc;
@@ -476,14 +487,23 @@ static int do_end(struct ledger *l, struct work *w, struct err *e)
 
 /* --- a batch --- */
 
+/* It is about one that is there. */
+static bool is_of_request(const struct ledger_op *op)
+{
+    return op->type != LEDGER_RESERVE && op->type != LEDGER_KNOWN;
+}
+
 static int gather(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
     op->rc = 0;
     op->err = (struct err){0};
     op->now_ms = l->now_ms;
-    op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = 0;
-    return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
+    op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = op->price_id = 0;
+    op->limits = 0;
+    op->stores = false;
+    memset(op->rates, 0, sizeof op->rates);
+    return is_of_request(op) ? gather_open(l, w, e) : gather_reserve(l, w, e);
 }
 
 /* An operation for the same request has gone before: what that one left. */
@@ -511,6 +531,8 @@ static int decide(struct ledger *l, struct work *w, struct err *e)
     follow(w);
     if (w->op->rc || !w->known) return 0;
     switch (w->op->type) {
+    case LEDGER_KNOWN:
+        return answer_find(l, w->op, w->chain.stores, e);
     case LEDGER_RESERVE:
         return do_reserve(l, w, e);
     case LEDGER_EXTEND:
@@ -523,11 +545,18 @@ static int decide(struct ledger *l, struct work *w, struct err *e)
     return err_set(e, ERR_INTERNAL, "an operation of no kind");
 }
 
+static bool changes_something(const struct work *work, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (work[i].op->type != LEDGER_KNOWN) return true;
+    return false;
+}
+
 static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e)
 {
     rows_clear(&l->rows);
     int rc = ledger_refresh(l, e);
-    if (!rc && db_kind(l->db) == DB_POSTGRES) rc = ledger_note_run(l, e); /* its row is locked until this is over: ledger_look */
+    if (!rc && db_kind(l->db) == DB_POSTGRES && changes_something(work, n)) rc = ledger_note_run(l, e); /* its row is locked until this is over: ledger_look */
     for (size_t i = 0; i < n && !rc; i++) rc = gather(l, &work[i], e);
     if (!rc) rc = rows_read(&l->rows, l->db, e);
     for (size_t i = 0; i < n && !rc; i++) rc = decide(l, &work[i], e);
@@ -543,8 +572,8 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
     if (!work) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         work[i].op = ops[i];
-        for (size_t j = i; j-- > 0 && ops[i]->type != LEDGER_RESERVE && !work[i].before;)
-            if (ops[j]->type != LEDGER_RESERVE && ops[j]->request == ops[i]->request) work[i].before = &work[j];
+        for (size_t j = i; j-- > 0 && is_of_request(ops[i]) && !work[i].before;)
+            if (is_of_request(ops[j]) && ops[j]->request == ops[i]->request) work[i].before = &work[j];
     }
     l->seq_before = l->seq;
     rc = db_begin(l->db, e);

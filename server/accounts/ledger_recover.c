@@ -84,11 +84,12 @@ static int find_others(struct ledger *l, struct ledger_op *ops, size_t *n, struc
 {
     struct db_rows rows;
     int rc = db_query(l->db, &rows,
-                      "SELECT id FROM requests WHERE state = 'reserved' AND (id < ?1 OR id > ?1 + 4294967295) AND (id < ?2 OR (deadline_ms < ?3"
+                      "SELECT id FROM requests WHERE state = 'reserved' AND (id < ?1 OR id > ?1 + 4294967295) AND (id < ?2"
+                      " OR id / 4294967296 IN (SELECT id FROM runs WHERE gateway = ?5 AND id < ?6) OR (deadline_ms < ?3"
                       " AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = requests.id / 4294967296 AND r.ended_ms IS NULL AND r.seen_ms >= ?3)))"
                       " ORDER BY id LIMIT ?4",
                       DB_ARGS(db_int(l->run << 32), db_int(l->o.alone ? l->run << 32 : 0), db_int(judge_by_ms(l)),
-                              db_int(LEDGER_MAX_BATCH - (int64_t)*n)),
+                              db_int(LEDGER_MAX_BATCH - (int64_t)*n), db_text(l->gateway), db_int(l->o.only ? l->run : 0)),
                       e);
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         add_void(ops, n, db_get_int(&rows, 0));

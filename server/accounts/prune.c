@@ -54,5 +54,8 @@ int prune_requests(struct db *db, int64_t days, int64_t *n, struct err *e)
         after = last;
         if (!rc) rc = find_end(db, after, before_ms, &last, e);
     }
+    /* Of budgets they stay: one without a window's end would be told anew. */
+    if (!rc && before_ms > 0)
+        rc = db_run(db, "DELETE FROM alerts WHERE created_ms < ?1 AND next_ms IS NULL AND kind <> 'budget_reached'", DB_ARGS(db_int(before_ms)), NULL, e);
     return rc;
 }

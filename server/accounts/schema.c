@@ -169,8 +169,31 @@ static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL
                               "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;"
                               "CREATE INDEX reconciliation_request ON reconciliation(request);";
 
+/* Version 6. What accounts may use beside money (rules.h), a row a rule. alerts (alert_store.h): what operators are told, once for each kind,
+ * subject and occasion (a window's start, or the number of what has changed). next_ms: when it is to be sent; NULL: it was, or was given up. */
+static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,"
+                              " PRIMARY KEY (account, name));"
+                              "CREATE TABLE alerts (id {id}, kind TEXT NOT NULL, subject TEXT NOT NULL, occasion {int} NOT NULL,"
+                              " created_ms {int} NOT NULL, message TEXT NOT NULL, body TEXT NOT NULL, tries {int} NOT NULL DEFAULT 0,"
+                              " next_ms {int}, sent_ms {int});"
+                              "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
+                              "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
+
+/* Version 7. Whether a project lets finished answers be kept for idempotency keys. */
+static const char stores_7[] = "ALTER TABLE accounts ADD COLUMN stores_answers {int} NOT NULL DEFAULT 0 CHECK (stores_answers IN (0, 1));";
+
+/* Version 8. What a line was priced by, where that is more than one row of `prices`. requests.markup: the row of the mark-up on top of requests.price.
+ * attempts.tier: of service, as the provider told it; NULL: standard. attempts.extended: how many times its hold was extended. */
+static const char prices_8[] = "ALTER TABLE requests ADD COLUMN markup {int};"
+                               "ALTER TABLE attempts ADD COLUMN tier TEXT;"
+                               "ALTER TABLE attempts ADD COLUMN extended {int} NOT NULL DEFAULT 0;";
+
+/* Version 9. What went over in an hour is asked for at every start. */
+static const char overflow_9[] = "CREATE INDEX requests_overflow ON requests(created_ms) WHERE scope = 2;";
+
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
-    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}};
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {stores_7, stores_7}, {prices_8, prices_8},
+    {overflow_9, overflow_9}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
@@ -190,12 +213,12 @@ static int check_references(struct db *db, struct err *e)
 }
 
 /* The version is read again inside: another process may have been faster. On PostgreSQL they wait for one another here. */
-static int migrate_once(struct db *db, int64_t *version, struct err *e)
+static int migrate_once(struct db *db, int64_t to, int64_t *version, struct err *e)
 {
     int rc = db_begin(db, e);
     if (!rc && db_kind(db) == DB_POSTGRES) rc = db_script(db, "LOCK TABLE schema_migrations IN EXCLUSIVE MODE", e);
     if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, version, e);
-    if (!rc && *version < ACCOUNTS_SCHEMA_VERSION) {
+    if (!rc && *version < to) {
         rc = db_script(db, migrations[*version][db_kind(db)], e);
         if (!rc) rc = db_run(db, record_sql, DB_ARGS(db_int(*version + 1)), NULL, e);
         if (!rc) rc = check_references(db, e);
@@ -204,18 +227,24 @@ static int migrate_once(struct db *db, int64_t *version, struct err *e)
     return db_end(db, rc, e);
 }
 
-int schema_migrate(struct db *db, struct err *e)
+int schema_migrate_to(struct db *db, int to, struct err *e)
 {
+    CHECK(to >= 1 && to <= ACCOUNTS_SCHEMA_VERSION);
     bool sqlite = db_kind(db) == DB_SQLITE;
     int64_t version = 0;
     int rc = sqlite ? db_script(db, "PRAGMA foreign_keys = OFF", e) : 0; /* for migrations that make a table anew */
     if (!rc) rc = db_script(db, table_sql, e);
     if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, &version, e);
-    while (!rc && version < ACCOUNTS_SCHEMA_VERSION) rc = migrate_once(db, &version, e);
+    while (!rc && version < to) rc = migrate_once(db, to, &version, e);
     if (!rc && version > ACCOUNTS_SCHEMA_VERSION)
         rc = err_set(e, ERR_UNSUPPORTED, "the accounts database has schema version %lld, this program knows %d: use a newer program",
                      (long long)version, ACCOUNTS_SCHEMA_VERSION);
     return rc || !sqlite ? rc : db_script(db, "PRAGMA foreign_keys = ON", e);
+}
+
+int schema_migrate(struct db *db, struct err *e)
+{
+    return schema_migrate_to(db, ACCOUNTS_SCHEMA_VERSION, e);
 }
 
 int schema_config_changed(struct db *db, struct err *e)

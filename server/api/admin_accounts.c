@@ -48,6 +48,14 @@ static void put_budget(void *ctx, const struct ledger_budget *b)
     account_json_budget(&o->out, b);
 }
 
+static void put_rule(void *ctx, const struct rules_row *r)
+{
+    struct order *o = ctx;
+    if (o->any) buf_putc(&o->out, ',');
+    o->any = true;
+    account_json_rule(&o->out, r);
+}
+
 static int show(struct order *o, struct db *db, struct err *e)
 {
     struct ledger *l;
@@ -58,8 +66,11 @@ static int show(struct order *o, struct db *db, struct err *e)
     buf_puts(&o->out, "],\"budgets\":[");
     o->any = false;
     rc = ledger_budget_list(l, o->id, put_budget, o, e);
-    buf_puts(&o->out, "]}");
     ledger_close(l);
+    buf_puts(&o->out, "],\"rules\":[");
+    o->any = false;
+    if (!rc) rc = rules_list(db, o->id, put_rule, o, e);
+    buf_puts(&o->out, "]}");
     return rc || !o->out.failed ? rc : err_set(e, ERR_MEMORY, "the list does not fit");
 }
 

@@ -30,6 +30,7 @@ static const struct verb {
     {"close", "", "ID", 1, 1, "", 0, accounts_close_one},
     {"freeze", "", "ID", 1, 1, "", 0, accounts_freeze},
     {"unfreeze", "", "ID", 1, 1, "", 0, accounts_unfreeze},
+    {"storage", "", "PROJECT on|off", 2, 2, "", 0, accounts_storage},
     {"deposit", "", "PROJECT USD", 2, 2, "--note --json", LEDGER, accounts_deposit},
     {"refund", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_refund},
     {"adjust", "", "ID USD", 2, 2, "--note --linked --json", LEDGER, accounts_adjust},
@@ -38,11 +39,21 @@ static const struct verb {
     {"budget", "add", "ID AMOUNT", 2, 2, "--unit --period --scope --alert --json", LEDGER, accounts_budget_add},
     {"budget", "list", "[ID]", 0, 1, "--json", LEDGER, accounts_budget_list},
     {"budget", "end", "BUDGET", 1, 1, "", LEDGER, accounts_budget_end},
+    {"rules", "", "[ID]", 0, 1,
+     "--providers --models --regions --local-only --zero-retention --max-price-in --max-price-out --max-price-request --policy"
+     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-usd-in --overflow-usd-out"
+     " --overflow-usd-request --json",
+     0, accounts_rules},
     {"limit", "", "ID", 1, 1, "--rpm --tpm --concurrency", LEDGER, accounts_limit},
+    {"alert", "list", "", 0, 0, "--json", 0, accounts_alert_list},
+    {"alert", "test", "", 0, 0, "", 0, accounts_alert_test},
     {"price", "set", "PROVIDER MODEL", 2, 2, "--input --output --cached --free --price-file --json", 0, accounts_price_set},
+    {"price", "markup", "PROVIDER|all PERCENT", 2, 2, "--json", 0, accounts_price_markup},
+    {"price", "gpu-hour", "MODEL USD", 2, 2, "--json", 0, accounts_price_gpu_hour},
     {"price", "list", "", 0, 0, "--json", 0, accounts_price_list},
     {"price", "history", "PROVIDER MODEL", 2, 2, "--json", 0, accounts_price_history},
     {"price", "end", "PROVIDER MODEL", 2, 2, "", 0, accounts_price_end},
+    {"break-even", "", "[HOST/MODEL ...]", 0, 16, "--from --to --json", 0, accounts_break_even},
     {"statement", "", "ID", 1, 1, "--month --json", 0, accounts_statement},
     {"usage", "", "", 0, 0, "--by --from --to --project --json", 0, accounts_usage},
     {"export", "", "transfers|requests", 1, 1, "--from --to --json", 0, accounts_export},
@@ -82,7 +93,7 @@ static const struct verb *find_verb(const struct options *o, struct err *e)
     for (int i = 0; i < N_VERBS; i++) {
         const struct verb *v = &verbs[i];
         int n = o->n_args - n_words(v);
-        char allowed[256];
+        char allowed[512];
         if (!is_called(v, o) || n < v->min_args || n > v->max_args) continue;
         snprintf(allowed, sizeof allowed, "--data --store %s", v->options);
         const char *wrong = options_stranger(o, allowed);

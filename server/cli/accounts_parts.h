@@ -31,6 +31,7 @@ int accounts_rename(struct accounts_run *r, struct err *e);
 int accounts_close_one(struct accounts_run *r, struct err *e);
 int accounts_freeze(struct accounts_run *r, struct err *e);
 int accounts_unfreeze(struct accounts_run *r, struct err *e);
+int accounts_storage(struct accounts_run *r, struct err *e);
 int accounts_deposit(struct accounts_run *r, struct err *e);
 int accounts_refund(struct accounts_run *r, struct err *e);
 int accounts_adjust(struct accounts_run *r, struct err *e);
@@ -39,10 +40,16 @@ int accounts_prepaid(struct accounts_run *r, struct err *e);
 int accounts_budget_add(struct accounts_run *r, struct err *e);
 int accounts_budget_end(struct accounts_run *r, struct err *e);
 int accounts_limit(struct accounts_run *r, struct err *e);
+int accounts_rules(struct accounts_run *r, struct err *e); /* accounts_rules.c */
+int accounts_alert_list(struct accounts_run *r, struct err *e); /* accounts_alert.c */
+int accounts_alert_test(struct accounts_run *r, struct err *e);
 int accounts_price_set(struct accounts_run *r, struct err *e); /* accounts_price.c */
 int accounts_price_list(struct accounts_run *r, struct err *e);
 int accounts_price_history(struct accounts_run *r, struct err *e);
 int accounts_price_end(struct accounts_run *r, struct err *e);
+int accounts_price_markup(struct accounts_run *r, struct err *e);
+int accounts_price_gpu_hour(struct accounts_run *r, struct err *e);
+int accounts_break_even(struct accounts_run *r, struct err *e); /* accounts_even.c */
 int accounts_statement(struct accounts_run *r, struct err *e); /* accounts_report.c */
 int accounts_usage(struct accounts_run *r, struct err *e);
 int accounts_export(struct accounts_run *r, struct err *e);
@@ -58,6 +65,9 @@ MUST_USE int accounts_money(const char *name, const char *word, int64_t *nusd, s
 /* "2026-11-29" as days since 1970. */
 MUST_USE int accounts_day(const char *name, const char *word, int64_t *day, struct err *e);
 char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES]);
+
+/* Those of an account and of whom it belongs to (0: everybody's), between brackets; as a table, if there are any. */
+MUST_USE int accounts_rules_print(struct accounts_run *r, int64_t id, const char *open, const char *close, struct err *e);
 
 /* Prints what is in b between brackets, if all of it is there. */
 MUST_USE int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e);

@@ -27,11 +27,11 @@ static const char *state_of(const struct directory_account *a, char out[STATE_BY
 {
     char day[ACCOUNTS_DAY_BYTES];
     bool closed = a->closed_s != 0, frozen = a->frozen_s != 0;
-    snprintf(out, STATE_BYTES, "%s%s",
+    snprintf(out, STATE_BYTES, "%s%s%s",
              closed   ? "closed "
              : frozen ? "frozen "
                       : "open",
-             closed || frozen ? accounts_show_day(closed ? a->closed_s : a->frozen_s, day) : "");
+             closed || frozen ? accounts_show_day(closed ? a->closed_s : a->frozen_s, day) : "", a->stores_answers ? ", keeps answers" : "");
     return out;
 }
 
@@ -133,7 +133,7 @@ int accounts_budget_list(struct accounts_run *r, struct err *e)
     return list_end(&l, rc, r->o->json, "[", "]", e);
 }
 
-/* The account and what is right below it, then its budgets. */
+/* The account and what is right below it, then its budgets, then its rules. */
 int accounts_show(struct accounts_run *r, struct err *e)
 {
     struct list l = {0}, budgets = {0};
@@ -146,5 +146,6 @@ int accounts_show(struct accounts_run *r, struct err *e)
     if (!rc) rc = ledger_budget_list(r->ledger, l.only, json ? budget_json : budget_row, &budgets, e);
     rc = list_end(&l, rc, json, "{\"accounts\":[", "],", e);
     if (!rc && !json) putchar('\n');
-    return list_end(&budgets, rc, json, " \"budgets\":[", "]}", e);
+    rc = list_end(&budgets, rc, json, " \"budgets\":[", "],", e);
+    return rc ? rc : accounts_rules_print(r, l.only, " \"rules\":[", "]}", e);
 }

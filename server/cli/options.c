@@ -13,6 +13,7 @@
 #include "server/accounts/prune.h"
 #include "server/cli/options_table.h"
 #include "server/ip.h"
+#include "server/remote_url.h"
 
 enum {
     MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
@@ -26,6 +27,7 @@ enum {
     ACCESS = MARK_ACCESS,
     ENGINE = MARK_ENGINE,
     LOG = MARK_LOG,
+    ALERTS = MARK_ALERTS,
 };
 
 const struct command_row option_commands[COMMANDS] = {
@@ -72,6 +74,12 @@ const struct option_row option_rows[] = {
      "a name by which the server may be called; on a loopback address its own names are always allowed"},
     {ON(SERVE) | ACCESS | RELOADS, "--allow-origin", "ORIGIN", OPTION_ORIGINS, F(allow_origins), 0, 0, NULL,
      "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
+    {ON(SERVE) | ACCESS, "--remote-images", "off|https|http", OPTION_CHOICE, F(remote_images), 0, 0, "off",
+     "fetch pictures that requests name by URL; http: also without TLS (docs/images.md)"},
+    {ON(SERVE) | ACCESS, "--remote-image-host", "HOST", OPTION_HOSTS, F(remote_image_hosts), 0, 0, NULL,
+     "fetch from this host only, such as example.org, *.example.org or *:8080; may be given several times (default: any, at ports 80 and 443)"},
+    {ON(SERVE) | ACCESS, "--remote-image-network", "NETWORK", OPTION_NETWORKS, F(remote_image_nets), 0, 0, NULL,
+     "fetch also from addresses in this network, such as 10.0.0.0/8, though they are not public; may be given several times"},
     {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz and /admin, which the API refuses"},
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
@@ -95,6 +103,35 @@ const struct option_row option_rows[] = {
     {ON(ACCOUNTS), "--rpm", "N", OPTION_INT, F(rpm), 0, MAX_COUNT, NULL, "limit: requests a minute; 0: no limit"},
     {ON(ACCOUNTS), "--tpm", "N", OPTION_INT, F(tpm), 0, MAX_COUNT, NULL, "limit: tokens a minute, prompt and answer; 0: no limit"},
     {ON(ACCOUNTS), "--concurrency", "N", OPTION_INT, F(concurrency), 0, MAX_COUNT, NULL, "limit: requests at once; 0: no limit"},
+    {ON(ACCOUNTS), "--providers", "NAME,...", OPTION_TEXT, F(rules[RULE_PROVIDERS]), 0, 0, NULL,
+     "rules: the only providers that may serve; any: no such rule, here and below"},
+    {ON(ACCOUNTS), "--models", "NAME,...", OPTION_TEXT, F(rules[RULE_MODELS]), 0, 0, NULL,
+     "rules: the only models, as answers name them: demo, groq/llama-3.1-8b-instant; a * ends what names begin with: openai/gpt-4o*"},
+    {ON(ACCOUNTS), "--regions", "NAME,...", OPTION_TEXT, F(rules[RULE_REGIONS]), 0, 0, NULL,
+     "rules: the only regions of providers; one whose region is not known is not among them"},
+    {ON(ACCOUNTS), "--local-only", "on|off", OPTION_CHOICE, F(rules[RULE_LOCAL_ONLY]), 0, 0, NULL, "rules: nothing leaves the house"},
+    {ON(ACCOUNTS), "--zero-retention", "on|off", OPTION_CHOICE, F(rules[RULE_ZERO_RETENTION]), 0, 0, NULL,
+     "rules: only providers that are known to keep nothing"},
+    {ON(ACCOUNTS), "--max-price-in", "USD", OPTION_TEXT, F(rules[RULE_MAX_PRICE_IN]), 0, 0, NULL,
+     "rules: the highest price of a million tokens of input"},
+    {ON(ACCOUNTS), "--max-price-out", "USD", OPTION_TEXT, F(rules[RULE_MAX_PRICE_OUT]), 0, 0, NULL, "rules: the same of output"},
+    {ON(ACCOUNTS), "--max-price-request", "USD", OPTION_TEXT, F(rules[RULE_MAX_PRICE_REQUEST]), 0, 0, NULL,
+     "rules: the most that one request may cost"},
+    {ON(ACCOUNTS), "--policy", "NAME", OPTION_TEXT, F(rules[RULE_POLICY]), 0, 0, NULL,
+     "rules: local-first, cheapest, fastest, priority or weighted, where a model's name says nothing"},
+    {ON(ACCOUNTS), "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_PER_HOUR]), 0, 0, NULL,
+     "rules of a project or key: what it may spend in an hour on what stands in for a local model"},
+    {ON(ACCOUNTS), "--overflow-share", "PERCENT", OPTION_TEXT, F(rules[RULE_OVERFLOW_SHARE]), 0, 0, NULL,
+     "rules: how many of an hour's requests may go there, such as 25%"},
+    {ON(ACCOUNTS), "--overflow-providers", "NAME,...", OPTION_TEXT, F(rules[RULE_OVERFLOW_PROVIDERS]), 0, 0, NULL,
+     "rules: the only providers that may stand in"},
+    {ON(ACCOUNTS), "--overflow-regions", "NAME,...", OPTION_TEXT, F(rules[RULE_OVERFLOW_REGIONS]), 0, 0, NULL, "rules: and their regions"},
+    {ON(ACCOUNTS), "--overflow-usd-in", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_IN]), 0, 0, NULL,
+     "rules: the highest price of what stands in, of a million tokens of input"},
+    {ON(ACCOUNTS), "--overflow-usd-out", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_OUT]), 0, 0, NULL,
+     "rules: the same of output"},
+    {ON(ACCOUNTS), "--overflow-usd-request", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_REQUEST]), 0, 0, NULL,
+     "rules: and of one request"},
     {ON(ACCOUNTS), "--input", "USD", OPTION_TEXT, F(input_usd), 0, 0, NULL, "price set: for a million tokens of input"},
     {ON(ACCOUNTS), "--cached", "USD", OPTION_TEXT, F(cached_usd), 0, 0, NULL,
      "price set: of them those found in a cache (default: as --input)"},
@@ -105,8 +142,8 @@ const struct option_row option_rows[] = {
     {ON(ACCOUNTS), "--month", "YYYY-MM", OPTION_TEXT, F(month), 0, 0, NULL, "statement: of which month, UTC (default: this one)"},
     {ON(ACCOUNTS), "--by", "NAME,...", OPTION_TEXT, F(by), 0, 0, "project,day", "usage: day, project, key, model, supplier, tag"},
     {ON(ACCOUNTS), "--from", "YYYY-MM-DD", OPTION_TEXT, F(from), 0, 0, NULL,
-     "usage, export: from this day on, UTC (default: this month's first; export: all)"},
-    {ON(ACCOUNTS), "--to", "YYYY-MM-DD", OPTION_TEXT, F(to), 0, 0, NULL, "usage, export: up to this day and with it (default: today)"},
+     "usage, export, break-even: from this day on, UTC (default: this month's first; export: all; break-even: 30 days ago)"},
+    {ON(ACCOUNTS), "--to", "YYYY-MM-DD", OPTION_TEXT, F(to), 0, 0, NULL, "usage, export, break-even: up to this day and with it (default: today)"},
     {ON(ACCOUNTS), "--supplier", "NAME", OPTION_TEXT, F(supplier), 0, 0, NULL, "reconcile: whose export it is, as accounts list names it"},
     {ON(ACCOUNTS), "--threshold", "USD", OPTION_TEXT, F(threshold), 0, 0, "0.01", "reconcile: a difference up to that is none"},
     {ON(ACCOUNTS), "--token-threshold", "N", OPTION_INT, F(token_threshold), 0, MAX_COUNT, "0", "reconcile: the same of tokens"},
@@ -119,8 +156,27 @@ const struct option_row option_rows[] = {
      "a folder from below which an admin key may load models (POST /admin/models); may be given several times"},
     {ON(SERVE) | ENGINE | RELOADS, "--default-max-tokens", "N", OPTION_INT, F(default_max_tokens), 1, 1 << 20, "4096",
      "bound of an answer when the request sets none"},
-    {ON(SERVE), "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
+    {ON(SERVE) | RELOADS, "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
      "what may be spent in an hour on providers that stand in for a local model (default: nothing)"},
+    {ON(SERVE) | RELOADS, "--overflow-share", "PERCENT", OPTION_TEXT, F(overflow_share), 0, 0, "100",
+     "of an hour's requests for local models, at most so many may go to providers instead"},
+    {ON(SERVE) | RELOADS, "--overflow-usd-in", "USD", OPTION_TEXT, F(overflow_usd_in), 0, 0, NULL,
+     "no provider that takes more for a million input tokens stands in (default: any price)"},
+    {ON(SERVE) | RELOADS, "--overflow-usd-out", "USD", OPTION_TEXT, F(overflow_usd_out), 0, 0, NULL, "the same for output tokens"},
+    {ON(SERVE) | RELOADS, "--route-policy", "local-first|cheapest|fastest|priority|weighted", OPTION_CHOICE, F(route_policy), 0, 0, "local-first",
+     "in which order the models that a name leads to are asked (docs/routing.md)"},
+    {ON(SERVE) | ALERTS, "--alert-url", "URL", OPTION_TEXT, F(alert_url), 0, 0, NULL,
+     "alerts are sent there, signed, beside the log (docs/accounts.md)"},
+    {ON(SERVE) | ALERTS, "--alert-secret-file", "FILE", OPTION_TEXT, F(alert_secret_file), 0, 0, NULL,
+     "what they are signed with is in this file (or in $SPILLWAY_ALERT_SECRET): whsec_ and base64"},
+    {ON(SERVE) | ALERTS, "--alert-every", "SECONDS", OPTION_INT, F(alert_every_s), 1, 3600, "60", "how often is looked"},
+    {ON(SERVE) | ALERTS, "--alert-spend-factor", "N", OPTION_INT, F(alert_spend_factor), 1, 1000, "4",
+     "an hour's spend is told when it is more than so many times the usual"},
+    {ON(SERVE) | ALERTS, "--alert-spend-floor", "USD", OPTION_TEXT, F(alert_spend_floor), 0, 0, "1.00", "and at least so much"},
+    {ON(SERVE) | ALERTS, "--alert-error-percent", "N", OPTION_INT, F(alert_error_per_cent), 1, 100, "20",
+     "suddenly so many requests have failed"},
+    {ON(SERVE) | ALERTS, "--alert-overflow-percent", "N", OPTION_INT, F(alert_overflow_per_cent), 1, 100, "50",
+     "suddenly so many have gone to a provider in place of a local model"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
     {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
      "what standard error tells"},
@@ -256,7 +312,7 @@ const char *option_initial(const struct option_row *r, enum command c)
 
 bool option_is_list(const struct option_row *r)
 {
-    return r->kind == OPTION_NAMES || r->kind == OPTION_NETWORKS || r->kind == OPTION_ORIGINS;
+    return r->kind == OPTION_NAMES || r->kind == OPTION_NETWORKS || r->kind == OPTION_ORIGINS || r->kind == OPTION_HOSTS;
 }
 
 char *option_key(const char *flag, char out[OPTIONS_KEY_BYTES])
@@ -354,6 +410,11 @@ static int list_check(const struct option_row *r, const char *value, struct err 
         int rc = ip_nets_add(&nets, value, e);
         return rc ? err_prefix(e, "%s", r->flag) : 0;
     }
+    if (r->kind == OPTION_HOSTS) {
+        struct remote_rules rules = {.n_hosts = 0};
+        int rc = remote_rules_add_host(&rules, value, e);
+        return rc ? err_prefix(e, "%s", r->flag) : 0;
+    }
     bool fine = strcmp(value, "*") == 0 || (strstr(value, "://") && !value[strcspn(value, " \t\r\n")] && !str_ends_with(value, "/"));
     if (r->kind == OPTION_ORIGINS && !fine)
         return err_set(e, ERR_INPUT, "%s: '%s' is not an origin such as https://example.org", r->flag, value);
@@ -414,6 +475,7 @@ int option_set(const struct option_row *r, struct options *o, const char *value,
     case OPTION_NAMES:
     case OPTION_NETWORKS:
     case OPTION_ORIGINS:
+    case OPTION_HOSTS:
         return list_add(r, o, value, e);
     case OPTION_IMAGES:
         if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);

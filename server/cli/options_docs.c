@@ -217,6 +217,7 @@ static void reference_option(FILE *f, const struct option_row *r)
         [OPTION_NAMES] = "list of names",
         [OPTION_NETWORKS] = "list of networks",
         [OPTION_ORIGINS] = "list of origins",
+        [OPTION_HOSTS] = "list of hosts",
     };
     char key[OPTIONS_KEY_BYTES];
     fprintf(f, "| `%s` | ", option_key(r->flag, key));
@@ -270,10 +271,16 @@ void options_docs_reference(FILE *f)
         "models:                       # on the command line: spillway serve FOLDER FOLDER\n"
         "  - path: /srv/models/SmolVLM-500M-Instruct\n"
         "    name: smolvlm             # default: the folder's name\n"
+        "    public_name: HuggingFaceTB/SmolVLM-500M-Instruct  # by which providers may have it, too; default: the name, if it looks so\n"
         "    stand_ins: groq/openai/gpt-oss-20b   # hosted models that may answer for it, in this order\n"
+        "    takes_over: openai/gpt-5-mini        # hosted models whose requests it answers when the budget for them has ended\n"
         "  - path: demo\n"
         "providers:\n"
         "  - provider: groq            # the key is in $GROQ_API_KEY\n"
+        "aliases:                      # names of your own\n"
+        "  - name: chat-small\n"
+        "    routes: demo, groq/openai/gpt-oss-20b*3 | openai/gpt-5-mini   # first demo; then the two others, 3 to 1\n"
+        "    policy: priority          # or local-first, cheapest, fastest, weighted\n"
         "overflow_usd_per_hour: \"2.00\"\n"
         "listen: 127.0.0.1:8080\n"
         "trusted_proxy: [10.0.0.0/8]\n"
@@ -294,7 +301,8 @@ void options_docs_reference(FILE *f)
         "- The file is UTF-8, at most 1 MiB, one document, without anchors, aliases and tags. Unknown keys and keys that are there twice "
         "are errors.\n"
         "- A model's `path` is a folder, `demo`, or `owner/name` (`@revision`) of the Hugging Face Hub: [hub.md](hub.md).\n"
-        "- `providers` has an entry for each hosted provider: [providers.md](providers.md), \"Settings of a host\". Changes of it wait for a restart.\n"
+        "- `providers` has an entry for each hosted provider: [providers.md](providers.md), \"Settings of a host\". Read again by `kill -HUP`, with the\n"
+        "  price tables and with `aliases`, `stand_ins` and the like; keys from files, too, while those of variables are as they were at the start.\n"
         "- Of the environment only `SPILLWAY_API_KEY`, providers' keys, `XDG_DATA_HOME`, `HOME`, the hub's variables ([hub.md](hub.md)), and systemd's "
         "`LISTEN_FDS` and\n"
         "  `LISTEN_PID` are read.\n"        "\n"

@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <netdb.h>
 #include <signal.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -36,6 +38,7 @@
 #include "server/api/endpoint.h"
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
+#include "server/remote_image.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
 enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
@@ -80,15 +83,45 @@ static int first_key(struct serve *s, struct err *e)
 
 static void drain_begin(struct serve *s);
 
+/* --- keys and rules, as the store has them --- */
+
+static struct serve *of_reading(struct pool_job *j)
+{
+    return (struct serve *)((char *)j - offsetof(struct serve, reading.job));
+}
+
+static void reading_work(struct pool_job *j)
+{
+    struct serve *s = of_reading(j);
+    s->reading.worked = true;
+    do s->reading.rc = accounts_refresh(s->reader, &s->reading.e);
+    while (s->reading.rc == 1);
+}
+
+static void reading_done(struct pool_job *j)
+{
+    struct serve *s = of_reading(j);
+    s->reading.running = false;
+    if (!s->reading.worked) return; /* the server's end */
+    if (s->reading.rc)
+        log_error("%s", s->reading.e.msg);
+    else {
+        accounts_adopt(s->g.accounts, s->reader);
+        s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
+    }
+    price_now_look(&s->prices);
+}
+
 static void refresh_fired(void *ctx)
 {
     struct serve *s = ctx;
-    struct err e;
-    int rc = accounts_refresh(s->g.accounts, &e);
-    if (rc < 0) log_error("%s", e.msg);
-    if (rc == 0) s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
-    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + (rc == 1 ? 0 : REFRESH_MS))) /* the rest after the others' turn */
-        log_error("out of memory: keys are no longer refreshed");
+    if (!s->reading.running && s->g.pool) {
+        s->reading.running = true;
+        s->reading.worked = false;
+        s->reading.job = (struct pool_job){.work = reading_work, .done = reading_done};
+        pool_submit(s->g.pool, &s->reading.job);
+    }
+    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS)) log_error("out of memory: keys are no longer refreshed");
 }
 
 /* On the loop: what runs is finished, its ends go into the journal; then the server ends, and the next one looks what the disk has kept. */
@@ -108,21 +141,43 @@ static void tell_ledger_failed(void *ctx, const struct err *why)
     loop_post(s->g.loop, &s->ledger_failed);
 }
 
-/* Who has the lock is the only gateway of this store: what runs before it have left open is nobody's. */
+/* The name of the gateway that has this data directory's lock, which no other has while it holds it: a number that was drawn once, and is drawn anew
+ * in a copy of the directory. false: it could not be kept. */
+static bool take_name(int lock_fd, char *name, size_t size)
+{
+    char text[96], host[64] = "";
+    struct stat st;
+    unsigned long long number, device, inode;
+    if (fstat(lock_fd, &st)) return false;
+    ssize_t n = pread(lock_fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino;
+    if (!ours) {
+        randombytes_buf(&number, sizeof number);
+        int len = snprintf(text, sizeof text, "%016llx %llu %llu\n", number, (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+        if (ftruncate(lock_fd, 0) || pwrite(lock_fd, text, (size_t)len, 0) != len || fsync(lock_fd)) return false;
+    }
+    gethostname(host, sizeof host - 1);
+    snprintf(name, size, "%s-%016llx", host, number);
+    return true;
+}
+
+/* Who has the lock is the only gateway of this store, or of its name where others may share it: what its runs before have left open is nobody's. */
 static int open_ledger(struct serve *s, struct err *e)
 {
     char path[sizeof s->data + 16];
     snprintf(path, sizeof path, "%.4000s/gateway.lock", s->data);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
-    bool alone = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0;
+    char name[96] = "gateway";
+    bool locked = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0, named = locked && take_name(s->lock_fd, name, sizeof name);
     snprintf(s->store, sizeof s->store, "%.4000s/accounts.db", s->data);
     s->g.store = s->o->store ? s->o->store : s->store;
     snprintf(s->journal, sizeof s->journal, "%.4000s/accounts.journal", s->data);
     struct ledger_writer_options o = {.where = s->g.store,
                                       .journal = s->journal,
                                       .most_requests = s->g.limits.queue_requests,
-                                      .ledger = {.gateway = "gateway", .alone = alone && !s->o->store}, /* others may share it */
+                                      .ledger = {.gateway = name, .alone = locked && !s->o->store, .only = named},
                                       .deliver = charge_deliver,
                                       .failed = tell_ledger_failed,
                                       .ctx = s};
@@ -147,9 +202,12 @@ static int open_accounts(struct serve *s, struct err *e)
     }
     int rc = accounts_open(&s->g.accounts, s->data, s->o->store, e);
     if (!rc) rc = first_key(s, e);
+    if (!rc) rc = accounts_open(&s->reader, s->data, s->o->store, e);
     if (!rc) rc = open_ledger(s, e);
+    if (!rc) rc = price_now_start(&s->prices, &s->g, e);
     if (rc) return rc;
     log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));
+    s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
     s->refresh = (struct loop_timer){.fn = refresh_fired, .ctx = s};
     refresh_fired(s);
     return 0;
@@ -361,6 +419,16 @@ static int start_media(struct serve *s, struct err *e)
     return media_pool_new(&s->g.media, s->g.loop, &c, e);
 }
 
+static int start_remote(struct serve *s, struct err *e)
+{
+    struct remote_rules rules;
+    if (strcmp(s->o->remote_images, "off") == 0) return 0;
+    serve_config_remote(s->o, &rules);
+    log_info("pictures by URL: %s, from %s%s", rules.http ? "http and https" : "https", rules.n_hosts ? "the hosts that are named" : "any public host",
+             rules.nets.n ? ", and networks that are not public" : "");
+    return remote_images_new(&s->g.remote, s->g.loop, &rules, env_ca_file(), e);
+}
+
 static int serve_start(struct serve *s, struct err *e)
 {
     gateway_check_endpoints(gateway_endpoints, n_gateway_endpoints);
@@ -374,8 +442,10 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = serve_hosted_start(s, e);
+    if (!rc) rc = start_remote(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
+    if (!rc) rc = serve_alerts_start(s, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
     return rc;
@@ -387,6 +457,7 @@ static void serve_close(struct serve *s)
     loading_end(s);
     if (!g->loop) return;
     s->closing = true;
+    alerts_stop(s->alerts);
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
     media_pool_free(g->media);
@@ -394,10 +465,18 @@ static void serve_close(struct serve *s)
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
     ledger_writer_free(g->ledger);
+    alerts_free(s->alerts);
     gateway_models_free(g);
-    hosted_free(g->hosted);
+    upstream_free(g->upstream);
+    hosted_release(g->hosted);
+    hosted_texts_free(&s->texts);
+    serve_secrets_free(&s->secrets);
+    sticky_free(g->sticky);
+    remote_images_free(g->remote);
+    price_now_stop(&s->prices);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
+    accounts_close(s->reader);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);
     loop_watch_remove(g->loop, s->signals);

@@ -71,7 +71,7 @@ static int hold(struct model *m, struct model_request *r, const struct ledger_op
         const struct budget *b = &m->budgets[r->windows[i].budget];
         const struct model_window *w = model_window(m, b->id, r->windows[i].starts_s);
         int64_t more = more_of(b, op, i >= n_before, r->held);
-        if (!b->hard || more == 0 || w->posted + w->pending + more <= b->amount) continue;
+        if (!b->hard || b->ended || more == 0 || w->posted + w->pending + more <= b->amount) continue;
         if (b->unit != UNIT_NUSD) return -ERR_RATE;
         return w->posted + r->windows[i].amount + more <= b->amount ? -ERR_HELD : -ERR_BUDGET;
     }

@@ -358,18 +358,28 @@ static void test_the_journal_gives_back_what_it_was_given(void **state)
     size_t at = 0;
     unlink(journal_file);
     OK(journal_open(&j, journal_file, 8, &store_e));
-    for (int i = 0; i < 3; i++) add(j, 100 + i, i);
+    for (int i = 0; i < 3; i++) {
+        struct ledger_op op = end_of(100 + i, i);
+        op.price = i;
+        op.markup = 4711 + i;
+        op.used[0].tier = "flex";
+        OK(journal_add(j, &op, &store_e));
+    }
     OK(journal_sync(j, &store_e));
     journal_close(j);
     OK(journal_open(&j, journal_file, 8, &store_e));
     assert_int_equal(journal_count(j), 3);
     for (int i = 0; i < 3; i++) {
         struct ledger_op want = end_of(100 + i, i);
+        want.markup = 4711 + i;
         assert_int_equal(journal_next(j, &at, &x, &store_e), 1);
         assert_int_equal(x.op.type, want.type);
         assert_int_equal(x.op.request, want.request);
         assert_int_equal(x.op.sale_nusd, want.sale_nusd);
         assert_int_equal(x.op.served, 1);
+        assert_int_equal(x.op.price, i);
+        assert_int_equal(x.op.markup, want.markup);
+        assert_string_equal(x.op.used[0].tier, "flex");
         assert_int_equal(x.op.n_used, 1);
         assert_string_equal(x.op.outcome, "stop");
         assert_null(x.op.reason);

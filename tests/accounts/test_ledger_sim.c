@@ -238,6 +238,7 @@ static void replay(struct gateway *g)
 /* Those that recovery has ended: whether it may have. */
 static void see_recovered(int by)
 {
+    if (s.g[by].l->now_ms > s.m.now_ms) s.m.now_ms = s.g[by].l->now_ms; /* what it has once been it does not go back from */
     for (int i = 0; i < s.m.n_requests; i++) {
         struct model_request *r = &s.m.requests[i];
         int64_t open;

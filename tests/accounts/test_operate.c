@@ -14,6 +14,7 @@
 #include "server/accounts/prune.h"
 #include "server/accounts/reconcile.h"
 #include "server/accounts/report.h"
+#include "server/accounts/rules.h"
 #include "server/accounts/store_copy.h"
 
 static const int64_t CENT = 10000000, USD = 1000000000, DAY_MS = 86400000;
@@ -911,6 +912,7 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
     int64_t run = ledger_run(l), balance = posted(2), open, newest = store_number(db, "SELECT max(id) FROM accounts");
     assert_int_equal(reserve(key, "m", NULL, CENT, &open), 0);
     int64_t requests = store_number(db, "SELECT count(*) FROM requests");
+    OK(rules_change(db, 2, (const char *const[RULES]){[RULE_REGIONS] = "eu"}, &store_e));
     ledger_end_all();
     OK(store_move(store_file, to, &moved, &store_e));
     assert_true(moved.n_rows > requests);
@@ -921,6 +923,7 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
     assert_int_equal(posted(2), balance);
     assert_int_equal(store_number(db, "SELECT count(*) FROM requests"), requests);
     assert_int_equal(store_number(db, "SELECT count(*) FROM key_secrets WHERE length(digest) = 32"), 1);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM account_rules WHERE account = 2 AND name = 'regions' AND value = 'eu'"), 1);
     assert_int_equal(ledger_run(l), run + 1);
     OK(ledger_transfer(l, LEDGER_DEPOSIT, 2, USD, 0, NULL, &store_e));
     int64_t next = directory_organisation_add(db, "next", &store_e);

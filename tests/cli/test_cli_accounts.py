@@ -88,9 +88,11 @@ def test_money_moves_exactly(accounts, project):
 @pytest.mark.parametrize("args", [("deposit", "P", "0"), ("deposit", "P", "-1"), ("deposit", "P", "1e3"), ("deposit", "P", "1,50"), ("deposit", "P", "0.0000000001"),
                                   ("deposit", "P", "9223372037"), ("deposit", "1", "5"), ("deposit", "999", "5"), ("deposit", "web", "5"), ("refund", "P", "-1"), ("adjust", "P", "0"),
                                   ("refund", "P", "1", "--linked", "77"), ("prepaid", "P", "x"), ("prepaid", "1", "0"), ("budget", "add", "P", "-1"), ("budget", "add", "P", "1.5", "--unit", "tokens"),
-                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"),
+                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"), ("storage", "P", "maybe"), ("storage", "1", "on"), ("storage", "P", "off"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),
-                                  ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("statement", "P", "--month", "2026-13"),
+                                  ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("price", "markup", "all", "-1"),
+                                  ("price", "markup", "all", "7.555"), ("price", "markup", "all", "1001"), ("price", "gpu-hour", "m", "0"), ("price", "set", "markup", "all", "--free"),
+                                  ("break-even", "nobody/x"), ("break-even", "gpt-4o-mini"), ("break-even", "--from", "2026-02-02", "--to", "2026-02-01"), ("statement", "P", "--month", "2026-13"),
                                   ("statement", "P", "--month", "2026-1"), ("statement", "1"), ("statement", "999"), ("adjust", "3", "1"), ("usage", "--by", "week"), ("usage", "--by", "tag,model"), ("usage", "--from", "2026-02-30"),
                                   ("usage", "--from", "2026-02-02", "--to", "2026-02-01"), ("export", "everything"), ("reconcile", "/nowhere", "--supplier", "groq"), ("prune",), ("restore", "/nowhere")])
 def test_senseless_wishes_change_nothing(accounts, project, data, args):
@@ -111,6 +113,44 @@ def test_wrong_usage(accounts, args):
 def test_usage_of_a_command_names_its_forms(accounts):
     r = accounts("budget", ok=False)
     assert "budget add ID AMOUNT | budget list [ID] | budget end BUDGET" in r.stderr
+
+
+def test_rules_are_shown_with_those_from_above(accounts, spillway, data, project):
+    assert spillway("keys", "add", "alice", "--project", project, "--data", data).returncode == 0
+    [key] = [a["id"] for a in accounts.json("list", "--keys") if a["kind"] == "key"]
+    accounts("rules", project, "--providers", "groq, openai", "--max-price-in", "0.5", "--overflow-share=25%")
+    accounts("rules", key, "--local-only", "on")
+    expected = [(project, "project", "max_price_in", "0.50"), (project, "project", "overflow_share", "25%"), (project, "project", "providers", "groq,openai"),
+                (key, "key", "local_only", "on")]
+    assert [tuple(r.values()) for r in accounts.json("rules", key)] == expected
+    assert [tuple(r.values()) for r in accounts.json("show", key)["rules"]] == expected
+    assert [(int(r["OF"]), r["KIND"], r["RULE"], r["VALUE"]) for r in rows(accounts("rules").stdout)] == expected
+    assert accounts("show", key).stdout.endswith(accounts("rules", key).stdout)
+
+
+def test_a_rule_is_taken_away_by_any(accounts, project):
+    accounts("rules", project, "--regions", "eu", "--zero-retention", "on", "--policy", "cheapest")
+    accounts("rules", project, "--regions", "any", "--zero-retention", "off", "--policy", "any")
+    assert accounts.json("rules", project) == [] and accounts("rules").stdout == ""
+
+
+def test_a_long_list_is_shown_whole(accounts, project):
+    models = [f"provider/a-model-with-quite-a-name-{i}" for i in range(20)]
+    accounts("rules", project, "--models", ",".join(models))
+    shown = list(rows(accounts("rules", project).stdout))
+    assert "".join(r["VALUE"] for r in shown).split(",") == models
+    assert [r["RULE"] for r in shown] == ["models"] + [""] * (len(shown) - 1) and len(shown) > 5
+
+
+@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "a lot"), "overflow_share"),
+                                        (("--local-only", "yes"), "--local-only"), (("--policy", "best"), "policy")])
+def test_a_malformed_rule_is_refused_by_name(accounts, project, args, says):
+    r = accounts("rules", project, *args, ok=False)
+    assert says in r.stderr and accounts.json("rules") == []
+
+
+def test_rules_need_an_account(accounts):
+    assert "give the id" in accounts("rules", "--local-only", "on", ok=False).stderr
 
 
 def test_budgets_and_limits_are_listed_with_their_use(accounts, project):
@@ -142,6 +182,39 @@ def test_prices_are_in_dollars_a_million_and_exact(accounts, tmp_path):
     accounts("price", "set", "sale", "demo", "--price-file", whole)
     accounts("price", "end", "local", "demo")
     assert [p["provider"] for p in accounts.json("price", "list")] == ["sale"]
+
+
+def test_mark_ups_and_hours_are_rows_of_the_price_table(accounts):
+    accounts("price", "markup", "groq", "7.25")
+    accounts("price", "gpu-hour", "demo", "2.10")
+    hour, markup = accounts.json("price", "list")
+    assert (hour["price"]["hour"], markup["price"]["percent"]) == ([2_100_000_000, 1], [725, 100])
+    assert [(r["PROVIDER"], r["MODEL"], r["INPUT/M"]) for r in rows(accounts("price", "list").stdout)] == [("gpu-hour", "demo", "2.10/h"), ("markup", "groq", "+7.25%")]
+    accounts("price", "markup", "groq", "0")
+    assert [r["INPUT/M"] for r in rows(accounts("price", "history", "markup", "groq").stdout)] == ["+7.25%", "+0.00%"]
+    accounts("price", "end", "markup", "groq")
+    assert [p["provider"] for p in accounts.json("price", "list")] == ["gpu-hour"]
+
+
+def test_break_even_lists_each_hosted_price(accounts, data):
+    """1 and 3 dollars a million, three times as much in as out: 1.50 a million, so an hour of 3 dollars is 2 million tokens."""
+    accounts("price", "gpu-hour", "demo", "3")
+    accounts("price", "set", "groq", "m", "--input", "1", "--output", "3")
+    assert [r["CHEAPER"] for r in rows(accounts("break-even").stdout)] == ["not used"]
+    with opened(data / "accounts.db") as db:
+        db.execute("INSERT INTO accounts (kind, name, created_s) VALUES ('supplier', 'local/demo', 1)")
+        db.execute("INSERT INTO balances (account) SELECT id FROM accounts WHERE name = 'local/demo'")
+        for day, tokens in ((20000, 48_000_000), (20001, 60_000_000)):
+            db.execute("INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, estimated)"
+                       " SELECT ?, 2, 1, 'demo', id, 1, ?, 0, ?, 0, 0, 0 FROM accounts WHERE name = 'local/demo'", (day, tokens * 3 // 4, tokens // 4))
+    days = ("--from", "2024-10-04", "--to", "2024-10-05")
+    [even] = accounts.json("break-even", *days)
+    assert (even["tokens_in"], even["tokens_out"], even["hours"], even["tokens_an_hour"]) == (81_000_000, 27_000_000, 48, 2_250_000)
+    assert (even["hosted_usd"], even["break_even_tokens_an_hour"], even["cheaper"]) == ("162.00", 2_000_000, "local")
+    [line] = rows(accounts("break-even", *days).stdout)
+    assert (line["HOSTED"], line["HOSTED/M"], line["BREAK-EVEN/H"]) == ("groq/m", "1.50", "2000000")
+    [first, book] = accounts.json("break-even", "openai/gpt-4o-mini", "--from", "2024-10-04", "--to", "2024-10-04")
+    assert first["cheaper"] == "local" and book["provider"] == "openai" and book["cheaper"] == "hosted"
 
 
 def test_a_statement_opens_and_closes(accounts, project):
@@ -229,3 +302,10 @@ def test_the_sql_of_the_documentation_can_be_pasted(accounts, project, data):
     assert sum(row[2] for row in by_word["the"][0]) == float(statement["closing_usd"]) - float(statement["opening_usd"])
     assert by_word["what"] == [[]] and by_word["money"] == [[(0,)]]
     assert len(by_word["one"]) == 3
+
+
+def test_what_is_kept_of_answers_is_shown(accounts, project):
+    accounts("storage", project, "on")
+    assert by_id(accounts)[project]["stores_answers"] is True and "keeps answers" in accounts("show", project).stdout
+    accounts("storage", project, "off")
+    assert by_id(accounts)[project]["stores_answers"] is False and "keeps answers" not in accounts("show", project).stdout
