@@ -535,7 +535,7 @@ static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e
 
 int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
-    CHECK(n > 0 && n <= LEDGER_MAX_BATCH);
+    CHECK(n > 0 && n <= LEDGER_MAX_BATCH && !l->o.desk);
     struct work *work = calloc(n, sizeof *work);
     if (!work) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {

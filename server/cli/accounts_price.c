@@ -87,7 +87,6 @@ int accounts_price_end(struct accounts_run *r, struct err *e)
 struct list {
     struct table table;
     struct buf json;
-    size_t n;
     int rc; /* a price that cannot be shown */
     struct err *e;
 };
@@ -119,16 +118,7 @@ static void list_row(void *ctx, const struct price_table_row *p)
 
 static void list_json(void *ctx, const struct price_table_row *p)
 {
-    struct list *l = ctx;
-    struct buf *b = &l->json;
-    buf_puts(b, l->n++ ? ",\n {" : "{");
-    account_json_int(b, "id", p->id);
-    account_json_text(b, "provider", p->provider);
-    account_json_text(b, "model", p->model);
-    account_json_text(b, "source", p->source);
-    account_json_int(b, "created_at", p->created_s);
-    account_json_id(b, "ended_at", p->ended_s);
-    buf_printf(b, ",\"price\":%s}", p->rows);
+    account_json_price(&((struct list *)ctx)->json, p);
 }
 
 static int list(struct accounts_run *r, const char *provider, const char *model, bool all, struct err *e)

@@ -84,7 +84,7 @@ struct options {
     bool admin, json;
     /* accounts; keys: project */
     int64_t project, organisation, linked, rpm, tpm, concurrency, token_threshold, older_than; /* ids: 0 if not given */
-    const char *note, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
+    const char *note, *once, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
     bool keys, alert, free, close;
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;

@@ -426,6 +426,154 @@ static void test_a_supplier_has_a_statement_and_adjustments(void **state)
     assert_int_equal(ledger_transfer(l, LEDGER_ADJUSTMENT, key, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
 }
 
+/* What we pay a supplier leaves by `outside`: the margin is what it was. */
+static void test_a_payment_reduces_what_we_owe(void **state)
+{
+    (void)state;
+    struct report_statement s;
+    struct lines t = {0};
+    request_of(key, "m", NULL, 1, 1, 9 * CENT, 5 * CENT);
+    int64_t margin = store_number(db, "SELECT posted FROM balances WHERE account = 3");
+    OK(ledger_transfer(l, LEDGER_PAYMENT, groq, 7 * CENT, 0, "invoice 12", &store_e));
+    OK(ledger_transfer(l, LEDGER_PAYMENT, groq, -1 * CENT, 0, "paid back", &store_e));
+    OK(report_statement(db, groq, 0, today * DAY_MS, take_line, &t, &s, &store_e));
+    assert_string_equal(t.kinds, "cost*1 payment*1 payment*1");
+    assert_int_equal(s.paid_in_nusd, -6 * CENT);
+    assert_int_equal(s.closing_nusd, -1 * CENT);
+    assert_int_equal(store_number(db, "SELECT posted FROM balances WHERE account = 3"), margin);
+    assert_int_equal(store_number(db, "SELECT b.posted FROM balances b JOIN accounts a ON a.id = b.account WHERE a.name = 'outside'"), 6 * CENT);
+    assert_int_equal(ledger_transfer(l, LEDGER_PAYMENT, 2, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
+}
+
+static struct ledger_order deposit_of(int64_t nusd, const char *order_key)
+{
+    return (struct ledger_order){.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = nusd, .note = "n", .key = order_key};
+}
+
+static void test_b8_an_order_with_a_key_is_carried_out_once(void **state)
+{
+    (void)state;
+    bool repeated;
+    struct ledger_order o = deposit_of(CENT, "invoice-17");
+    int64_t first = ledger_transfer_order(l, &o, &repeated, &store_e);
+    OK(first);
+    assert_false(repeated);
+    assert_int_equal(ledger_transfer_order(l, &o, &repeated, &store_e), first);
+    assert_true(repeated);
+    assert_int_equal(posted(2), CENT);
+}
+
+static void test_b8_a_key_that_says_something_else_moves_nothing(void **state)
+{
+    (void)state;
+    struct ledger_order o = deposit_of(CENT, "k");
+    OK(ledger_transfer_order(l, &o, NULL, &store_e));
+    struct ledger_order others[] = {o, o, o, o};
+    others[0].amount_nusd++;
+    others[1].note = "other";
+    others[2].kind = LEDGER_REFUND; /* with another balance, too, so that only the index is in its way */
+    others[3].linked = 1;
+    for (size_t i = 0; i < 4; i++) assert_int_equal(ledger_transfer_order(l, &others[i], NULL, &store_e), -ERR_MISMATCH);
+    assert_int_equal(posted(2), CENT);
+}
+
+static void test_orders_that_cannot_be_name_the_member(void **state)
+{
+    (void)state;
+    static char long_key[LEDGER_MAX_KEY + 2], long_note[LEDGER_MAX_NOTE + 2];
+    memset(long_key, 'k', LEDGER_MAX_KEY + 1);
+    memset(long_note, 'n', LEDGER_MAX_NOTE + 1);
+    const struct {
+        struct ledger_order o;
+        const char *param;
+    } wrong[] = {{deposit_of(0, NULL), "amount_usd"},
+                 {deposit_of(-1, NULL), "amount_usd"},
+                 {deposit_of(INT64_MIN, NULL), "amount_usd"},
+                 {deposit_of(INT64_MAX, NULL), "amount_usd"},
+                 {deposit_of(1, ""), "Idempotency-Key"},
+                 {deposit_of(1, "a b"), "Idempotency-Key"},
+                 {deposit_of(1, "\xC3\xA4"), "Idempotency-Key"},
+                 {deposit_of(1, long_key), "Idempotency-Key"},
+                 {{.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = 1, .note = long_note}, "note"},
+                 {{.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = 1, .note = "\xFF"}, "note"},
+                 {{.kind = LEDGER_REFUND, .account = 2, .amount_nusd = 1, .linked = 77}, "linked"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_true(ledger_transfer_order(l, &wrong[i].o, NULL, &store_e) < 0);
+        assert_string_equal(store_e.param, wrong[i].param);
+    }
+    assert_int_equal(store_number(db, "SELECT count(*) FROM transfers"), 0);
+}
+
+/* Past int64 SQLite would count in floating point. */
+static void test_a_balance_stays_countable(void **state)
+{
+    (void)state;
+    OK(ledger_transfer(l, LEDGER_DEPOSIT, 2, INT64_MAX / 2, 0, NULL, &store_e));
+    assert_int_equal(ledger_transfer(l, LEDGER_DEPOSIT, 2, 1, 0, NULL, &store_e), -ERR_LIMIT);
+    assert_int_equal(posted(2), INT64_MAX / 2);
+}
+
+/* --- migrations --- */
+
+/* The store as this version left it: with the schema's own statements backwards. */
+static void go_back_to(int version)
+{
+    const char *old_kinds = "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback'";
+    char sql[2048];
+    snprintf(sql, sizeof sql,
+             db_kind(db) == DB_POSTGRES
+                 ? "DROP INDEX transfers_key; ALTER TABLE transfers DROP COLUMN idempotency_key;"
+                   "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
+                   "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (%s));"
+                 : "CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (%s)), debit {int} NOT NULL,"
+                   " credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
+                   " linked {int}, note TEXT);"
+                   "INSERT INTO old SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers;"
+                   "DROP TABLE transfers; ALTER TABLE old RENAME TO transfers;"
+                   "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
+                   "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';",
+             old_kinds);
+    OK(db_script(db, sql, &store_e));
+    OK(db_script(db, "ALTER TABLE ledger_state DROP COLUMN prune_ms", &store_e));
+    if (version < 5)
+        OK(db_script(db,
+                     "ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
+                     "ALTER TABLE ledger_state DROP COLUMN pruned_ms",
+                     &store_e));
+    OK(db_run(db, "DELETE FROM schema_migrations WHERE version > ?1", DB_ARGS(db_int(version)), NULL, &store_e));
+}
+
+static void check_migration_from(int version)
+{
+    for (int i = 0; i < 3; i++) request_of(key, "m", NULL, 10, 1, CENT, 3);
+    int64_t last = ledger_transfer(l, LEDGER_DEPOSIT, 2, USD, 0, "before", &store_e), n = store_number(db, "SELECT count(*) FROM transfers");
+    OK(last);
+    ledger_close(l);
+    l = NULL;
+    go_back_to(version);
+    db_close(db);
+    ledger_begin(store_where());
+    assert_int_equal(store_number(db, "SELECT count(*) FROM transfers"), n);
+    assert_int_equal(ledger_transfer(l, LEDGER_PAYMENT, groq, 9, 0, NULL, &store_e), last + 1); /* ids go on; the new kind is there */
+    assert_int_equal(db_run(db, "INSERT INTO transfers (request, kind, debit, credit, amount, created_ms) SELECT request, kind, debit, credit, amount,"
+                                " created_ms FROM transfers WHERE kind = 'sale'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
+    assert_int_equal(db_run(db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) SELECT request, attempt, kind, debit,"
+                                " credit, amount, created_ms FROM transfers WHERE kind = 'cost'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
+    assert_true(db_run(db, "INSERT INTO transfers (kind, debit, credit, amount, created_ms) VALUES ('gift', 2, 3, 1, 1)", DB_NO_ARGS, NULL, &store_e) < 0);
+}
+
+static void test_version_4_is_brought_up_to_date(void **state)
+{
+    (void)state;
+    check_migration_from(4);
+}
+
+static void test_version_5_is_brought_up_to_date(void **state)
+{
+    (void)state;
+    check_migration_from(5);
+}
+
 /* --- usage --- */
 
 struct sums {
@@ -941,6 +1089,13 @@ int main(void)
         TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
         TEST(test_a_statement_adds_up),
+        TEST(test_a_payment_reduces_what_we_owe),
+        TEST(test_b8_an_order_with_a_key_is_carried_out_once),
+        TEST(test_b8_a_key_that_says_something_else_moves_nothing),
+        TEST(test_orders_that_cannot_be_name_the_member),
+        TEST(test_a_balance_stays_countable),
+        TEST(test_version_4_is_brought_up_to_date),
+        TEST(test_version_5_is_brought_up_to_date),
         TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),

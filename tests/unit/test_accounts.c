@@ -176,6 +176,20 @@ static void test_accounts_migrate_from_version_2(void **state)
     accounts_close(a);
 }
 
+/* Version 4 and later ones: tests/accounts/test_operate.c, on both stores. */
+static void test_accounts_migrate_from_version_3(void **state)
+{
+    (void)state;
+    char token[ACCOUNTS_TOKEN_BYTES];
+    struct accounts *a = open_ok();
+    int64_t id = make(a, token);
+    accounts_close(a);
+    raw_run(DROP_LEDGER "DELETE FROM schema_migrations WHERE version >= 4");
+    a = open_ok();
+    assert_int_equal(check(a, token), id);
+    accounts_close(a);
+}
+
 /* n processes open the directory at the same moment; returns how many could not. */
 static int open_at_once(int n)
 {
@@ -783,6 +797,7 @@ int main(void)
         DIR_TEST(test_accounts_migrate_from_nothing),
         DIR_TEST(test_accounts_migrate_from_version_1),
         DIR_TEST(test_accounts_migrate_from_version_2),
+        DIR_TEST(test_accounts_migrate_from_version_3),
         DIR_TEST(test_accounts_share_is_found_by_the_keys_id),
         DIR_TEST(test_accounts_share_can_be_changed_by_another_handle),
         DIR_TEST(test_accounts_share_out_of_range_is_refused),
