@@ -122,6 +122,7 @@ struct gateway {
     struct route_state route;     /* of requests for local models that have stand-ins */
     struct hosted *hosted;        /* NULL: no provider is configured */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
+    unsigned n_exports;           /* admin_export.c's: under way */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;

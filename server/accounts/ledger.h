@@ -155,6 +155,12 @@ MUST_USE int ledger_budget_list(struct ledger *l, int64_t account, void (*fn)(vo
                                 struct err *e);
 /* The one hard budget of scope all, this unit and period: replaces what there is of it; amount 0: none. */
 MUST_USE int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e);
+/* Limits are budgets of requests or tokens, by the minute or at once: what they are called. */
+struct ledger_limit {
+    const char *name, *unit, *period;
+};
+enum { LEDGER_LIMITS = 3 };
+extern const struct ledger_limit ledger_limits[LEDGER_LIMITS];
 MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
 /* floor_nusd: a prepaid account's, NULL: pays later. */
 MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);

@@ -195,6 +195,9 @@ int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struc
     return rc ? rc : id;
 }
 
+const struct ledger_limit ledger_limits[LEDGER_LIMITS] = {
+    {"rpm", "requests", "minute"}, {"tpm", "tokens", "minute"}, {"concurrency", "requests", "now"}};
+
 int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e)
 {
     CHECK(amount >= 0 && is_one_of(unit, ledger_units, UNITS) && is_one_of(period, ledger_periods, PERIODS));

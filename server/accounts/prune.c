@@ -40,19 +40,34 @@ static int take_away(struct db *db, int64_t after, int64_t last, int64_t before_
     return rc;
 }
 
+int prune_begin(struct prune *p, struct db *db, int64_t days, struct err *e)
+{
+    CHECK(days >= PRUNE_MIN_DAYS);
+    *p = (struct prune){.db = db};
+    int rc = db_number(db, "SELECT CASE WHEN clock_ms > {now_ms} THEN clock_ms ELSE {now_ms} END FROM ledger_state WHERE id = 1",
+                       DB_NO_ARGS, 0, &p->before_ms, e);
+    p->before_ms -= days * DAY_MS;
+    return rc;
+}
+
+int prune_step(struct prune *p, struct err *e)
+{
+    int64_t last = 0;
+    int rc = p->before_ms > 0 ? find_end(p->db, p->after, p->before_ms, &last, e) : 0;
+    if (rc || last == 0) return rc;
+    rc = take_away(p->db, p->after, last, p->before_ms, &p->n, e);
+    p->after = last;
+    return rc ? rc : 1;
+}
+
 int prune_requests(struct db *db, int64_t days, int64_t *n, struct err *e)
 {
-    int64_t before_ms, last = 0, after = 0;
-    CHECK(days >= PRUNE_MIN_DAYS);
-    *n = 0;
-    int rc = db_number(db, "SELECT CASE WHEN clock_ms > {now_ms} THEN clock_ms ELSE {now_ms} END FROM ledger_state WHERE id = 1",
-                       DB_NO_ARGS, 0, &before_ms, e);
-    before_ms -= days * DAY_MS;
-    if (!rc && before_ms > 0) rc = find_end(db, after, before_ms, &last, e);
-    while (!rc && last) {
-        rc = take_away(db, after, last, before_ms, n, e);
-        after = last;
-        if (!rc) rc = find_end(db, after, before_ms, &last, e);
+    struct prune p;
+    int rc = prune_begin(&p, db, days, e), more = 1;
+    while (!rc && more) {
+        more = prune_step(&p, e);
+        if (more < 0) rc = more;
     }
+    *n = p.n;
     return rc;
 }

@@ -151,21 +151,17 @@ int accounts_budget_end(struct accounts_run *r, struct err *e)
     return rc;
 }
 
-/* Limits are budgets: of requests or tokens, by the minute or at once. */
 int accounts_limit(struct accounts_run *r, struct err *e)
 {
     const struct options *o = r->o;
-    const struct {
-        const char *flag, *unit, *period;
-        int64_t amount;
-    } limits[] = {{"--rpm", "requests", "minute", o->rpm},
-                  {"--tpm", "tokens", "minute", o->tpm},
-                  {"--concurrency", "requests", "now", o->concurrency}};
+    const int64_t amounts[LEDGER_LIMITS] = {o->rpm, o->tpm, o->concurrency};
     int64_t id;
     int n = 0, rc = accounts_id(r->args[0], &id, e);
-    for (size_t i = 0; i < sizeof limits / sizeof limits[0] && !rc; i++) {
-        if (!options_given(o, limits[i].flag)) continue;
-        rc = ledger_limit_set(r->ledger, id, limits[i].unit, limits[i].period, limits[i].amount, e);
+    for (int i = 0; i < LEDGER_LIMITS && !rc; i++) {
+        char flag[32];
+        snprintf(flag, sizeof flag, "--%s", ledger_limits[i].name);
+        if (!options_given(o, flag)) continue;
+        rc = ledger_limit_set(r->ledger, id, ledger_limits[i].unit, ledger_limits[i].period, amounts[i], e);
         n++;
     }
     if (!rc && n == 0) rc = err_set(e, ERR_INPUT, "accounts limit: give --rpm, --tpm or --concurrency");

@@ -356,6 +356,7 @@ static void serve_close(struct serve *s)
     s->closing = true;
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
+    g->pool = NULL; /* what is still handed back by it submits no more */
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
