@@ -113,6 +113,7 @@ struct model_order {
 struct gateway {
     struct loop *loop;
     struct pool *pool;
+    struct pool *desk; /* for what operators ask of the store: it may take seconds, and holds up no request. NULL: at the end */
     struct http_server *http;
     struct edge edge;
     struct limits limits; /* for requests from now on; changes when the configuration is read again */

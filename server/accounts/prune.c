@@ -40,6 +40,20 @@ static int take_away(struct db *db, int64_t after, int64_t last, int64_t before_
     return rc;
 }
 
+/* A time further away than it can be was noted by a clock that has been put right since. */
+int prune_claim(struct db *db, int64_t every_ms, bool *mine, struct err *e)
+{
+    static const char due[] = "SELECT count(*) FROM ledger_state WHERE id = 1 AND (prune_ms <= {now_ms} OR prune_ms > {now_ms} + 2 * ?1)";
+    int64_t n = 0;
+    int rc = db_number(db, due, DB_ARGS(db_int(every_ms)), 0, &n, e); /* most who ask write nothing */
+    if (!rc && n)
+        rc = db_run(db,
+                    "UPDATE ledger_state SET prune_ms = {now_ms} + ?1 WHERE id = 1 AND (prune_ms <= {now_ms} OR prune_ms > {now_ms} + 2 * ?1)",
+                    DB_ARGS(db_int(every_ms)), &n, e);
+    *mine = !rc && n == 1;
+    return rc;
+}
+
 int prune_begin(struct prune *p, struct db *db, int64_t days, struct err *e)
 {
     CHECK(days >= PRUNE_MIN_DAYS);

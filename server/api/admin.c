@@ -201,7 +201,7 @@ static int read_call(struct admin_call *c, struct err *e)
     return rc || !(c->op->needs & ADMIN_ONCE) ? rc : read_key(c, e);
 }
 
-/* --- on a pool thread --- */
+/* --- on a thread of the desk --- */
 
 static int open_store(struct admin_call *c, struct err *e)
 {
@@ -346,7 +346,7 @@ static void handle(struct gateway *g, struct http_request *r)
         return;
     }
     http_on_gone(r, gone, c);
-    pool_submit(g->pool, &c->job);
+    pool_submit(g->desk, &c->job);
 }
 
 #define ENDPOINT(name, m, p) const struct endpoint endpoint_##name = {.method = m, .path = p, .access = ACCESS_ADMIN, .handle = handle}

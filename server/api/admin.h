@@ -1,5 +1,5 @@
 /* Admin: what `spillway accounts` and `spillway keys` do, under /admin for admin keys. admin.c has the table of operations, reads what is given,
- * and runs each on a pool thread with a connection of its own; the functions below are the operations. Nothing of them touches the loop.
+ * and runs each on a thread of the desk (gateway.desk) with a connection of its own; the functions below are the operations. Nothing of them touches the loop.
  *
  * What is given are members of a JSON object, or parameters of a GET's query; one that an operation does not know is refused. What comes back
  * is what --json prints (account_json.h). Money is moved only with an Idempotency-Key, once for each. */
@@ -35,7 +35,7 @@ struct admin_call {
     json_t *in;     /* an object: what is given */
     struct buf body; /* as it came */
     char key[LEDGER_MAX_KEY + 2];
-    /* on the pool's thread */
+    /* on its thread */
     struct db *db;
     struct accounts *accounts; /* ADMIN_KEYS */
     struct ledger *ledger;     /* ADMIN_LEDGER */

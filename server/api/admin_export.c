@@ -1,5 +1,5 @@
 /* GET /admin/export/transfers and /admin/export/requests (?from=&to=&format=csv|json): all rows of one moment, in memory that does not grow with
- * them. A pool thread reads a piece, the loop hands it to the client, and the next is read when the client has taken most of it. Who takes longer than a
+ * them. A thread of the desk reads a piece, the loop hands it to the client, and the next is read when the client has taken most of it. Who takes longer than a
  * request may (--request-timeout) is cut: the store keeps what it was for so long. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ struct order {
     struct pool_job job;
     struct loop_timer look;
     bool working, begun, ran, over; /* over: the job is to close the store */
-    /* on the pool's thread while `working` */
+    /* on its thread while `working` */
     struct db *db;
     struct export *export;
     struct buf piece;
@@ -40,7 +40,7 @@ static struct order *order_of(struct pool_job *j)
     return (struct order *)((char *)j - offsetof(struct order, job));
 }
 
-/* --- on a pool thread --- */
+/* --- on a thread of the desk --- */
 
 static void close_store(struct order *o)
 {
@@ -72,7 +72,7 @@ static void submit(struct order *o)
     o->working = true;
     o->ran = false;
     o->look_ms = LEAST_LOOK_MS;
-    pool_submit(o->g->pool, &o->job);
+    pool_submit(o->g->desk, &o->job);
 }
 
 static void order_free(struct order *o)
@@ -88,7 +88,7 @@ static void end(struct order *o)
 {
     o->r = NULL;
     loop_timer_clear(o->g->loop, &o->look);
-    if (o->db && o->g->pool) {
+    if (o->db && o->g->desk) {
         o->over = true;
         submit(o);
     } else

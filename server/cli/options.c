@@ -124,6 +124,8 @@ const struct option_row option_rows[] = {
      "bound of an answer when the request sets none"},
     {ON(SERVE), "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
      "what may be spent in an hour on providers that stand in for a local model (default: nothing)"},
+    {ON(SERVE), "--retain-requests", "DAYS", OPTION_INT, F(retain_requests), 0, 36500, "0",
+     "take away requests that ended so many days ago (2 at least), as spillway accounts prune does; 0: keep them"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
     {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
      "what standard error tells"},
@@ -528,6 +530,8 @@ int options_check_serve(const struct options *o, struct err *e)
     uint16_t port;
     CHECK(options_listen(o->listen, host, &port) == 0); /* checked when it was set */
     if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
+    if (o->retain_requests && o->retain_requests < PRUNE_MIN_DAYS)
+        return err_set(e, ERR_INPUT, "--retain-requests: must be 0 or at least %d days", PRUNE_MIN_DAYS);
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
         return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);

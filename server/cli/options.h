@@ -80,6 +80,7 @@ struct options {
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
     bool no_auth;
     const char *store; /* NULL: the data directory's own */
+    int64_t retain_requests; /* days; 0: for good */
     const char *expires, *grace;
     bool admin, json;
     /* accounts; keys: project */

@@ -34,6 +34,7 @@ struct serve {
     bool closing;             /* the loop has ended */
     struct progress *loading; /* until ready, on a terminal */
     struct err failure;       /* why the loop was stopped; ERR_NONE: on request */
+    struct retention *retention; /* NULL: requests are kept for good */
     struct reload *reload;    /* one that runs; NULL: none */
     bool reload_again;        /* SIGHUP came meanwhile */
 };

@@ -22,8 +22,11 @@ class Admin:
         self.data, self.store = folder / "data", store
         self.where = ["--data", str(self.data)] + (["--store", store.url] if store else [])
         self.ops = self.run("keys", "add", "ops", "--admin").strip()
-        self.server = Server(DEMO, "--name", "demo", *options, *(["--store", store.url] if store else []), data=self.data)
-        self.key = self.server.key
+        self.start(*options)
+
+    def start(self, *options):
+        self.server = Server(DEMO, "--name", "demo", *options, *(["--store", self.store.url] if self.store else []), data=self.data, wait=False)
+        assert self.server.log_has("Ready in", 60), "".join(self.server.lines)
         self.at = urllib.parse.urlsplit(self.server.url)
 
     def run(self, *args):
@@ -466,3 +469,53 @@ def test_operators_requests_begin_no_runs(admin):
     runs = admin.sql("SELECT count(*) FROM runs")
     admin.get("/accounts/2")
     assert admin.sql("SELECT count(*) FROM runs") == runs
+
+
+def test_operators_questions_hold_up_no_request(admin):
+    if not admin.store:
+        pytest.skip("nothing on SQLite makes a reader wait")
+    lock = subprocess.Popen([PROGRAMS[-1] + "/psql", "-X", "-q", "-d", admin.store.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lock.stdin.write("BEGIN; LOCK TABLE usage_tags IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n")
+    lock.stdin.flush()
+    assert any("locked" in line for line in iter(lock.stdout.readline, ""))
+    answers = []
+    askers = [threading.Thread(target=lambda: answers.append(admin.call("GET", "/usage?by=tag")[0])) for _ in range(8)]
+    for t in askers:
+        t.start()
+    key = admin.run("keys", "add", "patient").strip()
+    until = time.monotonic() + 10
+    while (status := admin.chat(key)) == 401 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert status == 200 and not answers
+    lock.communicate("ROLLBACK;\n", timeout=30)
+    for t in askers:
+        t.join(60)
+    assert answers == [200] * 8
+
+
+def test_b15_a_store_that_is_away_is_said_so_and_comes_back(admin):
+    if not admin.store:
+        pytest.skip("a file is always there")
+    admin.store.stop()
+    status, answer = admin.call("GET", "/accounts")
+    assert (status, answer["error"]["code"]) == (503, "accounts_unavailable")
+    status, answer = admin.call("POST", "/accounts/2/deposit", {"amount_usd": "1"}, {"Idempotency-Key": "while-away"})
+    assert status == 503
+    admin.store.start()
+    until = time.monotonic() + 20
+    while admin.call("GET", "/accounts")[0] != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert admin.move(2, "deposit", "1", "while-away")["repeated"] is False
+
+
+def test_a_server_ends_while_an_export_is_under_way(tmp_path):
+    a = Admin(tmp_path, None, "--drain-timeout", "1s")
+    make_transfers(a, 200_000, a.project())
+    c, r = a.open("GET", "/admin/export/transfers")
+    r.read(1000)
+    assert a.server.stop() == 0
+    with pytest.raises((http.client.HTTPException, OSError)):  # it ends without its last chunk
+        while r.read(1 << 16):
+            pass
+    c.close()

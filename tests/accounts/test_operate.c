@@ -943,6 +943,22 @@ static void test_pruning_leaves_money_and_what_must_be_looked_at(void **state)
     db_rollback(db);
 }
 
+static void test_one_gateway_at_a_time_prunes(void **state)
+{
+    (void)state;
+    bool mine;
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_false(mine);
+    OK(db_run(db, "UPDATE ledger_state SET prune_ms = prune_ms - ?1", DB_ARGS(db_int(DAY_MS)), NULL, &store_e)); /* a day later */
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+    OK(db_run(db, "UPDATE ledger_state SET prune_ms = prune_ms + ?1", DB_ARGS(db_int(9 * DAY_MS)), NULL, &store_e)); /* by a clock that was wrong */
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+}
+
 static void test_pruned_days_are_not_reconciled(void **state)
 {
     (void)state;
@@ -1103,6 +1119,7 @@ int main(void)
         TEST(test_what_agrees_need_not_be_looked_at),
         TEST(test_provider_formats_are_read),
         TEST(test_pruning_leaves_money_and_what_must_be_looked_at),
+        TEST(test_one_gateway_at_a_time_prunes),
         TEST(test_pruned_days_are_not_reconciled),
         TEST(test_a_backup_is_restored_as_it_was),
         TEST(test_what_is_no_backup_replaces_nothing),
