@@ -28,6 +28,7 @@ void admission_prompt_waits(struct gateway_replica *r, int64_t n)
     count_busy(r);
     r->queue.prompts++;
     r->queue.tokens += n;
+    r->queue.came += n;
     r->queue.mean_tokens = r->queue.mean_tokens > 0 ? 0.9 * r->queue.mean_tokens + 0.1 * (double)n : (double)n;
 }
 
@@ -66,6 +67,12 @@ double admission_load_ms(const struct gateway_replica *r)
 double admission_prompt_ms(const struct gateway_replica *r, int64_t n)
 {
     return (double)n * token_ms(r);
+}
+
+int64_t admission_tokens_since(const struct gateway_replica *r, int64_t came)
+{
+    const int64_t n = r->queue.came - came;
+    return n < r->queue.tokens ? n : r->queue.tokens;
 }
 
 /* Of the worker that is the first to be done with what waits. */

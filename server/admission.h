@@ -32,6 +32,8 @@ void admission_answer_ends(struct gateway_replica *r, int64_t took_ms, int64_t i
 /* Until a prompt that came now would begin to be read, and how long the worker reads n tokens; 0: not known. */
 double admission_load_ms(const struct gateway_replica *r);
 double admission_prompt_ms(const struct gateway_replica *r, int64_t n);
+/* Of the tokens that wait, those that came when queue.came was so much or later; they are taken to be still there. */
+int64_t admission_tokens_since(const struct gateway_replica *r, int64_t came);
 /* The longest predicted wait of all models; a model's is that of its least loaded worker. */
 double admission_wait_ms(const struct gateway *g);
 /* For Retry-After: the wait rounded up and lengthened by up to a half at random, so that those who were refused together do not come again

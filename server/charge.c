@@ -79,6 +79,8 @@ static void charge_back(struct loop_call *call)
     c->done = NULL;
     if (op.type == LEDGER_RESERVE && !op.rc) c->request = op.request;
     if (!ended && c->ends) {
+        if (op.type == LEDGER_ATTEMPT && !op.rc) /* granted, and never made */
+            c->end.used[c->end.n_used++] = (struct ledger_used){.n = op.n, .supplier = op.attempt.supplier, .end = LEDGER_FAILED};
         submit_end(c); /* who has asked for the end waits for no other answer */
         return;
     }

@@ -14,6 +14,7 @@
 #include "engine/media/data_url.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
+#include "server/charge.h"
 #include "server/completion_charge.h"
 #include "server/completion_route.h"
 #include "server/route.h"
@@ -62,6 +63,7 @@ static int take_tokens(struct completion *c, struct err *e)
     if (rc) return rc;
     g->n_prompt_tokens += n;
     admission_enter(c->replica, c->params.n);
+    c->queued_at = c->replica->queue.came;
     admission_prompt_waits(c->replica, n);
     c->admitted_ms = loop_now_ms(g->loop);
     c->counted_tokens = c->waiting_tokens = n;
@@ -83,6 +85,7 @@ void completion_move(struct completion *c, struct gateway_replica *to)
     admission_leave(c->replica, c->params.n);
     c->replica = to;
     admission_enter(to, c->params.n);
+    c->queued_at = to->queue.came;
     if (n) admission_prompt_waits(to, n);
     c->waiting_tokens = n;
 }
@@ -103,7 +106,6 @@ static void leave(struct completion *c)
 {
     struct gateway *g = c->gateway;
     if (c->is_counted) counts_leave(g->per_key, &c->owner);
-    g->n_prompt_tokens -= c->counted_tokens;
     g->n_completions--;
     if (c->prev)
         c->prev->next = c->next;
@@ -112,15 +114,31 @@ static void leave(struct completion *c)
     if (c->next) c->next->prev = c->prev;
 }
 
-static void completion_free(struct loop_call *call)
+/* Its pictures are no longer needed. */
+static void drop_pictures(struct completion *c)
 {
-    struct completion *c = (struct completion *)((char *)call - offsetof(struct completion, freeing));
     for (size_t i = 0; i < c->n_pictures; i++) {
         close_fd(&c->pictures[i].bytes_fd);
         close_fd(&c->pictures[i].tiles_fd);
     }
+    c->n_pictures = 0;
+}
+
+/* It is among a local model's sequences no longer. */
+static void leave_local(struct completion *c)
+{
     stop_waiting(c, false);
     if (c->admitted_ms) admission_leave(c->replica, c->params.n);
+    c->admitted_ms = 0;
+    c->gateway->n_prompt_tokens -= c->counted_tokens;
+    c->counted_tokens = 0;
+}
+
+static void completion_free(struct loop_call *call)
+{
+    struct completion *c = (struct completion *)((char *)call - offsetof(struct completion, freeing));
+    drop_pictures(c);
+    leave_local(c);
     gateway_model_release(c->model);
     wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);
@@ -145,10 +163,12 @@ static void completion_done(struct completion *c)
 {
     if (c->done) return;
     c->done = true;
+    c->gateway->n_ended++;
     c->http = NULL;
     stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
+    loop_timer_clear(c->gateway->loop, &c->look);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
     if (c->opened) c->sink->close(c);
@@ -172,10 +192,13 @@ static void completion_fail(struct completion *c, const struct err *e)
 {
     if (c->done) return;
     c->failed = !(e->code == ERR_DEADLINE || e->code == ERR_BUDGET || e->code == ERR_HELD);
+    if (api_errors[api_error_of(e)].status >= 500) c->gateway->n_failed++;
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
-    else
+    else {
+        if (c->n_attempts) completion_tell_route(c);
         api_error_reply_later(c->http, api_error_of(e), e, c->retry_after_s);
+    }
     completion_done(c);
 }
 
@@ -214,24 +237,6 @@ static int comments_start(struct completion *c, struct err *e)
 }
 
 /* --- reading: on a pool thread --- */
-
-static int read_model(struct completion *c, struct err *e)
-{
-    struct gateway *g = c->gateway;
-    struct err other;
-    const json_t *v = json_object_get(c->request, "model");
-    if (!v) return err_set_param(e, ERR_INPUT, "model", "'model' is missing.");
-    if (!json_is_string(v)) return err_set_param(e, ERR_INPUT, "model", "'model' must be a string.");
-    const char *id = json_string_value(v);
-    size_t n = json_string_length(v);
-    int rc = gateway_model_hold(g, id, n, &c->model, e);
-    c->model_name = id;
-    if (!rc) c->max_context = c->model->max_context;
-    if (rc != -ERR_NOT_FOUND || !g->hosted || strlen(id) != n) return rc;
-    rc = hosted_find(g->hosted, id, &c->hosted, &other);
-    if (rc && strchr(id, '/')) *e = other; /* it knows names that are like this one */
-    return rc;
-}
 
 static int read_picture(const struct prompt_image *image, struct picture *p, struct buf *bytes, struct err *e)
 {
@@ -297,38 +302,56 @@ static int read_json(struct completion *c, struct err *e)
     return json_is_object(c->request) ? 0 : err_set(e, ERR_INPUT, "The request body must be a JSON object.");
 }
 
-/* A provider is asked as the client asks us: what only it can judge is left to it. */
-static int read_hosted(struct completion *c, struct err *e)
-{
-    struct hosted_model *m = c->hosted;
-    int rc = chat_params_read_hosted(&c->params, c->request, e);
-    if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
-    if (rc) return rc;
-    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
-    if (asked == 0) asked = c->gateway->default_max_tokens;
-    if (m->price->max_output && asked > m->price->max_output) asked = m->price->max_output;
-    c->max_tokens = (uint32_t)asked;
-    c->bill = arena_alloc(&c->arena, sizeof *c->bill);
-    if (!c->bill) return err_set(e, ERR_MEMORY, "out of memory");
-    rc = hosted_bill_init(c->bill, m, c->request, asked, c->params.n, e);
-    struct wire_options o = {.model = m->price->model, .max_tokens = asked};
-    return rc ? rc : wire_encode(&m->host->host, c->request, &o, &c->wire, e);
-}
-
-static int read_request(struct completion *c, struct err *e)
+/* As the local model reads it. */
+static int read_local(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
-    int rc = read_json(c, e);
-    if (rc) return rc;
-    rc = read_model(c, e);
-    if (!rc && c->hosted) return read_hosted(c, e);
-    const struct prompt_info *info = rc ? NULL : prompt_model_info(c->model->prompt);
-    if (!rc) rc = chat_params_read(&c->params, c->request, info, &c->arena, e);
+    int rc = chat_params_read(&c->params, c->request, prompt_model_info(c->model->prompt), &c->arena, e);
     if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
     if (!rc) rc = prompt_messages_read(c->model->prompt, json_object_get(c->request, "messages"), 0, &bounds, &c->arena, &c->messages, e);
     if (!rc) rc = read_pictures(c, e);
     if (!rc && c->n_pictures == 0) rc = make_prompt(c, e);
     return rc;
+}
+
+/* What is wrong is only that this model cannot take it, and others may. */
+static bool is_for_others(const struct completion *c, int rc)
+{
+    return (rc == -ERR_UNSUPPORTED || rc == -ERR_CONTEXT) && completion_route_has_hosted(c);
+}
+
+static void give_up_local(struct completion *c, const struct err *why)
+{
+    c->local_cannot = *why;
+    drop_pictures(c);
+}
+
+static int encode(struct completion *c, struct hosted_model *m, const struct hosted_bill *bill, struct err *e)
+{
+    struct wire_options o = {.model = m->price->model, .max_tokens = bill->max_tokens};
+    int rc = wire_encode(&m->host->host, c->request, &o, &c->wire, e);
+    c->wired = rc ? NULL : m;
+    return rc;
+}
+
+/* A provider is asked as the client asks us: what only it can judge is left to it. */
+static int read_request(struct completion *c, struct err *e)
+{
+    int rc = read_json(c, e);
+    if (!rc) rc = completion_route_read(c, e);
+    if (rc) return rc;
+    if (c->model) rc = read_local(c, e);
+    if (is_for_others(c, rc)) {
+        give_up_local(c, e);
+        rc = 0;
+    }
+    if (!rc && (!c->model || c->local_cannot.code)) {
+        rc = chat_params_read_hosted(&c->params, c->request, e);
+        if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
+    }
+    if (!rc) rc = completion_route_price(c, e);
+    struct hosted_model *only = rc ? NULL : completion_route_only(c);
+    return only ? encode(c, only, completion_route_bill(c), e) : rc;
 }
 
 static struct completion *of_job(struct pool_job *j)
@@ -355,92 +378,327 @@ static bool job_ended(struct completion *c)
 
 /* --- running --- */
 
-/* What it may cost is held. */
-/* Who answers, and why. */
-static void tell_route(struct completion *c)
+static void completion_go(struct completion *c, const struct completion_choice *x);
+static void look_later(struct completion *c);
+
+static const char *served_by(const struct completion *c, char out[EXPLAIN_NAME_BYTES])
 {
-    char served[EXPLAIN_NAME_BYTES];
     struct route_candidate by = {.host = c->hosted ? c->hosted->host->host.name : "local", .model = c->hosted ? c->hosted->price->model : c->model->id};
-    http_add_header(c->http, "x-spillway-served-by", explain_served_by(&by, served));
-    if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+    return explain_served_by(&by, out);
 }
 
+void completion_tell_route(struct completion *c)
+{
+    char served[EXPLAIN_NAME_BYTES];
+    http_add_header(c->http, "x-spillway-served-by", served_by(c, served));
+    if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+    c->told = c->hosted;
+}
+
+/* The header went out with a comment, and then somebody else answered. */
+static void tell_late(struct completion *c)
+{
+    char served[EXPLAIN_NAME_BYTES];
+    if (!c->headers_out || c->told == c->hosted) return;
+    served_by(c, served);
+    c->usage.served_by = arena_copy(&c->arena, served, strlen(served));
+}
+
+/* c->chosen is granted: from now on it is the one. */
+static void take_next(struct completion *c)
+{
+    c->hosted = c->chosen.hosted;
+    c->bill = c->chosen.bill;
+    c->source = c->hosted ? &source_hosted : &source_local;
+    c->attempt = c->n_attempts - 1;
+}
+
+static int open_sink(struct completion *c, struct err *e)
+{
+    if (c->opened) return 0;
+    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
+    int rc = c->sink->open(c, e);
+    c->opened = rc == 0;
+    return rc ? rc : comments_start(c, e);
+}
+
+static int start_source(struct completion *c, struct err *e)
+{
+    int rc = open_sink(c, e);
+    if (!rc) rc = c->source->start(c, e);
+    c->started = rc == 0;
+    if (c->hosted) c->wired = NULL; /* it has been taken */
+    if (!rc && !c->hosted) look_later(c);
+    return rc;
+}
+
+/* What c->chosen may cost is held, or the ledger has said why not. */
 static void completion_start(struct completion *c, int rc, const struct err *why)
 {
+    struct completion_choice x;
     struct err e = *why;
-    if (!rc) {
-        tell_route(c);
-        rc = c->sink->open(c, &e);
-        c->opened = rc == 0;
+    const bool hosted = c->chosen.hosted != NULL;
+    if (rc && c->n_attempts) /* one more attempt is not covered: what the first one said is told */
+        e = c->attempt_err;
+    else if (rc && hosted && completion_route_refused(c, &x, why) == 0) {
+        completion_go(c, &x);
+        return;
     }
-    if (!rc) rc = comments_start(c, &e);
     if (!rc) {
-        rc = c->source->start(c, &e);
-        c->started = rc == 0;
+        take_next(c);
+        rc = start_source(c, &e);
+        if (rc && c->opened && hosted && c->n_attempts < LEDGER_MAX_ATTEMPTS && completion_route_cannot(c, &x, &e) == 0) {
+            c->attempt_err = e;
+            completion_go(c, &x);
+            return;
+        }
     }
     if (rc) completion_fail(c, &e);
 }
 
-static void completion_run_hosted(struct completion *c)
+static void completion_go_hosted(struct completion *c)
 {
-    c->source = &source_hosted;
-    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
-    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: provider %s, at most %lld prompt tokens and %u of the answer", c->model_name,
-                c->hosted->host->host.name, (long long)c->bill->prompt_most, c->max_tokens);
+    log_request(LOG_DEBUG, http_request_id(c->http), "model %s: provider %s, at most %lld prompt tokens and %lld of the answer", c->model_name,
+                c->chosen.hosted->host->host.name, (long long)c->chosen.bill->prompt_most, (long long)c->chosen.bill->max_tokens);
     stop_reading(c);
-    completion_reserve(c, completion_start);
+    completion_hold(c, completion_start);
 }
 
 static void encode_work(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    struct wire_options o = {.model = c->hosted->price->model, .max_tokens = c->bill->max_tokens};
-    if (wire_encode(&c->hosted->host->host, c->request, &o, &c->wire, &c->err) == 0) c->err.code = ERR_NONE;
+    if (encode(c, c->chosen.hosted, c->chosen.bill, &c->err) == 0) c->err.code = ERR_NONE;
 }
 
 static void encode_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) completion_run_hosted(c);
+    struct completion_choice x;
+    c->in_job = false;
+    if (!c->done && c->err.code && completion_route_cannot(c, &x, &c->err) == 0) {
+        c->err.code = ERR_NONE;
+        completion_go(c, &x);
+        return;
+    }
+    if (job_ended(c)) completion_go_hosted(c);
 }
 
-static void completion_run_local(struct completion *c)
+static void completion_go_local(struct completion *c)
 {
     struct err e = {0};
-    c->source = &source_local;
-    c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: %zu prompt tokens, %zu pictures, at most %u tokens", c->model->id,
                 c->prompt.n_ids, c->n_pictures, c->max_tokens);
     stop_reading(c);
     if (take_tokens(c, &e))
-        completion_fail(c, &e);
+        completion_fail(c, c->n_attempts ? &c->attempt_err : &e);
     else
-        completion_reserve(c, completion_start);
+        completion_hold(c, completion_start);
 }
 
-static void completion_run(struct completion *c)
+/* Another local model than the one that has read the prompt. */
+static void switch_work(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (read_local(c, &c->err) == 0) c->err.code = ERR_NONE;
+}
+
+static void read_ended(struct completion *c);
+
+static void switch_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) read_ended(c);
+}
+
+static void completion_switch(struct completion *c, struct gateway_model *to)
 {
     struct err e = {0};
-    CHECK(c->prompt.n_ids < c->max_context); /* prompt_from_messages refuses the rest */
-    uint32_t room = c->max_context - (uint32_t)c->prompt.n_ids;
-    if (c->params.min_tokens > room) {
-        err_set_param(&e, ERR_INPUT, "min_tokens", "min_tokens is %lld, but the context has room for %u after the prompt.",
-                      (long long)c->params.min_tokens, room);
+    struct gateway_model *from = c->model;
+    c->model = NULL;
+    if (gateway_model_hold(c->gateway, to->id, strlen(to->id), &c->model, &e)) {
+        c->model = from;
         completion_fail(c, &e);
         return;
     }
+    gateway_model_release(from);
+    drop_pictures(c);
+    prompt_messages_free(&c->messages);
+    c->replica = NULL;
+    c->local_cannot.code = ERR_NONE;
+    c->max_context = c->model->max_context;
+    c->switched = true;
+    completion_job(c, switch_work, switch_done);
+}
+
+static void completion_go(struct completion *c, const struct completion_choice *x)
+{
+    c->chosen = *x;
+    if (!x->hosted && (x->local != c->model || c->local_cannot.code))
+        completion_switch(c, x->local);
+    else if (!x->hosted)
+        completion_go_local(c);
+    else if (c->wired == x->hosted)
+        completion_go_hosted(c);
+    else {
+        wire_request_free(&c->wire);
+        c->wired = NULL;
+        completion_job(c, encode_work, encode_done);
+    }
+}
+
+/* --- one more attempt, before the first token --- */
+
+static void leave_source(struct completion *c)
+{
+    if (c->started) c->source->stop(c);
+    c->started = false;
+    loop_timer_clear(c->gateway->loop, &c->look);
+    if (!c->hosted) leave_local(c);
+}
+
+static void retry_due(void *ctx)
+{
+    struct completion *c = ctx;
+    struct completion_choice same = c->chosen;
+    completion_go(c, &same);
+}
+
+/* false: nobody else takes it. */
+static bool completion_retry(struct completion *c, const struct event *ev)
+{
+    struct completion_choice x;
+    struct loop *l = c->gateway->loop;
+    c->attempt_err = *ev->err;
+    if (c->moving) { /* it is on its way already */
+        leave_source(c);
+        return true;
+    }
+    if (c->n_attempts == LEDGER_MAX_ATTEMPTS || c->settling || (c->charge && charge_is_busy(c->charge))) return false;
+    enum retry_action action = completion_route_failed(c, ev->fault, ev->hint_ms, &x);
+    if (action == RETRY_NO) return false;
+    log_request(LOG_INFO, http_request_id(c->http), "model %s: an attempt has failed (%s), %s", c->model_name, ev->err->msg,
+                action == RETRY_OTHER_HOST ? "another takes it" : "it is made once more");
+    leave_source(c);
+    c->retry_after_s = 0;
+    c->chosen = x;
+    if (action != RETRY_WAIT)
+        completion_go(c, &x);
+    else {
+        c->look = (struct loop_timer){.fn = retry_due, .ctx = c};
+        if (loop_timer_set(l, &c->look, loop_now_ms(l) + ev->hint_ms)) completion_fail(c, ev->err);
+    }
+    return true;
+}
+
+/* --- a second look, while it waits in a local queue --- */
+
+enum { LOOK_MS = 250 };
+
+static void moved(struct completion *c, int rc, const struct err *why)
+{
+    struct err e = *why;
+    c->moving = false;
+    if (rc || c->first_token_ms) { /* it stays; or what it was in is gone meanwhile */
+        completion_route_undo(c);
+        if (!c->started) completion_fail(c, &c->attempt_err);
+        return;
+    }
+    leave_source(c);
+    take_next(c);
+    if (start_source(c, &e)) completion_fail(c, &e);
+}
+
+static void move_encoded(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    const struct err why = c->err;
+    c->in_job = false;
+    c->err.code = ERR_NONE; /* it goes on waiting */
+    if (c->done)
+        completion_release(c);
+    else if (why.code)
+        moved(c, -(int)why.code, &why);
+    else
+        completion_hold(c, moved);
+}
+
+static void look(void *ctx)
+{
+    struct completion *c = ctx;
+    if (c->done || c->first_token_ms || c->moving || c->settling) return;
+    if (c->in_job || (c->charge && charge_is_busy(c->charge)) || !completion_route_again(c, &c->chosen)) {
+        look_later(c);
+        return;
+    }
+    c->moving = true;
+    if (c->wired == c->chosen.hosted) {
+        completion_hold(c, moved);
+        return;
+    }
+    wire_request_free(&c->wire);
+    c->wired = NULL;
+    completion_job(c, encode_work, move_encoded);
+}
+
+static void look_later(struct completion *c)
+{
+    struct loop *l = c->gateway->loop;
+    if (!completion_route_has_hosted(c) || c->n_attempts == LEDGER_MAX_ATTEMPTS) return;
+    c->look = (struct loop_timer){.fn = look, .ctx = c};
+    (void)!loop_timer_set(l, &c->look, loop_now_ms(l) + LOOK_MS); /* without memory it stays where it is */
+}
+
+/* --- routing --- */
+
+/* As long as the local model has room for. */
+static int fit_answer(struct completion *c, struct err *e)
+{
+    CHECK(c->prompt.n_ids < c->max_context); /* prompt_from_messages refuses the rest */
+    uint32_t room = c->max_context - (uint32_t)c->prompt.n_ids;
+    if (c->params.min_tokens > room)
+        return err_set_param(e, ERR_INPUT, "min_tokens", "min_tokens is %lld, but the context has room for %u after the prompt.",
+                             (long long)c->params.min_tokens, room);
     int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
     if (asked == 0) asked = c->params.min_tokens > c->gateway->default_max_tokens ? c->params.min_tokens : c->gateway->default_max_tokens;
     c->max_tokens = asked < room ? (uint32_t)asked : room;
     c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
     c->seed = (uint64_t)c->params.seed;
     if (!c->params.has_seed) randombytes_buf(&c->seed, sizeof c->seed);
-    if (completion_route(c, &e))
+    return 0;
+}
+
+static void reply_route(struct completion *c)
+{
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    struct err e;
+    if (completion_route_explain(c, &b)) {
+        err_set(&e, ERR_MEMORY, "out of memory");
         completion_fail(c, &e);
-    else if (c->hosted)
-        completion_job(c, encode_work, encode_done);
+    } else {
+        http_reply(c->http, 200, "application/json", b.data, b.len);
+        completion_done(c);
+    }
+    buf_free(&b);
+}
+
+static void completion_run(struct completion *c)
+{
+    struct err e = {0};
+    struct completion_choice x = {.local = c->model, .supplier = c->model ? c->model->supplier : 0};
+    if (c->model && !c->local_cannot.code && fit_answer(c, &e)) {
+        if (!completion_route_has_hosted(c)) {
+            completion_fail(c, &e);
+            return;
+        }
+        give_up_local(c, &e);
+    }
+    if (!c->switched && completion_route(c, &x, &e))
+        completion_fail(c, &e);
+    else if (c->dry)
+        reply_route(c);
     else
-        completion_run_local(c);
+        completion_go(c, &x);
 }
 
 /* --- pictures --- */
@@ -515,7 +773,16 @@ static void prompt_work(struct pool_job *j)
 static void prompt_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) call_pictures(c, MEDIA_DECODE, picture_decoded);
+    bool elsewhere = !c->done && is_for_others(c, -(int)c->err.code);
+    if (elsewhere) {
+        give_up_local(c, &c->err);
+        c->err.code = ERR_NONE;
+    }
+    if (!job_ended(c)) return;
+    if (elsewhere || c->dry)
+        completion_run(c);
+    else
+        call_pictures(c, MEDIA_DECODE, picture_decoded);
 }
 
 /* Each picture is within its own limit; all of them together are held as tiles until the worker has them. */
@@ -547,16 +814,18 @@ static void read_work(struct pool_job *j)
     if (read_request(c, &c->err) == 0) c->err.code = ERR_NONE;
 }
 
-static void read_done(struct pool_job *j)
+static void read_ended(struct completion *c)
 {
-    struct completion *c = of_job(j);
-    if (!job_ended(c)) return;
-    if (c->hosted)
-        completion_run_hosted(c);
-    else if (c->n_pictures)
+    if (c->n_pictures)
         call_pictures(c, MEDIA_PROBE, picture_probed);
     else
         completion_run(c);
+}
+
+static void read_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) read_ended(c);
 }
 
 /* --- deadline --- */
@@ -599,7 +868,7 @@ static uint32_t longest_context(const struct gateway *g)
     return n;
 }
 
-void completion_begin(struct gateway *g, struct http_request *r)
+void completion_begin(struct gateway *g, struct http_request *r, bool dry)
 {
     struct completion *c = calloc(1, sizeof *c);
     if (!c) {
@@ -613,7 +882,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     c->gateway = g;
     c->account = http_owner(r);
     int rc = deadline_read(r, &g->limits, &timeout_ms, &e), retry_after_s = 0;
-    if (!rc && !completion_may_spill(g)) rc = admission_check_any(g, &retry_after_s, &e);
+    if (!rc && !dry && !completion_may_spill(g)) rc = admission_check_any(g, &retry_after_s, &e);
     if (!rc) {
         rc = enter(c, c->account, &e);
         if (rc == -ERR_BUSY) retry_after_s = admission_retry_s(admission_wait_ms(g));
@@ -624,6 +893,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
         return;
     }
     c->http = r;
+    c->dry = dry;
     c->reading = true;
     g->n_reading++;
     c->limits = g->limits;
@@ -636,6 +906,7 @@ void completion_begin(struct gateway *g, struct http_request *r)
     sodium_bin2hex(c->id + 9, sizeof c->id - 9, bytes, sizeof bytes);
     http_take_body(r, &c->body);
     http_on_gone(r, completion_gone, c);
+    completion_route_begin(c);
     deadline_start(c, timeout_ms);
     completion_job(c, read_work, read_done);
 }
@@ -667,6 +938,8 @@ static void completion_finish(struct completion *c, int rc, const struct err *e)
         completion_fail(c, e);
         return;
     }
+    completion_route_stick(c);
+    tell_late(c);
     c->sink->event(c, &(struct event){.type = EVENT_USAGE, .usage = c->usage});
     completion_done(c);
 }
@@ -676,12 +949,13 @@ void completion_event(struct completion *c, const struct event *ev)
     if (c->done || c->settling) return;
     c->event_ms = loop_now_ms(c->gateway->loop);
     if (ev->type == EVENT_ERROR) {
-        completion_fail(c, ev->err);
+        bool again = ev->fault && !c->first_token_ms && completion_retry(c, ev);
+        if (!again) completion_fail(c, ev->err);
         return;
     }
     c->sink->event(c, ev);
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
-    if (c->first_token_ms && c->replica) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
+    if (c->first_token_ms && c->admitted_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     settle_in_time(c);
     completion_settle(c, completion_finish);
 }

@@ -4,6 +4,7 @@
  *     probing    pictures' sizes are asked of a media process, hence tiles and tokens
  *     prompting  a pool thread renders and tokenises
  *     decoding   pictures become tiles
+ *     routing    one of those who may answer is chosen (completion_route.h); again when it fails before its first token, or while it waits
  *     reserving  the ledger holds what it may cost (charge.h); without accounts there is none
  *     running    the source makes events, the sink writes them
  *     settling   all events are there; the ledger posts what it came to, then the usage goes out
@@ -29,6 +30,16 @@ struct picture {
     uint8_t (*hash)[MEDIA_HASH_BYTES];
 };
 
+struct completion_routing; /* completion_route.c's */
+
+/* Somebody who was chosen. */
+struct completion_choice {
+    struct hosted_model *hosted; /* NULL: */
+    struct gateway_model *local;
+    struct hosted_bill *bill; /* of the hosted one */
+    int64_t supplier;         /* its account in the ledger; 0: there is none */
+};
+
 struct completion {
     struct gateway *gateway;
     struct completion *prev, *next; /* of the gateway's list */
@@ -41,14 +52,30 @@ struct completion {
     struct buf body;
     json_t *request;
     const char *model_name;      /* as the client is told */
+    struct completion_routing *routing;
     struct hosted_model *hosted; /* who answers; NULL: a local model */
-    struct wire_request wire;    /* to it */
+    struct hosted_bill *bill;    /* of it */
+    struct hosted_model *wired;  /* whom `wire` is for; NULL: nobody yet */
+    struct wire_request wire;
     struct overflow_ticket overflow; /* it stands in for the local model */
-    const char *route_text, *route_reason; /* of a decision, for the client and the ledger; NULL: there was none to make */
+    const char *route_text, *route_reason; /* of the last decision, for the client and the ledger; NULL: there was none to make */
+    const struct hosted_model *told; /* who the response's header said answers, if headers_out */
     int64_t decided_ms;
-    struct hosted_bill *bill;
-    struct gateway_model *model; /* that was asked for; NULL: a hosted one was */
-    struct gateway_replica *replica; /* of it: who answers. NULL: the prompt is not known yet */
+    enum route_policy policy;    /* of its account, if has_policy */
+    bool has_policy;
+    uint64_t session;            /* whose requests should stay together (routing/sticky.h); 0: none */
+    struct completion_choice chosen, attempts[LEDGER_MAX_ATTEMPTS]; /* who is to be asked; who was, in the order of the ledger's attempts */
+    int n_attempts, attempt;     /* attempt: the one that is under way, or was the last */
+    int64_t held_nusd, held_tokens;
+    struct err local_cannot;     /* code 0: the local model can take it, as far as is known */
+    struct err attempt_err;      /* of the attempt that has failed */
+    bool dry;                    /* POST /v1/route: only told whom it would go to */
+    bool switched;               /* read once more, for the local model that was chosen */
+    bool moving;                 /* about to leave a local queue for c->chosen */
+    struct loop_timer look;      /* at the queue again; or, to c->chosen, when a host said so */
+    int64_t queued_at;           /* the replica's queue.came before this one */
+    struct gateway_model *model; /* a local one that was asked for, which has read the prompt; NULL: there is none */
+    struct gateway_replica *replica; /* of it: who answers, if it does. NULL: the prompt is not known yet */
     uint32_t max_context; /* the model's, read once */
     struct chat_params params;
     struct prompt_messages messages;
@@ -86,8 +113,10 @@ struct completion {
     void *source_state, *sink_state;
 };
 
-/* Takes the request over. */
-void completion_begin(struct gateway *g, struct http_request *r);
+/* Takes the request over. dry: it is only told whom it would go to. */
+void completion_begin(struct gateway *g, struct http_request *r, bool dry);
+/* For sinks, before the response's head: who answers, and why. */
+void completion_tell_route(struct completion *c);
 /* For sources. The completion may be done after an error or the last finish, but is not freed before the loop's next
  * round. */
 void completion_event(struct completion *c, const struct event *ev);

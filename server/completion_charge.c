@@ -19,20 +19,59 @@ static struct usage metered(const struct completion *c)
     return u;
 }
 
+/* Who is asked, or will be first of all. */
+static const struct completion_choice *current(const struct completion *c)
+{
+    return c->n_attempts ? &c->attempts[c->attempt] : &c->chosen;
+}
+
+/* One who was asked and did not serve. */
+static void add_failed(const struct completion *c, int i, struct ledger_op *o)
+{
+    const struct completion_choice *a = &c->attempts[i];
+    struct ledger_op bill;
+    struct ledger_used *u = &o->used[o->n_used++];
+    *u = (struct ledger_used){.supplier = a->supplier, .end = LEDGER_FAILED};
+    if (a->hosted) {
+        hosted_bill_end(a->bill, LEDGER_FAILED, &bill);
+        *u = bill.used[0];
+    }
+    u->n = i + 1;
+}
+
+/* The end of all that were asked. */
+static void fill_end(const struct completion *c, enum ledger_op_type type, enum ledger_end end, const char *outcome, struct ledger_op *o)
+{
+    const struct completion_choice *who = current(c);
+    *o = (struct ledger_op){.type = type, .outcome = outcome};
+    if (who->hosted)
+        hosted_bill_end(who->bill, end, o);
+    else {
+        o->used[0] = (struct ledger_used){.supplier = who->supplier, .end = end};
+        if (type == LEDGER_POST) o->used[0].usage = metered(c);
+    }
+    o->served = o->used[0].n = c->attempt + 1;
+    o->n_used = 1;
+    o->reason = c->route_reason;
+    for (int i = 0; i < c->n_attempts; i++)
+        if (i != c->attempt) add_failed(c, i, o);
+}
+
 /* Without an answer, done NULL, the charge is the ledger's from now on. */
 static void end_charge(struct completion *c, enum ledger_op_type type, enum ledger_end end, const char *outcome, charge_fn *done)
 {
-    struct ledger_op o = {.type = type, .outcome = outcome, .served = 1, .n_used = 1};
-    if (c->hosted)
-        hosted_bill_end(c->bill, end, &o);
-    else {
-        o.used[0] = (struct ledger_used){.n = 1, .supplier = c->model->supplier, .end = end};
-        if (type == LEDGER_POST) o.used[0].usage = metered(c);
-    }
+    struct ledger_op o;
+    fill_end(c, type, end, outcome, &o);
     charge_end(c->charge, &o, done, c);
     if (done) return;
     completion_route_ended(c, o.sale_nusd, false);
     c->charge = NULL;
+}
+
+void completion_end_later(const struct completion *c, struct ledger_op *o)
+{
+    fill_end(c, LEDGER_POST, LEDGER_CUT, NULL, o);
+    for (int i = 0; i < o->n_used; i++) o->used[i].raw = NULL; /* goes with the completion */
 }
 
 static int64_t cost_of(const struct completion *c, enum ledger_end end)
@@ -42,18 +81,30 @@ static int64_t cost_of(const struct completion *c, enum ledger_end end)
     return o.sale_nusd;
 }
 
-static void reserved(void *ctx, const struct ledger_op *op)
+/* The ledger, or nobody, has said yes. */
+static void granted(struct completion *c, int64_t amount_nusd, int64_t tokens)
+{
+    c->attempts[c->n_attempts++] = c->chosen;
+    c->held_nusd += amount_nusd;
+    c->held_tokens += tokens;
+}
+
+static void held(void *ctx, const struct ledger_op *op)
 {
     struct completion *c = ctx;
     char text[ID_TEXT_BYTES];
+    const bool first = op->type == LEDGER_RESERVE;
     if (op->rc) {
         int64_t wait_ms = op->free_at_ms ? op->free_at_ms - op->now_ms : 0;
         if (wait_ms > MOST_RETRY_MS) wait_ms = MOST_RETRY_MS;
         c->retry_after_s = wait_ms > 0 ? (int)((wait_ms + 999) / 1000) : 0;
-        c->charge = NULL;
+        if (first) c->charge = NULL;
     } else {
-        id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
-        snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
+        granted(c, op->amount_nusd, op->tokens);
+        if (first) {
+            id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
+            snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
+        }
     }
     c->charged(c, op->rc, &op->err);
 }
@@ -61,13 +112,12 @@ static void reserved(void *ctx, const struct ledger_op *op)
 /* If nothing more is ever learned of it, the prompt is taken to have been read. */
 static void fill_hosted(const struct completion *c, struct ledger_op *o)
 {
-    const struct hosted_bill *b = c->bill;
+    const struct hosted_bill *b = c->chosen.bill;
     struct ledger_op guess;
     struct hosted_bill begun = *b;
     begun.out_bytes = 1;
     hosted_bill_end(&begun, LEDGER_CUT, &guess);
     o->scope = c->overflow.open ? LEDGER_OVERFLOW : LEDGER_HOSTED;
-    o->reason = c->route_reason;
     o->amount_nusd = b->hold_nusd;
     o->tokens = b->prompt_estimate + b->max_tokens * b->n;
     o->price_of = (struct ledger_price){.provider = b->model->price->provider, .model = b->model->price->model, .rows = b->model->price_text};
@@ -77,19 +127,37 @@ static void fill_hosted(const struct completion *c, struct ledger_op *o)
                                          .cost_estimate_nusd = guess.used[0].cost_nusd};
 }
 
-void completion_reserve(struct completion *c, completion_charged_fn *then)
+/* An attempt is more than what is held already, or nothing more. */
+static void fill_more(const struct completion *c, struct ledger_op *o)
+{
+    o->type = LEDGER_ATTEMPT;
+    o->n = c->n_attempts + 1;
+    o->amount_nusd = o->amount_nusd > c->held_nusd ? o->amount_nusd - c->held_nusd : 0;
+    o->tokens = o->tokens > c->held_tokens ? o->tokens - c->held_tokens : 0;
+}
+
+void completion_hold(struct completion *c, completion_charged_fn *then)
 {
     struct err e = {0};
-    const int64_t left_ms = c->deadline_ms - loop_now_ms(c->gateway->loop);
-    struct ledger_op o = {.type = LEDGER_RESERVE, .account = c->account, .model = c->model_name, .lasts_ms = left_ms > 0 ? left_ms : 0};
-    if (c->hosted)
+    struct gateway *g = c->gateway;
+    const int64_t left_ms = c->deadline_ms - loop_now_ms(g->loop);
+    struct ledger_op o = {
+        .type = LEDGER_RESERVE, .account = c->account, .model = c->model_name, .reason = c->route_reason, .lasts_ms = left_ms > 0 ? left_ms : 0};
+    int rc = 0;
+    if (c->chosen.hosted)
         fill_hosted(c, &o);
     else {
         o.tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n;
         o.attempt = (struct ledger_attempt){.supplier = c->model->supplier, .model = c->model->id};
     }
     c->charged = then;
-    int rc = c->gateway->ledger ? charge_reserve(&c->charge, c->gateway->loop, c->gateway->ledger, &o, reserved, c, &e) : 0;
+    if (c->n_attempts) fill_more(c, &o);
+    if (c->charge)
+        rc = charge_more(c->charge, &o, held, c, &e);
+    else if (g->ledger)
+        rc = charge_reserve(&c->charge, g->loop, g->ledger, &o, held, c, &e);
+    else
+        granted(c, 0, 0);
     if (rc || !c->charge) then(c, rc, &e);
 }
 
@@ -127,8 +195,8 @@ void completion_abandon(struct completion *c)
     }
     if (c->settling)
         charge_forget(c->charge);
-    else if (c->hosted)
-        end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL);
+    else if (current(c)->hosted)
+        end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL); /* or a void, as its bill says */
     else if (c->first_token_ms && !c->failed)
         end_charge(c, LEDGER_POST, LEDGER_CUT, "cut", NULL);
     else

@@ -25,6 +25,7 @@
 #include "server/pool.h"
 #include "server/quarantine.h"
 #include "server/routing/decide.h"
+#include "server/routing/sticky.h"
 #include "server/worker_proc.h"
 
 enum { GATEWAY_MAX_MODELS = 64, GATEWAY_MAX_REPLICAS = 8, GATEWAY_MAX_STAND_INS = 8 };
@@ -54,7 +55,7 @@ struct gateway_replica {
     uint64_t n_routed, turn;    /* route.c's: requests that it was chosen for; the model's n_routed when it was last */
     struct {
         size_t prompts;                             /* of completions without a first token */
-        int64_t tokens;                             /* of these */
+        int64_t tokens, came;                       /* of these; of all that ever waited */
         int64_t sequences;                          /* under way, those that wait too */
         double mean_tokens, token_ms, answer_ms;    /* smoothed; how long a waiting token takes, an answer once begun. 0: not known */
         double share_ms;                            /* of a request's whole time for each sequence that was under way when it ended, smoothed */
@@ -79,7 +80,8 @@ struct gateway_model {
     struct quarantine *quarantine;
     struct local *waiting; /* source_local.c: requests that came while no worker was ready */
     unsigned number;       /* among the models that are there; below GATEWAY_MAX_MODELS */
-    uint16_t stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it, in order */
+    const char *public_name; /* of the configuration; NULL: its id, if that looks like one */
+    struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it */
     size_t n_stand_ins;
     int64_t supplier;      /* its account in the ledger; 0: there is none */
     uint32_t max_context;  /* the smallest of the model's and the workers' */
@@ -120,13 +122,16 @@ struct gateway {
     struct media_pool *media;
     struct accounts *accounts; /* NULL: --no-auth */
     struct ledger_writer *ledger; /* NULL: nothing is charged */
-    struct route_state route;     /* of requests for local models that have stand-ins */
-    struct hosted *hosted;        /* NULL: no provider is configured */
+    struct route_state route;
+    struct sticky *sticky;        /* with hosted */
+    struct hosted *hosted;        /* NULL: neither providers nor aliases are configured */
+    double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     unsigned n_exports;           /* admin_export.c's: under way */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;
+    struct name_local locals[GATEWAY_MAX_MODELS]; /* of models, by their numbers; written like them */
     /* `serve`: whether a model may be loaded from there and how its worker is started, then gateway_model_add. */
     int (*order)(struct gateway *g, const struct model_order *o, struct gateway_model **out, struct err *e);
     /* A model is loading no longer, or is about to be freed. */
@@ -140,6 +145,7 @@ struct gateway {
     size_t n_reading;        /* of these: whose prompt is not known yet */
     struct counts *per_key;  /* completions by the key's id */
     int64_t n_prompt_tokens; /* of all completions */
+    uint64_t n_ended, n_failed; /* completions; failed: on our side, 5xx or an error event of that kind */
 };
 
 /* Begins to load, a worker on each of the GPUs. path, id and args (n_args words of the workers' command line) are copied. What cannot be said at
@@ -151,6 +157,16 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 /* One that is ready, for a request. Any thread. -ERR_NOT_FOUND, -ERR_GONE (it is still loading, or is being unloaded). */
 MUST_USE int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e);
 void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts NULL */
+/* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. policy: of names that say none; NULL: the
+ * configured one. Any thread. */
+MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
+                           struct err *e);
+/* Whether all configured names can be reached and mean one thing. -ERR_INPUT says which not. At the start. */
+MUST_USE int gateway_names_check(const struct gateway *g, struct err *e);
+/* The model of that number and name, NULL: it has gone. Loop's thread. */
+struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number, const char *id);
+/* It is there, and these hosted models may answer for it. At the start. */
+void gateway_model_named(struct gateway_model *m);
 /* Takes no more requests, and is freed when the last one has ended, at the latest after --drain-timeout, when they are cut. true: it had none, so
  * it is gone already. */
 bool gateway_model_unload(struct gateway_model *m);

@@ -27,6 +27,59 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
     return NULL;
 }
 
+struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number, const char *id)
+{
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->number == number) return strcmp(g->models[i]->id, id) == 0 ? g->models[i] : NULL;
+    return NULL;
+}
+
+/* --- names --- */
+
+static void catalogue(const struct gateway *g, struct name_catalogue *out)
+{
+    *out = g->hosted ? g->hosted->catalogue : (struct name_catalogue){.policy = ROUTE_LOCAL_FIRST};
+    out->locals = g->locals;
+    out->n_locals = GATEWAY_MAX_MODELS;
+}
+
+int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out, struct err *e)
+{
+    struct name_catalogue cat;
+    pthread_mutex_lock(&g->models_lock);
+    catalogue(g, &cat);
+    if (policy) cat.policy = *policy;
+    int rc = name_parse_list(&cat, names, n, out, e);
+    pthread_mutex_unlock(&g->models_lock);
+    return rc;
+}
+
+int gateway_names_check(const struct gateway *g, struct err *e)
+{
+    struct name_catalogue cat;
+    catalogue(g, &cat);
+    return name_catalogue_check(&cat, e);
+}
+
+void gateway_model_named(struct gateway_model *m)
+{
+    struct gateway *g = m->gateway;
+    const char *slash = strchr(m->id, '/'), *public = m->public_name;
+    if (!public && slash && slash != m->id && slash[1] && !strchr(slash + 1, '/')) public = m->id;
+    pthread_mutex_lock(&g->models_lock);
+    g->locals[m->number] = (struct name_local){.name = m->id, .canonical = public, .stand_ins = m->stand_ins, .n_stand_ins = m->n_stand_ins};
+    pthread_mutex_unlock(&g->models_lock);
+}
+
+/* Nothing leads to it, and it takes nothing over. models_lock is held. */
+static void unname(struct gateway_model *m)
+{
+    struct gateway *g = m->gateway;
+    if (g->locals[m->number].name == m->id) g->locals[m->number] = (struct name_local){.name = NULL};
+    for (size_t i = 0; g->hosted && i < g->hosted->n_models; i++)
+        if (g->hosted->names[i].local == (int)m->number) g->hosted->names[i].local = -1;
+}
+
 bool gateway_model_serves(const struct gateway_model *m)
 {
     for (size_t i = 0; i < m->n_replicas; i++)
@@ -90,6 +143,7 @@ static void list_remove(struct gateway_model *m)
     size_t i = 0;
     while (i < g->n_models && g->models[i] != m) i++;
     CHECK(i < g->n_models);
+    unname(m);
     memmove(&g->models[i], &g->models[i + 1], (--g->n_models - i) * sizeof *g->models);
     pthread_mutex_unlock(&g->models_lock);
 }
@@ -119,6 +173,7 @@ static void set_state(struct gateway_model *m, enum gateway_model_state state)
 {
     pthread_mutex_lock(&m->gateway->models_lock);
     m->state = state;
+    if (state == MODEL_FAILED) unname(m);
     pthread_mutex_unlock(&m->gateway->models_lock);
 }
 
@@ -363,6 +418,7 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     pthread_mutex_lock(&g->models_lock);
     g->models[g->n_models++] = m;
     pthread_mutex_unlock(&g->models_lock);
+    gateway_model_named(m);
     m->opening.running = true;
     m->opening.job.work = open_work;
     m->opening.job.done = open_done;

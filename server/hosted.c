@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/str.h"
 #include "server/accounts/ledger.h"
 
 enum { PRICE_TEXT_BYTES = 64 << 10, UNKNOWN_CONTEXT = 200000 };
@@ -44,12 +45,28 @@ static int add_models(struct hosted *h, struct hosted_host *host, bool own, stru
     return 0;
 }
 
+/* 1 and up; hosts of the same name of a region share its number. */
+static int take_region(struct hosted *h, struct hosted_host *host, const char *region, struct err *e)
+{
+    unsigned i = 1;
+    if (!region) return 0;
+    while (i <= h->n_regions && strcmp(h->regions[i], region) != 0) i++;
+    if (i == HOSTED_MAX_REGIONS) return err_set(e, ERR_LIMIT, "provider %s: more than %d regions", host->host.name, HOSTED_MAX_REGIONS - 1);
+    if (i > h->n_regions && !(h->regions[i] = strdup(region))) return err_set(e, ERR_MEMORY, "out of memory");
+    if (i > h->n_regions) h->n_regions = i;
+    host->region = i;
+    return 0;
+}
+
 static int add_host(struct hosted *h, const struct hosted_order *o, struct price_book *book, struct db *db, struct err *e)
 {
     struct hosted_host *host = &h->hosts[h->n_hosts];
     int rc = provider_host_init(&host->host, &o->host, e);
     if (rc) return rc;
     h->n_hosts++;
+    host->zero_retention = o->zero_retention;
+    rc = take_region(h, host, o->region, e);
+    if (rc) return rc;
     _Static_assert((int)HOST_MAX_KEYS <= (int)HOST_KEYS_MAX, "each key has its health");
     host->keys.n = host->host.n_keys;
     if (o->prices)
@@ -63,38 +80,111 @@ static int add_host(struct hosted *h, const struct hosted_order *o, struct price
     return rc ? rc : add_models(h, host, o->prices != NULL, e);
 }
 
-/* After all of them: the lists do not move any more. */
-static int make_catalogue(struct hosted *h, struct err *e)
+/* owner/model: what others may call the same model, too. */
+static const char *public_name(const char *model)
 {
-    h->host_names = calloc(h->n_hosts, sizeof *h->host_names);
-    h->names = calloc(h->n_models ? h->n_models : 1, sizeof *h->names);
-    if (!h->host_names || !h->names) return err_set(e, ERR_MEMORY, "out of memory");
-    for (size_t i = 0; i < h->n_hosts; i++) h->host_names[i] = h->hosts[i].host.name;
-    for (size_t i = 0; i < h->n_models; i++)
-        h->names[i] = (struct name_hosted){.host = (uint16_t)(h->models[i].host - h->hosts), .model = h->models[i].price->model, .local = -1};
-    h->catalogue = (struct name_catalogue){.hosts = h->host_names, .n_hosts = h->n_hosts, .hosted = h->names, .n_hosted = h->n_models};
-    return name_catalogue_check(&h->catalogue, e);
+    const char *slash = strchr(model, '/');
+    return slash && slash != model && slash[1] && !strchr(slash + 1, '/') ? model : NULL;
 }
 
-int hosted_new(struct hosted **out, struct loop *l, const struct hosted_order *orders, size_t n, const char *book_path, struct db *db,
-               const char *ca_file, struct err *e)
+/* After all of them: the lists do not move any more. */
+static int make_catalogue(struct hosted *h, const struct hosted_config *c, struct err *e)
+{
+    h->host_names = calloc(h->n_hosts + 1, sizeof *h->host_names);
+    h->names = calloc(h->n_models + 1, sizeof *h->names);
+    if (!h->host_names || !h->names) return err_set(e, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < h->n_hosts; i++) h->host_names[i] = h->hosts[i].host.name;
+    for (size_t i = 0; i < h->n_models; i++) {
+        const char *model = h->models[i].price->model;
+        h->names[i] = (struct name_hosted){.host = (uint16_t)(h->models[i].host - h->hosts), .model = model, .canonical = public_name(model), .local = -1};
+    }
+    h->catalogue = (struct name_catalogue){.hosts = h->host_names,
+                                           .n_hosts = h->n_hosts,
+                                           .hosted = h->names,
+                                           .n_hosted = h->n_models,
+                                           .aliases = h->aliases,
+                                           .n_aliases = c->n_aliases,
+                                           .policy = c->policy};
+    return 0;
+}
+
+/* --- aliases --- */
+
+static char *trim(char *text)
+{
+    text += strspn(text, " \t");
+    for (size_t n = strlen(text); n && strchr(" \t", text[n - 1]); n--) text[n - 1] = '\0';
+    return text;
+}
+
+/* "b*3": the weight is cut off. */
+static int read_route(char *text, unsigned tier, struct name_alias_route *out, struct err *e)
+{
+    int64_t weight = 1;
+    char *p = trim(text), *star = strrchr(p, '*');
+    if (star && !str_parse_int64(star + 1, 0, UINT16_MAX, &weight)) return err_set(e, ERR_INPUT, "'%.80s' has no weight from 0 to 65535 after its *", p);
+    if (star) *star = '\0';
+    p = trim(p);
+    if (!*p) return err_set(e, ERR_INPUT, "a route is empty");
+    *out = (struct name_alias_route){.target = p, .tier = (uint8_t)tier, .weight = (uint16_t)weight};
+    return 0;
+}
+
+static int make_alias(struct name_alias *out, const struct hosted_alias *a, struct err *e)
+{
+    struct name_alias_route *routes = calloc(NAME_MAX_ROUTES, sizeof *routes);
+    char *copy = strdup(a->routes), *rest = copy, *next, *end;
+    int rc = routes && copy && (out->name = strdup(a->name)) ? 0 : err_set(e, ERR_MEMORY, "out of memory");
+    *out = (struct name_alias){.name = out->name, .routes = routes, .policy = a->policy};
+    for (unsigned tier = 0; !rc && (next = strsep(&rest, ",")); tier++) {
+        for (char *part = strtok_r(next, "|", &end); part && !rc; part = strtok_r(NULL, "|", &end)) {
+            if (out->n_routes == NAME_MAX_ROUTES || tier > NAME_MAX_TIER)
+                rc = err_set(e, ERR_INPUT, "more than %d routes", NAME_MAX_ROUTES);
+            else
+                rc = read_route(part, tier, &routes[out->n_routes++], e);
+        }
+    }
+    size_t n = rc ? 0 : out->n_routes;
+    out->n_routes = 0;
+    for (size_t i = 0; i < n && !rc; i++) /* each is on its own from here on */
+        if ((routes[i].target = strdup(routes[i].target)))
+            out->n_routes++;
+        else
+            rc = err_set(e, ERR_MEMORY, "out of memory");
+    free(copy);
+    return rc;
+}
+
+static int make_aliases(struct hosted *h, const struct hosted_config *c, struct err *e)
+{
+    h->aliases = calloc(c->n_aliases + 1, sizeof *h->aliases);
+    if (!h->aliases) return err_set(e, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < c->n_aliases; i++) {
+        h->n_aliases++; /* freed whatever there is of it */
+        int rc = make_alias(&h->aliases[i], &c->aliases[i], e);
+        if (rc) return err_prefix(e, "alias '%.80s'", c->aliases[i].name);
+    }
+    return 0;
+}
+
+int hosted_new(struct hosted **out, struct loop *l, const struct hosted_config *c, struct db *db, struct err *e)
 {
     *out = NULL;
     struct price_book *book = NULL;
     struct hosted *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
-    h->hosts = calloc(n, sizeof *h->hosts);
-    int rc = h->hosts ? 0 : err_set(e, ERR_MEMORY, "out of memory");
-    for (size_t i = 0; i < n && !rc; i++) {
-        if (!orders[i].prices && !book) rc = price_book_open(&book, book_path, e);
-        if (!rc) rc = add_host(h, &orders[i], book, db, e);
+    h->hosts = calloc(c->n_orders + 1, sizeof *h->hosts);
+    int rc = h->hosts ? make_aliases(h, c, e) : err_set(e, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < c->n_orders && !rc; i++) {
+        if (!c->orders[i].prices && !book) rc = price_book_open(&book, c->book, e);
+        if (!rc) rc = add_host(h, &c->orders[i], book, db, e);
     }
     price_book_release(book);
-    if (!rc) rc = make_catalogue(h, e);
-    struct upstream_config c;
-    upstream_config_init(&c);
-    c.ca_file = ca_file;
-    if (!rc) rc = upstream_new(&h->upstream, l, &c, e);
+    if (!rc) rc = make_catalogue(h, c, e);
+    struct upstream_config up;
+    upstream_config_init(&up);
+    up.ca_file = c->ca_file;
+    if (!rc) rc = upstream_new(&h->upstream, l, &up, e);
     if (rc)
         hosted_free(h);
     else
@@ -111,6 +201,13 @@ void hosted_free(struct hosted *h)
         price_book_release(h->hosts[i].book);
         provider_host_free(&h->hosts[i].host);
     }
+    for (size_t i = 1; i <= h->n_regions; i++) free(h->regions[i]);
+    for (size_t i = 0; i < h->n_aliases; i++) {
+        for (size_t k = 0; k < h->aliases[i].n_routes; k++) free((char *)(uintptr_t)h->aliases[i].routes[k].target);
+        free((void *)(uintptr_t)h->aliases[i].routes);
+        free((char *)(uintptr_t)h->aliases[i].name);
+    }
+    free(h->aliases);
     free(h->host_names);
     free(h->names);
     free(h->models);
@@ -118,12 +215,12 @@ void hosted_free(struct hosted *h)
     free(h);
 }
 
-int hosted_find(struct hosted *h, const char *name, struct hosted_model **out, struct err *e)
+int hosted_find(const struct hosted *h, const char *name, struct err *e)
 {
     struct name_wanted wanted;
-    int rc = name_parse(&h->catalogue, name, &wanted, e);
+    const struct name_catalogue only = {.hosts = h->host_names, .n_hosts = h->n_hosts, .hosted = h->names, .n_hosted = h->n_models};
+    int rc = name_parse(&only, name, &wanted, e);
     if (rc) return rc;
     CHECK(wanted.n > 0 && wanted.routes[0].kind == NAME_HOSTED);
-    *out = &h->models[wanted.routes[0].index];
-    return 0;
+    return wanted.routes[0].index;
 }

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "engine/frame.h"
 #include "server/accounts/usage.h"
+#include "server/routing/retry.h"
 
 struct completion;
 
@@ -25,6 +26,7 @@ struct usage_told {
     int64_t cache_write_tokens, reasoning_tokens, audio_in_tokens, audio_out_tokens;
     bool has_cost; /* what the account was charged is known */
     int64_t cost_nusd;
+    const char *served_by; /* where the header could not say it any more; else NULL */
 };
 
 struct event_token {
@@ -70,6 +72,8 @@ struct event {
     struct usage_told usage;          /* EVENT_USAGE */
     const struct usage *metered;      /* EVENT_USAGE of a hosted provider: what it is billed by; else NULL */
     const struct err *err;            /* EVENT_ERROR */
+    enum fault fault;                 /* EVENT_ERROR: whose it is; FAULT_NONE: of nobody whom another attempt could avoid */
+    int64_t hint_ms;                  /* EVENT_ERROR: when to try again, as the host said; 0: it did not */
 };
 
 struct source_ops {

@@ -1,4 +1,4 @@
-/* Hosted source: one call to a configured provider. Retries and other providers are not this file's.
+/* Hosted source: one call to a configured provider. Retries and other providers are completion.c's.
  *
  * A client that leaves: the row of the provider says whether closing the connection ends the bill (then it is closed, and what was seen is charged) or
  * not (then the answer is read to its end without anybody, for its usage; the charge is this file's until then). */
@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "server/charge.h"
+#include "server/completion_charge.h"
 #include "server/completion_route.h"
 #include "server/hosted_bill.h"
 
@@ -19,7 +20,8 @@ struct hosted_call {
     int i_key;
     int64_t sent_ms, first_ms; /* of its first content; 0: there was none */
     struct hosted_bill bill; /* once the owner has left */
-    struct charge *charge;
+    struct charge *charge;   /* and what of its end is known already */
+    struct ledger_op end;
 };
 
 /* What the host's and the key's health learn of it. */
@@ -27,9 +29,10 @@ static void learn(struct hosted_call *h, enum fault fault, int64_t hint_ms)
 {
     int64_t now_ms = loop_now_ms(h->gateway->loop);
     struct breaker *b = &h->model->breaker;
-    if (fault == FAULT_NONE)
+    if (fault == FAULT_NONE) {
         breaker_ok(b, h->pass, now_ms);
-    else if (fault_rows[fault].is_hosts)
+        retry_earn(&h->model->host->retries);
+    } else if (fault_rows[fault].is_hosts)
         breaker_failed(b, h->pass, hint_ms > 0 ? hint_ms : 0, now_ms);
     else
         breaker_abandon(b, h->pass);
@@ -91,10 +94,16 @@ static void call_free(struct hosted_call *h)
 /* Nobody waits any more: the ledger gets what it came to. */
 static void settle_alone(struct hosted_call *h, enum ledger_end end)
 {
-    struct ledger_op o;
+    struct ledger_op o, *all = &h->end;
     if (h->charge) {
+        const int n = all->served;
         hosted_bill_end(&h->bill, end, &o);
-        charge_end(h->charge, &o, NULL, NULL);
+        all->type = o.type;
+        all->outcome = o.outcome;
+        all->sale_nusd = o.sale_nusd;
+        all->used[0] = o.used[0];
+        all->used[0].n = n;
+        charge_end(h->charge, all, NULL, NULL);
     }
     h->charge = NULL;
 }
@@ -129,7 +138,9 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     h->call = NULL;
     take_limits(h, &r->limits);
     measure(h, r);
-    learn(h, r->deadline ? FAULT_LEFT : fault_of_result(r), r->error.retry_after_ms);
+    const enum fault fault = r->deadline ? FAULT_LEFT : fault_of_result(r);
+    const int64_t hint_ms = r->error.retry_after_ms > 0 ? r->error.retry_after_ms : 0;
+    learn(h, fault, hint_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
@@ -139,12 +150,12 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     }
     if (r->outcome == UPSTREAM_WHOLE) return; /* its FINISH events have been there */
     struct err e;
-    if (r->error.retry_after_ms > 0) c->retry_after_s = (int)((r->error.retry_after_ms + 999) / 1000);
+    if (hint_ms) c->retry_after_s = (int)((hint_ms + 999) / 1000);
     if (r->deadline)
         err_set(&e, ERR_DEADLINE, "The request's time is up.");
     else
         tell(h, &r->error, &e);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault, .hint_ms = hint_ms});
 }
 
 static int hosted_start(struct completion *c, struct err *e)
@@ -152,7 +163,7 @@ static int hosted_start(struct completion *c, struct err *e)
     struct gateway *g = c->gateway;
     struct hosted_model *m = c->hosted;
     int64_t now_ms = loop_now_ms(g->loop), wait_ms = 0;
-    int i_key = host_keys_pick(&m->host->keys, 0, now_ms, &wait_ms);
+    int i_key = host_keys_pick(&m->host->keys, c->session, now_ms, &wait_ms);
     if (i_key < 0) {
         c->retry_after_s = wait_ms > 0 && wait_ms <= 60000 ? (int)((wait_ms + 999) / 1000) : 60;
         return err_set(e, ERR_PROVIDER, "provider %s: no key of it is usable now", m->host->host.name);
@@ -192,6 +203,7 @@ static void hosted_stop(struct completion *c)
         return;
     }
     if (h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && c->charge && upstream_drain(h->call, &e) == 0) {
+        completion_end_later(c, &h->end);
         h->bill = *c->bill;
         h->charge = c->charge;
         c->charge = NULL;

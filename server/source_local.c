@@ -43,11 +43,17 @@ struct local {
 
 enum { TEXT_MAX_BYTES = 1 << 20 };
 
+/* Only a worker that is gone is no reason for others not to try. */
+static enum fault fault_of_err(const struct err *e)
+{
+    return e->code == ERR_GONE ? FAULT_BROKEN : FAULT_NONE;
+}
+
 static void fail(struct completion *c, enum err_code code, const char *message)
 {
     struct err e;
     err_set(&e, code, "%s", message);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
 }
 
 static struct event_token event_token(const struct tokenizer *t, const struct frame_logprob *p)
@@ -216,7 +222,7 @@ static void choice_down(struct worker_sequence *s, const struct err *why)
     struct local *l = c->source_state;
     uint64_t which = (uint64_t)(c->replica - c->model->replicas); /* a death's number is unique among all workers of the model */
     quarantine_died(c->model->quarantine, &l->ticket, worker_deaths(c->replica->worker) * GATEWAY_MAX_REPLICAS + which);
-    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why});
+    completion_event(c, &(struct event){.type = EVENT_ERROR, .err = why, .fault = FAULT_BROKEN});
 }
 
 /* All pictures' tiles in prompt order; the memfds are shared by all choices. */
@@ -363,7 +369,7 @@ void source_local_ready(struct gateway_model *m)
         struct local *l = m->waiting;
         struct err e;
         wait_end(l);
-        if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+        if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
     }
 }
 
@@ -372,7 +378,7 @@ static void suspect_go(struct quarantine_ticket *t)
 {
     struct local *l = (struct local *)((char *)t - offsetof(struct local, ticket));
     struct err e;
-    if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e});
+    if (submit_or_wait(l, &e)) completion_event(l->owner, &(struct event){.type = EVENT_ERROR, .err = &e, .fault = fault_of_err(&e)});
 }
 
 static int local_start(struct completion *c, struct err *e)

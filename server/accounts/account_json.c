@@ -232,3 +232,15 @@ void account_json_difference(struct buf *b, unsigned bits, const struct reconcil
     put_side(b, "ours", ours);
     buf_putc(b, '}');
 }
+
+/* --- rules --- */
+
+void account_json_rule(struct buf *b, const struct rules_row *r)
+{
+    account_json_open(b);
+    account_json_int(b, "account", r->account);
+    account_json_text(b, "kind", r->kind);
+    account_json_text(b, "rule", r->name);
+    account_json_text(b, "value", r->value);
+    buf_putc(b, '}');
+}

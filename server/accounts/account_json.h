@@ -8,6 +8,7 @@
 #include "server/accounts/price_table.h"
 #include "server/accounts/reconcile.h"
 #include "server/accounts/report.h"
+#include "server/accounts/rules.h"
 
 /* Begins an object; with a comma before it if another one stands there. */
 void account_json_open(struct buf *b);
@@ -28,6 +29,7 @@ void account_json_line(struct buf *b, const struct report_line *l);
 void account_json_usage(struct buf *b, unsigned by, const struct report_usage *u); /* by: REPORT_... */
 void account_json_price(struct buf *b, const struct price_table_row *p);
 void account_json_difference(struct buf *b, unsigned bits, const struct reconcile_row *theirs, const struct reconcile_row *ours);
+void account_json_rule(struct buf *b, const struct rules_row *r);
 
 /* Members of a statement, without its lines. */
 void account_json_statement(struct buf *b, int64_t account, int64_t from_s, const struct report_statement *s);

@@ -22,9 +22,10 @@ enum { SECRET_BYTES = 32, PATH_BYTES = 4096, ROWS_AT_ONCE = 500, RANDOM_BYTES = 
 
 /* A table that is being read, some rows at a time. */
 struct load {
-    bool running;
+    bool running, at_rules; /* keys first, then rules */
     struct db_rows rows;
     struct key_table keys;
+    struct rules_table rules;
     int64_t version;
 };
 
@@ -35,6 +36,7 @@ struct accounts {
     unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES];
     int64_t revive_ms;     /* a broken link to the store is not made anew before that */
     struct key_table keys; /* of keys that are not revoked */
+    struct rules_table rules;
     struct load loading;
 };
 
@@ -91,6 +93,7 @@ static void load_end(struct accounts *a)
 {
     db_done(&a->loading.rows);
     key_table_free(&a->loading.keys);
+    rules_table_free(&a->loading.rules);
     a->loading = (struct load){0};
 }
 
@@ -101,34 +104,57 @@ static int load_begin(struct accounts *a, int64_t version, struct err *e)
     a->loading.running = true;
     return db_query(a->db, &a->loading.rows,
                     "SELECT k.id, s.digest, CASE WHEN k.expires_s IS NULL OR s.expires_s < k.expires_s THEN s.expires_s ELSE k.expires_s END,"
-                    " k.admin, k.weight, k.priority"
-                    " FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
+                    " k.admin, k.weight, k.priority, CASE k.admin WHEN 0 THEN k.parent END, CASE k.admin WHEN 0 THEN p.parent ELSE k.parent END"
+                    " FROM key_secrets s JOIN accounts k ON k.id = s.account JOIN accounts p ON p.id = k.parent WHERE k.kind = 'key' AND k.closed_s IS NULL ORDER BY k.id",
                     DB_NO_ARGS, e);
 }
 
-/* 1: there are more rows; 0: the new table is in use. */
-static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
+static int load_key(struct key_table *t, struct db_rows *r)
 {
-    struct db_rows *r = &a->loading.rows;
+    struct key_entry k = {.account = db_get_int(r, 0),
+                          .expires_s = db_get_int(r, 2), /* null: 0 */
+                          .admin = db_get_int(r, 3) != 0,
+                          .weight = (uint32_t)db_get_int(r, 4),
+                          .priority = (int32_t)db_get_int(r, 5),
+                          .project = db_get_int(r, 6),
+                          .organisation = db_get_int(r, 7)};
+    if (db_get_blob(r, 1, k.digest, sizeof k.digest) != KEY_DIGEST_BYTES) return 0; /* the schema forbids it */
+    return key_table_put(t, &k);
+}
+
+/* Rows of keys or of rules. 1: there are more; 0: it was the last. */
+static int load_some(struct load *l, size_t max_rows, struct err *e)
+{
+    struct db_rows *r = &l->rows;
     int rc = 1;
     for (size_t i = 0; i < max_rows && (rc = db_next(r, e)) == 1; i++) {
-        struct key_entry k = {.account = db_get_int(r, 0),
-                              .expires_s = db_get_int(r, 2), /* null: 0 */
-                              .admin = db_get_int(r, 3) != 0,
-                              .weight = (uint32_t)db_get_int(r, 4),
-                              .priority = (int32_t)db_get_int(r, 5)};
-        if (db_get_blob(r, 1, k.digest, sizeof k.digest) != KEY_DIGEST_BYTES) continue; /* the schema forbids it */
-        if (key_table_put(&a->loading.keys, &k)) {
-            rc = err_set(e, ERR_MEMORY, "out of memory");
-            break;
-        }
+        int put = l->at_rules ? rules_table_put(&l->rules, db_get_int(r, 0), db_get_text(r, 1), db_get_text(r, 2)) : load_key(&l->keys, r);
+        if (put) return err_set(e, ERR_MEMORY, "out of memory");
+    }
+    return rc;
+}
+
+/* 1: there are more rows; 0: the new tables are in use. */
+static int load_rows(struct accounts *a, size_t max_rows, struct err *e)
+{
+    struct load *l = &a->loading;
+    int rc = load_some(l, max_rows, e);
+    if (!rc && !l->at_rules) {
+        db_done(&l->rows);
+        l->rows = (struct db_rows){0};
+        l->at_rules = true;
+        rc = db_query(a->db, &l->rows, rules_load_sql, DB_NO_ARGS, e);
+        if (!rc) rc = load_some(l, max_rows, e);
     }
     if (rc == 1) return 1;
     if (!rc) {
-        struct key_table former = a->keys;
-        a->keys = a->loading.keys;
-        a->loading.keys = former;
-        a->seen_version = a->loading.version; /* not before: what failed is tried again */
+        struct key_table keys = a->keys;
+        struct rules_table rules = a->rules;
+        a->keys = l->keys;
+        a->rules = l->rules;
+        l->keys = keys;
+        l->rules = rules;
+        a->seen_version = l->version; /* not before: what failed is tried again */
     }
     load_end(a);
     return rc;
@@ -271,6 +297,7 @@ void accounts_close(struct accounts *a)
     db_close(a->db);
     sodium_memzero(a->secret, sizeof a->secret);
     key_table_free(&a->keys);
+    rules_table_free(&a->rules);
     free(a);
 }
 
@@ -312,20 +339,38 @@ int64_t accounts_key_check(const struct accounts *a, const char *token, bool *ad
     return k->account;
 }
 
-/* Entries are in order of accounts; those of one account say the same. */
-struct accounts_share accounts_key_share(const struct accounts *a, int64_t id)
+/* Entries are in order of accounts; those of one account say the same. NULL: there is none. */
+static const struct key_entry *entry_of(const struct accounts *a, int64_t id)
 {
     uint32_t low = 1, high = a->keys.n + 1;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         const struct key_entry *k = &a->keys.entries[middle];
-        if (k->account == id) return (struct accounts_share){.weight = k->weight, .priority = k->priority};
+        if (k->account == id) return k;
         if (k->account < id)
             low = middle + 1;
         else
             high = middle;
     }
-    return (struct accounts_share){.weight = 1};
+    return NULL;
+}
+
+struct accounts_share accounts_key_share(const struct accounts *a, int64_t id)
+{
+    const struct key_entry *k = entry_of(a, id);
+    return k ? (struct accounts_share){.weight = k->weight, .priority = k->priority} : (struct accounts_share){.weight = 1};
+}
+
+void accounts_key_rules(const struct accounts *a, int64_t id, struct account_rules *out)
+{
+    const struct key_entry *k = entry_of(a, id);
+    *out = (struct account_rules){.account = {[RULES_KEY] = id}};
+    if (k) {
+        out->account[RULES_PROJECT] = k->project;
+        out->account[RULES_ORGANISATION] = k->organisation;
+    }
+    rules_table_find(&a->rules, out);
+    if (!k) out->local_only = true;
 }
 
 size_t accounts_key_count(const struct accounts *a)
@@ -419,16 +464,33 @@ static int64_t key_insert(struct accounts *a, const struct accounts_key_spec *sp
     return rc ? rc : id;
 }
 
+/* Whose key it is. */
+static int read_parents(struct accounts *a, struct key_entry *k, struct err *e)
+{
+    struct db_rows r;
+    int rc = db_query(a->db, &r, "SELECT CASE k.admin WHEN 0 THEN k.parent END, CASE k.admin WHEN 0 THEN p.parent ELSE k.parent END"
+                      " FROM accounts k JOIN accounts p ON p.id = k.parent WHERE k.id = ?1",
+                      DB_ARGS(db_int(k->account)), e);
+    if (!rc) rc = db_next(&r, e);
+    if (rc == 1) {
+        k->project = db_get_int(&r, 0);
+        k->organisation = db_get_int(&r, 1);
+    }
+    db_done(&r);
+    return rc < 0 ? rc : 0;
+}
+
 /* A key that was added needs no reading of all of them, unless others have changed some, too. */
 static int64_t take_added(struct accounts *a, struct key_entry *k, int64_t id, struct err *e)
 {
     int64_t version = 0;
-    int rc = config_version(a, &version, e);
+    k->account = id;
+    int rc = read_parents(a, k, e);
+    if (!rc) rc = config_version(a, &version, e);
     if (rc || a->loading.running || version != a->seen_version + 1) {
         rc = rc ? rc : refresh_whole(a, e);
         return rc ? rc : id;
     }
-    k->account = id;
     a->seen_version = version;
     return key_table_put(&a->keys, k) ? err_set(e, ERR_MEMORY, "out of memory") : id;
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "server/accounts/rules.h"
 
 struct accounts;
 struct db;
@@ -54,6 +55,10 @@ struct accounts_share {
 };
 /* {1, 0} for an id that no valid key has. */
 struct accounts_share accounts_key_share(const struct accounts *a, int64_t id);
+/* What a key's requests may use, of all that it belongs to (rules.h). No database is asked: they are read with the keys. An id that no valid key has
+ * may use what is in the house only (local_only): it may have been revoked while its request waited. out's texts are borrowed until the next
+ * accounts_refresh. */
+void accounts_key_rules(const struct accounts *a, int64_t id, struct account_rules *out);
 
 struct accounts_key_spec {
     const char *name;  /* 1 to 100 bytes of UTF-8 without control characters */

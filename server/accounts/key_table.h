@@ -19,6 +19,7 @@ enum { KEY_DIGEST_BYTES = 32 };
 struct key_entry {
     unsigned char digest[KEY_DIGEST_BYTES];
     int64_t account;   /* > 0 */
+    int64_t project, organisation; /* project 0: an admin key */
     int64_t expires_s; /* 0: never. The table does not look at it */
     bool admin;
     uint32_t weight;

@@ -169,6 +169,16 @@ static const char prune_5[] = "ALTER TABLE runs ADD COLUMN pruned {int} NOT NULL
                               "ALTER TABLE ledger_state ADD COLUMN pruned_ms {int} NOT NULL DEFAULT 0;"
                               "CREATE INDEX reconciliation_request ON reconciliation(request);";
 
+/* Version 6. What accounts may use beside money (rules.h), a row a rule. alerts (alert_store.h): what operators are told, once for each kind,
+ * subject and occasion (a window's start, or the number of what has changed). next_ms: when it is to be sent; NULL: it was, or was given up. */
+static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,"
+                              " PRIMARY KEY (account, name));"
+                              "CREATE TABLE alerts (id {id}, kind TEXT NOT NULL, subject TEXT NOT NULL, occasion {int} NOT NULL,"
+                              " created_ms {int} NOT NULL, message TEXT NOT NULL, body TEXT NOT NULL, tries {int} NOT NULL DEFAULT 0,"
+                              " next_ms {int}, sent_ms {int});"
+                              "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
+                              "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
+
 /* Version 8. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
  * that there is. ledger_state.prune_ms: when old requests are next to be taken away, by whichever gateway notes it first (retention.h).
  * (SQLite cannot change the CHECK on kind: the table is made anew, and its indexes with it.) */
@@ -193,7 +203,7 @@ static const char postgres_8[] = "ALTER TABLE transfers DROP CONSTRAINT transfer
                                  "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_8;
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {{sqlite_1, ""},         {sqlite_2, ""},       {sqlite_3, postgres_3},
-                                                                   {ledger_4, ledger_4},   {prune_5, prune_5},   {"", ""} /* rules */,
+                                                                   {ledger_4, ledger_4},   {prune_5, prune_5},   {rules_6, rules_6},
                                                                    {"", ""} /* repeat */, {sqlite_8, postgres_8}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";

@@ -15,6 +15,9 @@
 enum { REPLY_MAX_BYTES = 64 << 20, JSON_MAX_BYTES = 64 << 10, QUERY_BYTES = 4096 };
 
 #define MONEY "amount_usd note linked"
+#define RULE_NAMES                                                                                                                         \
+    "providers models regions local_only zero_retention max_price_in max_price_out max_price_request policy overflow_usd_per_hour"         \
+    " overflow_share overflow_providers overflow_regions overflow_max_price_in overflow_max_price_out overflow_max_price_request"
 static const struct admin_op ops[] = {
     {"GET", "/admin/accounts", "keys", ADMIN_LEDGER, admin_list, 0},
     {"POST", "/admin/accounts", "kind name organisation", 0, admin_create, 0},
@@ -31,6 +34,7 @@ static const struct admin_op ops[] = {
     {"POST", "/admin/accounts/*/prepaid", "floor_usd", ADMIN_LEDGER, admin_prepaid, 0},
     {"POST", "/admin/accounts/*/limit", "rpm tpm concurrency", ADMIN_LEDGER, admin_limit, 0},
     {"POST", "/admin/accounts/*/budgets", "amount unit period scope hard", ADMIN_LEDGER, admin_budget_add, 0},
+    {"POST", "/admin/accounts/*/rules", RULE_NAMES, ADMIN_LEDGER, admin_rules, 0},
     {"GET", "/admin/accounts/*/statement", "month", 0, admin_statement, 0},
     {"GET", "/admin/budgets", "account", ADMIN_LEDGER, admin_budget_list, 0},
     {"POST", "/admin/budgets/*/end", "", ADMIN_LEDGER, admin_budget_end, 0},

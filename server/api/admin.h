@@ -70,6 +70,7 @@ int admin_create(struct admin_call *c, struct err *e);
 int admin_rename(struct admin_call *c, struct err *e);
 int admin_close(struct admin_call *c, struct err *e);
 int admin_freeze(struct admin_call *c, struct err *e); /* arg: whether */
+int admin_rules(struct admin_call *c, struct err *e);
 int admin_transfer(struct admin_call *c, struct err *e); /* arg: enum ledger_transfer_kind */
 int admin_prepaid(struct admin_call *c, struct err *e);
 int admin_limit(struct admin_call *c, struct err *e);

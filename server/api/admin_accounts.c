@@ -21,12 +21,19 @@ static void put_budget(void *ctx, const struct ledger_budget *b)
     account_json_budget(ctx, b);
 }
 
+static void put_rule(void *ctx, const struct rules_row *r)
+{
+    account_json_rule(ctx, r);
+}
+
 static int put_accounts(struct admin_call *c, int64_t id, bool keys, struct err *e)
 {
     buf_puts(&c->out, "{\"object\":\"list\",\"accounts\":[");
     int rc = directory_list(c->db, id, keys, put_account, &c->out, e);
     buf_puts(&c->out, "],\"budgets\":[");
     if (!rc) rc = ledger_budget_list(c->ledger, id, put_budget, &c->out, e);
+    buf_puts(&c->out, "],\"rules\":[");
+    if (!rc) rc = rules_list(c->db, id, put_rule, &c->out, e);
     buf_puts(&c->out, "]}");
     return rc;
 }
@@ -88,6 +95,20 @@ int admin_close(struct admin_call *c, struct err *e)
 int admin_freeze(struct admin_call *c, struct err *e)
 {
     int rc = directory_freeze(c->db, c->id, c->op->arg, e);
+    return rc ? rc : admin_show(c, e);
+}
+
+/* null: no rule. */
+int admin_rules(struct admin_call *c, struct err *e)
+{
+    const char *values[RULES] = {0};
+    int rc = 0;
+    for (int i = 0; i < RULES && !rc; i++)
+        if (json_is_null(json_object_get(c->in, rule_names[i])))
+            values[i] = "any";
+        else
+            rc = admin_text(c, rule_names[i], &values[i], e);
+    if (!rc) rc = rules_change(c->db, c->id, values, e);
     return rc ? rc : admin_show(c, e);
 }
 

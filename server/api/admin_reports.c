@@ -1,5 +1,6 @@
 /* Admin: prices, statements, usage, a provider's invoice, pruning. */
 #include "server/accounts/account_json.h"
+#include "server/accounts/alert_store.h"
 #include "server/accounts/prune.h"
 #include "server/accounts/words.h"
 #include "server/api/admin.h"
@@ -148,7 +149,9 @@ int admin_reconcile(struct admin_call *c, struct err *e)
     if (rc) return rc;
     buf_init(&differences, c->out.max);
     rc = reconcile(c->db, &file, &o, put_difference, &differences, &sums, e);
+    int64_t last_day = file.n ? file.rows[file.n - 1].day : 0; /* they are in order */
     reconcile_free(&file);
+    if (!rc && sums.n_different) rc = alert_add_drift(c->db, o.supplier, last_day, &sums, e);
     if (!rc && differences.failed) rc = err_set(e, ERR_MEMORY, "the differences do not fit");
     if (!rc) {
         account_json_open(&c->out);

@@ -7,7 +7,7 @@
 static void chat_completions_post(struct gateway *g, struct http_request *r)
 {
     if (!g->draining) {
-        completion_begin(g, r);
+        completion_begin(g, r, false);
         return;
     }
     struct err e;

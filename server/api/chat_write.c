@@ -72,6 +72,10 @@ void chat_write_usage(struct buf *b, const struct usage_told *u)
     write_count(b, "audio_tokens", u->audio_out_tokens);
     buf_putc(b, '}');
     if (u->has_cost) buf_printf(b, ",\"cost_nusd\":%lld", (long long)u->cost_nusd);
+    if (u->served_by) {
+        buf_puts(b, ",\"served_by\":");
+        json_write_string(b, u->served_by, strlen(u->served_by));
+    }
     buf_putc(b, '}');
 }
 

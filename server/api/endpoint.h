@@ -19,6 +19,7 @@ struct endpoint {
 };
 
 extern const struct endpoint endpoint_chat_completions;                         /* chat_completions.c */
+extern const struct endpoint endpoint_route;                                    /* route.c */
 extern const struct endpoint endpoint_models, endpoint_model;                   /* models.c */
 extern const struct endpoint endpoint_livez, endpoint_readyz, endpoint_healthz; /* health.c */
 

@@ -162,7 +162,9 @@ static void reply(struct completion *c, const struct usage_told *u)
         buf_puts(b, "null");
     chat_extra_write(b, s->extra, chat_chunk_names);
     buf_putc(b, '}');
-    if (answer_fits(c)) http_reply(c->http, 200, "application/json", b->data, b->len);
+    if (!answer_fits(c)) return;
+    completion_tell_route(c);
+    http_reply(c->http, 200, "application/json", b->data, b->len);
 }
 
 static void take_text(struct completion *c, struct chat_json_choice *ch, const struct event *ev)

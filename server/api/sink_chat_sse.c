@@ -188,6 +188,7 @@ static void begin_stream(struct completion *c)
 {
     if (c->headers_out) return;
     c->headers_out = true;
+    completion_tell_route(c);
     http_add_header(c->http, "cache-control", "no-cache");
     http_stream_begin(c->http, 200, "text/event-stream; charset=utf-8");
 }

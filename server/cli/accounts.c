@@ -37,6 +37,11 @@ static const struct verb {
     {"budget", "add", "ID AMOUNT", 2, 2, "--unit --period --scope --alert --json", LEDGER, accounts_budget_add},
     {"budget", "list", "[ID]", 0, 1, "--json", LEDGER, accounts_budget_list},
     {"budget", "end", "BUDGET", 1, 1, "", LEDGER, accounts_budget_end},
+    {"rules", "", "[ID]", 0, 1,
+     "--providers --models --regions --local-only --zero-retention --max-price-in --max-price-out --max-price-request --policy"
+     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-max-price-in --overflow-max-price-out"
+     " --overflow-max-price-request --json",
+     0, accounts_rules},
     {"limit", "", "ID", 1, 1, "--rpm --tpm --concurrency", LEDGER, accounts_limit},
     {"price", "set", "PROVIDER MODEL", 2, 2, "--input --output --cached --free --price-file --json", 0, accounts_price_set},
     {"price", "list", "", 0, 0, "--json", 0, accounts_price_list},
@@ -81,7 +86,7 @@ static const struct verb *find_verb(const struct options *o, struct err *e)
     for (int i = 0; i < N_VERBS; i++) {
         const struct verb *v = &verbs[i];
         int n = o->n_args - n_words(v);
-        char allowed[256];
+        char allowed[512];
         if (!is_called(v, o) || n < v->min_args || n > v->max_args) continue;
         snprintf(allowed, sizeof allowed, "--data --store %s", v->options);
         const char *wrong = options_stranger(o, allowed);

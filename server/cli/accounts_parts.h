@@ -42,6 +42,7 @@ int accounts_prepaid(struct accounts_run *r, struct err *e);
 int accounts_budget_add(struct accounts_run *r, struct err *e);
 int accounts_budget_end(struct accounts_run *r, struct err *e);
 int accounts_limit(struct accounts_run *r, struct err *e);
+int accounts_rules(struct accounts_run *r, struct err *e); /* accounts_rules.c */
 int accounts_price_set(struct accounts_run *r, struct err *e); /* accounts_price.c */
 int accounts_price_list(struct accounts_run *r, struct err *e);
 int accounts_price_history(struct accounts_run *r, struct err *e);
@@ -69,6 +70,9 @@ void accounts_listing_begin(struct accounts_listing *l, size_t n_columns, const 
 void accounts_listing_free(struct accounts_listing *l);
 /* Prints it unless rc says that it failed, with the objects between open and close, and frees it. Returns rc, or why it was not printed. */
 MUST_USE int accounts_listing_end(struct accounts_listing *l, int rc, bool json, const char *open, const char *close, struct err *e);
+
+/* Those of an account and of whom it belongs to (0: everybody's), between brackets; as a table, if there are any. */
+MUST_USE int accounts_rules_print(struct accounts_run *r, int64_t id, const char *open, const char *close, struct err *e);
 
 /* Prints what is in b between brackets, if all of it is there. */
 MUST_USE int accounts_json_print(struct buf *b, const char *open, const char *close, struct err *e);

@@ -109,7 +109,7 @@ int accounts_budget_list(struct accounts_run *r, struct err *e)
     return accounts_listing_end(&l.out, rc, r->o->json, "[", "]", e);
 }
 
-/* The account and what is right below it, then its budgets. */
+/* The account and what is right below it, then its budgets, then its rules. */
 int accounts_show(struct accounts_run *r, struct err *e)
 {
     struct list l = {0}, budgets = {0};
@@ -122,5 +122,6 @@ int accounts_show(struct accounts_run *r, struct err *e)
     if (!rc) rc = ledger_budget_list(r->ledger, l.only, json ? budget_json : budget_row, &budgets, e);
     rc = accounts_listing_end(&l.out, rc, json, "{\"accounts\":[", "],", e);
     if (!rc && !json) putchar('\n');
-    return accounts_listing_end(&budgets.out, rc, json, " \"budgets\":[", "]}", e);
+    rc = accounts_listing_end(&budgets.out, rc, json, " \"budgets\":[", "],", e);
+    return rc ? rc : accounts_rules_print(r, l.only, " \"rules\":[", "]}", e);
 }

@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "server/accounts/rules.h"
 #include "server/limits.h"
 
 enum command {
@@ -40,6 +41,7 @@ enum {
     OPTIONS_MAX_LIST = 64,
     OPTIONS_MAX_GPUS = 8,
     OPTIONS_MAX_PROVIDERS = 32,
+    OPTIONS_MAX_ALIASES = 64,
     OPTIONS_MAX_ROWS = 192,
     OPTIONS_KEY_BYTES = 64,
     OPTIONS_HOST_BYTES = 64,
@@ -48,8 +50,14 @@ enum {
 
 /* A hosted provider, as the configuration file has it; NULL: not said. */
 struct option_provider {
-    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices;
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices, *zero_retention;
     unsigned line; /* of the file */
+};
+
+/* A name of one's own for an ordered list of models; policy NULL: priority. */
+struct option_alias {
+    const char *name, *routes, *policy;
+    unsigned line;
 };
 
 /* An option that may be given several times. */
@@ -65,8 +73,13 @@ struct options {
     int n_images;
     struct option_provider providers[OPTIONS_MAX_PROVIDERS];
     int n_providers;
-    const char *arg_stand_ins[OPTIONS_MAX_ARGS]; /* hosted models with commas between, which may answer for args[i]; NULL: none */
-    const char *arg_names[OPTIONS_MAX_ARGS]; /* the configuration file's name of args[i], NULL: none */
+    struct option_alias aliases[OPTIONS_MAX_ALIASES];
+    int n_aliases;
+    /* What the configuration file says of args[i]; NULL: nothing. Lists have commas between. */
+    const char *arg_names[OPTIONS_MAX_ARGS];
+    const char *arg_stand_ins[OPTIONS_MAX_ARGS];    /* hosted models that may answer for it */
+    const char *arg_takes_over[OPTIONS_MAX_ARGS];   /* hosted models whose requests it answers when the budget for them has ended */
+    const char *arg_public_names[OPTIONS_MAX_ARGS]; /* owner/model, by which providers have it, too */
     bool help, help_all;
 
     int argc; /* what was parsed; borrowed */
@@ -87,9 +100,14 @@ struct options {
     int64_t project, organisation, linked, rpm, tpm, concurrency, token_threshold, older_than; /* ids: 0 if not given */
     const char *note, *once, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
     bool keys, alert, free, close;
+    const char *rules[RULES]; /* NULL: as it was */
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */
     int64_t default_max_tokens, media_processes;
     const char *overflow_usd_per_hour; /* NULL: nothing */
+    const char *overflow_share, *overflow_usd_in, *overflow_usd_out; /* per cent; dollars per million tokens. NULL: no bound */
+    const char *route_policy;
+    const char *alert_url, *alert_secret_file, *alert_spend_floor; /* url NULL: the log only */
+    int64_t alert_every_s, alert_spend_factor, alert_error_per_cent, alert_overflow_per_cent;
     struct limits limits;
 
     const char *log_level, *log_format;

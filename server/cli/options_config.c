@@ -9,20 +9,44 @@
 #include "server/accounts/db.h"
 #include "server/cli/options_table.h"
 
-enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 3, YAML_BYTES = 1 << 20 };
+enum { STORE_SHOWN_BYTES = 1024, MAX_LIMITS = 64, MAX_KEYS = OPTIONS_MAX_ROWS + 4, YAML_BYTES = 1 << 20 };
 
-static const struct config_key model_keys[] = {
-    {.name = "path", .kind = CONFIG_TEXT}, {.name = "name", .kind = CONFIG_TEXT}, {.name = "stand_ins", .kind = CONFIG_TEXT}};
+static const struct config_key model_keys[] = {{.name = "path", .kind = CONFIG_TEXT},
+                                               {.name = "name", .kind = CONFIG_TEXT},
+                                               {.name = "public_name", .kind = CONFIG_TEXT},
+                                               {.name = "stand_ins", .kind = CONFIG_TEXT},
+                                               {.name = "takes_over", .kind = CONFIG_TEXT}};
+static const size_t model_at_list[] = {offsetof(struct options, args), offsetof(struct options, arg_names), offsetof(struct options, arg_public_names),
+                                       offsetof(struct options, arg_stand_ins), offsetof(struct options, arg_takes_over)};
+enum { N_MODEL_KEYS = sizeof model_keys / sizeof model_keys[0] };
+
+/* What key k says of model i. */
+static const char **model_field(struct options *o, size_t k, size_t i)
+{
+    return (const char **)((char *)o + model_at_list[k]) + i;
+}
+
+static const struct config_key alias_keys[] = {
+    {.name = "name", .kind = CONFIG_TEXT}, {.name = "routes", .kind = CONFIG_TEXT}, {.name = "policy", .kind = CONFIG_TEXT}};
+enum { N_ALIAS_KEYS = sizeof alias_keys / sizeof alias_keys[0] };
+
+static const char **alias_field(struct option_alias *a, size_t k)
+{
+    const char **const fields[N_ALIAS_KEYS] = {&a->name, &a->routes, &a->policy};
+    return fields[k];
+}
 
 /* The keys of `providers`, and where each goes. */
 static const struct config_key provider_keys[] = {{.name = "provider", .kind = CONFIG_TEXT},    {.name = "name", .kind = CONFIG_TEXT},
                                                   {.name = "base_url", .kind = CONFIG_TEXT},    {.name = "region", .kind = CONFIG_TEXT},
                                                   {.name = "resource", .kind = CONFIG_TEXT},    {.name = "api_version", .kind = CONFIG_TEXT},
                                                   {.name = "key_env", .kind = CONFIG_TEXT},     {.name = "key_file", .kind = CONFIG_TEXT},
-                                                  {.name = "header", .kind = CONFIG_TEXT},      {.name = "prices", .kind = CONFIG_TEXT}};
+                                                  {.name = "header", .kind = CONFIG_TEXT},      {.name = "prices", .kind = CONFIG_TEXT},
+                                                  {.name = "zero_retention", .kind = CONFIG_TEXT}};
 #define PROVIDER_AT(x) offsetof(struct option_provider, x)
 static const size_t provider_at_field[] = {PROVIDER_AT(provider), PROVIDER_AT(name),    PROVIDER_AT(base_url), PROVIDER_AT(region), PROVIDER_AT(resource),
-                                           PROVIDER_AT(api_version), PROVIDER_AT(key_env), PROVIDER_AT(key_file), PROVIDER_AT(header), PROVIDER_AT(prices)};
+                                           PROVIDER_AT(api_version), PROVIDER_AT(key_env), PROVIDER_AT(key_file), PROVIDER_AT(header), PROVIDER_AT(prices),
+                                           PROVIDER_AT(zero_retention)};
 enum { N_PROVIDER_KEYS = sizeof provider_keys / sizeof provider_keys[0] };
 
 static const char **provider_field(struct option_provider *p, size_t i)
@@ -36,7 +60,7 @@ static struct {
     struct config_key keys[MAX_KEYS], limits[MAX_LIMITS];
     const struct option_row *rows[MAX_KEYS];
     size_t n_keys;
-    const struct config_key *models_key, *providers_key, *limits_key;
+    const struct config_key *models_key, *providers_key, *aliases_key, *limits_key;
 } table;
 
 static void table_make(void)
@@ -45,9 +69,11 @@ static void table_make(void)
     CHECK(n_limit_rows <= MAX_LIMITS && n_option_rows <= OPTIONS_MAX_ROWS);
     size_t n = 0, n_names = 0;
     table.models_key = &table.keys[n];
-    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = 3};
+    table.keys[n++] = (struct config_key){.name = "models", .kind = CONFIG_GROUPS, .keys = model_keys, .n_keys = N_MODEL_KEYS};
     table.providers_key = &table.keys[n];
     table.keys[n++] = (struct config_key){.name = "providers", .kind = CONFIG_GROUPS, .keys = provider_keys, .n_keys = N_PROVIDER_KEYS};
+    table.aliases_key = &table.keys[n];
+    table.keys[n++] = (struct config_key){.name = "aliases", .kind = CONFIG_GROUPS, .keys = alias_keys, .n_keys = N_ALIAS_KEYS};
     for (size_t i = 0; i < n_option_rows; i++) {
         if (!option_is_key(&option_rows[i])) continue;
         table.rows[n] = &option_rows[i];
@@ -109,12 +135,7 @@ static void read_model(struct reading *r, const struct config_value *v)
 {
     if (v->i_group >= OPTIONS_MAX_ARGS) return; /* told by read_models */
     struct options *to = r->models_given ? r->scratch : r->o;
-    if (v->key == &model_keys[0])
-        to->args[v->i_group] = v->text;
-    else if (v->key == &model_keys[2])
-        to->arg_stand_ins[v->i_group] = v->text;
-    else
-        to->arg_names[v->i_group] = v->text;
+    *model_field(to, (size_t)(v->key - model_keys), v->i_group) = v->text;
 }
 
 static void read_provider(struct reading *r, const struct config_value *v)
@@ -123,12 +144,20 @@ static void read_provider(struct reading *r, const struct config_value *v)
     *provider_field(&r->o->providers[v->i_group], (size_t)(v->key - provider_keys)) = v->text;
 }
 
+static void read_alias(struct reading *r, const struct config_value *v)
+{
+    if (v->i_group >= OPTIONS_MAX_ALIASES) return; /* told by read_aliases */
+    *alias_field(&r->o->aliases[v->i_group], (size_t)(v->key - alias_keys)) = v->text;
+}
+
 static void read_value(void *ctx, const struct config_value *v)
 {
     if (v->group == table.models_key)
         read_model(ctx, v);
     else if (v->group == table.providers_key)
         read_provider(ctx, v);
+    else if (v->group == table.aliases_key)
+        read_alias(ctx, v);
     else if (v->group == table.limits_key)
         read_limit(ctx, v);
     else
@@ -168,6 +197,22 @@ static void read_providers(struct reading *r, const struct config_file *file)
     r->o->n_providers = (int)(n < OPTIONS_MAX_PROVIDERS ? n : OPTIONS_MAX_PROVIDERS);
 }
 
+static void read_aliases(struct reading *r, const struct config_file *file)
+{
+    size_t n = config_file_count(file, table.aliases_key);
+    unsigned line, column;
+    for (size_t i = 0; i < n && i <= OPTIONS_MAX_ALIASES; i++) {
+        config_file_place(file, table.aliases_key, i, &line, &column);
+        if (i == OPTIONS_MAX_ALIASES)
+            config_fault_add(r->faults, line, column, "aliases: more than %d", OPTIONS_MAX_ALIASES);
+        else if (!r->o->aliases[i].name || !r->o->aliases[i].routes)
+            config_fault_add(r->faults, line, column, "aliases: this one has no %s", r->o->aliases[i].name ? "routes" : "name");
+        else
+            r->o->aliases[i].line = line;
+    }
+    r->o->n_aliases = (int)(n < OPTIONS_MAX_ALIASES ? n : OPTIONS_MAX_ALIASES);
+}
+
 int options_read_config(struct options *o, const char *path, struct config_file **file, struct config_faults *faults)
 {
     table_make();
@@ -183,6 +228,7 @@ int options_read_config(struct options *o, const char *path, struct config_file 
         config_file_each(*file, read_value, &r);
         read_models(&r, *file);
         read_providers(&r, *file);
+        read_aliases(&r, *file);
     }
     struct err e = {0};
     if (faults->n == 0 && options_check_serve(o, &e)) config_fault_add(faults, 0, 0, "%s", e.msg);
@@ -286,9 +332,11 @@ static int put_models(struct buf *b, const struct options *o, struct err *e)
             buf_puts(b, "\n    name: ");
             rc = put_text(b, name, "name", e);
         }
-        if (!rc && o->arg_stand_ins[i]) {
-            buf_puts(b, "\n    stand_ins: ");
-            rc = put_text(b, o->arg_stand_ins[i], "stand_ins", e);
+        for (size_t k = 2; k < N_MODEL_KEYS && !rc; k++) {
+            const char *text = *model_field((struct options *)(uintptr_t)o, k, (size_t)i);
+            if (!text) continue;
+            buf_printf(b, "\n    %s: ", model_keys[k].name);
+            rc = put_text(b, text, model_keys[k].name, e);
         }
         buf_putc(b, '\n');
     }
@@ -305,6 +353,22 @@ static int put_providers(struct buf *b, const struct options *o, struct err *e)
             if (!text) continue;
             buf_printf(b, "%s%s: ", k ? "    " : "  - ", provider_keys[k].name);
             rc = put_text(b, text, provider_keys[k].name, e);
+            buf_putc(b, '\n');
+        }
+    }
+    return rc;
+}
+
+static int put_aliases(struct buf *b, const struct options *o, struct err *e)
+{
+    int rc = o->n_aliases ? buf_puts(b, "aliases:\n") : 0;
+    for (int i = 0; i < o->n_aliases && !rc; i++) {
+        struct option_alias a = o->aliases[i];
+        for (size_t k = 0; k < N_ALIAS_KEYS && !rc; k++) {
+            const char *text = *alias_field(&a, k);
+            if (!text) continue;
+            buf_printf(b, "%s%s: ", k ? "    " : "  - ", alias_keys[k].name);
+            rc = put_text(b, text, alias_keys[k].name, e);
             buf_putc(b, '\n');
         }
     }
@@ -331,6 +395,7 @@ int options_print_config(const struct options *o, FILE *f, struct err *e)
     buf_init(&b, YAML_BYTES);
     int rc = put_models(&b, o, e);
     if (!rc) rc = put_providers(&b, o, e);
+    if (!rc) rc = put_aliases(&b, o, e);
     for (size_t i = 0; i < n_option_rows && !rc; i++)
         if (option_is_key(&option_rows[i])) rc = put_option(&b, &option_rows[i], o, e);
     if (!rc) put_limits(&b, o);
@@ -368,9 +433,8 @@ static bool same_models(const struct options *a, const struct options *b)
 {
     if (a->n_args != b->n_args) return false;
     for (int i = 0; i < a->n_args; i++)
-        if (!same_text(a->args[i], b->args[i]) || !same_text(a->arg_names[i], b->arg_names[i]) ||
-            !same_text(a->arg_stand_ins[i], b->arg_stand_ins[i]))
-            return false;
+        for (size_t k = 0; k < N_MODEL_KEYS; k++)
+            if (!same_text(*model_field((struct options *)(uintptr_t)a, k, (size_t)i), *model_field((struct options *)(uintptr_t)b, k, (size_t)i))) return false;
     return true;
 }
 
@@ -381,6 +445,17 @@ static bool same_providers(const struct options *a, const struct options *b)
         struct option_provider x = a->providers[i], y = b->providers[i];
         for (size_t k = 0; k < N_PROVIDER_KEYS; k++)
             if (!same_text(*provider_field(&x, k), *provider_field(&y, k))) return false;
+    }
+    return true;
+}
+
+static bool same_aliases(const struct options *a, const struct options *b)
+{
+    if (a->n_aliases != b->n_aliases) return false;
+    for (int i = 0; i < a->n_aliases; i++) {
+        struct option_alias x = a->aliases[i], y = b->aliases[i];
+        for (size_t k = 0; k < N_ALIAS_KEYS; k++)
+            if (!same_text(*alias_field(&x, k), *alias_field(&y, k))) return false;
     }
     return true;
 }
@@ -399,6 +474,7 @@ void options_differences(const struct options *now, const struct options *start,
     char key[OPTIONS_KEY_BYTES];
     if (!same_models(start, wanted)) fn(ctx, "models", false);
     if (!same_providers(start, wanted)) fn(ctx, "providers", false);
+    if (!same_aliases(start, wanted)) fn(ctx, "aliases", false);
     for (size_t i = 0; i < n_option_rows; i++) {
         const struct option_row *row = &option_rows[i];
         bool reloads = (row->commands & MARK_RELOADS) != 0;

@@ -9,6 +9,7 @@ const struct option_group option_groups[] = {
     {0, "Options"},
     {MARK_ACCESS, "Who may call"},
     {MARK_ENGINE, "Models and engine"},
+    {MARK_ALERTS, "Alerts"},
     {MARK_LOG, "Log"},
 };
 const size_t n_option_groups = sizeof option_groups / sizeof option_groups[0];
@@ -46,6 +47,10 @@ const char *const *option_examples(enum command c)
                                            "spillway accounts freeze|unfreeze|close 7",
                                            "spillway accounts rename 7 website",
                                            "spillway accounts budget list 7; spillway accounts budget end 1",
+                                           "# what requests may use; what holds already; none of it any more",
+                                           "spillway accounts rules 7 --providers groq,openai --regions eu --max-price-out 2.50",
+                                           "spillway accounts rules 7",
+                                           "spillway accounts rules 7 --providers any --regions any --max-price-out any",
                                            "# a local model's price, or (sale) what a name is sold for",
                                            "spillway accounts price set local demo --input 0.10 --output 0.40",
                                            "spillway accounts price list|history|end [PROVIDER MODEL]",

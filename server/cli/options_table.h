@@ -39,7 +39,8 @@ enum option_mark {
     MARK_ACCESS = 1 << 26,  /* where help and reference put it; without any of these: among the common ones */
     MARK_ENGINE = 1 << 27,
     MARK_LOG = 1 << 28,
-    MARK_GROUPS = MARK_ACCESS | MARK_ENGINE | MARK_LOG
+    MARK_ALERTS = 1 << 29,
+    MARK_GROUPS = MARK_ACCESS | MARK_ENGINE | MARK_LOG | MARK_ALERTS
 };
 
 struct option_row {

@@ -346,6 +346,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = pool_new(&s->g.desk, s->g.loop, DESK_THREADS, e);
     if (!rc) rc = retention_start(&s->retention, &s->g, s->o->retain_requests, e);
+    if (!rc) rc = serve_alerts_start(s, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
     return rc;
@@ -357,6 +358,7 @@ static void serve_close(struct serve *s)
     loading_end(s);
     if (!g->loop) return;
     s->closing = true;
+    alerts_stop(s->alerts);
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
     pool_free(g->desk);
@@ -366,8 +368,10 @@ static void serve_close(struct serve *s)
     retention_stop(s->retention);
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
+    alerts_free(s->alerts);
     gateway_models_free(g);
     hosted_free(g->hosted);
+    sticky_free(g->sticky);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);

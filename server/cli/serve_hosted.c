@@ -1,10 +1,12 @@
 /* Providers of `serve`: from the configuration's `providers` to hosts with keys. Keys come from the environment or from files, never from the
  * configuration itself. */
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/str.h"
 #include "server/accounts/money.h"
 #include "server/cli/data_path.h"
 #include "server/cli/env.h"
@@ -61,36 +63,111 @@ static int make_one(struct made *m, const struct options *o, int i, struct err *
                                              .headers = m->header_lists[i],
                                              .n_headers = p->header != NULL};
     to->prices = p->prices;
+    to->region = p->region;
+    if (p->zero_retention && strcmp(p->zero_retention, "true") != 0 && strcmp(p->zero_retention, "false") != 0)
+        return err_set(e, ERR_INPUT, "%s:%u: provider %s: zero_retention is neither true nor false", o->config, p->line, p->provider);
+    to->zero_retention = p->zero_retention && strcmp(p->zero_retention, "true") == 0;
     if (!provider_find(p->provider)) return err_set(e, ERR_INPUT, "%s:%u: there is no provider '%.64s'", o->config, p->line, p->provider);
     return read_key(m, o, i, e);
 }
 
-static int set_overflow(struct serve *s, struct err *e)
+static int read_usd(const char *flag, const char *text, int64_t *nusd, struct err *e)
 {
-    struct overflow_limits all = {.share_permille = OVERFLOW_ALL_PERMILLE, .hosts = ~(uint64_t)0, .regions = ~(uint64_t)0};
-    const char *text = s->o->overflow_usd_per_hour;
-    if (text && (!money_parse(text, &all.hour_nusd) || all.hour_nusd < 0))
-        return err_set(e, ERR_INPUT, "--overflow-usd-per-hour: '%.40s' is not an amount of dollars such as 2.50", text);
-    return overflow_new(&s->g.route.overflow, &all, e);
+    if (!text || (money_parse(text, nusd) && *nusd >= 0)) return 0;
+    return err_set(e, ERR_INPUT, "%s: '%.40s' is not an amount of dollars such as 2.50", flag, text);
 }
 
-int serve_hosted_stand_ins(struct serve *s, struct gateway_model *m, const char *list, struct err *e)
+static int read_overflow(const struct options *o, struct overflow_limits *all, struct err *e)
+{
+    *all = (struct overflow_limits){.share_permille = OVERFLOW_ALL_PERMILLE, .hosts = ~(uint64_t)0, .regions = ~(uint64_t)0};
+    int64_t per_cent = 100;
+    int rc = read_usd("--overflow-usd-per-hour", o->overflow_usd_per_hour, &all->hour_nusd, e);
+    if (!rc) rc = read_usd("--overflow-usd-in", o->overflow_usd_in, &all->price.in_nusd, e);
+    if (!rc) rc = read_usd("--overflow-usd-out", o->overflow_usd_out, &all->price.out_nusd, e);
+    if (!rc && o->overflow_share && !str_parse_int64(o->overflow_share, 0, 100, &per_cent))
+        rc = err_set(e, ERR_INPUT, "--overflow-share: '%.40s' is not a whole number of per cent from 0 to 100", o->overflow_share);
+    all->share_permille = (int)per_cent * 10;
+    return rc;
+}
+
+static int read_policy(const char *where, const char *text, enum route_policy *out, struct err *e)
+{
+    for (int i = 0; text && i < ROUTE_POLICIES; i++) {
+        if (strcmp(route_policy_names[i], text) != 0) continue;
+        *out = (enum route_policy)i;
+        return 0;
+    }
+    return text ? err_set(e, ERR_INPUT, "%s: there is no policy '%.40s'", where, text) : 0;
+}
+
+/* --- what is said of local models --- */
+
+/* "host/model, host/model", one after the other. */
+static int each_hosted(struct serve *s, const struct gateway_model *m, const char *key, const char *list,
+                       int (*take)(struct serve *s, struct gateway_model *m, int hosted, struct err *e), struct err *e)
 {
     char name[NAME_MAX_BYTES];
-    struct hosted_model *found;
     for (const char *p = list; p && *p;) {
         p += strspn(p, ", ");
         size_t n = strcspn(p, ", ");
         if (n == 0) break;
         snprintf(name, sizeof name, "%.*s", (int)n, p);
         p += n;
-        if (!s->g.hosted) return err_set(e, ERR_INPUT, "model %s: stand_ins: no provider is configured", m->id);
-        if (m->n_stand_ins == GATEWAY_MAX_STAND_INS) return err_set(e, ERR_INPUT, "model %s: stand_ins: more than %d", m->id, GATEWAY_MAX_STAND_INS);
-        int rc = hosted_find(s->g.hosted, name, &found, e);
-        if (rc) return err_prefix(e, "model %s: stand_ins", m->id);
-        m->stand_ins[m->n_stand_ins++] = (uint16_t)(found - s->g.hosted->models);
+        int hosted = s->g.hosted ? hosted_find(s->g.hosted, name, e) : err_set(e, ERR_INPUT, "no provider is configured");
+        int rc = hosted < 0 ? hosted : take(s, (struct gateway_model *)(uintptr_t)m, hosted, e);
+        if (rc) return err_prefix(e, "model %s: %s", m->id, key);
     }
     return 0;
+}
+
+static int add_stand_in(struct serve *s, struct gateway_model *m, int hosted, struct err *e)
+{
+    (void)s;
+    if (m->n_stand_ins == GATEWAY_MAX_STAND_INS) return err_set(e, ERR_INPUT, "more than %d", GATEWAY_MAX_STAND_INS);
+    m->stand_ins[m->n_stand_ins] = (struct name_stand_in){.hosted = (uint16_t)hosted, .tier = (uint8_t)m->n_stand_ins, .weight = 1};
+    m->n_stand_ins++;
+    return 0;
+}
+
+static int take_over(struct serve *s, struct gateway_model *m, int hosted, struct err *e)
+{
+    int *local = &s->g.hosted->names[hosted].local;
+    if (*local >= 0) return err_set(e, ERR_INPUT, "another model takes over the same one");
+    *local = (int)m->number;
+    return 0;
+}
+
+int serve_hosted_model(struct serve *s, struct gateway_model *m, int i, struct err *e)
+{
+    const struct options *o = s->o;
+    m->public_name = o->arg_public_names[i];
+    int rc = each_hosted(s, m, "stand_ins", o->arg_stand_ins[i], add_stand_in, e);
+    if (!rc) rc = each_hosted(s, m, "takes_over", o->arg_takes_over[i], take_over, e);
+    gateway_model_named(m);
+    return rc;
+}
+
+/* --- start --- */
+
+static int make_aliases(const struct options *o, struct hosted_alias *aliases, struct err *e)
+{
+    char where[32];
+    for (int i = 0; i < o->n_aliases; i++) {
+        const struct option_alias *a = &o->aliases[i];
+        snprintf(where, sizeof where, "line %u: policy", a->line);
+        aliases[i] = (struct hosted_alias){.name = a->name, .routes = a->routes, .policy = ROUTE_PRIORITY};
+        int rc = read_policy(where, a->policy, &aliases[i].policy, e);
+        if (rc) return err_prefix(e, "%s", o->config);
+    }
+    return 0;
+}
+
+static void tell(const struct hosted *h)
+{
+    for (size_t i = 0; i < h->n_hosts; i++) {
+        const struct provider_host *host = &h->hosts[i].host;
+        log_info("provider %s: %s, %zu keys%s", host->name, host->base_url, host->n_keys, host->unverified ? ", unverified" : "");
+    }
 }
 
 int serve_hosted_start(struct serve *s, struct err *e)
@@ -98,23 +175,29 @@ int serve_hosted_start(struct serve *s, struct err *e)
     const struct options *o = s->o;
     char book[PATH_BYTES] = "";
     struct db *db = NULL;
-    struct made *m = o->n_providers ? calloc(1, sizeof *m) : NULL;
-    int rc = set_overflow(s, e);
-    if (rc || !o->n_providers) {
-        free(m);
-        return rc;
-    }
+    struct overflow_limits overflow;
+    struct hosted_alias aliases[OPTIONS_MAX_ALIASES];
+    int rc = read_overflow(o, &overflow, e);
+    if (!rc) rc = overflow_new(&s->g.route.overflow, &overflow, e);
+    if (rc || (!o->n_providers && !o->n_aliases)) return rc;
+    struct made *m = calloc(1, sizeof *m);
     rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
     for (int i = 0; i < o->n_providers && !rc; i++) rc = make_one(m, o, i, e);
+    if (!rc) rc = make_aliases(o, aliases, e);
+    struct hosted_config c = {.orders = m ? m->orders : NULL,
+                              .n_orders = (size_t)o->n_providers,
+                              .aliases = aliases,
+                              .n_aliases = (size_t)o->n_aliases,
+                              .book = book,
+                              .ca_file = env_ca_file()};
+    if (!rc) rc = read_policy("--route-policy", o->route_policy, &c.policy, e);
     if (!rc) rc = data_path_find(&data_prices, book, sizeof book, e);
     if (!rc && s->g.ledger) rc = db_open(&db, s->g.store, e);
-    if (!rc) rc = hosted_new(&s->g.hosted, s->g.loop, m->orders, (size_t)o->n_providers, book, db, env_ca_file(), e);
+    if (!rc) rc = hosted_new(&s->g.hosted, s->g.loop, &c, db, e);
+    if (!rc) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
     db_close(db);
     if (m) explicit_bzero(m->keys, sizeof m->keys);
     free(m);
-    for (size_t i = 0; !rc && i < s->g.hosted->n_hosts; i++) {
-        const struct hosted_host *h = &s->g.hosted->hosts[i];
-        log_info("provider %s: %s, %zu keys%s", h->host.name, h->host.base_url, h->host.n_keys, h->host.unverified ? ", unverified" : "");
-    }
+    if (!rc) tell(s->g.hosted);
     return rc;
 }

@@ -57,14 +57,15 @@ static int model_begin(struct serve *s, const char *path, const char *id, const 
     return gateway_model_add(&s->g, path, id, args.words, args.n, &gpus, out, e);
 }
 
-static int start_one(struct serve *s, const char *arg, const char *name, const char *stand_ins, struct err *e)
+/* i: its place in the options; -1: none. */
+static int start_one(struct serve *s, const char *arg, const char *name, int i, struct err *e)
 {
     char path[PATH_MAX];
     struct gateway_model *m;
     int rc = model_path_find(arg, path, sizeof path, e);
     if (rc) return rc;
     rc = model_begin(s, path, name ? name : model_path_id(arg, path), s->o, &m, e);
-    if (!rc) return serve_hosted_stand_ins(s, m, stand_ins, e);
+    if (!rc) return i < 0 ? 0 : serve_hosted_model(s, m, i, e);
     return rc == -ERR_INPUT ? err_prefix(e, "%s", arg) : rc;
 }
 
@@ -72,9 +73,9 @@ int serve_models_start(struct serve *s, struct err *e)
 {
     const struct options *o = s->o;
     s->g.order = serve_model_order;
-    int rc = o->n_args ? 0 : start_one(s, "demo", o->name, NULL, e);
-    for (int i = 0; i < o->n_args && !rc; i++) rc = start_one(s, o->args[i], o->name ? o->name : o->arg_names[i], o->arg_stand_ins[i], e);
-    return rc;
+    int rc = o->n_args ? 0 : start_one(s, "demo", o->name, -1, e);
+    for (int i = 0; i < o->n_args && !rc; i++) rc = start_one(s, o->args[i], o->name ? o->name : o->arg_names[i], i, e);
+    return rc ? rc : gateway_names_check(&s->g, e);
 }
 
 /* --- what is asked for while it serves --- */

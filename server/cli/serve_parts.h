@@ -4,6 +4,7 @@
 
 #include "server/accounts/accounts.h"
 #include "server/cli/options_config.h"
+#include "server/alerts.h"
 #include "server/gateway.h"
 #include "server/http.h"
 
@@ -26,6 +27,7 @@ struct serve {
     char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
     unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
     struct loop_timer refresh, drain;
+    struct alerts *alerts;
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;
@@ -52,10 +54,13 @@ void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
 MUST_USE int serve_models_start(struct serve *s, struct err *e);
 MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
 
-/* serve_hosted.c: g.hosted, NULL if no provider is configured. */
+/* serve_hosted.c: g.hosted, NULL if neither providers nor aliases are configured. */
 MUST_USE int serve_hosted_start(struct serve *s, struct err *e);
-/* "host/model, host/model": who may answer for the model. -ERR_INPUT, -ERR_NOT_FOUND */
-MUST_USE int serve_hosted_stand_ins(struct serve *s, struct gateway_model *m, const char *list, struct err *e);
+/* What the configuration says of model i beside its path: who may answer for it, whom it takes over, how others call it. -ERR_INPUT, -ERR_NOT_FOUND */
+MUST_USE int serve_hosted_model(struct serve *s, struct gateway_model *m, int i, struct err *e);
+
+/* serve_alerts.c: after the pool; alerts stay NULL without accounts. */
+MUST_USE int serve_alerts_start(struct serve *s, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);

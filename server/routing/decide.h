@@ -60,6 +60,7 @@ struct route_candidate {
     bool zero_retention;
     bool model_denied; /* the account's list of models leaves it out */
     bool tried;        /* by this request, without success */
+    bool cannot;       /* was seen to have no word for something that is asked */
     /* money: 0 is a price, too */
     bool has_price;
     int64_t in_nusd, out_nusd; /* per 1,000,000 tokens */

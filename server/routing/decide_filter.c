@@ -79,7 +79,7 @@ static bool retention(const struct work *k, size_t i)
 
 static bool capability(const struct work *k, size_t i)
 {
-    return k->w->needs & ~k->c[i].can;
+    return k->c[i].cannot || (k->w->needs & ~k->c[i].can);
 }
 
 /* The answer's bound is lowered to what there is room for; only what must be there counts. */

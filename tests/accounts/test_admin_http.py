@@ -247,6 +247,26 @@ def test_an_account_pays_in_advance(admin, project):
     assert admin.refused(f"/accounts/{project}/prepaid") == "floor_usd"
 
 
+# --- rules ---
+
+def test_rules_are_set_and_lifted(admin, project):
+    admin.post(f"/accounts/{project}/rules", providers="groq,openai", local_only="on")
+    admin.post(f"/accounts/{project}/rules", local_only=None)
+    assert [(r["rule"], r["value"]) for r in admin.get(f"/accounts/{project}")["rules"]] == [("providers", "groq,openai")]
+
+
+@pytest.mark.parametrize("body,param", [({"local_only": "perhaps"}, "local_only"), ({"overflow_share": "5"}, "overflow_share"), ({"regions": 5}, "regions"), ({"mood": "x"}, "mood")])
+def test_senseless_rules_name_the_field(admin, project, body, param):
+    assert admin.refused(f"/accounts/{project}/rules", **body) == param
+
+
+def test_every_rule_of_the_command_line_is_known(admin, project):
+    names = [w.strip("-").replace("-", "_") for w in admin.run("accounts", "--help").split() if w.startswith("--overflow") or w in ("--providers", "--models", "--max-price-in")]
+    assert len(set(names)) >= 9
+    for name in set(names):
+        admin.post(f"/accounts/{project}/rules", **{name: None})
+
+
 # --- budgets ---
 
 def test_budgets_and_limits(admin, project):

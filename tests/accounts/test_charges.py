@@ -329,7 +329,7 @@ def occupy(place):
     """A request that waits in the local engine, which says that a first token takes five seconds."""
     place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
     place.ask(model="demo", max_tokens=2)  # the prediction is known after a submit
-    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"], max_tokens=2)
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"], max_tokens=2, headers={"x-spillway-local-only": "true"})
     until = time.monotonic() + 5
     while not [e for e in place.server.recorded("submit") if e.get("seed") == FakeServer.seeds["queue"]]:
         assert time.monotonic() < until
@@ -394,8 +394,9 @@ def test_b21_overflow_ends_at_its_cap(place, fake):
 def test_a_model_that_is_down_spills(place, fake):
     place.stand_in(f"lab/{MODEL}", "1.00")
     place.start(FakeServer)
-    r, _ = place.ask(model="demo", seed=FakeServer.seeds["exit 139"])
-    assert r.status == 503
+    r, answer = place.ask(model="demo", seed=FakeServer.seeds["exit 139"])  # its own worker dies under it
+    assert r.status == 200 and r.headers["x-spillway-served-by"] == f"lab/{MODEL}" and "local/demo=tried" in r.headers["x-spillway-route"]
+    assert place.rows("SELECT n, state, cost > 0 FROM attempts ORDER BY n") == [(1, "failed", 0), (2, "served", 1)]
     r, answer = place.ask(model="demo")
     assert r.status == 200, (answer, place.server.lines)
     if r.headers["x-spillway-served-by"] != "local/demo":  # else it was back already

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/json.h"
+#include "server/accounts/accounts.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/export.h"
 #include "server/accounts/ledger.h"
@@ -14,6 +15,7 @@
 #include "server/accounts/prune.h"
 #include "server/accounts/reconcile.h"
 #include "server/accounts/report.h"
+#include "server/accounts/rules.h"
 #include "server/accounts/store_copy.h"
 
 static const int64_t CENT = 10000000, USD = 1000000000, DAY_MS = 86400000;
@@ -515,31 +517,31 @@ static void test_a_balance_stays_countable(void **state)
 
 /* --- migrations --- */
 
-/* The store as this version left it: with the schema's own statements backwards. */
+/* What each version brought, away: SQLite, PostgreSQL. */
+#define OLD_KINDS "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback'"
+static const char *const undo[ACCOUNTS_SCHEMA_VERSION + 1][2] = {
+    [5] = {"ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
+           "ALTER TABLE ledger_state DROP COLUMN pruned_ms",
+           "ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
+           "ALTER TABLE ledger_state DROP COLUMN pruned_ms"},
+    [6] = {"DROP TABLE account_rules; DROP TABLE alerts", "DROP TABLE account_rules; DROP TABLE alerts"},
+    [8] = {"CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (" OLD_KINDS ")), debit {int} NOT NULL,"
+           " credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
+           " linked {int}, note TEXT);"
+           "INSERT INTO old SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers;"
+           "DROP TABLE transfers; ALTER TABLE old RENAME TO transfers;"
+           "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
+           "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';"
+           "ALTER TABLE ledger_state DROP COLUMN prune_ms",
+           "DROP INDEX transfers_key; ALTER TABLE transfers DROP COLUMN idempotency_key;"
+           "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
+           "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (" OLD_KINDS "));"
+           "ALTER TABLE ledger_state DROP COLUMN prune_ms"}};
+
 static void go_back_to(int version)
 {
-    const char *old_kinds = "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback'";
-    char sql[2048];
-    snprintf(sql, sizeof sql,
-             db_kind(db) == DB_POSTGRES
-                 ? "DROP INDEX transfers_key; ALTER TABLE transfers DROP COLUMN idempotency_key;"
-                   "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
-                   "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (%s));"
-                 : "CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (%s)), debit {int} NOT NULL,"
-                   " credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
-                   " linked {int}, note TEXT);"
-                   "INSERT INTO old SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers;"
-                   "DROP TABLE transfers; ALTER TABLE old RENAME TO transfers;"
-                   "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
-                   "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';",
-             old_kinds);
-    OK(db_script(db, sql, &store_e));
-    OK(db_script(db, "ALTER TABLE ledger_state DROP COLUMN prune_ms", &store_e));
-    if (version < 5)
-        OK(db_script(db,
-                     "ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
-                     "ALTER TABLE ledger_state DROP COLUMN pruned_ms",
-                     &store_e));
+    for (int v = ACCOUNTS_SCHEMA_VERSION; v > version; v--)
+        if (undo[v][0]) OK(db_script(db, undo[v][db_kind(db)], &store_e));
     OK(db_run(db, "DELETE FROM schema_migrations WHERE version > ?1", DB_ARGS(db_int(version)), NULL, &store_e));
 }
 
@@ -555,6 +557,8 @@ static void check_migration_from(int version)
     ledger_begin(store_where());
     assert_int_equal(store_number(db, "SELECT count(*) FROM transfers"), n);
     assert_int_equal(ledger_transfer(l, LEDGER_PAYMENT, groq, 9, 0, NULL, &store_e), last + 1); /* ids go on; the new kind is there */
+    OK(rules_change(db, 2, (const char *const[RULES]){[RULE_REGIONS] = "eu"}, &store_e)); /* version 6's */
+    assert_int_equal(store_number(db, "SELECT count(*) FROM account_rules") + store_number(db, "SELECT count(*) FROM alerts"), 1);
     assert_int_equal(db_run(db, "INSERT INTO transfers (request, kind, debit, credit, amount, created_ms) SELECT request, kind, debit, credit, amount,"
                                 " created_ms FROM transfers WHERE kind = 'sale'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
     assert_int_equal(db_run(db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) SELECT request, attempt, kind, debit,"
@@ -572,6 +576,12 @@ static void test_version_5_is_brought_up_to_date(void **state)
 {
     (void)state;
     check_migration_from(5);
+}
+
+static void test_version_6_is_brought_up_to_date(void **state)
+{
+    (void)state;
+    check_migration_from(6);
 }
 
 /* --- usage --- */
@@ -1075,6 +1085,7 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
     int64_t run = ledger_run(l), balance = posted(2), open, newest = store_number(db, "SELECT max(id) FROM accounts");
     assert_int_equal(reserve(key, "m", NULL, CENT, &open), 0);
     int64_t requests = store_number(db, "SELECT count(*) FROM requests");
+    OK(rules_change(db, 2, (const char *const[RULES]){[RULE_REGIONS] = "eu"}, &store_e));
     ledger_end_all();
     OK(store_move(store_file, to, &moved, &store_e));
     assert_true(moved.n_rows > requests);
@@ -1085,6 +1096,7 @@ static void test_a_move_takes_all_and_goes_on_counting(void **state)
     assert_int_equal(posted(2), balance);
     assert_int_equal(store_number(db, "SELECT count(*) FROM requests"), requests);
     assert_int_equal(store_number(db, "SELECT count(*) FROM key_secrets WHERE length(digest) = 32"), 1);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM account_rules WHERE account = 2 AND name = 'regions' AND value = 'eu'"), 1);
     assert_int_equal(ledger_run(l), run + 1);
     OK(ledger_transfer(l, LEDGER_DEPOSIT, 2, USD, 0, NULL, &store_e));
     int64_t next = directory_organisation_add(db, "next", &store_e);
@@ -1112,6 +1124,7 @@ int main(void)
         TEST(test_a_balance_stays_countable),
         TEST(test_version_4_is_brought_up_to_date),
         TEST(test_version_5_is_brought_up_to_date),
+        TEST(test_version_6_is_brought_up_to_date),
         TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),

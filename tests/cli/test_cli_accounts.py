@@ -133,6 +133,44 @@ def test_usage_of_a_command_names_its_forms(accounts):
     assert "budget add ID AMOUNT | budget list [ID] | budget end BUDGET" in r.stderr
 
 
+def test_rules_are_shown_with_those_from_above(accounts, spillway, data, project):
+    assert spillway("keys", "add", "alice", "--project", project, "--data", data).returncode == 0
+    [key] = [a["id"] for a in accounts.json("list", "--keys") if a["kind"] == "key"]
+    accounts("rules", project, "--providers", "groq, openai", "--max-price-in", "0.5", "--overflow-share=25%")
+    accounts("rules", key, "--local-only", "on")
+    expected = [(project, "project", "max_price_in", "0.50"), (project, "project", "overflow_share", "25%"), (project, "project", "providers", "groq,openai"),
+                (key, "key", "local_only", "on")]
+    assert [tuple(r.values()) for r in accounts.json("rules", key)] == expected
+    assert [tuple(r.values()) for r in accounts.json("show", key)["rules"]] == expected
+    assert [(int(r["OF"]), r["KIND"], r["RULE"], r["VALUE"]) for r in rows(accounts("rules").stdout)] == expected
+    assert accounts("show", key).stdout.endswith(accounts("rules", key).stdout)
+
+
+def test_a_rule_is_taken_away_by_any(accounts, project):
+    accounts("rules", project, "--regions", "eu", "--zero-retention", "on", "--policy", "cheapest")
+    accounts("rules", project, "--regions", "any", "--zero-retention", "off", "--policy", "any")
+    assert accounts.json("rules", project) == [] and accounts("rules").stdout == ""
+
+
+def test_a_long_list_is_shown_whole(accounts, project):
+    models = [f"provider/a-model-with-quite-a-name-{i}" for i in range(20)]
+    accounts("rules", project, "--models", ",".join(models))
+    shown = list(rows(accounts("rules", project).stdout))
+    assert "".join(r["VALUE"] for r in shown).split(",") == models
+    assert [r["RULE"] for r in shown] == ["models"] + [""] * (len(shown) - 1) and len(shown) > 5
+
+
+@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "25"), "overflow_share"),
+                                        (("--local-only", "yes"), "--local-only"), (("--policy", "best"), "policy")])
+def test_a_malformed_rule_is_refused_by_name(accounts, project, args, says):
+    r = accounts("rules", project, *args, ok=False)
+    assert says in r.stderr and accounts.json("rules") == []
+
+
+def test_rules_need_an_account(accounts):
+    assert "give the id" in accounts("rules", "--local-only", "on", ok=False).stderr
+
+
 def test_budgets_and_limits_are_listed_with_their_use(accounts, project):
     accounts("budget", "add", project, "20", "--period", "day")
     accounts("budget", "add", project, "5.5", "--scope", "overflow", "--period", "hour", "--alert")

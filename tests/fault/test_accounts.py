@@ -172,6 +172,8 @@ def test_accounts_are_seen_and_frozen_over_http(server, data, project, admin):
     listed = json.loads(run(data, "accounts", "list", "--json").stdout)
     assert status == 200 and everybody["accounts"] == listed
     assert [(b["account"], b["amount"], b["hard"]) for b in everybody["budgets"]] == [(id_, "5.00", True)]
+    run(data, "accounts", "rules", id_, "--providers", "groq")
+    assert call("GET", f"/{id_}")[1]["rules"] == json.loads(run(data, "accounts", "rules", id_, "--json").stdout) != []
     status, one = call("POST", f"/{id_}/freeze")
     assert status == 200 and one["accounts"][0]["frozen_at"] and [a["kind"] for a in one["accounts"]] == ["project", "key"]
     assert ask(server.url, key)[0] == 403

@@ -1,0 +1,302 @@
+"""Who answers a request (docs/routing.md), with everything real but the providers: names, aliases, suffixes, lists and policies; second attempts; a
+request that leaves its queue; budgets that end; sessions; the dry run. One reservation each, whoever was asked."""
+import http.client
+import json
+import os
+import subprocess
+import time
+
+import pytest
+from test_charges import BIN, DEMO, MODEL, FakeServer, Place, fake, occupy, place  # noqa: F401
+
+ASKED = "SELECT n, a.name, t.state FROM attempts t JOIN accounts a ON a.id = t.supplier ORDER BY request, n"
+
+
+def configure(place, *, models="", aliases="", more=""):
+    """More of the configuration than providers."""
+    text = place.config.read_text()
+    place.config.write_text(models + text + aliases + more)
+    if models:
+        place.args = ()
+
+
+def demo(text=""):
+    return f"models:\n  - path: \"{DEMO}\"\n    name: demo\n{text}"
+
+
+def served(r):
+    return r.headers["x-spillway-served-by"]
+
+
+def dry(place, headers={}, **body):
+    body = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 64, **body}
+    c = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    c.request("POST", "/v1/route", json.dumps(body), {"authorization": f"Bearer {place.key}", **headers})
+    r = c.getresponse()
+    answer = json.loads(r.read())
+    c.close()
+    return r, answer
+
+
+def reasons(answer):
+    return {c["served_by"]: c["reason"] for c in answer["candidates"]}
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize("name,by", [("demo", "local/demo"), ("demo:local", "local/demo"), (f"lab/{MODEL}", f"lab/{MODEL}"), ("chat", f"groq/{MODEL}"),
+                                     ("chat:openai", f"openai/{MODEL}"), ("chat:local", "local/demo"), ("house/small", "local/demo")])
+def test_one_string_chooses(place, name, by):
+    configure(place, models=demo("    public_name: house/small\n"), aliases=f"aliases:\n  - name: chat\n    routes: \"groq/{MODEL} | openai/{MODEL}*0, demo\"\n")
+    place.start()
+    r, answer = place.ask(model=name, max_tokens=4)
+    assert r.status == 200, answer
+    assert served(r) == by and answer["model"] == name
+
+
+def test_a_wrong_name_is_told_the_nearest(place):
+    place.start()
+    r, answer = place.ask(model="lab/fake-b")
+    assert r.status == 404 and answer["error"]["code"] == "model_not_found" and f"lab/{MODEL}" in answer["error"]["message"]
+
+
+def test_a_list_is_tried_in_its_order(place, fake):
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"status": 500, "body": "oops"}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}", "demo"])
+    assert r.status == 200 and served(r) == f"groq/{MODEL}", answer
+    assert f"openai/{MODEL}=tried" in r.headers["x-spillway-route"]
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "groq", "served")]
+    (row,) = place.settled(1)
+    assert row[2] == fake.ledger(2)[1]["cost_nusd"] == place.supplier("groq") and place.supplier("openai") == 0
+
+
+@pytest.mark.parametrize("models", [[], "demo", [1], ["demo"] * 9])
+def test_a_list_that_is_none(place, models):
+    place.start()
+    r, answer = place.ask(models=models)
+    assert r.status == 400 and answer["error"]["param"] == "models"
+
+
+def test_weights_are_shares(place):
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"groq/{MODEL}*3 | lab/{MODEL}\"\n    policy: weighted\n")
+    place.start()
+    by = [served(place.ask(model="chat", max_tokens=1)[0]) for _ in range(80)]
+    assert 40 <= by.count(f"groq/{MODEL}") <= 76  # 60 is expected; 4.6 and more than 4 deviations
+
+
+def test_the_cheapest_goes_first(place):
+    path = place.config.parent / "groq.json"
+    table = json.loads(path.read_text())
+    table["models"][0]["prices"][0]["out_text"] = [1000, 1]
+    path.write_text(json.dumps(table))
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"lab/{MODEL}, groq/{MODEL}\"\n    policy: cheapest\n")
+    place.start()
+    assert served(place.ask(model="chat")[0]) == f"groq/{MODEL}"
+
+
+@pytest.mark.parametrize("config,word", [("aliases:\n  - name: chat\n    routes: nobody/x\n", "nobody/x"), ("aliases:\n  - name: chat\n    routes: 'demo*x'\n", "weight"),
+                                         ("aliases:\n  - name: chat\n    routes: demo\n    policy: best\n", "best"), ("route_policy: best\n", "best"),
+                                         ("overflow_share: \"101\"\n", "per cent")])
+def test_a_wrong_configuration_is_told_at_the_start(fake, tmp_path, config, word):
+    place = Place(tmp_path, fake)
+    configure(place, more=config)
+    run = subprocess.run([BIN, "serve", DEMO, "--name", "demo", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "other"), "--config", place.config],
+                         env={**os.environ, "PROVIDER_KEY": "key-one"}, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and word in run.stderr, run.stderr
+
+
+# --- what a candidate cannot do ---
+
+
+def test_what_the_local_model_cannot_do_goes_to_its_stand_in(place):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start()
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+    r, answer = place.ask(model="demo", tools=tools)
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    assert r.headers["x-spillway-route"].startswith("capability; local/demo=capability")
+    r, answer = place.ask(model="demo:local", tools=tools)
+    assert r.status == 400 and answer["error"]["param"] == "tools"
+
+
+def test_a_prompt_that_is_too_long_here_goes_to_the_stand_in(place):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start()
+    text = [{"role": "user", "content": "word " * 3000}]
+    r, answer = place.ask(model="demo", messages=text)
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    assert r.headers["x-spillway-route"].startswith("context; local/demo=context")
+    r, answer = place.ask(model="demo", messages=text, headers={"x-spillway-local-only": "true"})
+    assert r.status == 400 and answer["error"]["code"] == "context_length_exceeded"
+
+
+def test_nothing_leaves_the_house_if_it_must_not(place, fake):
+    place.start()
+    r, answer = place.ask(model=f"lab/{MODEL}", headers={"x-spillway-local-only": "true"})
+    assert r.status == 403 and answer["error"]["code"] == "permission_denied"
+    r, _ = place.ask(model=f"lab/{MODEL}", headers={"x-spillway-zero-retention": "true"})
+    assert r.status == 403
+    assert fake.ledger() == [] and place.rows("SELECT count(*) FROM requests") == [(0,)]
+
+
+def test_who_retains_nothing_may_be_asked(place):
+    text = place.config.read_text().replace("    name: lab\n", "    name: lab\n    zero_retention: true\n    region: eu\n")
+    place.config.write_text(text)
+    place.start()
+    r, _ = place.ask(model=f"openai/{MODEL}", models=[f"lab/{MODEL}"], headers={"x-spillway-zero-retention": "true"})
+    assert served(r) == f"lab/{MODEL}" and f"openai/{MODEL}=retention" in r.headers["x-spillway-route"]
+
+
+# --- attempts ---
+
+
+def test_a_host_that_names_a_time_is_asked_once_more(place, fake):
+    place.start()
+    fake.script({"count": 1, "do": {"error": "overloaded", "retry_after": {"form": "seconds", "s": 1}}})
+    r, answer = place.ask(model=f"lab/{MODEL}")
+    assert r.status == 200, answer
+    assert place.rows(ASKED) == [(1, "lab", "failed"), (2, "lab", "served")]
+
+
+def test_after_the_first_token_there_is_no_other(place, fake):
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 6}}})
+    r, data = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}"], stream=True)
+    assert b"[DONE]" not in data and b'"error":' in data
+    assert len(place.settled(1)) == 1
+    assert place.rows(ASKED) == [(1, "openai", "cut")]
+
+
+def test_the_callers_fault_is_nobody_elses(place, fake):
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"status": 400, "body": {"error": {"message": "bad thing", "type": "invalid_request_error", "param": "x"}}}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}"])
+    assert r.status == 400 and "bad thing" in answer["error"]["message"]
+    assert len(place.settled(1)) == 1
+    assert place.rows(ASKED) == [(1, "openai", "failed")]
+
+
+def test_a_third_is_not_asked(place, fake):
+    place.start()
+    fake.script({"status": 500, "body": "oops"})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}", f"lab/{MODEL}", "demo"])
+    assert r.status == 502 and answer["error"]["code"] == "provider_error"
+    assert [row[1:3] for row in place.settled(1)] == [("void", 0)]
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "groq", "failed")]
+
+
+def test_the_local_model_can_be_the_second(place, fake):
+    place.start()
+    fake.script({"status": 500, "body": "oops"})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=["demo"], max_tokens=4)
+    assert r.status == 200 and served(r) == "local/demo", answer
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "local/demo", "served")]
+
+
+def test_a_dead_key_and_an_open_breaker_are_passed_over(place, fake):
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"error": "bad_key"}})
+    r, _ = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}"])
+    assert served(r) == f"groq/{MODEL}"
+    r, _ = place.ask(model=f"openai/{MODEL}", models=[f"groq/{MODEL}"])
+    assert f"openai/{MODEL}=key" in r.headers["x-spillway-route"]
+    r, answer = place.ask(model=f"openai/{MODEL}")
+    assert r.status == 503 and answer["error"]["code"] == "worker_down"
+    fake.script({"match": {"profile": "gemini"}, "do": {"status": 500, "body": "oops"}})
+    codes = [place.ask(model=f"gemini/{MODEL}")[0].status for _ in range(8)]
+    assert codes == [502] * 8
+    fake.script()
+    r, _ = place.ask(model=f"gemini/{MODEL}", models=[f"groq/{MODEL}"])
+    assert f"gemini/{MODEL}=breaker" in r.headers["x-spillway-route"]
+
+
+# --- waiting ---
+
+
+def test_a_queued_request_spills_when_its_wait_grows(place, fake):
+    """It enters while the queue is short; then the engine says that a first token takes five seconds."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    other = occupy(place)
+    r, answer = place.ask(model="demo", seed=FakeServer.seeds["queue"])
+    other.close()
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    assert r.headers["x-spillway-route"].startswith("queue; ")
+    row = place.rows("SELECT scope, reason, state, charged FROM requests WHERE charged > 0")
+    assert row == [(2, "queue", "posted", fake.ledger(1)[0]["cost_nusd"])]
+
+
+def test_one_that_waits_leaves_its_queue(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
+    r, answer = place.ask(model="demo", seed=FakeServer.seeds["queue"])  # the first: nothing is predicted yet, so it enters
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    assert place.rows(ASKED) == [(1, "local/demo", "failed"), (2, "lab", "served")]
+    assert place.rows("SELECT scope, reason, state, charged FROM requests") == [(2, "queue", "posted", fake.ledger(1)[0]["cost_nusd"])]
+
+
+def test_one_that_may_not_leave_stays(place, fake):
+    place.stand_in(f"lab/{MODEL}", "0.000001")
+    place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"])
+    time.sleep(0.8)
+    assert fake.ledger() == [] and place.rows("SELECT state FROM requests") == [("reserved",)]
+    c.close()
+
+
+# --- money ---
+
+
+def test_a_hosted_budget_that_ends_mid_run_goes_local(place, fake):
+    configure(place, models=demo(f"    takes_over: lab/{MODEL}\n"))
+    place.start()
+    r, _ = place.ask(model=f"lab/{MODEL}")
+    assert served(r) == f"lab/{MODEL}"
+    spent = place.settled(1)[0][2]
+    place.budget(2 * spent, scope="hosted")
+    r, answer = place.ask(model=f"lab/{MODEL}", max_tokens=4)
+    by = [served(r)]
+    while by[-1] == f"lab/{MODEL}" and len(by) < 50:
+        r, answer = place.ask(model=f"lab/{MODEL}", max_tokens=4)
+        by.append(served(r))
+    assert r.status == 200 and by[-1] == "local/demo", (by, answer)
+    assert r.headers["x-spillway-route"].startswith("budget; ")
+    assert sum(t["cost_nusd"] for t in fake.ledger()) - spent <= 2 * spent
+
+
+def test_a_list_goes_on_where_the_budget_is_not_enough(place):
+    place.start()
+    place.budget(1000, scope="hosted")
+    r, answer = place.ask(model=f"lab/{MODEL}", models=["demo"], max_tokens=4)
+    assert r.status == 200 and served(r) == "local/demo", answer
+    assert len(place.settled(1)) == 1
+
+
+# --- sessions ---
+
+
+def test_a_session_stays_where_its_prompt_is(place):
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"anthropic/{MODEL} | openai/{MODEL}\"\n    policy: weighted\n")
+    place.start()
+    for i in range(6):
+        by = {served(place.ask(model="chat", prompt_cache_key=f"s{i}", max_tokens=1)[0]) for _ in range(6)}
+        assert len(by) == 1, by
+
+
+# --- the dry run ---
+
+
+def test_the_dry_run_tells_and_does_nothing(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start()
+    r, answer = dry(place, model="demo", models=[f"groq/{MODEL}"])
+    assert r.status == 200 and answer["object"] == "route" and answer["served_by"] == "local/demo" and answer["action"] == "run"
+    assert reasons(answer) == {"local/demo": "chosen", f"lab/{MODEL}": "later", f"groq/{MODEL}": "later"}
+    hosted = [c for c in answer["candidates"] if c["kind"] == "hosted"]
+    assert all(0 < c["cost_nusd"] <= c["hold_nusd"] for c in hosted)
+    r, answer = dry(place, headers={"x-spillway-local-only": "true"}, model=f"lab/{MODEL}")
+    assert r.status == 200 and answer["action"] == "refuse" and answer["error"]["status"] == 403
+    r, answer = dry(place, model="nobody")
+    assert r.status == 404
+    assert fake.ledger() == [] and place.rows("SELECT count(*) FROM requests") == [(0,)]
