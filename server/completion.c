@@ -145,6 +145,7 @@ static void completion_free(struct loop_call *call)
     json_decref(c->request);
     buf_free(&c->body);
     arena_free(&c->arena);
+    tariff_table_release(c->tariffs);
     leave(c);
     free(c);
 }
@@ -461,7 +462,7 @@ static void completion_go_hosted(struct completion *c)
     log_request(LOG_DEBUG, http_request_id(c->http), "model %s: provider %s, at most %lld prompt tokens and %lld of the answer", c->model_name,
                 c->chosen.hosted->host->host.name, (long long)c->chosen.bill->prompt_most, (long long)c->chosen.bill->max_tokens);
     stop_reading(c);
-    completion_hold(c, completion_start);
+    completion_cover(c, completion_start);
 }
 
 static void encode_work(struct pool_job *j)
@@ -492,7 +493,7 @@ static void completion_go_local(struct completion *c)
     if (take_tokens(c, &e))
         completion_fail(c, c->n_attempts ? &c->attempt_err : &e);
     else
-        completion_hold(c, completion_start);
+        completion_cover(c, completion_start);
 }
 
 /* Another local model than the one that has read the prompt. */
@@ -619,7 +620,7 @@ static void move_encoded(struct pool_job *j)
     else if (why.code)
         moved(c, -(int)why.code, &why);
     else
-        completion_hold(c, moved);
+        completion_cover(c, moved);
 }
 
 static void look(void *ctx)
@@ -632,7 +633,7 @@ static void look(void *ctx)
     }
     c->moving = true;
     if (c->wired == c->chosen.hosted) {
-        completion_hold(c, moved);
+        completion_cover(c, moved);
         return;
     }
     wire_request_free(&c->wire);
@@ -898,6 +899,7 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     g->n_reading++;
     c->limits = g->limits;
     c->longest_context = longest_context(g);
+    c->tariffs = tariff_table_hold(g->tariffs);
     c->created_s = clock_wall_s();
     arena_init(&c->arena, ARENA_MAX_BYTES);
     unsigned char bytes[12];

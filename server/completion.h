@@ -17,6 +17,7 @@
 #include "base/arena.h"
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
+#include "server/completion_hold.h"
 #include "server/gateway.h"
 #include "server/hosted_bill.h"
 #include "server/source.h"
@@ -38,6 +39,7 @@ struct completion_choice {
     struct gateway_model *local;
     struct hosted_bill *bill; /* of the hosted one */
     int64_t supplier;         /* its account in the ledger; 0: there is none */
+    int64_t sale_price, markup; /* once it is granted: rows of the ledger's prices */
 };
 
 struct completion {
@@ -105,6 +107,8 @@ struct completion {
     int64_t created_s;
     size_t n_finished;
     struct usage_told usage; /* kept by the source */
+    struct tariff_table *tariffs; /* in force when it came */
+    struct completion_hold hold;  /* of a local answer */
     struct charge *charge; /* NULL: no accounts, or it has been ended */
     void (*charged)(struct completion *c, int rc, const struct err *e); /* goes on when the ledger has answered */
     bool settling, failed; /* failed: by a fault of ours */

@@ -3,13 +3,15 @@
 
 #include <stdio.h>
 
+#include "base/log.h"
 #include "server/accounts/id_text.h"
+#include "server/accounts/price_table.h"
 #include "server/charge.h"
 #include "server/completion_route.h"
 
 enum { MOST_RETRY_MS = 60000 };
 
-static struct usage metered(const struct completion *c)
+struct usage completion_metered(const struct completion *c)
 {
     const struct usage_told *t = &c->usage;
     struct usage u = {.source = USAGE_REPORTED};
@@ -17,6 +19,31 @@ static struct usage metered(const struct completion *c)
     usage_set(&u, USAGE_IN_CACHE_READ, t->cached_tokens);
     usage_set(&u, USAGE_OUT_TEXT, t->completion_tokens);
     return u;
+}
+
+void completion_tariff(const struct completion *c, const struct hosted_model *m, struct tariff *out)
+{
+    if (m) {
+        const struct tariff_price own = {.price = m->price, .text = m->price_text};
+        tariff_of(out, c->tariffs, m->host->host.name, m->price->model, &own, c->model_name);
+    } else {
+        const struct tariff_price own = {.price = &tariff_free, .id = c->model->free_price};
+        tariff_of(out, c->tariffs, PRICE_LOCAL, c->model->id, &own, c->model_name);
+    }
+}
+
+/* What a local answer came to. */
+static void bill_local(const struct completion *c, struct ledger_op *o)
+{
+    struct ledger_used *u = &o->used[0];
+    struct err e;
+    u->usage = completion_metered(c);
+    int cost = tariff_cost(&c->hold.tariff, &u->usage, PRICE_STANDARD, &u->cost_nusd, &e);
+    int sale = tariff_sale(&c->hold.tariff, &u->usage, PRICE_STANDARD, &o->sale_nusd, &e);
+    if (!cost && !sale) return;
+    log_error("model %s: %s; what is held is charged", c->model->id, e.msg);
+    u->reconcile = HOSTED_NO_PRICE;
+    o->sale_nusd = c->hold.nusd;
 }
 
 /* Who is asked, or will be first of all. */
@@ -48,11 +75,15 @@ static void fill_end(const struct completion *c, enum ledger_op_type type, enum 
         hosted_bill_end(who->bill, end, o);
     else {
         o->used[0] = (struct ledger_used){.supplier = who->supplier, .end = end};
-        if (type == LEDGER_POST) o->used[0].usage = metered(c);
+        if (type == LEDGER_POST) bill_local(c, o);
     }
     o->served = o->used[0].n = c->attempt + 1;
     o->n_used = 1;
     o->reason = c->route_reason;
+    if (c->attempt > 0) { /* in place of the first one's */
+        o->price = who->sale_price;
+        o->markup = who->markup;
+    }
     for (int i = 0; i < c->n_attempts; i++)
         if (i != c->attempt) add_failed(c, i, o);
 }
@@ -82,11 +113,16 @@ static int64_t cost_of(const struct completion *c, enum ledger_end end)
 }
 
 /* The ledger, or nobody, has said yes. */
-static void granted(struct completion *c, int64_t amount_nusd, int64_t tokens)
+static void granted(struct completion *c, const struct ledger_op *op)
 {
-    c->attempts[c->n_attempts++] = c->chosen;
-    c->held_nusd += amount_nusd;
-    c->held_tokens += tokens;
+    struct completion_choice *a = &c->attempts[c->n_attempts++];
+    *a = c->chosen;
+    if (!op) return;
+    a->sale_price = op->price ? op->price : op->price_id;
+    a->markup = op->markup;
+    c->held_nusd += op->amount_nusd;
+    c->held_tokens += op->tokens;
+    if (!a->hosted) completion_hold_granted(c, op);
 }
 
 static void held(void *ctx, const struct ledger_op *op)
@@ -100,7 +136,7 @@ static void held(void *ctx, const struct ledger_op *op)
         c->retry_after_s = wait_ms > 0 ? (int)((wait_ms + 999) / 1000) : 0;
         if (first) c->charge = NULL;
     } else {
-        granted(c, op->amount_nusd, op->tokens);
+        granted(c, op);
         if (first) {
             id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
             snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
@@ -120,11 +156,11 @@ static void fill_hosted(const struct completion *c, struct ledger_op *o)
     o->scope = c->overflow.open ? LEDGER_OVERFLOW : LEDGER_HOSTED;
     o->amount_nusd = b->hold_nusd;
     o->tokens = b->prompt_estimate + b->max_tokens * b->n;
-    o->price_of = (struct ledger_price){.provider = b->model->price->provider, .model = b->model->price->model, .rows = b->model->price_text};
     o->attempt = (struct ledger_attempt){.supplier = b->model->host->supplier,
                                          .model = b->model->price->model,
                                          .sale_estimate_nusd = guess.sale_nusd,
                                          .cost_estimate_nusd = guess.used[0].cost_nusd};
+    tariff_tell(&b->tariff, o);
 }
 
 /* An attempt is more than what is held already, or nothing more. */
@@ -136,7 +172,7 @@ static void fill_more(const struct completion *c, struct ledger_op *o)
     o->tokens = o->tokens > c->held_tokens ? o->tokens - c->held_tokens : 0;
 }
 
-void completion_hold(struct completion *c, completion_charged_fn *then)
+void completion_cover(struct completion *c, completion_charged_fn *then)
 {
     struct err e = {0};
     struct gateway *g = c->gateway;
@@ -146,9 +182,9 @@ void completion_hold(struct completion *c, completion_charged_fn *then)
     int rc = 0;
     if (c->chosen.hosted)
         fill_hosted(c, &o);
-    else {
-        o.tokens = ((int64_t)c->prompt.n_ids + c->max_tokens) * c->params.n;
-        o.attempt = (struct ledger_attempt){.supplier = c->model->supplier, .model = c->model->id};
+    else if (c->gateway->ledger && completion_hold_fill(c, &o, &e)) {
+        then(c, -(int)e.code, &e);
+        return;
     }
     c->charged = then;
     if (c->n_attempts) fill_more(c, &o);
@@ -157,7 +193,7 @@ void completion_hold(struct completion *c, completion_charged_fn *then)
     else if (g->ledger)
         rc = charge_reserve(&c->charge, g->loop, g->ledger, &o, held, c, &e);
     else
-        granted(c, 0, 0);
+        granted(c, NULL);
     if (rc || !c->charge) then(c, rc, &e);
 }
 
@@ -198,7 +234,7 @@ void completion_abandon(struct completion *c)
     else if (current(c)->hosted)
         end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL); /* or a void, as its bill says */
     else if (c->first_token_ms && !c->failed)
-        end_charge(c, LEDGER_POST, LEDGER_CUT, "cut", NULL);
+        end_charge(c, LEDGER_POST, LEDGER_CUT, c->hold.ended ? "budget exhausted" : "cut", NULL);
     else
         end_charge(c, LEDGER_VOID, LEDGER_FAILED, c->failed ? "failed" : "not begun", NULL);
     c->charge = NULL;

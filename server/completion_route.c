@@ -7,8 +7,10 @@
 
 #include "base/clock.h"
 #include "server/accounts/money.h"
+#include "server/accounts/price_table.h"
 #include "server/admission.h"
 #include "server/api/errors.h"
+#include "server/completion_charge.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
 
@@ -145,10 +147,12 @@ int completion_route_price(struct completion *c, struct err *e)
         struct err why;
         if (!o->hosted) continue;
         const struct price *p = o->hosted->price;
+        struct tariff t;
+        completion_tariff(c, o->hosted, &t);
         o->bill = arena_alloc(&c->arena, sizeof *o->bill);
         if (!o->bill) return err_set(e, ERR_MEMORY, "out of memory");
         o->has_price =
-            hosted_bill_init(o->bill, o->hosted, c->request, p->max_output && asked > p->max_output ? p->max_output : asked, c->params.n, &why) == 0;
+            hosted_bill_init(o->bill, o->hosted, &t, c->request, p->max_output && asked > p->max_output ? p->max_output : asked, c->params.n, &why) == 0;
         if (!o->has_price && r->wanted.n == 1) {
             *e = why;
             return -(int)e->code;
@@ -187,6 +191,62 @@ static int64_t own_wait_ms(const struct completion *c, const struct gateway_repl
     return ms > 0 ? (int64_t)ms : 0;
 }
 
+static uint32_t abilities(const struct hosted_model *m)
+{
+    static const struct {
+        uint32_t cap, can;
+    } rows[] = {{CAP_IMAGE_DATA, ROUTE_CAN_VISION}, {CAP_TOOLS, ROUTE_CAN_TOOLS},         {CAP_JSON_SCHEMA, ROUTE_CAN_SCHEMA},
+                {CAP_LOGPROBS, ROUTE_CAN_LOGPROBS}, {CAP_CHOICES, ROUTE_CAN_N},           {CAP_REASONING, ROUTE_CAN_REASONING},
+                {CAP_SEED, ROUTE_CAN_SEED},         {CAP_PROMPT_CACHE, ROUTE_CAN_CACHE}};
+    uint32_t can = 0, caps = m->host->host.row->capabilities;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (caps & rows[i].cap) can |= rows[i].can;
+    if (!(m->price->can & PRICE_CAN_IMAGE)) can &= ~(uint32_t)ROUTE_CAN_VISION;
+    return can;
+}
+
+static int64_t expected_tokens(const struct completion *c, int64_t max_tokens)
+{
+    const double seen = c->gateway->answer_tokens;
+    const int64_t n = seen > 0 ? (int64_t)seen + 1 : EXPECTED_TOKENS;
+    return n < max_tokens ? n : max_tokens;
+}
+
+/* cached: the prompt is in its cache. */
+static int64_t expected_cost(const struct completion *c, const struct tariff *t, int64_t max_tokens, int64_t hold_nusd, bool cached)
+{
+    struct usage u = {.source = USAGE_ESTIMATED};
+    struct err ignored;
+    int64_t nusd;
+    usage_set(&u, cached ? USAGE_IN_CACHE_READ : USAGE_IN_UNCACHED, prompt_tokens(c));
+    usage_set(&u, USAGE_OUT_TEXT, expected_tokens(c, max_tokens) * c->params.n);
+    return tariff_sale(t, &u, PRICE_STANDARD, &nusd, &ignored) ? hold_nusd : nusd;
+}
+
+static void add_money(const struct completion *c, const struct tariff *t, int64_t max_tokens, struct route_candidate *out)
+{
+    tariff_rates(t, &out->in_nusd, &out->out_nusd);
+    out->cost_nusd = expected_cost(c, t, max_tokens, out->hold_nusd, false);
+    out->cost_cached_nusd = expected_cost(c, t, max_tokens, out->hold_nusd, true);
+}
+
+/* What is held of it at first (completion_hold.h). */
+static void add_local_money(const struct completion *c, const struct gateway_model *m, struct route_candidate *out)
+{
+    const struct tariff_price own = {.price = &tariff_free, .id = m->free_price};
+    const int64_t most = expected_tokens(c, INT64_MAX), step = HOLD_STEP_TOKENS;
+    const struct price_ask ask = {.input_tokens = prompt_tokens(c),
+                                  .output_tokens = c->max_tokens && c->max_tokens * c->params.n < step ? c->max_tokens * c->params.n : step,
+                                  .meters = USAGE_BIT(USAGE_IN_UNCACHED) | USAGE_BIT(USAGE_OUT_TEXT),
+                                  .services = PRICE_SERVICE_BIT(PRICE_STANDARD)};
+    struct tariff t;
+    struct err ignored;
+    int64_t ours_nusd;
+    tariff_of(&t, c->tariffs, PRICE_LOCAL, m->id, &own, c->model_name);
+    out->has_price = tariff_bound(&t, &ask, &out->hold_nusd, &ours_nusd, &ignored) == 0;
+    if (out->has_price) add_money(c, &t, c->max_tokens ? c->max_tokens : most, out);
+}
+
 static void add_local(struct completion *c, size_t i, bool waits_there)
 {
     const struct completion_routing *r = c->routing;
@@ -210,6 +270,7 @@ static void add_local(struct completion *c, size_t i, bool waits_there)
                                     .local = ROUTE_LOCAL_DOWN,
                                     .target_ms = g->limits.first_token_ms};
     if (!m || m->state != MODEL_READY) return;
+    add_local_money(c, m, out);
     if (m == c->model && c->local_cannot.code == ERR_CONTEXT) out->context = 0;
     out->cannot = o->cannot || (m == c->model && c->local_cannot.code && c->local_cannot.code != ERR_CONTEXT);
     const struct gateway_replica *w = waits_there ? c->replica : least_loaded(m);
@@ -223,43 +284,6 @@ static void add_local(struct completion *c, size_t i, bool waits_there)
     out->load_ms = (int64_t)admission_load_ms(w);
     out->wait_ms = waits_there ? own_wait_ms(c, w) : out->load_ms;
     out->prompt_ms = (int64_t)admission_prompt_ms(w, n);
-}
-
-static uint32_t abilities(const struct hosted_model *m)
-{
-    static const struct {
-        uint32_t cap, can;
-    } rows[] = {{CAP_IMAGE_DATA, ROUTE_CAN_VISION}, {CAP_TOOLS, ROUTE_CAN_TOOLS},         {CAP_JSON_SCHEMA, ROUTE_CAN_SCHEMA},
-                {CAP_LOGPROBS, ROUTE_CAN_LOGPROBS}, {CAP_CHOICES, ROUTE_CAN_N},           {CAP_REASONING, ROUTE_CAN_REASONING},
-                {CAP_SEED, ROUTE_CAN_SEED},         {CAP_PROMPT_CACHE, ROUTE_CAN_CACHE}};
-    uint32_t can = 0, caps = m->host->host.row->capabilities;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (caps & rows[i].cap) can |= rows[i].can;
-    if (!(m->price->can & PRICE_CAN_IMAGE)) can &= ~(uint32_t)ROUTE_CAN_VISION;
-    return can;
-}
-
-static int64_t per_million(const struct price_rate *r)
-{
-    return r->units ? r->nano * (1000000 / r->units) : 0;
-}
-
-static int64_t expected_tokens(const struct completion *c, int64_t max_tokens)
-{
-    const double seen = c->gateway->answer_tokens;
-    const int64_t n = seen > 0 ? (int64_t)seen + 1 : EXPECTED_TOKENS;
-    return n < max_tokens ? n : max_tokens;
-}
-
-/* cached: the prompt is in its cache. */
-static int64_t expected_cost(const struct completion *c, const struct option *o, bool cached)
-{
-    struct usage u = {.source = USAGE_ESTIMATED};
-    struct err ignored;
-    int64_t nusd;
-    usage_set(&u, cached ? USAGE_IN_CACHE_READ : USAGE_IN_UNCACHED, prompt_tokens(c));
-    usage_set(&u, USAGE_OUT_TEXT, expected_tokens(c, o->bill->max_tokens) * c->params.n);
-    return price_cost(o->hosted->price, &u, PRICE_STANDARD, &nusd, &ignored) ? o->bill->hold_nusd : nusd;
 }
 
 static void add_hosted(struct completion *c, size_t i)
@@ -287,8 +311,6 @@ static void add_hosted(struct completion *c, size_t i)
                                     .max_output = p->max_output,
                                     .zero_retention = h->zero_retention,
                                     .has_price = o->has_price,
-                                    .in_nusd = per_million(&p->tiers[0].rate[USAGE_IN_UNCACHED]),
-                                    .out_nusd = per_million(&p->tiers[0].rate[USAGE_OUT_TEXT]),
                                     .hold_nusd = o->bill->hold_nusd,
                                     .breaker = breaker_verdict(&m->breaker, now_ms),
                                     .breaker_wait_ms = breaker_wait_ms(&m->breaker, now_ms),
@@ -296,10 +318,7 @@ static void add_hosted(struct completion *c, size_t i)
                                     .retry_allowed = retry_allowed(&h->retries, now_ms),
                                     .speed = speed_now(&m->speed, now_ms)};
     out->key_wait_ms = wait_ms;
-    out->cost_nusd = out->cost_cached_nusd = out->hold_nusd;
-    if (!o->has_price) return;
-    out->cost_nusd = expected_cost(c, o, false);
-    out->cost_cached_nusd = expected_cost(c, o, true);
+    if (o->has_price) add_money(c, &o->bill->tariff, o->bill->max_tokens, out);
 }
 
 /* waits_in: the local model in whose queue it is; -1: none. */

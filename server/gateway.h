@@ -16,6 +16,7 @@
 #include "engine/prompt.h"
 #include "server/accounts/accounts.h"
 #include "server/accounts/ledger_writer.h"
+#include "server/accounts/tariff.h"
 #include "server/counts.h"
 #include "server/edge.h"
 #include "server/hosted.h"
@@ -84,13 +85,14 @@ struct gateway_model {
     struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it */
     size_t n_stand_ins;
     int64_t supplier;      /* its account in the ledger; 0: there is none */
+    int64_t free_price;    /* its row of `prices` while no price is set for it */
     uint32_t max_context;  /* the smallest of the model's and the workers' */
     int64_t created_s;
     /* gateway_models.c's */
     struct {
         struct pool_job job;
         struct prompt_model *prompt;
-        int64_t supplier;
+        int64_t supplier, free_price;
         int rc;
         struct err e;
         bool running, down;
@@ -128,6 +130,7 @@ struct gateway {
     double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     unsigned n_exports;           /* admin_export.c's: under way */
+    struct tariff_table *tariffs; /* in force (price_now.h); NULL: none was set */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];
     size_t n_models;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/accounts/price_table.h"
 #include "server/affinity.h"
 #include "server/completion.h"
 
@@ -282,7 +283,7 @@ static void replica_down(void *ctx, const struct err *why)
     settle(m);
 }
 
-/* The model's own account, on a connection of this thread's. */
+/* The model's own account and its price if none is set, on a connection of this thread's. */
 static int find_supplier(struct gateway_model *m, struct err *e)
 {
     struct db *db;
@@ -291,8 +292,9 @@ static int find_supplier(struct gateway_model *m, struct err *e)
     if (rc) return rc;
     snprintf(name, sizeof name, "local/%s", m->id);
     m->opening.supplier = ledger_supplier(db, name, e);
+    m->opening.free_price = m->opening.supplier < 0 ? m->opening.supplier : price_table_free(db, m->id, e);
     db_close(db);
-    return m->opening.supplier < 0 ? (int)m->opening.supplier : 0;
+    return m->opening.free_price < 0 ? (int)m->opening.free_price : 0;
 }
 
 static void open_work(struct pool_job *j)
@@ -313,6 +315,7 @@ static void open_done(struct pool_job *j)
     m->prompt = m->opening.prompt;
     m->opening.prompt = NULL;
     m->supplier = m->opening.supplier;
+    m->free_price = m->opening.free_price;
     if (m->prompt) {
         const struct prompt_info *info = prompt_model_info(m->prompt);
         log_info("model %s: %s%s%s", m->id, m->path, info->has_images ? ", pictures" : "", info->has_template ? "" : ", no chat template");

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "server/accounts/ledger.h"
+#include "server/accounts/price_table.h"
 
 enum { PRICE_TEXT_BYTES = 64 << 10, UNKNOWN_CONTEXT = 200000 };
 
@@ -67,6 +68,7 @@ static int add_host(struct hosted *h, const struct hosted_order *o, struct price
     host->zero_retention = o->zero_retention;
     rc = take_region(h, host, o->region, e);
     if (rc) return rc;
+    if (price_table_reserves(host->host.name)) return err_set(e, ERR_INPUT, "a provider must not be named '%s'", host->host.name);
     _Static_assert((int)HOST_MAX_KEYS <= (int)HOST_KEYS_MAX, "each key has its health");
     host->keys.n = host->host.n_keys;
     if (o->prices)

@@ -36,7 +36,54 @@ static void measure(const json_t *v, struct size *s)
     }
 }
 
-int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const json_t *request, int64_t max_tokens, int64_t n, struct err *e)
+/* Words for tiers of service, as requests ask for them and answers tell them. `may`: in which it may be served. `auto` is the account's own setting at
+ * the provider, and a tier above the standard one may fall back to it. */
+static const struct {
+    const char *word;
+    enum price_service service;
+    uint32_t may;
+} tiers[] = {{"default", PRICE_STANDARD, 0},
+             {"standard", PRICE_STANDARD, 0},
+             {"standard_only", PRICE_STANDARD, 0},
+             {"on_demand", PRICE_STANDARD, 0},
+             {"auto", PRICE_STANDARD, PRICE_SERVICE_BIT(PRICE_FLEX) | PRICE_SERVICE_BIT(PRICE_PRIORITY)},
+             {"batch", PRICE_BATCH, 0},
+             {"flex", PRICE_FLEX, 0},
+             {"priority", PRICE_PRIORITY, 0},
+             {"fast", PRICE_FAST, 0},
+             {"ultrafast", PRICE_ULTRAFAST, 0}};
+
+static int find_tier(const char *word)
+{
+    int n = sizeof tiers / sizeof *tiers;
+    for (int i = 0; i < n; i++)
+        if (strcmp(tiers[i].word, word) == 0) return i;
+    return -1;
+}
+
+/* In which it may be served, as bits; -ERR_PRICE: one of them has no price. */
+static int asked_services(const struct tariff *t, const json_t *request, uint32_t *bits, struct err *e)
+{
+    const json_t *v = json_object_get(request, "service_tier");
+    *bits = PRICE_SERVICE_BIT(PRICE_STANDARD);
+    if (!v || json_is_null(v)) return 0;
+    int i = json_is_string(v) ? find_tier(json_string_value(v)) : -1;
+    if (i < 0 || !price_is_sold(t->cost.price, tiers[i].service))
+        return err_set_param(e, ERR_PRICE, "service_tier", "The price of '%.40s' in that service_tier is not known.", t->cost.price->model);
+    *bits |= PRICE_SERVICE_BIT(tiers[i].service) | tiers[i].may;
+    return 0;
+}
+
+void hosted_bill_tier(struct hosted_bill *b, const char *word)
+{
+    if (!word) return;
+    int i = find_tier(word);
+    b->tier_unknown = i < 0;
+    b->service = i < 0 ? PRICE_STANDARD : tiers[i].service;
+}
+
+int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const struct tariff *t, const json_t *request, int64_t max_tokens, int64_t n,
+                     struct err *e)
 {
     struct size s = {0};
     const char *const parts[] = {"messages", "tools", "functions", "response_format"};
@@ -44,18 +91,16 @@ int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const 
         const json_t *v = json_object_get(request, parts[i]);
         if (v) measure(v, &s);
     }
-    *b = (struct hosted_bill){.model = m, .max_tokens = max_tokens, .n = n};
+    *b = (struct hosted_bill){.model = m, .tariff = *t, .max_tokens = max_tokens, .n = n};
     b->prompt_most = s.bytes + s.pictures * HOSTED_IMAGE_TOKENS;
     b->prompt_estimate = s.bytes / BYTES_A_TOKEN + 1;
     struct price_ask ask = {.input_tokens = b->prompt_most,
                             .output_tokens = max_tokens * n,
                             .meters = USAGE_BIT(USAGE_IN_UNCACHED) | USAGE_BIT(USAGE_IN_CACHE_READ) | USAGE_BIT(USAGE_IN_CACHE_WRITE) |
-                                      USAGE_BIT(USAGE_IN_CACHE_LONG) | USAGE_BIT(USAGE_OUT_TEXT) | USAGE_BIT(USAGE_OUT_REASONING),
-                            .services = PRICE_SERVICE_BIT(PRICE_STANDARD)};
-    const char *tier = json_string_value(json_object_get(request, "service_tier"));
-    for (int i = 0; tier && i < PRICE_SERVICES; i++)
-        if (strcmp(tier, price_service_name((enum price_service)i)) == 0) ask.services |= PRICE_SERVICE_BIT(i);
-    int rc = price_bound(m->price, &ask, &b->hold_nusd, e);
+                                      USAGE_BIT(USAGE_IN_CACHE_LONG) | USAGE_BIT(USAGE_OUT_TEXT) | USAGE_BIT(USAGE_OUT_REASONING)};
+    int rc = asked_services(t, request, &ask.services, e);
+    if (rc) return rc;
+    rc = tariff_bound(t, &ask, &b->hold_nusd, &b->cost_most_nusd, e);
     return rc ? err_set_param(e, ERR_PRICE, "model", "The price of this request at %s is not known.", m->host->host.name) : 0;
 }
 
@@ -88,10 +133,12 @@ void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct le
     u->usage = guessed ? seen(b) : b->usage;
     if (guessed) u->reconcile = b->told ? "usage of 0 was told" : "no usage was told";
     if (b->usage.inconsistent) u->reconcile = "the usage that was told contradicts itself";
-    if (price_cost(b->model->price, &u->usage, b->service, &u->cost_nusd, &e)) {
-        log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
-        u->cost_nusd = b->hold_nusd;
-        u->reconcile = "something was used that has no price";
-    }
-    out->sale_nusd = u->cost_nusd;
+    if (b->service != PRICE_STANDARD) u->tier = price_service_name(b->service);
+    if (b->tier_unknown) u->reconcile = "a service tier was told that has no price";
+    int cost = tariff_cost(&b->tariff, &u->usage, b->service, &u->cost_nusd, &e), sale = tariff_sale(&b->tariff, &u->usage, b->service, &out->sale_nusd, &e);
+    if (cost) u->cost_nusd = b->cost_most_nusd;
+    if (sale) out->sale_nusd = b->hold_nusd;
+    if (!cost && !sale) return;
+    log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
+    u->reconcile = HOSTED_NO_PRICE;
 }

@@ -22,6 +22,7 @@ struct hosted_call {
     struct hosted_bill bill; /* once the owner has left */
     struct charge *charge;   /* and what of its end is known already */
     struct ledger_op end;
+    struct tariff_table *tariffs; /* that the bill borrows from */
 };
 
 /* What the host's and the key's health learn of it. */
@@ -88,6 +89,7 @@ static void tell(const struct hosted_call *h, const struct provider_error *p, st
 
 static void call_free(struct hosted_call *h)
 {
+    tariff_table_release(h->tariffs);
     free(h);
 }
 
@@ -114,9 +116,7 @@ static int call_event(void *ctx, const struct event *ev)
     struct completion *c = h->owner;
     if (!c) return 0;
     struct hosted_bill *b = c->bill;
-    const char *tier = json_string_value(json_object_get(ev->extra.chunk, "service_tier"));
-    for (int i = 0; tier && i < PRICE_SERVICES; i++)
-        if (strcmp(tier, price_service_name((enum price_service)i)) == 0) b->service = (enum price_service)i;
+    hosted_bill_tier(b, json_string_value(json_object_get(ev->extra.chunk, "service_tier")));
     if (ev->type == EVENT_USAGE) {
         c->usage = ev->usage;
         if (ev->metered) hosted_bill_usage(b, ev->metered, NULL);
@@ -170,7 +170,7 @@ static int hosted_start(struct completion *c, struct err *e)
     }
     struct hosted_call *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
-    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key, .sent_ms = now_ms};
+    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key, .sent_ms = now_ms, .tariffs = tariff_table_hold(c->tariffs)};
     if (!breaker_begin(&m->breaker, now_ms, &h->pass)) {
         call_free(h);
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);

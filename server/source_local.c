@@ -204,6 +204,7 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     if (ch->finished || c->done) return;
     completion_first_token(c);
     if (row->cached_tokens > ch->cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) ch->cached_tokens = row->cached_tokens;
+    if (!completion_hold_covers(c, row->n_tokens)) return;
     int rc = take_tokens(ch, row);
     if (rc < 0)
         fail(c, ERR_INTERNAL, "the text of a step does not fit");
@@ -281,10 +282,18 @@ static void fill_submit(const struct completion *c, struct frame_submit *f)
 
 static void wait_end(struct local *l);
 
+/* Of an answer that is cut, as finish() does of a whole one. */
+static void count_cached(const struct local *l, struct usage_told *u)
+{
+    for (size_t i = 0; i < l->n && l->n_well == 0; i++)
+        if (i == 0 || l->choices[i].cached_tokens < u->cached_tokens) u->cached_tokens = l->choices[i].cached_tokens;
+}
+
 static void local_stop(struct completion *c)
 {
     struct local *l = c->source_state;
     wait_end(l);
+    count_cached(l, &c->usage);
     for (size_t i = 0; i < l->n; i++) {
         struct local_choice *ch = &l->choices[i];
         worker_cancel(c->replica->worker, &ch->sequence);

@@ -194,6 +194,25 @@ void account_json_price(struct buf *b, const struct price_table_row *p)
     buf_printf(b, "%s}", p->rows);
 }
 
+void account_json_break_even(struct buf *b, const struct break_even *even)
+{
+    account_json_open(b);
+    account_json_text(b, "model", even->use->model);
+    account_json_money(b, "gpu_hour_usd", even->use->hour_nusd);
+    account_json_int(b, "tokens_in", even->use->tokens_in);
+    account_json_int(b, "tokens_cached", even->use->tokens_cached);
+    account_json_int(b, "tokens_out", even->use->tokens_out);
+    account_json_int(b, "hours", even->use->hours);
+    account_json_int(b, "tokens_an_hour", even->use->an_hour);
+    account_json_int(b, "tokens_busiest_hour", even->use->busiest_hour);
+    account_json_text(b, "provider", even->provider);
+    account_json_text(b, "hosted_model", even->model);
+    account_json_money(b, "hosted_usd", even->hosted_nusd);
+    account_json_id(b, "break_even_tokens_an_hour", even->known ? even->needed_an_hour : 0);
+    account_json_text(b, "cheaper", break_even_verdict(even));
+    buf_putc(b, '}');
+}
+
 /* --- reconciliation --- */
 
 void account_json_differs(struct buf *b, unsigned bits, const char *quote)

@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "server/accounts/accounts.h"
+#include "server/accounts/break_even.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/price_table.h"
 #include "server/accounts/reconcile.h"
@@ -28,6 +29,7 @@ void account_json_token(struct buf *b, int64_t id, const char *name, const char 
 void account_json_line(struct buf *b, const struct report_line *l);
 void account_json_usage(struct buf *b, unsigned by, const struct report_usage *u); /* by: REPORT_... */
 void account_json_price(struct buf *b, const struct price_table_row *p);
+void account_json_break_even(struct buf *b, const struct break_even *even);
 void account_json_difference(struct buf *b, unsigned bits, const struct reconcile_row *theirs, const struct reconcile_row *ours);
 void account_json_rule(struct buf *b, const struct rules_row *r);
 

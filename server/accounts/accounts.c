@@ -280,6 +280,11 @@ int accounts_open_beside(struct accounts **out, const struct accounts *of, const
     return rc;
 }
 
+int64_t accounts_version(const struct accounts *a)
+{
+    return a->seen_version;
+}
+
 struct db *accounts_db(struct accounts *a)
 {
     return a->db;

@@ -20,7 +20,7 @@
 struct accounts;
 struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 8, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 9, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
@@ -99,5 +99,7 @@ MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const s
 /* Takes over other processes' changes, 500 secrets a call. 1: there are more, call again; 0: all are taken over. Cheap when there are none. Does
  * not wait for locks; what failed is done by the next call. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);
+/* The store's config_version as of what was taken over last: it rises with every change of keys, budgets and prices. */
+int64_t accounts_version(const struct accounts *a);
 
 #endif

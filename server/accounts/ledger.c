@@ -160,7 +160,7 @@ static int refuse_window(struct ledger_op *op, const struct window_row *w, int64
     const struct budget *b = w->budget;
     int64_t posted = sum(w->posted, w->more_posted), pending = sum(w->pending, w->more_pending),
             ends_s = ledger_window_end_s(b->period, w->starts_s);
-    if (!b->hard || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
+    if (!b->hard || b->ended || more == 0 || sum(sum(posted, pending), more) <= b->amount) return 0;
     op->budget = b->id;
     op->free_at_ms = ends_s * 1000;
     if (b->unit != UNIT_NUSD)
@@ -181,10 +181,22 @@ static int64_t more_of(const struct work *w, size_t i, const struct budget *b)
     return anew ? 1 : 0;
 }
 
+static unsigned limits_of(struct ledger *l, const struct work *w)
+{
+    unsigned limits = rows_balance(&l->rows, w->chain.project)->has_floor ? LEDGER_LIMITS_MONEY : 0;
+    for (size_t i = 0; i < w->n_windows; i++) {
+        const struct budget *b = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s)->budget;
+        if (!b->hard || b->ended || b->unit == UNIT_REQUESTS) continue;
+        limits |= b->unit == UNIT_NUSD ? LEDGER_LIMITS_MONEY : LEDGER_LIMITS_TOKENS;
+    }
+    return limits;
+}
+
 /* Whether what is asked for more fits; if it does it is held. */
 static int hold(struct ledger *l, struct work *w)
 {
     struct balance_row *balance = rows_balance(&l->rows, w->chain.project);
+    w->op->limits = limits_of(l, w);
     int rc = refuse_balance(w->op, balance, w->held);
     for (size_t i = 0; i < w->n_windows && !rc; i++) {
         const struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
@@ -217,12 +229,12 @@ static int write_held(struct ledger *l, const struct work *w, int64_t request, s
     return rc;
 }
 
-static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, struct err *e)
+static int write_attempt(struct ledger *l, int64_t request, int n, const struct ledger_attempt *a, int64_t price, struct err *e)
 {
     return db_send(l->db,
                    "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms, sale_estimate, cost_estimate)"
                    " VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
-                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(a->price != 0, a->price),
+                   DB_ARGS(db_int(request), db_int(n), db_int(a->supplier), db_text(a->model), db_int_or_null(price != 0, price),
                            db_int(l->now_ms), db_int(a->sale_estimate_nusd), db_int(a->cost_estimate_nusd)),
                    1, e);
 }
@@ -272,22 +284,20 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
     if (rc || op->rc || hold(l, w)) return rc;
-    int64_t price;
-    rc = ledger_price_id(l, &op->price_of, &price, e);
+    rc = ledger_price_id(l, &op->price_of, &op->price_id, e);
     if (rc) return rc;
-    if (op->price == 0) op->price = price;
-    if (op->attempt.price == 0) op->attempt.price = price;
+    const int64_t price = op->price ? op->price : op->price_id;
     op->request = l->run << 32 | ++l->seq;
     rc = db_send(
         l->db,
-        "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags)"
-        " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
+        "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, reserved, held, reason, tags, markup)"
+        " VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12)",
         DB_ARGS(db_int(op->request), db_int(w->chain.key), db_int(w->chain.project), db_int(op->scope), db_text(op->model),
-                db_int_or_null(op->price != 0, op->price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd),
-                db_text(op->reason), db_text(op->tags)),
+                db_int_or_null(price != 0, price), db_int(l->now_ms), db_int(l->now_ms + op->lasts_ms), db_int(op->amount_nusd),
+                db_text(op->reason), db_text(op->tags), db_int_or_null(op->markup != 0, op->markup)),
         1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
-    if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, e);
+    if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, op->attempt.price ? op->attempt.price : op->price_id, e);
     if (!rc && op->idempotency_key) rc = note_key(l, op, e);
     return rc;
 }
@@ -298,14 +308,18 @@ static int do_more(struct ledger *l, struct work *w, struct err *e)
     struct ledger_op *op = w->op;
     if (hold(l, w)) return 0;
     if (op->type == LEDGER_ATTEMPT && (int64_t)op->scope > w->scope) w->scope = (int64_t)op->scope;
-    int rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
+    int rc = ledger_price_id(l, &op->price_of, &op->price_id, e);
+    if (!rc) rc = db_send(l->db, "UPDATE requests SET reserved = reserved + ?2, held = held + ?2, scope = ?3 WHERE id = ?1",
                     DB_ARGS(db_int(op->request), db_int(op->amount_nusd), db_int(w->scope)), 1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (rc) return rc;
-    if (op->type == LEDGER_ATTEMPT) return write_attempt(l, op->request, op->n, &op->attempt, e);
+    if (op->type == LEDGER_ATTEMPT)
+        return write_attempt(l, op->request, op->n, &op->attempt, op->attempt.price ? op->attempt.price : op->price_id, e);
     return db_send(
-        l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4 WHERE request = ?1 AND n = ?2",
-        DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 1, e);
+        l->db, "UPDATE attempts SET sale_estimate = ?3, cost_estimate = ?4, extended = ?5 WHERE request = ?1 AND n = ?2",
+        DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd),
+                db_int(op->attempt.extended)),
+        1, e);
 }
 
 static int transfer(struct ledger *l, int64_t request, int attempt, const char *kind, int64_t debit, int64_t credit, int64_t amount,
@@ -342,12 +356,12 @@ static int end_attempt(struct ledger *l, const struct ledger_op *op, const struc
         l->db,
         "UPDATE attempts SET state = ?3, ended_ms = ?4, in_uncached = ?5, in_cache_read = ?6, in_cache_write_5m = ?7,"
         " in_cache_write_1h = ?8, in_audio = ?9, in_image = ?10, out_text = ?11, out_reasoning = ?12, out_audio = ?13, searches = ?14,"
-        " source = ?15, cost = ?16, raw = ?17 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
+        " source = ?15, cost = ?16, raw = ?17, tier = ?19 WHERE request = ?1 AND n = ?2 AND supplier = ?18",
         DB_ARGS(db_int(op->request), db_int(u->n), db_text(states[u->end]), db_int(l->now_ms), meter(m, USAGE_IN_UNCACHED),
                 meter(m, USAGE_IN_CACHE_READ), meter(m, USAGE_IN_CACHE_WRITE), meter(m, USAGE_IN_CACHE_LONG), meter(m, USAGE_IN_AUDIO),
                 meter(m, USAGE_IN_IMAGE), meter(m, USAGE_OUT_TEXT), meter(m, USAGE_OUT_REASONING), meter(m, USAGE_OUT_AUDIO),
                 meter(m, USAGE_SEARCHES), db_text(m->present || is_estimated(u) ? sources[m->source] : NULL), db_int(u->cost_nusd),
-                db_text(u->raw), db_int(u->supplier)),
+                db_text(u->raw), db_int(u->supplier), db_text(u->tier)),
         1, e);
     if (!rc) rc = transfer(l, op->request, u->n, "cost", l->house, u->supplier, u->cost_nusd, e);
     if (!rc && u->reconcile)
@@ -444,10 +458,11 @@ static int end_request(struct ledger *l, const struct work *w, bool estimated, s
     bool post = op->type == LEDGER_POST;
     return db_send(l->db,
                   "UPDATE requests SET state = ?2, resolved_ms = ?3, held = 0, charged = ?4, served = ?5, outcome = ?6, estimated = ?7,"
-                  " reason = coalesce(?8, reason), price = coalesce(?9, price) WHERE id = ?1 AND state = 'reserved'",
+                  " reason = coalesce(?8, reason), markup = CASE WHEN ?9 IS NULL THEN markup ELSE ?10 END, price = coalesce(?9, price)"
+                  " WHERE id = ?1 AND state = 'reserved'",
                   DB_ARGS(db_int(op->request), db_text(post ? "posted" : "void"), db_int(l->now_ms), db_int(op->charged_nusd),
                           db_int_or_null(post, op->served), db_text(op->outcome), db_int(estimated), db_text(op->reason),
-                          db_int_or_null(op->price != 0, op->price)),
+                          db_int_or_null(op->price != 0, op->price), db_int_or_null(op->markup != 0, op->markup)),
                   1, e);
 }
 
@@ -482,7 +497,8 @@ static int gather(struct ledger *l, struct work *w, struct err *e)
     op->rc = 0;
     op->err = (struct err){0};
     op->now_ms = l->now_ms;
-    op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = 0;
+    op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = op->price_id = 0;
+    op->limits = 0;
     return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
 }
 
@@ -568,9 +584,10 @@ static int is_there(struct ledger *l, const struct ledger_op *op, struct err *e)
                        &n, e);
     else
         rc = db_number(
-            l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4",
-            DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd)), 0,
-            &n, e);
+            l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4 AND extended = ?5",
+            DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd),
+                    db_int(op->attempt.extended)),
+            0, &n, e);
     return rc ? rc : n > 0;
 }
 

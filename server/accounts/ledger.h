@@ -45,6 +45,7 @@ struct ledger_attempt {
     const char *model; /* as the supplier knows it */
     int64_t price;     /* id in `prices`; 0: none */
     int64_t sale_estimate_nusd, cost_estimate_nusd; /* what is posted if nothing more is ever learned */
+    int64_t extended; /* EXTEND: the how many-th of this attempt it is, by which it is known again */
 };
 
 /* A price in force: its row in `prices`, made when it is met for the first time, in place of the one before. */
@@ -59,12 +60,16 @@ struct ledger_used {
     int64_t supplier;     /* its */
     enum ledger_end end;
     struct usage usage;   /* its source is told only if there is a count */
+    const char *tier;     /* of service, constant; NULL: standard */
     int64_t cost_nusd;
     const char *raw;           /* the provider's own usage, JSON; may be NULL */
     const char *reconcile;     /* why somebody should look at it again; NULL: nobody */
 };
 
 enum ledger_op_type { LEDGER_RESERVE, LEDGER_EXTEND, LEDGER_ATTEMPT, LEDGER_POST, LEDGER_VOID };
+
+/* What can refuse a request more than it holds. */
+enum { LEDGER_LIMITS_MONEY = 1 << 0, LEDGER_LIMITS_TOKENS = 1 << 1 };
 
 enum ledger_scope { LEDGER_LOCAL, LEDGER_HOSTED, LEDGER_OVERFLOW /* hosted in place of a local model */ };
 
@@ -74,7 +79,8 @@ struct ledger_op {
     /* RESERVE */
     int64_t account; /* the key */
     const char *model, *reason, *tags; /* reason, tags (a JSON object of strings): may be NULL. POST's reason, if not NULL, takes its place */
-    int64_t price, lasts_ms;           /* until its deadline */
+    int64_t price, markup;             /* rows of `prices`, of the sale: its price, and the mark-up on top of it; 0: none. POST's, if price is not 0, take their place */
+    int64_t lasts_ms;                  /* until its deadline */
     enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
     const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none */
     struct ledger_price price_of;      /* of the sale and of the attempt, where price and attempt.price are 0; ATTEMPT: of the attempt */
@@ -96,6 +102,8 @@ struct ledger_op {
     int64_t now_ms;      /* by the ledger's clock */
     int64_t free_at_ms;  /* a window's end, where waiting for it helps; 0: it does not */
     int64_t charged_nusd, overrun_nusd;
+    int64_t price_id;    /* RESERVE, ATTEMPT: the row of price_of */
+    unsigned limits;     /* RESERVE, EXTEND, ATTEMPT: LEDGER_LIMITS_... */
     int64_t known;       /* -ERR_IN_FLIGHT, -ERR_DONE: the request that the idempotency key belongs to */
 };
 

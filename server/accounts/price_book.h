@@ -27,6 +27,9 @@ enum { PRICE_VERSION_BYTES = PRICE_MAX_VERSION + 18 };
 enum price_service { PRICE_STANDARD, PRICE_BATCH, PRICE_FLEX, PRICE_PRIORITY, PRICE_FAST, PRICE_ULTRAFAST, PRICE_SERVICES };
 #define PRICE_SERVICE_BIT(service) (1u << (service))
 
+/* Mark-ups are hundredths of a percent: 750 is 7.5 %. */
+enum { PRICE_MARKUP_WHOLE = 10000, PRICE_MAX_MARKUP = 10 * PRICE_MARKUP_WHOLE };
+
 /* What a model can do, bits of price.can; PRICE_FREE is part of them. */
 enum price_can {
     PRICE_CAN_IMAGE = 1 << 0, /* takes pictures; audio, video, documents */
@@ -95,6 +98,11 @@ const struct price *price_find(const struct price_book *b, const char *provider,
  * something was used that has no price, or the model is not sold in that service; -ERR_INPUT: a record without any count, or with a
  * negative one; -ERR_LIMIT: past int64. *nusd is set on success only. */
 MUST_USE int price_cost(const struct price *p, const struct usage *u, enum price_service service, int64_t *nusd, struct err *e);
+/* The same with a mark-up (0 to PRICE_MAX_MARKUP) on the exact sum: the line is rounded once all the same. */
+MUST_USE int price_cost_marked(const struct price *p, const struct usage *u, enum price_service service, int64_t markup, int64_t *nusd,
+                               struct err *e);
+/* Whether it has prices for that service. */
+bool price_is_sold(const struct price *p, enum price_service service);
 
 /* A request before it runs. */
 struct price_ask {
@@ -106,6 +114,7 @@ struct price_ask {
 /* The most that it can cost: no usage within the ask costs more, whatever tier it ends in. Errors as of price_cost; a meter of the ask
  * that may be counted and has no price is one of them. */
 MUST_USE int price_bound(const struct price *p, const struct price_ask *ask, int64_t *nusd, struct err *e);
+MUST_USE int price_bound_marked(const struct price *p, const struct price_ask *ask, int64_t markup, int64_t *nusd, struct err *e);
 
 /* Appends the price as one JSON object in the table's form, every rate spelled out. For price_book_read_stored. */
 int price_write(struct buf *b, const struct price *p);

@@ -1,6 +1,6 @@
 /* What a request costs, and the most that it can. See price_book.h.
  *
- * All sums are of nano-dollars for PRICE_MOST_UNITS, in 128 bits: count * nano * (PRICE_MOST_UNITS / units) is whole for every rate, so
+ * All sums are of nano-dollars for PRICE_MOST_UNITS, and with a mark-up for PRICE_MARKUP_WHOLE times as many, in 128 bits: count * nano * (PRICE_MOST_UNITS / units) is whole for every rate, so
  * nothing is rounded before the end. Products that do not fit are errors, not wrapped. */
 #include <inttypes.h>
 
@@ -18,10 +18,13 @@ static int add_meter(wide *sum, int64_t count, struct price_rate r, const struct
 }
 
 /* The one rounding of a line: half up. */
-static int round_line(wide sum, int64_t *nusd, const struct price *p, struct err *e)
+static int round_line(wide sum, int64_t markup, int64_t *nusd, const struct price *p, struct err *e)
 {
-    wide whole = sum / PRICE_MOST_UNITS + (sum % PRICE_MOST_UNITS >= PRICE_MOST_UNITS / 2);
-    if (whole > INT64_MAX) return err_set(e, ERR_LIMIT, "%s %s: the cost is past what can be counted", p->provider, p->model);
+    const wide units = (wide)PRICE_MOST_UNITS * PRICE_MARKUP_WHOLE;
+    CHECK(markup >= 0 && markup <= PRICE_MAX_MARKUP);
+    bool fits = !__builtin_mul_overflow(sum, (wide)(PRICE_MARKUP_WHOLE + markup), &sum);
+    wide whole = sum / units + (sum % units >= units / 2);
+    if (!fits || whole > INT64_MAX) return err_set(e, ERR_LIMIT, "%s %s: the cost is past what can be counted", p->provider, p->model);
     *nusd = (int64_t)whole;
     return 0;
 }
@@ -39,7 +42,17 @@ static const struct price_tier *tier_of(const struct price *p, enum price_servic
     return found;
 }
 
+bool price_is_sold(const struct price *p, enum price_service service)
+{
+    return tier_of(p, service, 0) != NULL;
+}
+
 int price_cost(const struct price *p, const struct usage *u, enum price_service service, int64_t *nusd, struct err *e)
+{
+    return price_cost_marked(p, u, service, 0, nusd, e);
+}
+
+int price_cost_marked(const struct price *p, const struct usage *u, enum price_service service, int64_t markup, int64_t *nusd, struct err *e)
 {
     if (!(u->present & USAGE_ALL)) return err_set(e, ERR_INPUT, "%s %s: no usage is known", p->provider, p->model);
     for (int m = 0; m < USAGE_METERS; m++)
@@ -56,7 +69,7 @@ int price_cost(const struct price *p, const struct usage *u, enum price_service 
         int rc = add_meter(&sum, u->count[m], t->rate[m], p, e);
         if (rc) return rc;
     }
-    return round_line(sum, nusd, p, e);
+    return round_line(sum, markup, nusd, p, e);
 }
 
 /* Adds count at the dearest rate among the meters. */
@@ -80,6 +93,11 @@ static int add_dearest(wide *sum, int64_t count, uint32_t meters, const struct p
  * these the most. A request is priced by one tier alone, so it cannot cost more. */
 int price_bound(const struct price *p, const struct price_ask *ask, int64_t *nusd, struct err *e)
 {
+    return price_bound_marked(p, ask, 0, nusd, e);
+}
+
+int price_bound_marked(const struct price *p, const struct price_ask *ask, int64_t markup, int64_t *nusd, struct err *e)
+{
     const struct {
         int64_t count;
         uint32_t meters;
@@ -99,5 +117,5 @@ int price_bound(const struct price *p, const struct price_ask *ask, int64_t *nus
         if (sum > most) most = sum;
     }
     if (!sold) return no_price(p, "any service tier", "that it may be served in", e);
-    return round_line(most, nusd, p, e);
+    return round_line(most, markup, nusd, p, e);
 }

@@ -179,32 +179,38 @@ static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NUL
                               "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
                               "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
 
-/* Version 8. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
+/* Version 8. What a line was priced by, where that is more than one row of `prices`. requests.markup: the row of the mark-up on top of requests.price.
+ * attempts.tier: of service, as the provider told it; NULL: standard. attempts.extended: how many times its hold was extended. */
+static const char prices_8[] = "ALTER TABLE requests ADD COLUMN markup {int};"
+                               "ALTER TABLE attempts ADD COLUMN tier TEXT;"
+                               "ALTER TABLE attempts ADD COLUMN extended {int} NOT NULL DEFAULT 0;";
+
+/* Version 9. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
  * that there is. ledger_state.prune_ms: when old requests are next to be taken away, by whichever gateway notes it first (retention.h).
  * (SQLite cannot change the CHECK on kind: the table is made anew, and its indexes with it.) */
 #define TRANSFER_KINDS "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback', 'payment'"
-#define TRANSFERS_ONCE_8                                                                                                                   \
+#define TRANSFERS_ONCE_9                                                                                                                   \
     "CREATE UNIQUE INDEX transfers_key ON transfers(idempotency_key) WHERE idempotency_key IS NOT NULL;"                                   \
     "ALTER TABLE ledger_state ADD COLUMN prune_ms {int} NOT NULL DEFAULT 0;"
-static const char sqlite_8[] =
-    "CREATE TABLE transfers_8 (id {id}, request {int}, attempt {int},"
+static const char sqlite_9[] =
+    "CREATE TABLE transfers_9 (id {id}, request {int}, attempt {int},"
     " kind TEXT NOT NULL CHECK (kind IN (" TRANSFER_KINDS ")),"
     " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT "
     "NULL,"
     " linked {int}, note TEXT, idempotency_key TEXT);"
-    "INSERT INTO transfers_8 (id, request, attempt, kind, debit, credit, amount, created_ms, linked, note)"
+    "INSERT INTO transfers_9 (id, request, attempt, kind, debit, credit, amount, created_ms, linked, note)"
     " SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers ORDER BY id;"
     "DROP TABLE transfers;"
-    "ALTER TABLE transfers_8 RENAME TO transfers;"
+    "ALTER TABLE transfers_9 RENAME TO transfers;"
     "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
-    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_8;
-static const char postgres_8[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
+    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_9;
+static const char postgres_9[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
                                  "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (" TRANSFER_KINDS "));"
-                                 "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_8;
+                                 "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_9;
 
-static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {{sqlite_1, ""},         {sqlite_2, ""},       {sqlite_3, postgres_3},
-                                                                   {ledger_4, ledger_4},   {prune_5, prune_5},   {rules_6, rules_6},
-                                                                   {"", ""} /* repeat */, {sqlite_8, postgres_8}};
+static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {"", ""}, {prices_8, prices_8},
+    {sqlite_9, postgres_9}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";

@@ -10,7 +10,7 @@
 #include "server/accounts/money.h"
 #include "server/accounts/report.h"
 
-enum { HOUR_S = 3600, DIGITS_BYTES = 64 };
+enum { HOUR_S = 3600, DIGITS_BYTES = 64, NANO_A_HUNDREDTH = 10000000 };
 
 int words_money(const char *name, const char *text, int64_t *nusd, struct err *e)
 {
@@ -72,10 +72,10 @@ int words_month(const char *name, const char *text, int64_t *from_s, int64_t *to
 int words_days(const char *from_name, const char *from, const char *to_name, const char *to, int64_t first, int64_t *from_day,
                int64_t *to_day, struct err *e)
 {
-    *from_day = first;
     *to_day = clock_wall_s() / WORDS_DAY_S;
-    int rc = from ? words_day(from_name, from, from_day, e) : 0;
-    if (!rc && to) rc = words_day(to_name, to, to_day, e);
+    int rc = to ? words_day(to_name, to, to_day, e) : 0;
+    *from_day = first < 0 ? *to_day + first : first;
+    if (!rc && from) rc = words_day(from_name, from, from_day, e);
     if (!rc && *from_day > *to_day) rc = err_set_param(e, ERR_INPUT, from_name, "%s: is after %s", from_name, to_name);
     return rc;
 }
@@ -104,6 +104,15 @@ int words_amount(const char *name, const char *unit, const char *text, int64_t *
     if (strcmp(unit, "usd") == 0) return words_money(name, text, amount, e);
     if (str_parse_int64(text, 0, INT64_MAX, amount)) return 0;
     return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not a number of %s", name, text, unit);
+}
+
+int words_percent(const char *name, const char *text, int64_t max, int64_t *hundredths, struct err *e)
+{
+    int64_t nano = 0; /* 1 % as a "dollar" */
+    bool good = money_parse(text, &nano) && nano >= 0 && nano % NANO_A_HUNDREDTH == 0 && nano / NANO_A_HUNDREDTH <= max;
+    *hundredths = nano / NANO_A_HUNDREDTH;
+    if (good) return 0;
+    return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not a percentage from 0 to %lld with at most 2 decimals", name, text, (long long)max / 100);
 }
 
 /* --- times --- */

@@ -17,13 +17,15 @@ MUST_USE int words_money(const char *name, const char *text, int64_t *nusd, stru
 MUST_USE int words_day(const char *name, const char *text, int64_t *day, struct err *e);
 /* "2026-11": its first second and that of the next; NULL: this month. */
 MUST_USE int words_month(const char *name, const char *text, int64_t *from_s, int64_t *to_s, struct err *e);
-/* Two days, both counted; NULL: from `first` on; until today. */
+/* Two days, both counted; NULL: until today; from `first` on, which below 0 is so many days before the last. */
 MUST_USE int words_days(const char *from_name, const char *from, const char *to_name, const char *to, int64_t first, int64_t *from_day,
                         int64_t *to_day, struct err *e);
 /* "project,day": REPORT_... of report.h. */
 MUST_USE int words_groups(const char *name, const char *text, unsigned *by, struct err *e);
 /* The amount of a budget of this unit (usd, requests, tokens): nano-dollars or a count. */
 MUST_USE int words_amount(const char *name, const char *unit, const char *text, int64_t *amount, struct err *e);
+/* "12.5": hundredths of a percent, up to max. */
+MUST_USE int words_percent(const char *name, const char *text, int64_t max, int64_t *hundredths, struct err *e);
 /* "30d", "24h", "0s": at least min_s, at most WORDS_MAX_YEARS. */
 MUST_USE int words_span(const char *name, const char *text, int64_t min_s, int64_t *seconds, struct err *e);
 /* "30d" from now, "2026-12-31", "2026-12-31T18:30Z" or "never" (0): in the future. */

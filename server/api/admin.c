@@ -46,6 +46,9 @@ static const struct admin_op ops[] = {
     {"GET", "/admin/prices", "provider model history", 0, admin_price_list, 0},
     {"POST", "/admin/prices", "", ADMIN_TEXT, admin_price_set, 0},
     {"POST", "/admin/prices/end", "provider model", 0, admin_price_end, 0},
+    {"POST", "/admin/prices/markup", "provider percent", 0, admin_price_markup, 0},
+    {"POST", "/admin/prices/gpu-hour", "model usd", 0, admin_price_gpu_hour, 0},
+    {"GET", "/admin/break-even", "from to", 0, admin_break_even, 0},
     {"GET", "/admin/usage", "by from to project", 0, admin_usage, 0},
     {"POST", "/admin/reconcile", "supplier threshold_usd token_threshold close", ADMIN_QUERY, admin_reconcile, 0},
     {"POST", "/admin/prune", "older_than_days", 0, admin_prune, 0},
@@ -365,7 +368,8 @@ ENDPOINT(keys_add, "POST", "/admin/keys");
 ENDPOINT(keys_change, "POST", "/admin/keys/");
 ENDPOINT(prices_list, "GET", "/admin/prices");
 ENDPOINT(prices_add, "POST", "/admin/prices");
-ENDPOINT(prices_end, "POST", "/admin/prices/end");
+ENDPOINT(prices_change, "POST", "/admin/prices/");
+ENDPOINT(break_even, "GET", "/admin/break-even");
 ENDPOINT(usage, "GET", "/admin/usage");
 ENDPOINT(reconcile, "POST", "/admin/reconcile");
 ENDPOINT(prune, "POST", "/admin/prune");

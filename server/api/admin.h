@@ -84,6 +84,9 @@ int admin_key_rotate(struct admin_call *c, struct err *e);
 int admin_key_revoke(struct admin_call *c, struct err *e);
 int admin_price_list(struct admin_call *c, struct err *e); /* admin_reports.c */
 int admin_price_set(struct admin_call *c, struct err *e);
+int admin_price_markup(struct admin_call *c, struct err *e);
+int admin_price_gpu_hour(struct admin_call *c, struct err *e);
+int admin_break_even(struct admin_call *c, struct err *e);
 int admin_price_end(struct admin_call *c, struct err *e);
 int admin_statement(struct admin_call *c, struct err *e);
 int admin_usage(struct admin_call *c, struct err *e);

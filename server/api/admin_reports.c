@@ -1,4 +1,5 @@
 /* Admin: prices, statements, usage, a provider's invoice, pruning. */
+#include "base/clock.h"
 #include "server/accounts/account_json.h"
 #include "server/accounts/alert_store.h"
 #include "server/accounts/prune.h"
@@ -33,16 +34,60 @@ int admin_price_list(struct admin_call *c, struct err *e)
     return rc;
 }
 
-/* The body is one model's object, as in docs/prices.md. */
-int admin_price_set(struct admin_call *c, struct err *e)
+/* id < 0: why there is none. */
+static int put_made(struct admin_call *c, int64_t id)
 {
-    int64_t id = price_table_set(c->db, c->body.data ? c->body.data : "", c->body.len, "operator", e);
     if (id < 0) return (int)id;
     account_json_open(&c->out);
     account_json_int(&c->out, "id", id);
     buf_putc(&c->out, '}');
     c->status = 201;
     return 0;
+}
+
+/* The body is one model's object, as in docs/prices.md. */
+int admin_price_set(struct admin_call *c, struct err *e)
+{
+    return put_made(c, price_table_set(c->db, c->body.data ? c->body.data : "", c->body.len, "operator", e));
+}
+
+int admin_price_markup(struct admin_call *c, struct err *e)
+{
+    const char *provider = "", *percent = "";
+    int64_t hundredths;
+    int rc = admin_need_text(c, "provider", &provider, e);
+    if (!rc) rc = admin_need_text(c, "percent", &percent, e);
+    if (!rc) rc = words_percent("percent", percent, PRICE_MAX_MARKUP, &hundredths, e);
+    return rc ? rc : put_made(c, price_table_set_markup(c->db, provider, hundredths, "operator", e));
+}
+
+int admin_price_gpu_hour(struct admin_call *c, struct err *e)
+{
+    const char *model = "";
+    int64_t nusd;
+    int rc = admin_need_text(c, "model", &model, e);
+    if (!rc) rc = admin_need_money(c, "usd", &nusd, e);
+    if (!rc && nusd <= 0) rc = err_set_param(e, ERR_INPUT, "usd", "An hour must cost more than 0.");
+    return rc ? rc : put_made(c, price_table_set_gpu_hour(c->db, model, nusd, "operator", e));
+}
+
+static void put_even(void *ctx, const struct break_even *b)
+{
+    account_json_break_even(ctx, b);
+}
+
+/* Against the hosted prices that are in the store. */
+int admin_break_even(struct admin_call *c, struct err *e)
+{
+    const char *from = NULL, *to = NULL;
+    int64_t from_day, to_day;
+    int rc = admin_text(c, "from", &from, e);
+    if (!rc) rc = admin_text(c, "to", &to, e);
+    if (!rc) rc = words_days("from", from, "to", to, 1 - BREAK_EVEN_DAYS, &from_day, &to_day, e);
+    open_list(c);
+    if (!rc) rc = break_even(c->db, from_day, to_day, clock_wall_s(), NULL, 0, put_even, &c->out, e);
+    buf_puts(&c->out, "]}");
+    return rc;
 }
 
 int admin_price_end(struct admin_call *c, struct err *e)

@@ -47,6 +47,9 @@ int accounts_price_set(struct accounts_run *r, struct err *e); /* accounts_price
 int accounts_price_list(struct accounts_run *r, struct err *e);
 int accounts_price_history(struct accounts_run *r, struct err *e);
 int accounts_price_end(struct accounts_run *r, struct err *e);
+int accounts_price_markup(struct accounts_run *r, struct err *e);
+int accounts_price_gpu_hour(struct accounts_run *r, struct err *e);
+int accounts_break_even(struct accounts_run *r, struct err *e); /* accounts_even.c */
 int accounts_statement(struct accounts_run *r, struct err *e); /* accounts_report.c */
 int accounts_usage(struct accounts_run *r, struct err *e);
 int accounts_export(struct accounts_run *r, struct err *e);

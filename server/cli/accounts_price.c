@@ -1,10 +1,11 @@
-/* accounts price set | list | history | end: the prices that are in the store. */
+/* accounts price set | markup | gpu-hour | list | history | end: the prices that are in the store. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "server/accounts/money.h"
+#include "server/accounts/price_book.h"
 #include "server/accounts/price_table.h"
 #include "server/cli/accounts_parts.h"
 #include "server/cli/table.h"
@@ -82,6 +83,29 @@ int accounts_price_end(struct accounts_run *r, struct err *e)
     return rc;
 }
 
+/* A percentage as a decimal, exact to hundredths. */
+int accounts_price_markup(struct accounts_run *r, struct err *e)
+{
+    const char *word = r->args[1];
+    int64_t hundredths;
+    int rc = words_percent("markup", word, PRICE_MAX_MARKUP, &hundredths, e);
+    int64_t id = rc ? rc : price_table_set_markup(r->db, r->args[0], hundredths, "operator", e);
+    if (id < 0) return (int)id;
+    accounts_done(r, id, "Price %" PRId64 ": %s %% are added to prices of %s when they are sold, for requests from now on.", id, word, r->args[0]);
+    return 0;
+}
+
+int accounts_price_gpu_hour(struct accounts_run *r, struct err *e)
+{
+    int64_t nusd;
+    int rc = accounts_money("USD", r->args[1], &nusd, e);
+    if (!rc && nusd <= 0) rc = err_set(e, ERR_INPUT, "an hour must cost more than 0");
+    int64_t id = rc ? rc : price_table_set_gpu_hour(r->db, r->args[0], nusd, "operator", e);
+    if (id < 0) return (int)id;
+    accounts_done(r, id, "Price %" PRId64 ": an hour of the GPU of %s costs %s dollars (see accounts break-even).", id, r->args[0], r->args[1]);
+    return 0;
+}
+
 /* --- listing --- */
 
 struct list {
@@ -105,10 +129,15 @@ static void list_row(void *ctx, const struct price_table_row *p)
     struct list *l = ctx;
     char id[32], since[ACCOUNTS_DAY_BYTES], until[ACCOUNTS_DAY_BYTES] = "", in[MONEY_BYTES], out[MONEY_BYTES];
     json_t *v = NULL;
+    int64_t n;
     if (!l->rc) l->rc = json_read(p->rows, strlen(p->rows), &json_limits_file, "a stored price", &v, l->e);
     const json_t *tier = json_array_get(json_object_get(v, "prices"), 0);
     show_rate(tier, "in_uncached", in);
     show_rate(tier, "out_text", out);
+    if (strcmp(p->provider, PRICE_MARKUP) == 0 && price_table_read_markup(p, &n, l->e) == 0)
+        snprintf(in, sizeof in, "+%d.%02d%%", (int)(n / 100), (int)(n % 100));
+    else if (strcmp(p->provider, PRICE_GPU_HOUR) == 0 && price_table_read_gpu_hour(p, &n, l->e) == 0)
+        snprintf(in, sizeof in, "%.18s/h", money_write(n, out)), out[0] = '\0';
     json_decref(v);
     snprintf(id, sizeof id, "%" PRId64, p->id);
     accounts_show_day(p->created_s, since);

@@ -86,6 +86,7 @@ static void refresh_fired(void *ctx)
     int rc = accounts_refresh(s->g.accounts, &e);
     if (rc < 0) log_error("%s", e.msg);
     if (rc == 0) s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
+    price_now_look(&s->prices);
     if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + (rc == 1 ? 0 : REFRESH_MS))) /* the rest after the others' turn */
         log_error("out of memory: keys are no longer refreshed");
 }
@@ -125,6 +126,7 @@ static int open_accounts(struct serve *s, struct err *e)
     int rc = accounts_open(&s->g.accounts, s->data, s->o->store, e);
     if (!rc) rc = first_key(s, e);
     if (!rc) rc = open_ledger(s, e);
+    if (!rc) rc = price_now_start(&s->prices, &s->g, e);
     if (rc) return rc;
     log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));
     s->refresh = (struct loop_timer){.fn = refresh_fired, .ctx = s};
@@ -372,6 +374,7 @@ static void serve_close(struct serve *s)
     gateway_models_free(g);
     hosted_free(g->hosted);
     sticky_free(g->sticky);
+    price_now_stop(&s->prices);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
     accounts_close(g->accounts);

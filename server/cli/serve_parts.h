@@ -7,6 +7,7 @@
 #include "server/alerts.h"
 #include "server/gateway.h"
 #include "server/http.h"
+#include "server/price_now.h"
 
 enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8, KEY_MARK_BYTES = 32 }; /* a longer key is seen to be too long */
 
@@ -28,6 +29,7 @@ struct serve {
     unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
     struct loop_timer refresh, drain;
     struct alerts *alerts;
+    struct price_now prices;
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;

@@ -348,6 +348,18 @@ def test_a_malformed_price_is_refused(admin):
     assert admin.get("/prices?model=m")["data"] == []
 
 
+def test_markups_and_gpu_hours_are_set(admin):
+    admin.post("/prices/markup", 201, provider="groq", percent="12.5")
+    admin.post("/prices/gpu-hour", 201, model="demo", usd="2.00")
+    assert {("markup", "groq"), ("gpu-hour", "demo")} <= {(p["provider"], p["model"]) for p in admin.get("/prices")["data"]}
+    hosted = {"provider": "groq", "model": "m", "can": [], "prices": [{"in_uncached": [5, 1], "out_text": [7, 1]}]}
+    admin.post("/prices", 201, **hosted)
+    [row] = admin.get("/break-even")["data"]
+    assert [row] == admin.cli("break-even") and (row["model"], row["gpu_hour_usd"], row["provider"]) == ("demo", "2.00", "groq")
+    assert admin.refused("/prices/markup", provider="groq", percent="0.001") == "percent"
+    assert admin.refused("/prices/gpu-hour", model="demo", usd="0") == "usd"
+
+
 # --- reports ---
 
 def test_statements_and_usage_are_those_of_the_command_line(admin, project):

@@ -16,6 +16,7 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE.parent / "fault"))
+import price_oracle  # noqa: E402
 from fake_provider import FakeProvider  # noqa: E402
 from serving import BIN, DEMO, FakeServer, Server  # noqa: E402,F401
 
@@ -119,6 +120,7 @@ class Place:
         now_ms = str(int(time.time() * 1000))
         for statement in INVARIANTS:
             assert self.rows(statement.replace("{now_ms}", now_ms)) == [], statement
+        assert price_oracle.problems(self.rows) == []  # I7
 
 
 @pytest.fixture(scope="module")

@@ -254,6 +254,68 @@ static void test_a_hold_is_extended_while_it_is_covered(void **state)
     assert_int_equal(apply(&more), -ERR_NOT_FOUND);
 }
 
+/* Of a free model nothing but that number tells an extension from the one before (B9). */
+static void test_b9_an_extension_is_known_by_its_number(void **state)
+{
+    (void)state;
+    int64_t id;
+    budget(key, "all", "tokens", "hour", 10000);
+    assert_int_equal(reserve(key, 0, &id), 0);
+    struct ledger_op more = {.type = LEDGER_EXTEND, .request = id, .n = 1, .tokens = 256, .attempt = {.extended = 1}}, *list = &more;
+    assert_int_equal(ledger_look(l, &list, 1, &store_e), 0);
+    assert_int_equal(apply(&more), 0);
+    assert_int_equal(ledger_look(l, &list, 1, &store_e), 1);
+    more.attempt.extended = 2;
+    assert_int_equal(ledger_look(l, &list, 1, &store_e), 0);
+    assert_int_equal(post(id, 0, 0), 0);
+}
+
+static void test_a_reserve_says_what_can_refuse_more(void **state)
+{
+    (void)state;
+    struct ledger_op op = reserve_of(key, CENT);
+    assert_int_equal(apply(&op), 0);
+    assert_int_equal(op.limits, 0);
+    assert_int_equal(void_it(op.request), 0);
+    int64_t b = budget(key, "all", "tokens", "minute", 100000);
+    budget(key, "all", "requests", "minute", 100);
+    op = reserve_of(key, CENT);
+    assert_int_equal(apply(&op), 0);
+    assert_int_equal(op.limits, LEDGER_LIMITS_TOKENS);
+    OK(ledger_budget_end(l, b, &store_e));
+    struct ledger_op more = {.type = LEDGER_EXTEND, .request = op.request, .n = 1, .tokens = 1000000, .attempt = {.extended = 1}};
+    assert_int_equal(apply(&more), 0); /* what has ended refuses nothing */
+    assert_int_equal(void_it(op.request), 0);
+    prepay(3 * CENT);
+    op = reserve_of(key, CENT);
+    assert_int_equal(apply(&op), 0);
+    assert_int_equal(op.limits, LEDGER_LIMITS_MONEY);
+    assert_int_equal(void_it(op.request), 0);
+}
+
+/* A second attempt at another source, with a price of its own: the sale is by the one that served. */
+static void test_a_second_attempt_brings_its_price(void **state)
+{
+    (void)state;
+    struct ledger_op op = reserve_of(key, CENT);
+    op.price_of = (struct ledger_price){.provider = "groq", .model = "m", .rows = "{\"first\":1}"};
+    op.markup = 7;
+    assert_int_equal(apply(&op), 0);
+    struct ledger_op second = {.type = LEDGER_ATTEMPT, .request = op.request, .n = 2, .attempt = {.supplier = groq, .model = "m2"},
+                               .price_of = {.provider = "groq", .model = "m2", .rows = "{\"second\":1}"}};
+    assert_int_equal(apply(&second), 0);
+    assert_true(second.price_id > 0 && second.price_id != op.price_id);
+    assert_int_equal(store_number(db, "SELECT price FROM attempts WHERE n = 2"), second.price_id);
+    struct ledger_op end = post_of(op.request, CENT, 0);
+    end.used[0].end = LEDGER_FAILED;
+    end.used[1] = used_of_attempt(2, CENT);
+    end.n_used = end.served = 2;
+    end.price = second.price_id;
+    assert_int_equal(apply(&end), 0);
+    assert_int_equal(store_number(db, "SELECT price FROM requests"), second.price_id);
+    assert_int_equal(store_number(db, "SELECT coalesce(markup, 0) FROM requests"), 0);
+}
+
 static void test_budgets_hold_in_their_windows(void **state)
 {
     (void)state;
@@ -681,6 +743,9 @@ int main(void)
         T(test_two_gateways_share_a_balance),
         T(test_i4_what_is_beyond_the_hold_the_house_bears),
         T(test_a_hold_is_extended_while_it_is_covered),
+        T(test_b9_an_extension_is_known_by_its_number),
+        T(test_a_reserve_says_what_can_refuse_more),
+        T(test_a_second_attempt_brings_its_price),
         T(test_budgets_hold_in_their_windows),
         T(test_a_reservation_stays_in_its_window),
         T(test_every_budget_above_a_key_is_asked),

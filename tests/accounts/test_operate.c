@@ -525,7 +525,9 @@ static const char *const undo[ACCOUNTS_SCHEMA_VERSION + 1][2] = {
            "ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
            "ALTER TABLE ledger_state DROP COLUMN pruned_ms"},
     [6] = {"DROP TABLE account_rules; DROP TABLE alerts", "DROP TABLE account_rules; DROP TABLE alerts"},
-    [8] = {"CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (" OLD_KINDS ")), debit {int} NOT NULL,"
+    [8] = {"ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended",
+           "ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended"},
+    [9] = {"CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (" OLD_KINDS ")), debit {int} NOT NULL,"
            " credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
            " linked {int}, note TEXT);"
            "INSERT INTO old SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers;"
@@ -582,6 +584,12 @@ static void test_version_6_is_brought_up_to_date(void **state)
 {
     (void)state;
     check_migration_from(6);
+}
+
+static void test_version_8_is_brought_up_to_date(void **state)
+{
+    (void)state;
+    check_migration_from(8);
 }
 
 /* --- usage --- */
@@ -1125,6 +1133,7 @@ int main(void)
         TEST(test_version_4_is_brought_up_to_date),
         TEST(test_version_5_is_brought_up_to_date),
         TEST(test_version_6_is_brought_up_to_date),
+        TEST(test_version_8_is_brought_up_to_date),
         TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),

@@ -84,16 +84,16 @@ static struct big big_times(const struct big *a, const struct big *b)
     return out;
 }
 
-/* The millionth part, rounded half up; -1: past int64. */
-static int64_t big_millionth(struct big a)
+/* The of-th part, rounded half up; -1: past int64. */
+static int64_t big_part(struct big a, int64_t of)
 {
-    struct big half = big_of(500000);
+    struct big half = big_of(of / 2);
     big_add(&a, &half);
     uint64_t rest = 0, out = 0;
     for (int i = LIMBS - 1; i >= 0; i--) {
         rest = rest * LIMB + a.d[i];
-        uint64_t digit = rest / 1000000;
-        rest %= 1000000;
+        uint64_t digit = rest / (uint64_t)of;
+        rest %= (uint64_t)of;
         if (out > (INT64_MAX - digit) / LIMB) return -1;
         out = out * LIMB + digit;
     }
@@ -110,8 +110,8 @@ static const struct price_tier *oracle_tier(const struct price *p, enum price_se
     return found;
 }
 
-/* What price_cost must say; -1: past int64. Nothing that is counted may lack a price. */
-static int64_t oracle_cost(const struct price *p, const struct usage *u, enum price_service service)
+/* What price_cost must say, with a mark-up in hundredths of a percent; -1: past int64. Nothing that is counted may lack a price. */
+static int64_t oracle_marked(const struct price *p, const struct usage *u, enum price_service service, int64_t markup)
 {
     int64_t input = 0;
     for (int m = 0; m < USAGE_OUT_TEXT; m++) input += u->count[m];
@@ -124,7 +124,13 @@ static int64_t oracle_cost(const struct price *p, const struct usage *u, enum pr
         part = big_times(&part, &million);
         big_add(&sum, &part);
     }
-    return big_millionth(sum);
+    struct big factor = big_of(10000 + markup);
+    return big_part(big_times(&sum, &factor), 10000000000);
+}
+
+static int64_t oracle_cost(const struct price *p, const struct usage *u, enum price_service service)
+{
+    return oracle_marked(p, u, service, 0);
 }
 
 /* --- books --- */
@@ -205,6 +211,26 @@ static void test_t79_cost_is_what_the_oracle_says(void **state)
     }
     assert_true(past > n / 100 && halves > n / 2); /* both were seen */
     print_message("%ld costs, %ld of them past int64\n", n, past);
+}
+
+static void test_t79_a_mark_up_is_within_the_one_rounding(void **state)
+{
+    (void)state;
+    long n = long_form() ? 1000000 : 50000, past = 0;
+    struct price_tier tiers[12];
+    struct price p = random_price(tiers);
+    for (long i = 0; i < n; i++) {
+        if (i % 16 == 0) p = random_price(tiers);
+        struct usage u = random_usage(i % 4 ? 2000000 : INT64_MAX / 16);
+        int64_t markup = i % 3 ? random_below(PRICE_MAX_MARKUP + 1) : random_below(100), nusd = -7;
+        int64_t want = oracle_marked(&p, &u, PRICE_STANDARD, markup);
+        struct err e;
+        int rc = price_cost_marked(&p, &u, PRICE_STANDARD, markup, &nusd, &e);
+        if (want < 0 ? rc != -ERR_LIMIT || nusd != -7 : rc || nusd != want)
+            fail_msg("case %ld: %" PRId64 " and not %" PRId64 " (rc %d)", i, nusd, want, rc);
+        past += want < 0;
+    }
+    assert_true(past > n / 100 && past < n / 2);
 }
 
 /* A part is one meter alone, priced in the tier of the whole: each is rounded once, so n parts lie within n / 2 of the whole. */
@@ -777,6 +803,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_t79_cost_is_what_the_oracle_says),
         cmocka_unit_test(test_t79_parts_sum_to_the_whole),
+        cmocka_unit_test(test_t79_a_mark_up_is_within_the_one_rounding),
         cmocka_unit_test(test_t79_a_line_is_rounded_once_half_up),
         cmocka_unit_test(test_the_worked_example_of_the_page),
         cmocka_unit_test(test_what_has_no_price_is_an_error_and_never_0),

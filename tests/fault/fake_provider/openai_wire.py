@@ -222,6 +222,8 @@ def envelope(x, kind):
            "model": x.model}
     if x.profile.name not in ("mistral", "together", "gemini_compat", "huggingface"):
         out["system_fingerprint"] = "fp_fake"
+    if "tier" in x.do:
+        out["service_tier"] = x.do["tier"]
     return out
 
 
