@@ -4,6 +4,7 @@
  *     error_rate      requests that failed on our side (5xx, error events), against the hour before
  *     overflow_rate   requests that went to a provider in place of a local model, likewise
  *     price_change    a price that is another one than before, of the book or an operator's
+ *     overrun         requests came to more than their holds, which we pay (B6)
  *     budget_reached  a budget that only tells (--alert) is used up
  *     supplier_drift  `accounts reconcile` found differences
  *

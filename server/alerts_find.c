@@ -68,13 +68,26 @@ static void add_spend(struct list *l, const struct alert_hour *h, const struct a
     account_json_money(&f->data, "usual_hour_usd", mean_nusd);
 }
 
+/* A hold is the most that a request can cost: who came to more was bounded too low, and we pay. */
+static void add_overrun(struct list *l, const struct alert_hour *h, const struct alert_spend *s)
+{
+    struct found *f = add(l, "overrun", h->starts_s);
+    char now[MONEY_BYTES];
+    if (!f) return;
+    strcpy(f->subject, "all");
+    snprintf(f->message, sizeof f->message, "requests of this hour came to %s dollars beyond their holds, which no customer pays", money_write(s->spent_nusd, now));
+    account_json_int(&f->data, "hour_starts_at", h->starts_s);
+    account_json_money(&f->data, "hour_usd", s->spent_nusd);
+}
+
 static int find_spend(struct list *l, struct db *db, const struct alerts_config *c, struct alert_hour *h, struct err *e)
 {
     int rc = alert_hour_read(h, db, e);
     for (size_t i = 0; i < h->n && !rc; i++) {
         const struct alert_spend *s = &h->spends[i];
         struct alert_past past;
-        if (s->spent_nusd < c->spend_floor_nusd) continue;
+        if (s->project == ALERT_OVERRUN) add_overrun(l, h, s);
+        if (s->project == ALERT_OVERRUN || s->spent_nusd < c->spend_floor_nusd) continue;
         rc = alert_past_read(db, s->project, &past, e);
         if (!rc && alert_spend_is_high(s->spent_nusd, past.past_nusd, past.past_hours, c->spend_factor, c->spend_floor_nusd))
             add_spend(l, h, s, &past);

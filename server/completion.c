@@ -16,6 +16,7 @@
 #include "server/api/errors.h"
 #include "server/charge.h"
 #include "server/completion_charge.h"
+#include "server/completion_fetch.h"
 #include "server/completion_route.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
@@ -140,6 +141,7 @@ static void completion_free(struct loop_call *call)
     drop_pictures(c);
     leave_local(c);
     gateway_model_release(c->model);
+    completion_fetch_end(c);
     wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);
     json_decref(c->request);
@@ -172,6 +174,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->look);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
+    if (c->n_fetching) completion_fetch_end(c);
     if (c->opened) c->sink->close(c);
     for (size_t i = 0; c->n_waiting && i < c->n_pictures; i++) /* none waiting: a pool thread may still be writing the list */
         if (media_pool_take_back(c->gateway->media, &c->pictures[i].call)) c->n_waiting--;
@@ -338,8 +341,12 @@ static int encode(struct completion *c, struct hosted_model *m, const struct hos
 /* A provider is asked as the client asks us: what only it can judge is left to it. */
 static int read_request(struct completion *c, struct err *e)
 {
-    int rc = read_json(c, e);
-    if (!rc) rc = completion_route_read(c, e);
+    int rc = c->n_fetches ? completion_fetch_put(c, e) : read_json(c, e);
+    if (!rc && !c->n_fetches) {
+        rc = completion_route_read(c, e);
+        if (!rc) rc = completion_fetch_find(c, e);
+        if (!rc && c->n_fetches) return 0; /* the rest when they are there */
+    }
     if (rc) return rc;
     if (c->model) rc = read_local(c, e);
     if (is_for_others(c, rc)) {
@@ -823,10 +830,30 @@ static void read_ended(struct completion *c)
         completion_run(c);
 }
 
+static void read_done(struct pool_job *j);
+
+static void fetches_done(struct completion *c, const struct err *why)
+{
+    if (why)
+        completion_fail(c, why);
+    else
+        completion_job(c, read_work, read_done);
+}
+
+static void fetch_pictures(struct completion *c)
+{
+    struct err e;
+    if (completion_fetch(c, fetches_done, &e)) completion_fail(c, &e);
+}
+
 static void read_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) read_ended(c);
+    if (!job_ended(c)) return;
+    if (c->n_fetches && !c->fetches_done)
+        fetch_pictures(c);
+    else
+        read_ended(c);
 }
 
 /* --- deadline --- */

@@ -1,6 +1,7 @@
 /* Completion: one request for text on its way through the gateway, from its body to the last byte of its answer.
  *
  *     reading    a pool thread parses, checks, decodes data: URLs (and makes the prompt if there are no pictures)
+ *     fetching   pictures that are named by URLs are fetched, where that is on (completion_fetch.h); then reading goes on
  *     probing    pictures' sizes are asked of a media process, hence tiles and tokens
  *     prompting  a pool thread renders and tokenises
  *     decoding   pictures become tiles
@@ -84,6 +85,9 @@ struct completion {
     struct picture *pictures;
     struct image_grid *grids;
     size_t n_pictures, n_waiting; /* pictures whose call is under way */
+    struct completion_picture *fetches; /* completion_fetch.c's: pictures by URL; n_fetching of them are not there yet */
+    size_t n_fetches, n_fetching;
+    void (*fetches_done)(struct completion *c, const struct err *why);
     struct prompt prompt;
     struct err err;          /* of the pool job, or the first picture's */
     int retry_after_s;       /* told with an error; 0: the usual */

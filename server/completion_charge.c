@@ -43,7 +43,7 @@ static void bill_local(const struct completion *c, struct ledger_op *o)
     if (!cost && !sale) return;
     log_error("model %s: %s; what is held is charged", c->model->id, e.msg);
     u->reconcile = HOSTED_NO_PRICE;
-    o->sale_nusd = c->hold.nusd;
+    o->sale_nusd = c->held_nusd;
 }
 
 /* Who is asked, or will be first of all. */

@@ -12,15 +12,19 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* The prompt and so much of the answer, as a sale. */
-static int bound(const struct completion *c, int64_t out_tokens, int64_t *nusd, struct err *e)
+int completion_hold_bound(const struct tariff *t, int64_t prompt_tokens, int64_t answer_tokens, int64_t *nusd, struct err *e)
 {
     int64_t cost_nusd;
-    const struct price_ask ask = {.input_tokens = (int64_t)c->prompt.n_ids,
-                                  .output_tokens = out_tokens,
+    const struct price_ask ask = {.input_tokens = prompt_tokens,
+                                  .output_tokens = answer_tokens,
                                   .meters = USAGE_BIT(USAGE_IN_UNCACHED) | USAGE_BIT(USAGE_IN_CACHE_READ) | USAGE_BIT(USAGE_OUT_TEXT),
                                   .services = PRICE_SERVICE_BIT(PRICE_STANDARD)};
-    return tariff_bound(&c->hold.tariff, &ask, nusd, &cost_nusd, e) ? err_set_param(e, ERR_PRICE, "model", "The price of this request is not known.") : 0;
+    return tariff_bound(t, &ask, nusd, &cost_nusd, e) ? err_set_param(e, ERR_PRICE, "model", "The price of this request is not known.") : 0;
+}
+
+static int bound(const struct completion *c, int64_t answer_tokens, int64_t *nusd, struct err *e)
+{
+    return completion_hold_bound(&c->hold.tariff, (int64_t)c->prompt.n_ids, answer_tokens, nusd, e);
 }
 
 int completion_hold_fill(struct completion *c, struct ledger_op *o, struct err *e)
@@ -29,13 +33,17 @@ int completion_hold_fill(struct completion *c, struct ledger_op *o, struct err *
     *h = (struct completion_hold){.most = (int64_t)c->max_tokens * c->params.n};
     h->tokens = least(h->most, HOLD_STEP_TOKENS);
     completion_tariff(c, NULL, &h->tariff);
-    int rc = bound(c, h->tokens, &h->nusd, e);
+    int rc = bound(c, h->tokens, &o->amount_nusd, e);
     if (rc) return rc;
-    o->amount_nusd = h->nusd;
     o->tokens = (int64_t)c->prompt.n_ids + h->tokens;
     o->attempt = (struct ledger_attempt){.supplier = c->model->supplier, .model = c->model->id};
     tariff_tell(&h->tariff, o);
     return 0;
+}
+
+static int64_t beyond(int64_t a, int64_t b)
+{
+    return a > b ? a - b : 0;
 }
 
 /* Half of the step is left. */
@@ -50,12 +58,12 @@ void completion_hold_granted(struct completion *c, const struct ledger_op *op)
     struct err ignored;
     int64_t most_nusd;
     h->limited = op->limits != 0;
-    bool is_free = bound(c, h->most, &most_nusd, &ignored) == 0 && most_nusd == h->nusd;
+    bool is_free = bound(c, h->most, &most_nusd, &ignored) == 0 && most_nusd <= c->held_nusd;
     if (is_free && !(op->limits & LEDGER_LIMITS_TOKENS)) h->tokens = h->most;
     ask_later(h);
 }
 
-static void end(struct completion *c)
+void completion_hold_end(struct completion *c)
 {
     struct err e;
     c->hold.ended = true;
@@ -72,7 +80,6 @@ static void extended(void *ctx, const struct ledger_op *op)
     switch (op->rc) {
     case 0:
         h->tokens = h->asked_tokens;
-        h->nusd = h->asked_nusd;
         c->held_nusd += op->amount_nusd;
         c->held_tokens += op->tokens;
         h->refused = false;
@@ -91,7 +98,7 @@ static void extended(void *ctx, const struct ledger_op *op)
     default: /* what runs is finished (B14) */
         h->ask_at = made + AGAIN_TOKENS;
     }
-    if (h->refused && made > h->tokens) end(c);
+    if (h->refused && made > h->tokens) completion_hold_end(c);
 }
 
 /* In steps, until half of one is left: an engine that is faster than the store is caught up with. Where nothing can refuse it, all of it at once. */
@@ -109,26 +116,27 @@ static void ask(struct completion *c, int64_t made)
     struct completion_hold *h = &c->hold;
     struct err e;
     const struct usage used = completion_metered(c);
+    int64_t nusd = 0;
     struct ledger_op o = {.type = LEDGER_EXTEND, .n = c->attempt + 1, .attempt = {.extended = h->n_extended + 1}};
     h->asked_tokens = next_tokens(h, made);
-    int rc = bound(c, h->asked_tokens, &h->asked_nusd, &e);
+    int rc = bound(c, h->asked_tokens, &nusd, &e);
     if (!rc) rc = tariff_sale(&h->tariff, &used, PRICE_STANDARD, &o.attempt.sale_estimate_nusd, &e);
     if (!rc) rc = tariff_cost(&h->tariff, &used, PRICE_STANDARD, &o.attempt.cost_estimate_nusd, &e);
-    o.amount_nusd = h->asked_nusd - h->nusd;
-    o.tokens = h->asked_tokens - h->tokens;
+    o.amount_nusd = beyond(nusd, c->held_nusd);
+    o.tokens = beyond((int64_t)c->prompt.n_ids + h->asked_tokens, c->held_tokens);
     if (!rc) rc = charge_more(c->charge, &o, extended, c, &e);
     h->ask_at = made + AGAIN_TOKENS; /* if that failed */
     h->asked = rc == 0;
     h->n_extended += rc == 0;
 }
 
-bool completion_hold_covers(struct completion *c, int64_t n_more)
+uint32_t completion_hold_covers(struct completion *c, uint32_t n)
 {
     struct completion_hold *h = &c->hold;
-    const int64_t made = c->usage.completion_tokens + n_more;
-    if (!c->charge || h->tokens >= h->most) return true;
+    const int64_t made = c->usage.completion_tokens + n;
+    if (!c->charge || h->tokens >= h->most) return n;
     if (made >= h->ask_at && !h->asked && !charge_is_busy(c->charge)) ask(c, made);
-    if (made <= h->tokens || h->asked || !h->refused) return true;
-    end(c);
-    return false;
+    if (made <= h->tokens || h->asked || !h->refused) return n;
+    int64_t over = made - h->tokens;
+    return over < n ? n - (uint32_t)over : 0;
 }

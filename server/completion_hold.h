@@ -14,21 +14,24 @@ enum { HOLD_STEP_TOKENS = 256 };
 struct completion_hold {
     struct tariff tariff;
     int64_t tokens, most; /* of the answer, all choices: held, and what it can have */
-    int64_t nusd;         /* held, with the prompt */
     int64_t ask_at;       /* when it has so many tokens more is asked for */
-    int64_t asked_tokens, asked_nusd; /* what it would be, while that is under way */
+    int64_t asked_tokens; /* what it would be, while that is under way */
     int64_t n_extended;
     bool limited; /* something may refuse more */
     bool asked, refused;
     bool ended; /* its money is used up */
 };
 
-/* What is asked for at its reservation; for routing as well: amount_nusd. The prompt is known. -ERR_PRICE. */
+/* What so many tokens are sold for at most. -ERR_PRICE. */
+MUST_USE int completion_hold_bound(const struct tariff *t, int64_t prompt_tokens, int64_t answer_tokens, int64_t *nusd, struct err *e);
+/* What is asked for before the source starts: all of it, whatever is held already. -ERR_PRICE. */
 MUST_USE int completion_hold_fill(struct completion *c, struct ledger_op *o, struct err *e);
-/* It was granted. */
+/* It was granted, and is in c->held_nusd and c->held_tokens. */
 void completion_hold_granted(struct completion *c, const struct ledger_op *op);
-/* For the source: n_more tokens have come. false: they are not to be sent, and the completion has ended. */
-bool completion_hold_covers(struct completion *c, int64_t n_more);
+/* For the source: n tokens have come. How many of them may be sent; if that is not all, completion_hold_end follows. */
+uint32_t completion_hold_covers(struct completion *c, uint32_t n);
+/* The completion is over when this returns. */
+void completion_hold_end(struct completion *c);
 /* What has been counted of a local answer. */
 struct usage completion_metered(const struct completion *c);
 

@@ -127,6 +127,15 @@ bool completion_route_has_hosted(const struct completion *c)
     return c->routing->has_hosted;
 }
 
+bool completion_route_wants_data(const struct completion *c)
+{
+    for (size_t i = 0; i < c->routing->wanted.n; i++) {
+        const struct hosted_model *m = c->routing->options[i].hosted;
+        if (m && (m->host->host.row->capabilities & (CAP_IMAGE_DATA | CAP_IMAGE_URL)) == CAP_IMAGE_DATA) return true;
+    }
+    return false;
+}
+
 struct hosted_model *completion_route_only(const struct completion *c)
 {
     return c->routing->wanted.n == 1 ? c->routing->options[0].hosted : NULL;
@@ -137,11 +146,16 @@ const struct hosted_bill *completion_route_bill(const struct completion *c)
     return c->routing->options[0].bill;
 }
 
+static int64_t asked_tokens(const struct completion *c)
+{
+    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
+    return asked ? asked : c->gateway->default_max_tokens;
+}
+
 int completion_route_price(struct completion *c, struct err *e)
 {
     struct completion_routing *r = c->routing;
-    int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
-    if (asked == 0) asked = c->gateway->default_max_tokens;
+    const int64_t asked = asked_tokens(c);
     for (size_t i = 0; i < r->wanted.n; i++) {
         struct option *o = &r->options[i];
         struct err why;
@@ -230,21 +244,16 @@ static void add_money(const struct completion *c, const struct tariff *t, int64_
     out->cost_cached_nusd = expected_cost(c, t, max_tokens, out->hold_nusd, true);
 }
 
-/* What is held of it at first (completion_hold.h). */
+/* The most that it can cost, of which less is held at first (completion_hold.h). */
 static void add_local_money(const struct completion *c, const struct gateway_model *m, struct route_candidate *out)
 {
     const struct tariff_price own = {.price = &tariff_free, .id = m->free_price};
-    const int64_t most = expected_tokens(c, INT64_MAX), step = HOLD_STEP_TOKENS;
-    const struct price_ask ask = {.input_tokens = prompt_tokens(c),
-                                  .output_tokens = c->max_tokens && c->max_tokens * c->params.n < step ? c->max_tokens * c->params.n : step,
-                                  .meters = USAGE_BIT(USAGE_IN_UNCACHED) | USAGE_BIT(USAGE_OUT_TEXT),
-                                  .services = PRICE_SERVICE_BIT(PRICE_STANDARD)};
+    const int64_t most = c->max_tokens ? c->max_tokens : asked_tokens(c);
     struct tariff t;
     struct err ignored;
-    int64_t ours_nusd;
     tariff_of(&t, c->tariffs, PRICE_LOCAL, m->id, &own, c->model_name);
-    out->has_price = tariff_bound(&t, &ask, &out->hold_nusd, &ours_nusd, &ignored) == 0;
-    if (out->has_price) add_money(c, &t, c->max_tokens ? c->max_tokens : most, out);
+    out->has_price = completion_hold_bound(&t, prompt_tokens(c), most * c->params.n, &out->hold_nusd, &ignored) == 0;
+    if (out->has_price) add_money(c, &t, most, out);
 }
 
 static void add_local(struct completion *c, size_t i, bool waits_there)
@@ -548,12 +557,25 @@ static int decide(struct completion *c, struct completion_choice *out, struct er
     return 0;
 }
 
+/* Where there is nothing to decide the caps on prices hold all the same. */
+static int check_price(struct completion *c, struct err *e)
+{
+    struct route_candidate local = {.in_nusd = 0};
+    const struct route_price_cap *cap = &c->routing->wish.price;
+    add_local_money(c, c->model, &local);
+    int rc = local.hold_nusd ? make_wish(c, e) : 0;
+    if (rc || !local.hold_nusd) return rc;
+    bool above = (cap->in_nusd && local.in_nusd > cap->in_nusd) || (cap->out_nusd && local.out_nusd > cap->out_nusd) ||
+                 (cap->request_nusd && local.hold_nusd > cap->request_nusd);
+    return above ? err_set_param(e, ERR_BUDGET, "model", "The model '%s' is above this request's cap on prices.", c->model->id) : 0;
+}
+
 int completion_route(struct completion *c, struct completion_choice *out, struct err *e)
 {
     *out = (struct completion_choice){.local = c->model, .supplier = c->model ? c->model->supplier : 0};
     if (completion_route_is_plain(c) && !c->dry) {
         const struct account_rules rules = rules_of(c);
-        return rules_allow(rules.models, c->model->id) ? 0 : err_set_param(e, ERR_DENIED, "model", "The model '%s' is not among those that this key may use.", c->model->id);
+        return rules_allow(rules.models, c->model->id) ? check_price(c, e) : err_set_param(e, ERR_DENIED, "model", "The model '%s' is not among those that this key may use.", c->model->id);
     }
     int rc = decide(c, out, e);
     if (!rc && !c->decided_ms) c->decided_ms = loop_now_ms(c->gateway->loop);

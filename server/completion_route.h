@@ -21,6 +21,8 @@ MUST_USE int completion_route_price(struct completion *c, struct err *e);
 /* Nobody but one local model: there is nothing to decide. */
 bool completion_route_is_plain(const struct completion *c);
 bool completion_route_has_hosted(const struct completion *c);
+/* One of the hosted ones takes pictures only as data: URLs. */
+bool completion_route_wants_data(const struct completion *c);
 /* Hosted ones only, and one of them: what it cannot take is for its wire to say. NULL: not so. */
 struct hosted_model *completion_route_only(const struct completion *c);
 const struct hosted_bill *completion_route_bill(const struct completion *c); /* of that one */

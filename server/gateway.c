@@ -13,7 +13,7 @@ const struct endpoint *const gateway_endpoints[] = {
     &endpoint_healthz,          &endpoint_admin_list, &endpoint_admin_load, &endpoint_admin_show, &endpoint_admin_unload,
     &endpoint_organization_usage, &endpoint_organization_costs, &endpoint_accounts_list, &endpoint_accounts_add,
     &endpoint_accounts_show, &endpoint_accounts_change, &endpoint_budgets_list, &endpoint_budgets_change, &endpoint_keys_list, &endpoint_keys_add,
-    &endpoint_keys_change, &endpoint_prices_list, &endpoint_prices_add, &endpoint_prices_change, &endpoint_break_even, &endpoint_usage, &endpoint_reconcile, &endpoint_prune,
+    &endpoint_keys_change, &endpoint_prices_list, &endpoint_prices_add, &endpoint_prices_change, &endpoint_break_even, &endpoint_usage, &endpoint_reconcile, &endpoint_prune, &endpoint_alerts_list, &endpoint_alerts_test,
     &endpoint_export,
 };
 const size_t n_gateway_endpoints = sizeof gateway_endpoints / sizeof gateway_endpoints[0];
@@ -105,6 +105,7 @@ static bool access_allowed(const struct gateway *g, const struct endpoint *ep, s
 
 static bool takes_pictures(const struct gateway *g)
 {
+    if (g->hosted) return true; /* some of their models do */
     for (size_t i = 0; i < g->n_models; i++)
         if (!g->models[i]->prompt || prompt_model_info(g->models[i]->prompt)->has_images) return true; /* not known yet: perhaps */
     return false;

@@ -127,6 +127,7 @@ struct gateway {
     struct route_state route;
     struct sticky *sticky;        /* with hosted */
     struct hosted *hosted;        /* NULL: neither providers nor aliases are configured */
+    struct remote_images *remote; /* NULL: pictures are not fetched from URLs */
     double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
     unsigned n_exports;           /* admin_export.c's: under way */

@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 
-enum { BYTES_A_TOKEN = 4 };
+enum { BYTES_A_TOKEN = 4, MOST_BYTES_A_TOKEN = 8 /* of text that people write; runs of one character may have more */ };
 
 struct size {
     int64_t bytes, pictures;
@@ -106,9 +106,15 @@ int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const 
 
 void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char *raw)
 {
+    if (!b->told || memcmp(b->usage.count, u->count, sizeof u->count) != 0) b->told_bytes = b->out_bytes;
     b->told = true;
     b->usage = *u;
     snprintf(b->raw, sizeof b->raw, "%s", raw && strlen(raw) < sizeof b->raw ? raw : "");
+}
+
+static int64_t seen_tokens(const struct hosted_bill *b)
+{
+    return (b->out_bytes + BYTES_A_TOKEN - 1) / BYTES_A_TOKEN;
 }
 
 /* What was seen, where nothing was told, or nothing that can be. */
@@ -116,29 +122,56 @@ static struct usage seen(const struct hosted_bill *b)
 {
     struct usage u = {.source = USAGE_ESTIMATED};
     usage_set(&u, USAGE_IN_UNCACHED, b->prompt_estimate);
-    usage_set(&u, USAGE_OUT_TEXT, (b->out_bytes + BYTES_A_TOKEN - 1) / BYTES_A_TOKEN);
+    usage_set(&u, USAGE_OUT_TEXT, seen_tokens(b));
     return u;
+}
+
+/* What was told last is behind what came: the rest is counted here. */
+static struct usage told_and_seen(const struct hosted_bill *b)
+{
+    struct usage u = b->usage;
+    const int64_t more = seen_tokens(b) - usage_sum(&u, USAGE_OUT);
+    u.source = USAGE_MIXED;
+    if (more > 0) usage_set(&u, USAGE_OUT_TEXT, u.count[USAGE_OUT_TEXT] + more);
+    return u;
+}
+
+/* Why somebody should look at what is posted, or NULL. */
+static const char *doubt(const struct hosted_bill *b, bool guessed, bool behind)
+{
+    const int64_t told = usage_sum(&b->usage, USAGE_OUT);
+    if (b->tier_unknown) return "a service tier was told that has no price";
+    if (guessed) return b->told ? "usage of 0 was told" : "no usage was told";
+    if (b->usage.inconsistent) return "the usage that was told contradicts itself";
+    if (behind) return "the answer was cut, and more may have been made";
+    if (told * MOST_BYTES_A_TOKEN < b->out_bytes) return "fewer tokens were told than came";
+    return told > b->max_tokens * b->n ? "more tokens were told than were asked for" : NULL;
 }
 
 void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct ledger_op *out)
 {
     struct err e;
-    bool nothing = b->out_bytes == 0 && (!b->told || usage_is_zero(&b->usage)), guessed = !b->told || usage_is_zero(&b->usage);
     static const char *const outcomes[] = {[LEDGER_SERVED] = "whole", [LEDGER_CUT] = "cut", [LEDGER_FAILED] = "failed", [LEDGER_NOT_KNOWN] = "unknown"};
-    *out = (struct ledger_op){.type = nothing && end != LEDGER_SERVED ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
+    const bool guessed = !b->told || usage_is_zero(&b->usage);
+    /* Cut: more has come since, or it was told before anything came, or the host goes on when nobody listens. */
+    const bool goes_on = b->model->host->host.row->on_disconnect == DISCONNECT_DRAIN;
+    const bool behind = end != LEDGER_SERVED && (b->out_bytes > b->told_bytes || b->out_bytes == 0 || goes_on);
+    /* An answer without a word is one, and its prompt was read; so it was where we did not wait for the first word. */
+    const bool nothing = guessed && b->out_bytes == 0 && end != LEDGER_SERVED && !b->left;
+    *out = (struct ledger_op){.type = nothing ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
     struct ledger_used *u = &out->used[0];
     *u = (struct ledger_used){.n = 1, .supplier = b->model->host->supplier, .end = nothing ? LEDGER_FAILED : end, .raw = b->raw[0] ? b->raw : NULL};
-    if (nothing && end == LEDGER_SERVED) u->end = end; /* an answer without a word: its prompt was read */
-    if (out->type == LEDGER_VOID) return;
-    u->usage = guessed ? seen(b) : b->usage;
-    if (guessed) u->reconcile = b->told ? "usage of 0 was told" : "no usage was told";
-    if (b->usage.inconsistent) u->reconcile = "the usage that was told contradicts itself";
+    if (nothing) return;
+    u->usage = guessed ? seen(b) : behind ? told_and_seen(b) : b->usage;
+    u->reconcile = doubt(b, guessed, behind);
     if (b->service != PRICE_STANDARD) u->tier = price_service_name(b->service);
-    if (b->tier_unknown) u->reconcile = "a service tier was told that has no price";
     int cost = tariff_cost(&b->tariff, &u->usage, b->service, &u->cost_nusd, &e), sale = tariff_sale(&b->tariff, &u->usage, b->service, &out->sale_nusd, &e);
     if (cost) u->cost_nusd = b->cost_most_nusd;
     if (sale) out->sale_nusd = b->hold_nusd;
-    if (!cost && !sale) return;
-    log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
-    u->reconcile = HOSTED_NO_PRICE;
+    if (cost || sale) {
+        log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
+        u->reconcile = HOSTED_NO_PRICE;
+    }
+    const bool lost = b->out_bytes == 0 && end == LEDGER_CUT && !b->left; /* what it told before it broke is ours to pay */
+    if (lost) out->sale_nusd = 0;
 }

@@ -18,8 +18,9 @@ struct hosted_bill {
     int64_t max_tokens, n;                /* sent upstream; choices */
     int64_t prompt_most, prompt_estimate; /* tokens: a bound, and a guess (bytes / 4) */
     int64_t hold_nusd, cost_most_nusd;    /* the most that it can be sold for, and cost us */
-    int64_t out_bytes;                    /* of text, reasoning and arguments that came */
+    int64_t out_bytes, told_bytes;        /* of text, reasoning and arguments that came; of them, before usage was last told */
     bool told;                            /* usage is the provider's */
+    bool left;                            /* it was cut by us, the client's leaving or its deadline, when the provider had the request */
     struct usage usage;
     enum price_service service;           /* as told */
     bool tier_unknown;                    /* one was told that prices know nothing of */
@@ -34,7 +35,8 @@ MUST_USE int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *
 void hosted_bill_tier(struct hosted_bill *b, const char *word);
 /* The provider's usage, each one in place of the one before. */
 void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char *raw);
-/* The post or void of an answer that ended so. Nothing came and nothing was told: it costs nothing. out->used points into b. */
+/* The post or void of an answer that ended so. Nothing came and nothing was told: it costs nothing,
+ * unless it was we who left: then the provider has read the prompt. out->used points into b. */
 void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct ledger_op *out);
 
 #endif

@@ -235,6 +235,18 @@ static bool body_keep(struct http_request *r, struct http_slice data)
     return false;
 }
 
+int http_hold(struct http_request *r, int64_t n, struct err *e)
+{
+    struct http_server *s = r->conn->server;
+    if (n > r->body_max - r->body_bytes) return err_set(e, ERR_LIMIT, "with the pictures that it names by URL the request has more bytes than a body may have");
+    if (n > s->config.limits.queue_bytes - s->held_bytes)
+        return err_set(e, ERR_BUSY, "The server holds as many bytes of requests as it may: try again.");
+    r->body_bytes += n;
+    s->held_bytes += n;
+    r->held_bytes += n;
+    return 0;
+}
+
 size_t request_body(struct http_request *r, const char *p, size_t n)
 {
     size_t at = 0;

@@ -82,6 +82,8 @@ bool http_is_tls(const struct http_request *r);
 void http_limit_body(struct http_request *r, int64_t bytes);
 /* Moves the body out; *body must be zeroed or freed. */
 void http_take_body(struct http_request *r, struct buf *body);
+/* Counts n bytes as if they had come in its body. -ERR_LIMIT: it may not have that many; -ERR_BUSY: all requests together hold as many as they may. */
+MUST_USE int http_hold(struct http_request *r, int64_t n, struct err *e);
 void http_on_gone(struct http_request *r, void (*fn)(void *ctx), void *ctx);
 /* For `done`: 0 if nothing was answered; bytes of the answer that the network took; ms since the header was whole. */
 unsigned http_status(const struct http_request *r);

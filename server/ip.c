@@ -42,6 +42,29 @@ bool ip_is_loopback(const struct ip *ip)
     return is_v4(ip) ? ip->bytes[12] == 127 : memcmp(ip, &v6, sizeof v6) == 0;
 }
 
+static uint32_t first_bits(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+bool ip_is_public(const struct ip *ip)
+{
+    static const struct special {
+        uint32_t net;
+        unsigned bits;
+    } v4[] = {{0x00000000, 8},  {0x0a000000, 8},  {0x64400000, 10}, {0x7f000000, 8},  {0xa83f8110, 32}, {0xa9fe0000, 16}, {0xac100000, 12}, {0xc0000000, 24},
+              {0xc0000200, 24}, {0xc0586300, 24}, {0xc0a80000, 16}, {0xc6120000, 15}, {0xc6336400, 24}, {0xcb007100, 24}, {0xe0000000, 3}},
+      v6[] = {{0x20010000, 23} /* Teredo among them */, {0x20010db8, 32}, {0x20020000, 16} /* 6to4 */, {0x3fff0000, 20}};
+    const bool four = is_v4(ip);
+    const struct special *rows = four ? v4 : v6;
+    const size_t n = four ? sizeof v4 / sizeof v4[0] : sizeof v6 / sizeof v6[0];
+    const uint32_t first = first_bits(four ? ip->bytes + 12 : ip->bytes);
+    if (!four && first >> 29 != 1) return false;
+    for (size_t i = 0; i < n; i++)
+        if ((first ^ rows[i].net) >> (32 - rows[i].bits) == 0) return false;
+    return true;
+}
+
 char *ip_print(const struct ip *ip, char out[IP_TEXT_BYTES])
 {
     if (is_v4(ip))

@@ -31,6 +31,9 @@ struct ip ip_of(const struct sockaddr_storage *a);
 /* A numeric address without port; false: it is none. */
 bool ip_parse(const char *p, size_t n, struct ip *out);
 bool ip_is_loopback(const struct ip *ip);
+/* Of the public internet: in none of the networks that IANA's registries of special-purpose addresses keep for something else, of IPv6 only those that
+ * are given out (2000::/3) and carry no IPv4 address in them, and not Azure's host agent, whose address looks public. */
+bool ip_is_public(const struct ip *ip);
 char *ip_print(const struct ip *ip, char out[IP_TEXT_BYTES]); /* returns out */
 
 /* "10.0.0.0/8", "fd00::/8", "192.0.2.1". -ERR_INPUT (bits beyond the prefix must be 0, too), -ERR_LIMIT. */

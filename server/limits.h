@@ -31,6 +31,8 @@ struct limits {
     int64_t request_ms;
     /* pictures */
     int64_t decode_cpu_ms, decode_wall_ms, media_queue, media_queue_bytes;
+    int64_t remote_image_bytes, remote_image_ms, remote_image_redirects; /* of one */
+    int64_t remote_images, remote_images_per_host;                       /* fetched at once */
     /* workers */
     int64_t hang_ms, load_hang_ms, worker_wait_ms;
     int64_t settle_ms;

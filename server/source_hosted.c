@@ -11,6 +11,8 @@
 #include "server/completion_route.h"
 #include "server/hosted_bill.h"
 
+enum { DEADLINE_AFTER_MS = 1000 /* the completion's own comes first: it reads on where leaving does not end the bill */ };
+
 struct hosted_call {
     struct completion *owner; /* NULL: it has left */
     struct gateway *gateway;
@@ -142,6 +144,7 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     const int64_t hint_ms = r->error.retry_after_ms > 0 ? r->error.retry_after_ms : 0;
     learn(h, fault, hint_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
+    b->left = r->sent && (r->deadline || !c);
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
         settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);
@@ -176,7 +179,7 @@ static int hosted_start(struct completion *c, struct err *e)
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);
     }
     struct upstream_callbacks cb = {.event = call_event, .ended = call_ended, .ctx = h};
-    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms, &cb, &h->call, e);
+    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms + DEADLINE_AFTER_MS, &cb, &h->call, e);
     if (rc) {
         breaker_abandon(&m->breaker, h->pass);
         call_free(h);
@@ -202,7 +205,8 @@ static void hosted_stop(struct completion *c)
         h->bill = *c->bill;
         return;
     }
-    if (h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && c->charge && upstream_drain(h->call, &e) == 0) {
+    const bool reads_on = h->model->host->host.row->on_disconnect == DISCONNECT_DRAIN && !h->gateway->draining; /* it would not see the end */
+    if (reads_on && c->charge && upstream_drain(h->call, &e) == 0) {
         completion_end_later(c, &h->end);
         h->bill = *c->bill;
         h->charge = c->charge;
@@ -210,7 +214,9 @@ static void hosted_stop(struct completion *c)
         completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
         return;
     }
-    upstream_cancel(h->call, NULL, NULL);
+    struct upstream_result r;
+    upstream_cancel(h->call, &r, NULL);
+    c->bill->left = r.sent;
     learn(h, FAULT_LEFT, 0);
     call_free(h);
 }

@@ -204,17 +204,19 @@ static void choice_row(struct worker_sequence *s, const struct frame_step_row *r
     if (ch->finished || c->done) return;
     completion_first_token(c);
     if (row->cached_tokens > ch->cached_tokens && row->cached_tokens <= c->usage.prompt_tokens) ch->cached_tokens = row->cached_tokens;
-    if (!completion_hold_covers(c, row->n_tokens)) return;
-    int rc = take_tokens(ch, row);
+    struct frame_step_row paid = *row;
+    paid.n_tokens = completion_hold_covers(c, row->n_tokens);
+    if (paid.n_tokens < row->n_tokens) paid.finish = FINISH_NONE;
+    int rc = take_tokens(ch, &paid);
     if (rc < 0)
         fail(c, ERR_INTERNAL, "the text of a step does not fit");
     else if (rc == 1) {
         worker_cancel(c->replica->worker, s);
         finish(ch, FINISH_STOP);
-    } else if (row->finish != FINISH_NONE)
+    } else if (paid.finish != FINISH_NONE)
         take_end(ch, row);
-    else
-        send_delta(ch, false);
+    else if (send_delta(ch, false) && paid.n_tokens < row->n_tokens)
+        completion_hold_end(c);
 }
 
 static void choice_down(struct worker_sequence *s, const struct err *why)

@@ -252,7 +252,21 @@ void account_json_difference(struct buf *b, unsigned bits, const struct reconcil
     buf_putc(b, '}');
 }
 
-/* --- rules --- */
+/* --- alerts, rules --- */
+
+void account_json_alert(struct buf *b, const struct alert_row *r)
+{
+    account_json_open(b);
+    account_json_int(b, "id", r->id);
+    account_json_id(b, "created_at", r->created_ms / 1000);
+    account_json_text(b, "kind", r->kind);
+    account_json_text(b, "subject", r->subject);
+    account_json_text(b, "message", r->message);
+    account_json_int(b, "tries", r->tries);
+    account_json_id(b, "sent_at", r->sent_ms / 1000);
+    account_json_id(b, "next_try_at", r->next_ms / 1000);
+    buf_putc(b, '}');
+}
 
 void account_json_rule(struct buf *b, const struct rules_row *r)
 {

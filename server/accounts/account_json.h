@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "server/accounts/accounts.h"
+#include "server/accounts/alert_store.h"
 #include "server/accounts/break_even.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/price_table.h"
@@ -31,6 +32,7 @@ void account_json_usage(struct buf *b, unsigned by, const struct report_usage *u
 void account_json_price(struct buf *b, const struct price_table_row *p);
 void account_json_break_even(struct buf *b, const struct break_even *even);
 void account_json_difference(struct buf *b, unsigned bits, const struct reconcile_row *theirs, const struct reconcile_row *ours);
+void account_json_alert(struct buf *b, const struct alert_row *r);
 void account_json_rule(struct buf *b, const struct rules_row *r);
 
 /* Members of a statement, without its lines. */

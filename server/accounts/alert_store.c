@@ -8,8 +8,6 @@
 
 #include "base/json.h"
 #include "server/accounts/account_json.h"
-#include "server/accounts/money.h"
-#include "server/accounts/words.h"
 
 enum { HOUR_S = 3600, DAY_S = 86400, PAST_DAYS = 7, STAMP_BYTES = 48 };
 
@@ -60,25 +58,13 @@ int alert_add(struct db *db, const struct alert *a, bool *added, struct err *e)
     return rc;
 }
 
-int alert_add_drift(struct db *db, const char *supplier, int64_t last_day, const struct reconcile_sums *s, struct err *e)
+int alert_add_test(struct db *db, struct err *e)
 {
-    char message[640], theirs[MONEY_BYTES], ours[MONEY_BYTES], day[WORDS_DAY_BYTES];
-    struct buf data;
+    int64_t now_ms;
     bool added;
-    buf_init(&data, sizeof message * 3);
-    words_show_day(last_day * DAY_S, day);
-    snprintf(message, sizeof message, "%s's figures up to %s differ from ours on %zu of %zu days and models: %s dollars there, %s here", supplier, day,
-             s->n_different, s->n_compared, money_write(s->theirs_nusd, theirs), money_write(s->ours_nusd, ours));
-    account_json_text(&data, "supplier", supplier);
-    account_json_text(&data, "last_day", day);
-    account_json_int(&data, "compared", (int64_t)s->n_compared);
-    account_json_int(&data, "different", (int64_t)s->n_different);
-    account_json_money(&data, "theirs_usd", s->theirs_nusd);
-    account_json_money(&data, "ours_usd", s->ours_nusd);
-    int rc = alert_add(db, &(struct alert){.kind = "supplier_drift", .subject = supplier, .occasion = last_day, .message = message, .data = &data},
-                       &added, e);
-    buf_free(&data);
-    return rc;
+    const char *message = "somebody asked whether alerts arrive";
+    int rc = now(db, &now_ms, e);
+    return rc ? rc : alert_add(db, &(struct alert){.kind = "test", .subject = "test", .occasion = now_ms, .message = message}, &added, e);
 }
 
 static int take_one(struct db *db, bool keep, const struct alert_taken *a, int64_t now_ms, bool *got, struct err *e)
@@ -137,6 +123,26 @@ int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err
 {
     return db_run(db, "UPDATE alerts SET sent_ms = CASE WHEN ?2 = 1 THEN {now_ms} END, next_ms = CASE WHEN ?3 >= 0 THEN {now_ms} + ?3 END WHERE id = ?1",
                   DB_ARGS(db_int(id), db_int(sent), db_int(sent ? -1 : retry_ms)), NULL, e);
+}
+
+int alert_list(struct db *db, size_t max, void (*fn)(void *ctx, const struct alert_row *r), void *ctx, struct err *e)
+{
+    struct db_rows r;
+    int rc = db_query(db, &r, "SELECT id, created_ms, sent_ms, next_ms, tries, kind, subject, message FROM alerts ORDER BY id DESC LIMIT ?1",
+                      DB_ARGS(db_int((int64_t)max)), e);
+    while (!rc && (rc = db_next(&r, e)) == 1) {
+        fn(ctx, &(struct alert_row){.id = db_get_int(&r, 0),
+                                    .created_ms = db_get_int(&r, 1),
+                                    .sent_ms = db_get_int(&r, 2),
+                                    .next_ms = db_get_int(&r, 3),
+                                    .tries = (int)db_get_int(&r, 4),
+                                    .kind = db_get_text(&r, 5),
+                                    .subject = db_get_text(&r, 6),
+                                    .message = db_get_text(&r, 7)});
+        rc = 0;
+    }
+    db_done(&r);
+    return rc;
 }
 
 void alert_taken_free(struct alert_taken *a, size_t n)
@@ -201,8 +207,8 @@ int alert_hour_read(struct alert_hour *h, struct db *db, struct err *e)
     if (!rc) rc = db_number(db, "SELECT coalesce(max(id), 0) FROM transfers", DB_NO_ARGS, 0, &newest, e);
     if (rc) return rc;
     rc = db_query(db, &r,
-                  "SELECT CASE kind WHEN 'sale' THEN debit ELSE 0 END AS project, sum(amount) FROM transfers"
-                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost') GROUP BY project",
+                  "SELECT CASE kind WHEN 'sale' THEN debit WHEN 'overrun' THEN -1 ELSE 0 END AS project, sum(amount) FROM transfers"
+                  " WHERE id > ?1 AND id <= ?2 AND created_ms >= ?3 AND kind IN ('sale', 'cost', 'overrun') GROUP BY project",
                   DB_ARGS(db_int(h->last_transfer), db_int(newest), db_int(starts_s * 1000)), e);
     while (!rc && (rc = db_next(&r, e)) == 1) rc = add_spend(h, db_get_int(&r, 0), db_get_int(&r, 1), e);
     db_done(&r);

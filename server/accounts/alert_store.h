@@ -10,7 +10,6 @@
 
 #include "base/buf.h"
 #include "server/accounts/db.h"
-#include "server/accounts/reconcile.h"
 
 enum {
     ALERT_MAX_BYTES = 16 << 10,    /* of a body */
@@ -27,8 +26,8 @@ struct alert {
 /* {"type": kind, "timestamp": ..., "data": {"message": ..., data}}, as Standard Webhooks has it. *added: it was not there yet. */
 MUST_USE int alert_add(struct db *db, const struct alert *a, bool *added, struct err *e);
 
-/* For whoever does not read what a nightly reconciliation tells. Once for each supplier and last day of an export. */
-MUST_USE int alert_add_drift(struct db *db, const char *supplier, int64_t last_day, const struct reconcile_sums *s, struct err *e);
+/* One for a trial: whether they arrive. */
+MUST_USE int alert_add_test(struct db *db, struct err *e);
 
 struct alert_taken {
     int64_t id;
@@ -41,13 +40,22 @@ struct alert_taken {
 MUST_USE int alert_take(struct db *db, bool keep, struct alert_taken *out, size_t max, size_t *n, int64_t *next_ms, struct err *e);
 /* sent, or again in so long; retry_ms < 0: never. */
 MUST_USE int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err *e);
+enum { ALERT_LIST_MOST = 100 /* of what people are shown */ };
+struct alert_row {
+    int64_t id, created_ms, sent_ms, next_ms; /* sent_ms 0: not; next_ms 0: it is not tried again */
+    int tries;
+    const char *kind, *subject, *message; /* borrowed until fn returns */
+};
+/* The newest first, max of them. */
+MUST_USE int alert_list(struct db *db, size_t max, void (*fn)(void *ctx, const struct alert_row *r), void *ctx, struct err *e);
 void alert_taken_free(struct alert_taken *a, size_t n);
 
 /* --- figures --- */
 
 /* What was spent in this hour, read on from where it was read last. Zero-initialised: nothing is read yet. One thread at a time. */
+enum { ALERT_SUPPLIERS = 0 /* what we owe all of them */, ALERT_OVERRUN = -1 /* what requests came to beyond their holds */ };
 struct alert_spend {
-    int64_t project, spent_nusd; /* project 0: all suppliers, what we owe them */
+    int64_t project, spent_nusd; /* project: or one of these */
 };
 struct alert_hour {
     int64_t starts_s, last_transfer;
@@ -61,7 +69,7 @@ struct alert_past {
     char name[128];                /* of the project */
     int64_t past_nusd, past_hours; /* of the week before this day, of the hours in which it was there */
 };
-/* -ERR_NOT_FOUND: there is no such project. */
+/* Of a project or ALERT_SUPPLIERS. -ERR_NOT_FOUND: there is no such project. */
 MUST_USE int alert_past_read(struct db *db, int64_t project, struct alert_past *out, struct err *e);
 
 struct alert_budget {

@@ -33,8 +33,9 @@ enum {
 };
 
 struct ledger_options {
-    const char *gateway;           /* a name for people, in `runs` */
+    const char *gateway;           /* its name, in `runs` */
     bool alone;                    /* no other gateway uses the store: runs that have not ended are dead */
+    bool only;                     /* no other of this name is alive: its runs that have not ended are dead */
     bool desk;                     /* for operators: it begins no run, and no request can be reserved */
     int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
     void *ctx;
@@ -118,7 +119,7 @@ MUST_USE int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t
 /* After -ERR_UNKNOWN: whether the batch is there, by the first op of it that was granted. 1, 0 or an error. */
 MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
 
-/* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead: voided if no attempt is open, else posted as estimated,
+/* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead (alone, only): voided if no attempt is open, else posted as estimated,
  * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
 

@@ -256,6 +256,9 @@ static int begin_run(struct ledger *l, struct err *e)
     if (!rc && !l->o.desk)
         rc = db_number(l->db, "INSERT INTO runs (gateway, started_ms, seen_ms) VALUES (?1, ?2, ?2) RETURNING id",
                        DB_ARGS(db_text(l->gateway), db_int(l->now_ms)), 0, &l->run, e);
+    if (!rc && (l->o.alone || l->o.only)) /* those that died; ledger_recover ends their requests */
+        rc = db_run(l->db, "UPDATE runs SET ended_ms = ?2 WHERE ended_ms IS NULL AND id < ?1 AND gateway = ?3",
+                    DB_ARGS(db_int(l->run), db_int(l->now_ms), db_text(l->gateway)), NULL, e);
     return db_end(l->db, rc, e);
 }
 

@@ -8,8 +8,11 @@ static int find_open(struct ledger *l, struct ledger_op *ops, size_t *n, struct 
 {
     struct db_rows rows;
     int rc = db_query(l->db, &rows,
-                      "SELECT id FROM requests WHERE state = 'reserved' AND (deadline_ms < ?1 OR id < ?2) ORDER BY id LIMIT ?3",
-                      DB_ARGS(db_int(l->now_ms - LEDGER_GRACE_MS), db_int(l->o.alone ? l->run << 32 : 0), db_int(LEDGER_MAX_BATCH)), e);
+                      "SELECT id FROM requests WHERE state = 'reserved' AND (deadline_ms < ?1 OR id < ?2 OR"
+                      " id / 4294967296 IN (SELECT id FROM runs WHERE gateway = ?4 AND id < ?5)) ORDER BY id LIMIT ?3",
+                      DB_ARGS(db_int(l->now_ms - LEDGER_GRACE_MS), db_int(l->o.alone ? l->run << 32 : 0), db_int(LEDGER_MAX_BATCH),
+                              db_text(l->gateway), db_int(l->o.only ? l->run : 0)),
+                      e);
     *n = 0;
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         ops[(*n)++] = (struct ledger_op){.type = LEDGER_VOID, .request = db_get_int(&rows, 0), .outcome = "never begun"};

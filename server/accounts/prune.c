@@ -64,11 +64,20 @@ int prune_begin(struct prune *p, struct db *db, int64_t days, struct err *e)
     return rc;
 }
 
+/* At the end. Of budgets they stay: one without a window's end would be told anew. */
+static int prune_alerts(const struct prune *p, struct err *e)
+{
+    if (p->before_ms <= 0) return 0;
+    return db_run(p->db, "DELETE FROM alerts WHERE created_ms < ?1 AND next_ms IS NULL AND kind <> 'budget_reached'", DB_ARGS(db_int(p->before_ms)),
+                  NULL, e);
+}
+
 int prune_step(struct prune *p, struct err *e)
 {
     int64_t last = 0;
     int rc = p->before_ms > 0 ? find_end(p->db, p->after, p->before_ms, &last, e) : 0;
-    if (rc || last == 0) return rc;
+    if (rc) return rc;
+    if (last == 0) return prune_alerts(p, e);
     rc = take_away(p->db, p->after, last, p->before_ms, &p->n, e);
     p->after = last;
     return rc ? rc : 1;

@@ -22,7 +22,7 @@ MUST_USE int prune_claim(struct db *db, int64_t every_ms, bool *mine, struct err
 
 /* Requests that ended more than so many days ago by the ledger's clock, but those that somebody should look at (open entries of
  * `reconciliation`). In transactions of 2,000 requests, so that a gateway never waits for long. *n: how many requests; what was done is
- * done also after an error. */
+ * done also after an error. Alerts that are as old go with them. */
 MUST_USE int prune_requests(struct db *db, int64_t days, int64_t *n, struct err *e);
 
 #endif

@@ -4,8 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { DAY_MS = 86400000 };
+#include "server/accounts/account_json.h"
+#include "server/accounts/alert_store.h"
+#include "server/accounts/money.h"
+
+enum { DAY_MS = 86400000, DAY_BYTES = 32, MESSAGE_BYTES = 640 };
 
 static int compare(const void *a, const void *b)
 {
@@ -149,6 +154,29 @@ static int compare_at(struct db *db, int64_t supplier, const struct reconcile_fi
     return 0;
 }
 
+/* For whoever does not read what a nightly run prints: gateways send it. Once for each supplier and last day of an export. */
+static int tell_drift(struct db *db, const struct reconcile_options *o, int64_t to_day, const struct reconcile_sums *s, struct err *e)
+{
+    char message[MESSAGE_BYTES], theirs[MONEY_BYTES], ours[MONEY_BYTES], day[DAY_BYTES];
+    struct tm tm;
+    time_t at = (time_t)(to_day * DAY_MS / 1000);
+    struct buf data;
+    bool added;
+    buf_init(&data, sizeof message * 3);
+    strftime(day, sizeof day, "%Y-%m-%d", gmtime_r(&at, &tm));
+    snprintf(message, sizeof message, "%s's figures up to %s differ from ours on %zu of %zu days and models: %s dollars there, %s here", o->supplier, day,
+             s->n_different, s->n_compared, money_write(s->theirs_nusd, theirs), money_write(s->ours_nusd, ours));
+    account_json_text(&data, "supplier", o->supplier);
+    account_json_text(&data, "last_day", day);
+    account_json_int(&data, "compared", (int64_t)s->n_compared);
+    account_json_int(&data, "different", (int64_t)s->n_different);
+    account_json_money(&data, "theirs_usd", s->theirs_nusd);
+    account_json_money(&data, "ours_usd", s->ours_nusd);
+    int rc = alert_add(db, &(struct alert){.kind = "supplier_drift", .subject = o->supplier, .occasion = to_day, .message = message, .data = &data}, &added, e);
+    buf_free(&data);
+    return rc;
+}
+
 int reconcile(struct db *db, const struct reconcile_file *f, const struct reconcile_options *o, reconcile_fn *fn, void *ctx,
               struct reconcile_sums *out, struct err *e)
 {
@@ -167,5 +195,5 @@ int reconcile(struct db *db, const struct reconcile_file *f, const struct reconc
         j += order >= 0;
     }
     reconcile_free(&ours);
-    return rc;
+    return rc || !out->n_different ? rc : tell_drift(db, o, to_day, out, e);
 }

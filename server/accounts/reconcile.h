@@ -50,7 +50,7 @@ struct reconcile_sums {
 /* theirs, ours: zeros where one is not there. */
 typedef void reconcile_fn(void *ctx, unsigned bits, const struct reconcile_row *theirs, const struct reconcile_row *ours);
 
-/* From the file's first day to its last. -ERR_NOT_FOUND: there is no such supplier; -ERR_UNSUPPORTED: attempts of these days have been
+/* From the file's first day to its last. Differences are also an alert (alert_store.h). -ERR_NOT_FOUND: there is no such supplier; -ERR_UNSUPPORTED: attempts of these days have been
  * pruned. */
 MUST_USE int reconcile(struct db *db, const struct reconcile_file *f, const struct reconcile_options *o, reconcile_fn *fn, void *ctx,
                        struct reconcile_sums *out, struct err *e);

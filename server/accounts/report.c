@@ -160,3 +160,20 @@ int report_usage(struct db *db, const struct report_query *q, report_usage_fn *f
     db_done(&r);
     return rc;
 }
+
+/* --- overflow --- */
+
+int report_overflow(struct db *db, int64_t hour_ms, void (*fn)(void *ctx, int64_t key, int64_t project, int64_t nusd), void *ctx, struct err *e)
+{
+    struct db_rows rows;
+    int rc = db_query(db, &rows,
+                      "SELECT account, project, sum(CASE state WHEN 'reserved' THEN held ELSE charged END) FROM requests"
+                      " WHERE scope = 2 AND created_ms >= ?1 AND created_ms < ?2 GROUP BY account, project",
+                      DB_ARGS(db_int(hour_ms), db_int(hour_ms + 3600000)), e);
+    while (!rc && (rc = db_next(&rows, e)) == 1) {
+        fn(ctx, db_get_int(&rows, 0), db_get_int(&rows, 1), db_get_int(&rows, 2));
+        rc = 0;
+    }
+    db_done(&rows);
+    return rc;
+}

@@ -53,4 +53,7 @@ typedef void report_usage_fn(void *ctx, const struct report_usage *u);
 /* In the order of what it is grouped by. -ERR_INPUT: by tag and something that tags are not summed by. */
 MUST_USE int report_usage(struct db *db, const struct report_query *q, report_usage_fn *fn, void *ctx, struct err *e);
 
+/* What stood in for local models in the hour that began then, a key at a time: what was charged for it, and what requests under way may still come to. */
+MUST_USE int report_overflow(struct db *db, int64_t hour_ms, void (*fn)(void *ctx, int64_t key, int64_t project, int64_t nusd), void *ctx, struct err *e);
+
 #endif

@@ -34,9 +34,9 @@ const char *const rule_names[RULES] = {
     [RULE_OVERFLOW_SHARE] = "overflow_share",
     [RULE_OVERFLOW_PROVIDERS] = "overflow_providers",
     [RULE_OVERFLOW_REGIONS] = "overflow_regions",
-    [RULE_OVERFLOW_MAX_PRICE_IN] = "overflow_max_price_in",
-    [RULE_OVERFLOW_MAX_PRICE_OUT] = "overflow_max_price_out",
-    [RULE_OVERFLOW_MAX_PRICE_REQUEST] = "overflow_max_price_request",
+    [RULE_OVERFLOW_USD_IN] = "overflow_usd_in",
+    [RULE_OVERFLOW_USD_OUT] = "overflow_usd_out",
+    [RULE_OVERFLOW_USD_REQUEST] = "overflow_usd_request",
 };
 
 static int rule_of(const char *name)
@@ -118,14 +118,14 @@ static int parse_price(const char *name, const char *given, struct value *v, str
     return err_set_param(e, ERR_INPUT, name, "%s: must be more than 0 (local_only keeps requests in the house)", name);
 }
 
-/* "25%", "12.5%" */
+/* "25", "25%", "12.5%" */
 static int parse_share(const char *name, const char *given, struct value *v, struct err *e)
 {
     char number[ACCOUNT_ID_BYTES] = "";
     size_t n = strlen(given);
     int64_t nano; /* 1 % as a "dollar" */
-    bool ok = n >= 2 && n < sizeof number && given[n - 1] == '%';
-    if (ok) memcpy(number, given, n - 1);
+    bool ok = n >= 1 && n < sizeof number;
+    if (ok) memcpy(number, given, given[n - 1] == '%' ? n - 1 : n);
     ok = ok && money_parse(number, &nano) && nano >= 0 && nano <= 100 * INT64_C(1000000000) && nano % 100000000 == 0;
     if (!ok) return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not a share like 25%% or 12.5%%", name, given);
     v->number = nano / 100000000;
@@ -159,9 +159,9 @@ static parse_fn *const parsers[RULES] = {
     [RULE_OVERFLOW_SHARE] = parse_share,
     [RULE_OVERFLOW_PROVIDERS] = parse_list,
     [RULE_OVERFLOW_REGIONS] = parse_list,
-    [RULE_OVERFLOW_MAX_PRICE_IN] = parse_price,
-    [RULE_OVERFLOW_MAX_PRICE_OUT] = parse_price,
-    [RULE_OVERFLOW_MAX_PRICE_REQUEST] = parse_price,
+    [RULE_OVERFLOW_USD_IN] = parse_price,
+    [RULE_OVERFLOW_USD_OUT] = parse_price,
+    [RULE_OVERFLOW_USD_REQUEST] = parse_price,
 };
 
 static int parse(enum rule rule, const char *given, struct value *v, struct err *e)
@@ -334,13 +334,13 @@ static void apply(const struct rules_entry *r, enum rules_level level, struct ac
     case RULE_OVERFLOW_REGIONS:
         over->regions = r->text;
         break;
-    case RULE_OVERFLOW_MAX_PRICE_IN:
+    case RULE_OVERFLOW_USD_IN:
         over->price.in_nusd = r->number;
         break;
-    case RULE_OVERFLOW_MAX_PRICE_OUT:
+    case RULE_OVERFLOW_USD_OUT:
         over->price.out_nusd = r->number;
         break;
-    case RULE_OVERFLOW_MAX_PRICE_REQUEST:
+    case RULE_OVERFLOW_USD_REQUEST:
         over->price.request_nusd = r->number;
         break;
     case RULES:

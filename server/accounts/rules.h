@@ -32,9 +32,9 @@ enum rule {
     RULE_OVERFLOW_SHARE,
     RULE_OVERFLOW_PROVIDERS,
     RULE_OVERFLOW_REGIONS,
-    RULE_OVERFLOW_MAX_PRICE_IN,
-    RULE_OVERFLOW_MAX_PRICE_OUT,
-    RULE_OVERFLOW_MAX_PRICE_REQUEST,
+    RULE_OVERFLOW_USD_IN,
+    RULE_OVERFLOW_USD_OUT,
+    RULE_OVERFLOW_USD_REQUEST,
     RULES
 };
 extern const char *const rule_names[RULES]; /* "providers", ...: as in the store, and with - for _ the flag of `accounts rules` */

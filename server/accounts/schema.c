@@ -185,32 +185,35 @@ static const char prices_8[] = "ALTER TABLE requests ADD COLUMN markup {int};"
                                "ALTER TABLE attempts ADD COLUMN tier TEXT;"
                                "ALTER TABLE attempts ADD COLUMN extended {int} NOT NULL DEFAULT 0;";
 
-/* Version 9. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
+/* Version 9. What went over in an hour is asked for at every start. */
+static const char overflow_9[] = "CREATE INDEX requests_overflow ON requests(created_ms) WHERE scope = 2;";
+
+/* Version 10. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
  * that there is. ledger_state.prune_ms: when old requests are next to be taken away, by whichever gateway notes it first (retention.h).
  * (SQLite cannot change the CHECK on kind: the table is made anew, and its indexes with it.) */
 #define TRANSFER_KINDS "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback', 'payment'"
-#define TRANSFERS_ONCE_9                                                                                                                   \
+#define TRANSFERS_ONCE_10                                                                                                                   \
     "CREATE UNIQUE INDEX transfers_key ON transfers(idempotency_key) WHERE idempotency_key IS NOT NULL;"                                   \
     "ALTER TABLE ledger_state ADD COLUMN prune_ms {int} NOT NULL DEFAULT 0;"
-static const char sqlite_9[] =
-    "CREATE TABLE transfers_9 (id {id}, request {int}, attempt {int},"
+static const char sqlite_10[] =
+    "CREATE TABLE transfers_10 (id {id}, request {int}, attempt {int},"
     " kind TEXT NOT NULL CHECK (kind IN (" TRANSFER_KINDS ")),"
     " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT "
     "NULL,"
     " linked {int}, note TEXT, idempotency_key TEXT);"
-    "INSERT INTO transfers_9 (id, request, attempt, kind, debit, credit, amount, created_ms, linked, note)"
+    "INSERT INTO transfers_10 (id, request, attempt, kind, debit, credit, amount, created_ms, linked, note)"
     " SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers ORDER BY id;"
     "DROP TABLE transfers;"
-    "ALTER TABLE transfers_9 RENAME TO transfers;"
+    "ALTER TABLE transfers_10 RENAME TO transfers;"
     "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
-    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_9;
-static const char postgres_9[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
+    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_10;
+static const char postgres_10[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
                                  "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (" TRANSFER_KINDS "));"
-                                 "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_9;
+                                 "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_10;
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
     {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {"", ""}, {prices_8, prices_8},
-    {sqlite_9, postgres_9}};
+    {overflow_9, overflow_9}, {sqlite_10, postgres_10}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";
@@ -230,12 +233,12 @@ static int check_references(struct db *db, struct err *e)
 }
 
 /* The version is read again inside: another process may have been faster. On PostgreSQL they wait for one another here. */
-static int migrate_once(struct db *db, int64_t *version, struct err *e)
+static int migrate_once(struct db *db, int64_t to, int64_t *version, struct err *e)
 {
     int rc = db_begin(db, e);
     if (!rc && db_kind(db) == DB_POSTGRES) rc = db_script(db, "LOCK TABLE schema_migrations IN EXCLUSIVE MODE", e);
     if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, version, e);
-    if (!rc && *version < ACCOUNTS_SCHEMA_VERSION) {
+    if (!rc && *version < to) {
         rc = db_script(db, migrations[*version][db_kind(db)], e);
         if (!rc) rc = db_run(db, record_sql, DB_ARGS(db_int(*version + 1)), NULL, e);
         if (!rc) rc = check_references(db, e);
@@ -244,18 +247,24 @@ static int migrate_once(struct db *db, int64_t *version, struct err *e)
     return db_end(db, rc, e);
 }
 
-int schema_migrate(struct db *db, struct err *e)
+int schema_migrate_to(struct db *db, int to, struct err *e)
 {
+    CHECK(to >= 1 && to <= ACCOUNTS_SCHEMA_VERSION);
     bool sqlite = db_kind(db) == DB_SQLITE;
     int64_t version = 0;
     int rc = sqlite ? db_script(db, "PRAGMA foreign_keys = OFF", e) : 0; /* for migrations that make a table anew */
     if (!rc) rc = db_script(db, table_sql, e);
     if (!rc) rc = db_number(db, version_sql, DB_NO_ARGS, 0, &version, e);
-    while (!rc && version < ACCOUNTS_SCHEMA_VERSION) rc = migrate_once(db, &version, e);
+    while (!rc && version < to) rc = migrate_once(db, to, &version, e);
     if (!rc && version > ACCOUNTS_SCHEMA_VERSION)
         rc = err_set(e, ERR_UNSUPPORTED, "the accounts database has schema version %lld, this program knows %d: use a newer program",
                      (long long)version, ACCOUNTS_SCHEMA_VERSION);
     return rc || !sqlite ? rc : db_script(db, "PRAGMA foreign_keys = ON", e);
+}
+
+int schema_migrate(struct db *db, struct err *e)
+{
+    return schema_migrate_to(db, ACCOUNTS_SCHEMA_VERSION, e);
 }
 
 int schema_config_changed(struct db *db, struct err *e)

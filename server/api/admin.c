@@ -15,9 +15,6 @@
 enum { REPLY_MAX_BYTES = 64 << 20, JSON_MAX_BYTES = 64 << 10, QUERY_BYTES = 4096 };
 
 #define MONEY "amount_usd note linked"
-#define RULE_NAMES                                                                                                                         \
-    "providers models regions local_only zero_retention max_price_in max_price_out max_price_request policy overflow_usd_per_hour"         \
-    " overflow_share overflow_providers overflow_regions overflow_max_price_in overflow_max_price_out overflow_max_price_request"
 static const struct admin_op ops[] = {
     {"GET", "/admin/accounts", "keys", ADMIN_LEDGER, admin_list, 0},
     {"POST", "/admin/accounts", "kind name organisation", 0, admin_create, 0},
@@ -34,7 +31,7 @@ static const struct admin_op ops[] = {
     {"POST", "/admin/accounts/*/prepaid", "floor_usd", ADMIN_LEDGER, admin_prepaid, 0},
     {"POST", "/admin/accounts/*/limit", "rpm tpm concurrency", ADMIN_LEDGER, admin_limit, 0},
     {"POST", "/admin/accounts/*/budgets", "amount unit period scope hard", ADMIN_LEDGER, admin_budget_add, 0},
-    {"POST", "/admin/accounts/*/rules", RULE_NAMES, ADMIN_LEDGER, admin_rules, 0},
+    {"POST", "/admin/accounts/*/rules", NULL, ADMIN_LEDGER, admin_rules, 0},
     {"GET", "/admin/accounts/*/statement", "month", 0, admin_statement, 0},
     {"GET", "/admin/budgets", "account", ADMIN_LEDGER, admin_budget_list, 0},
     {"POST", "/admin/budgets/*/end", "", ADMIN_LEDGER, admin_budget_end, 0},
@@ -51,6 +48,8 @@ static const struct admin_op ops[] = {
     {"GET", "/admin/break-even", "from to", 0, admin_break_even, 0},
     {"GET", "/admin/usage", "by from to project", 0, admin_usage, 0},
     {"POST", "/admin/reconcile", "supplier threshold_usd token_threshold close", ADMIN_QUERY, admin_reconcile, 0},
+    {"GET", "/admin/alerts", "", 0, admin_alert_list, 0},
+    {"POST", "/admin/alerts/test", "", 0, admin_alert_test, 0},
     {"POST", "/admin/prune", "older_than_days", 0, admin_prune, 0},
 };
 enum { N_OPS = sizeof ops / sizeof ops[0] };
@@ -204,7 +203,7 @@ static int read_call(struct admin_call *c, struct err *e)
         json_decref(in);
         if (!rc) rc = read_body(c, e);
     }
-    if (!rc) rc = admin_check_fields(c->in, c->op->fields, e);
+    if (!rc && c->op->fields) rc = admin_check_fields(c->in, c->op->fields, e);
     return rc || !(c->op->needs & ADMIN_ONCE) ? rc : read_key(c, e);
 }
 
@@ -372,4 +371,6 @@ ENDPOINT(prices_change, "POST", "/admin/prices/");
 ENDPOINT(break_even, "GET", "/admin/break-even");
 ENDPOINT(usage, "GET", "/admin/usage");
 ENDPOINT(reconcile, "POST", "/admin/reconcile");
+ENDPOINT(alerts_list, "GET", "/admin/alerts");
+ENDPOINT(alerts_test, "POST", "/admin/alerts/test");
 ENDPOINT(prune, "POST", "/admin/prune");

@@ -21,7 +21,7 @@ struct admin_call;
 
 struct admin_op {
     const char *method, *path; /* '*' in it is an id */
-    const char *fields;        /* what may be given, with blanks between */
+    const char *fields;        /* what may be given, with blanks between; NULL: the operation looks itself */
     unsigned needs;
     int (*run)(struct admin_call *c, struct err *e); /* writes to c->out */
     int arg;                                         /* its own */
@@ -91,6 +91,8 @@ int admin_price_end(struct admin_call *c, struct err *e);
 int admin_statement(struct admin_call *c, struct err *e);
 int admin_usage(struct admin_call *c, struct err *e);
 int admin_reconcile(struct admin_call *c, struct err *e);
+int admin_alert_list(struct admin_call *c, struct err *e);
+int admin_alert_test(struct admin_call *c, struct err *e);
 int admin_prune(struct admin_call *c, struct err *e);
 
 #endif

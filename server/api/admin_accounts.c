@@ -98,16 +98,30 @@ int admin_freeze(struct admin_call *c, struct err *e)
     return rc ? rc : admin_show(c, e);
 }
 
+static int rule_of(const char *name)
+{
+    for (int i = 0; i < RULES; i++)
+        if (strcmp(rule_names[i], name) == 0) return i;
+    return -1;
+}
+
 /* null: no rule. */
 int admin_rules(struct admin_call *c, struct err *e)
 {
-    const char *values[RULES] = {0};
+    const char *values[RULES] = {0}, *name;
+    json_t *value;
     int rc = 0;
-    for (int i = 0; i < RULES && !rc; i++)
-        if (json_is_null(json_object_get(c->in, rule_names[i])))
+    json_object_foreach(c->in, name, value)
+    {
+        int i = rule_of(name);
+        if (rc) break;
+        if (i < 0)
+            rc = err_set_param(e, ERR_UNSUPPORTED, name, "There is no rule '%.60s'.", name);
+        else if (json_is_null(value))
             values[i] = "any";
         else
-            rc = admin_text(c, rule_names[i], &values[i], e);
+            rc = admin_text(c, name, &values[i], e);
+    }
     if (!rc) rc = rules_change(c->db, c->id, values, e);
     return rc ? rc : admin_show(c, e);
 }

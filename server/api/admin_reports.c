@@ -1,7 +1,6 @@
 /* Admin: prices, statements, usage, a provider's invoice, pruning. */
 #include "base/clock.h"
 #include "server/accounts/account_json.h"
-#include "server/accounts/alert_store.h"
 #include "server/accounts/prune.h"
 #include "server/accounts/words.h"
 #include "server/api/admin.h"
@@ -194,9 +193,7 @@ int admin_reconcile(struct admin_call *c, struct err *e)
     if (rc) return rc;
     buf_init(&differences, c->out.max);
     rc = reconcile(c->db, &file, &o, put_difference, &differences, &sums, e);
-    int64_t last_day = file.n ? file.rows[file.n - 1].day : 0; /* they are in order */
     reconcile_free(&file);
-    if (!rc && sums.n_different) rc = alert_add_drift(c->db, o.supplier, last_day, &sums, e);
     if (!rc && differences.failed) rc = err_set(e, ERR_MEMORY, "the differences do not fit");
     if (!rc) {
         account_json_open(&c->out);
@@ -211,6 +208,27 @@ int admin_reconcile(struct admin_call *c, struct err *e)
     }
     buf_free(&differences);
     return rc;
+}
+
+/* --- alerts --- */
+
+static void put_alert(void *ctx, const struct alert_row *r)
+{
+    account_json_alert(ctx, r);
+}
+
+int admin_alert_list(struct admin_call *c, struct err *e)
+{
+    open_list(c);
+    int rc = alert_list(c->db, ALERT_LIST_MOST, put_alert, &c->out, e);
+    buf_puts(&c->out, "]}");
+    return rc;
+}
+
+int admin_alert_test(struct admin_call *c, struct err *e)
+{
+    int rc = alert_add_test(c->db, e);
+    return rc ? rc : admin_alert_list(c, e);
 }
 
 /* --- pruning --- */

@@ -39,10 +39,12 @@ static const struct verb {
     {"budget", "end", "BUDGET", 1, 1, "", LEDGER, accounts_budget_end},
     {"rules", "", "[ID]", 0, 1,
      "--providers --models --regions --local-only --zero-retention --max-price-in --max-price-out --max-price-request --policy"
-     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-max-price-in --overflow-max-price-out"
-     " --overflow-max-price-request --json",
+     " --overflow-usd-per-hour --overflow-share --overflow-providers --overflow-regions --overflow-usd-in --overflow-usd-out"
+     " --overflow-usd-request --json",
      0, accounts_rules},
     {"limit", "", "ID", 1, 1, "--rpm --tpm --concurrency", LEDGER, accounts_limit},
+    {"alert", "list", "", 0, 0, "--json", 0, accounts_alert_list},
+    {"alert", "test", "", 0, 0, "", 0, accounts_alert_test},
     {"price", "set", "PROVIDER MODEL", 2, 2, "--input --output --cached --free --price-file --json", 0, accounts_price_set},
     {"price", "markup", "PROVIDER|all PERCENT", 2, 2, "--json", 0, accounts_price_markup},
     {"price", "gpu-hour", "MODEL USD", 2, 2, "--json", 0, accounts_price_gpu_hour},

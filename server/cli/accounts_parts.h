@@ -43,6 +43,8 @@ int accounts_budget_add(struct accounts_run *r, struct err *e);
 int accounts_budget_end(struct accounts_run *r, struct err *e);
 int accounts_limit(struct accounts_run *r, struct err *e);
 int accounts_rules(struct accounts_run *r, struct err *e); /* accounts_rules.c */
+int accounts_alert_list(struct accounts_run *r, struct err *e); /* accounts_alert.c */
+int accounts_alert_test(struct accounts_run *r, struct err *e);
 int accounts_price_set(struct accounts_run *r, struct err *e); /* accounts_price.c */
 int accounts_price_list(struct accounts_run *r, struct err *e);
 int accounts_price_history(struct accounts_run *r, struct err *e);

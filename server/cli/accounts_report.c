@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/accounts/alert_store.h"
 #include "server/accounts/export.h"
 #include "server/accounts/money.h"
 #include "server/accounts/reconcile.h"
@@ -238,9 +237,7 @@ int accounts_reconcile(struct accounts_run *r, struct err *e)
     if (rc) return rc;
     accounts_listing_begin(&l.out, DIFFERENCE_COLUMNS, header);
     rc = reconcile(r->db, &file, &ro, o->json ? difference_json : difference_row, &l, &sums, e);
-    int64_t last_day = file.n ? file.rows[file.n - 1].day : 0; /* they are in order */
     reconcile_free(&file);
-    if (!rc && sums.n_different) rc = alert_add_drift(r->db, o->supplier, last_day, &sums, e);
     if (!rc && !o->json && !sums.n_different) /* nothing to print */
         accounts_listing_free(&l.out);
     else

@@ -13,6 +13,7 @@
 #include "server/accounts/prune.h"
 #include "server/cli/options_table.h"
 #include "server/ip.h"
+#include "server/remote_url.h"
 
 enum {
     MODEL_COMMANDS = ON(SERVE) | ON(GENERATE) | ON(LOGITS) | ON(EVAL) | ON(CHAT) | ON(WORKER) | ON(MODELS),
@@ -73,6 +74,12 @@ const struct option_row option_rows[] = {
      "a name by which the server may be called; on a loopback address its own names are always allowed"},
     {ON(SERVE) | ACCESS | RELOADS, "--allow-origin", "ORIGIN", OPTION_ORIGINS, F(allow_origins), 0, 0, NULL,
      "a web page's origin, such as https://example.org, that may call the server (CORS); * for any"},
+    {ON(SERVE) | ACCESS, "--remote-images", "off|https|http", OPTION_CHOICE, F(remote_images), 0, 0, "off",
+     "fetch pictures that requests name by URL; http: also without TLS (docs/images.md)"},
+    {ON(SERVE) | ACCESS, "--remote-image-host", "HOST", OPTION_HOSTS, F(remote_image_hosts), 0, 0, NULL,
+     "fetch from this host only, such as example.org, *.example.org or *:8080; may be given several times (default: any, at ports 80 and 443)"},
+    {ON(SERVE) | ACCESS, "--remote-image-network", "NETWORK", OPTION_NETWORKS, F(remote_image_nets), 0, 0, NULL,
+     "fetch also from addresses in this network, such as 10.0.0.0/8, though they are not public; may be given several times"},
     {ON(KEYS), "--admin", NULL, OPTION_FLAG, F(admin), 0, 0, NULL, "add: a key for /healthz and /admin, which the API refuses"},
     {ON(KEYS), "--expires", "WHEN", OPTION_TEXT, F(expires), 0, 0, NULL,
      "add, rotate: 30d, 12h, 2026-12-31 (00:00 UTC), 2026-12-31T18:30Z or never"},
@@ -122,11 +129,11 @@ const struct option_row option_rows[] = {
     {ON(ACCOUNTS), "--overflow-providers", "NAME,...", OPTION_TEXT, F(rules[RULE_OVERFLOW_PROVIDERS]), 0, 0, NULL,
      "rules: the only providers that may stand in"},
     {ON(ACCOUNTS), "--overflow-regions", "NAME,...", OPTION_TEXT, F(rules[RULE_OVERFLOW_REGIONS]), 0, 0, NULL, "rules: and their regions"},
-    {ON(ACCOUNTS), "--overflow-max-price-in", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_MAX_PRICE_IN]), 0, 0, NULL,
+    {ON(ACCOUNTS), "--overflow-usd-in", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_IN]), 0, 0, NULL,
      "rules: the highest price of what stands in, of a million tokens of input"},
-    {ON(ACCOUNTS), "--overflow-max-price-out", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_MAX_PRICE_OUT]), 0, 0, NULL,
+    {ON(ACCOUNTS), "--overflow-usd-out", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_OUT]), 0, 0, NULL,
      "rules: the same of output"},
-    {ON(ACCOUNTS), "--overflow-max-price-request", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_MAX_PRICE_REQUEST]), 0, 0, NULL,
+    {ON(ACCOUNTS), "--overflow-usd-request", "USD", OPTION_TEXT, F(rules[RULE_OVERFLOW_USD_REQUEST]), 0, 0, NULL,
      "rules: and of one request"},
     {ON(ACCOUNTS), "--input", "USD", OPTION_TEXT, F(input_usd), 0, 0, NULL, "price set: for a million tokens of input"},
     {ON(ACCOUNTS), "--cached", "USD", OPTION_TEXT, F(cached_usd), 0, 0, NULL,
@@ -138,8 +145,8 @@ const struct option_row option_rows[] = {
     {ON(ACCOUNTS), "--month", "YYYY-MM", OPTION_TEXT, F(month), 0, 0, NULL, "statement: of which month, UTC (default: this one)"},
     {ON(ACCOUNTS), "--by", "NAME,...", OPTION_TEXT, F(by), 0, 0, "project,day", "usage: day, project, key, model, supplier, tag"},
     {ON(ACCOUNTS), "--from", "YYYY-MM-DD", OPTION_TEXT, F(from), 0, 0, NULL,
-     "usage, export: from this day on, UTC (default: this month's first; export: all)"},
-    {ON(ACCOUNTS), "--to", "YYYY-MM-DD", OPTION_TEXT, F(to), 0, 0, NULL, "usage, export: up to this day and with it (default: today)"},
+     "usage, export, break-even: from this day on, UTC (default: this month's first; export: all; break-even: 30 days ago)"},
+    {ON(ACCOUNTS), "--to", "YYYY-MM-DD", OPTION_TEXT, F(to), 0, 0, NULL, "usage, export, break-even: up to this day and with it (default: today)"},
     {ON(ACCOUNTS), "--supplier", "NAME", OPTION_TEXT, F(supplier), 0, 0, NULL, "reconcile: whose export it is, as accounts list names it"},
     {ON(ACCOUNTS), "--threshold", "USD", OPTION_TEXT, F(threshold), 0, 0, "0.01", "reconcile: a difference up to that is none"},
     {ON(ACCOUNTS), "--token-threshold", "N", OPTION_INT, F(token_threshold), 0, MAX_COUNT, "0", "reconcile: the same of tokens"},
@@ -310,7 +317,7 @@ const char *option_initial(const struct option_row *r, enum command c)
 
 bool option_is_list(const struct option_row *r)
 {
-    return r->kind == OPTION_NAMES || r->kind == OPTION_NETWORKS || r->kind == OPTION_ORIGINS;
+    return r->kind == OPTION_NAMES || r->kind == OPTION_NETWORKS || r->kind == OPTION_ORIGINS || r->kind == OPTION_HOSTS;
 }
 
 char *option_key(const char *flag, char out[OPTIONS_KEY_BYTES])
@@ -408,6 +415,11 @@ static int list_check(const struct option_row *r, const char *value, struct err 
         int rc = ip_nets_add(&nets, value, e);
         return rc ? err_prefix(e, "%s", r->flag) : 0;
     }
+    if (r->kind == OPTION_HOSTS) {
+        struct remote_rules rules = {.n_hosts = 0};
+        int rc = remote_rules_add_host(&rules, value, e);
+        return rc ? err_prefix(e, "%s", r->flag) : 0;
+    }
     bool fine = strcmp(value, "*") == 0 || (strstr(value, "://") && !value[strcspn(value, " \t\r\n")] && !str_ends_with(value, "/"));
     if (r->kind == OPTION_ORIGINS && !fine)
         return err_set(e, ERR_INPUT, "%s: '%s' is not an origin such as https://example.org", r->flag, value);
@@ -468,6 +480,7 @@ int option_set(const struct option_row *r, struct options *o, const char *value,
     case OPTION_NAMES:
     case OPTION_NETWORKS:
     case OPTION_ORIGINS:
+    case OPTION_HOSTS:
         return list_add(r, o, value, e);
     case OPTION_IMAGES:
         if (o->n_images == OPTIONS_MAX_IMAGES) return err_set(e, ERR_INPUT, "%s: at most %d", r->flag, OPTIONS_MAX_IMAGES);

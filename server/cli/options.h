@@ -50,7 +50,8 @@ enum {
 
 /* A hosted provider, as the configuration file has it; NULL: not said. */
 struct option_provider {
-    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *header, *prices, *zero_retention;
+    const char *provider, *name, *base_url, *region, *resource, *api_version, *key_env, *key_file, *auth, *header, *prices,
+        *zero_retention, *unverified;
     unsigned line; /* of the file */
 };
 
@@ -91,6 +92,8 @@ struct options {
 
     const char *name, *url, *listen, *data, *api_key_file, *tls_cert, *tls_key;
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
+    const char *remote_images;
+    struct option_list remote_image_hosts, remote_image_nets;
     bool no_auth;
     const char *store; /* NULL: the data directory's own */
     int64_t retain_requests; /* days; 0: for good */

@@ -42,11 +42,12 @@ static const struct config_key provider_keys[] = {{.name = "provider", .kind = C
                                                   {.name = "resource", .kind = CONFIG_TEXT},    {.name = "api_version", .kind = CONFIG_TEXT},
                                                   {.name = "key_env", .kind = CONFIG_TEXT},     {.name = "key_file", .kind = CONFIG_TEXT},
                                                   {.name = "header", .kind = CONFIG_TEXT},      {.name = "prices", .kind = CONFIG_TEXT},
-                                                  {.name = "zero_retention", .kind = CONFIG_TEXT}};
+                                                  {.name = "zero_retention", .kind = CONFIG_TEXT}, {.name = "auth", .kind = CONFIG_TEXT},
+                                                  {.name = "unverified", .kind = CONFIG_TEXT}};
 #define PROVIDER_AT(x) offsetof(struct option_provider, x)
 static const size_t provider_at_field[] = {PROVIDER_AT(provider), PROVIDER_AT(name),    PROVIDER_AT(base_url), PROVIDER_AT(region), PROVIDER_AT(resource),
                                            PROVIDER_AT(api_version), PROVIDER_AT(key_env), PROVIDER_AT(key_file), PROVIDER_AT(header), PROVIDER_AT(prices),
-                                           PROVIDER_AT(zero_retention)};
+                                           PROVIDER_AT(zero_retention), PROVIDER_AT(auth), PROVIDER_AT(unverified)};
 enum { N_PROVIDER_KEYS = sizeof provider_keys / sizeof provider_keys[0] };
 
 static const char **provider_field(struct option_provider *p, size_t i)

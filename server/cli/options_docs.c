@@ -217,6 +217,7 @@ static void reference_option(FILE *f, const struct option_row *r)
         [OPTION_NAMES] = "list of names",
         [OPTION_NETWORKS] = "list of networks",
         [OPTION_ORIGINS] = "list of origins",
+        [OPTION_HOSTS] = "list of hosts",
     };
     char key[OPTIONS_KEY_BYTES];
     fprintf(f, "| `%s` | ", option_key(r->flag, key));

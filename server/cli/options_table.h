@@ -16,7 +16,7 @@ struct command_row {
 };
 extern const struct command_row option_commands[COMMANDS];
 
-/* STORE is a database's URL, whose password is never printed; ADDRESS is a HOST:PORT; GPUS are numbers with commas between; NETWORKS, NAMES and ORIGINS are lists, given several times. */
+/* STORE is a database's URL, whose password is never printed; ADDRESS is a HOST:PORT; GPUS are numbers with commas between; NETWORKS, NAMES, ORIGINS and HOSTS are lists, given several times. */
 enum option_kind {
     OPTION_FLAG,
     OPTION_INT,
@@ -29,7 +29,8 @@ enum option_kind {
     OPTION_IMAGES,
     OPTION_NAMES,
     OPTION_NETWORKS,
-    OPTION_ORIGINS
+    OPTION_ORIGINS,
+    OPTION_HOSTS
 };
 
 /* Beside its commands a row says what else holds of it, in the upper half of the same number. */

@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <netdb.h>
 #include <signal.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -36,6 +38,7 @@
 #include "server/api/endpoint.h"
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
+#include "server/remote_image.h"
 #include "server/retention.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
@@ -91,18 +94,40 @@ static void refresh_fired(void *ctx)
         log_error("out of memory: keys are no longer refreshed");
 }
 
-/* Who has the lock is the only gateway of this store: what runs before it have left open is nobody's. */
+/* The name of the gateway that has this data directory's lock, which no other has while it holds it: a number that was drawn once, and is drawn anew
+ * in a copy of the directory. false: it could not be kept. */
+static bool take_name(int lock_fd, char *name, size_t size)
+{
+    char text[96], host[64] = "";
+    struct stat st;
+    unsigned long long number, device, inode;
+    if (fstat(lock_fd, &st)) return false;
+    ssize_t n = pread(lock_fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino;
+    if (!ours) {
+        randombytes_buf(&number, sizeof number);
+        int len = snprintf(text, sizeof text, "%016llx %llu %llu\n", number, (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+        if (ftruncate(lock_fd, 0) || pwrite(lock_fd, text, (size_t)len, 0) != len || fsync(lock_fd)) return false;
+    }
+    gethostname(host, sizeof host - 1);
+    snprintf(name, size, "%s-%016llx", host, number);
+    return true;
+}
+
+/* Who has the lock is the only gateway of this store, or of its name where others may share it: what its runs before have left open is nobody's. */
 static int open_ledger(struct serve *s, struct err *e)
 {
     char path[sizeof s->data + 16];
     snprintf(path, sizeof path, "%.4000s/gateway.lock", s->data);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
-    bool alone = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0;
+    char name[96] = "gateway";
+    bool locked = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0, named = locked && take_name(s->lock_fd, name, sizeof name);
     snprintf(s->store, sizeof s->store, "%.4000s/accounts.db", s->data);
     s->g.store = s->o->store ? s->o->store : s->store;
     struct ledger_writer_options o = {.where = s->g.store,
-                                      .ledger = {.gateway = "gateway", .alone = alone && !s->o->store}, /* others may share it */
+                                      .ledger = {.gateway = name, .alone = locked && !s->o->store, .only = named},
                                       .deliver = charge_deliver};
     return ledger_writer_start(&s->g.ledger, &o, e);
 }
@@ -331,6 +356,14 @@ static int start_media(struct serve *s, struct err *e)
     return media_pool_new(&s->g.media, s->g.loop, &c, e);
 }
 
+static int start_remote(struct serve *s, struct err *e)
+{
+    struct remote_rules rules;
+    if (strcmp(s->o->remote_images, "off") == 0) return 0;
+    serve_config_remote(s->o, &rules);
+    return remote_images_new(&s->g.remote, s->g.loop, &rules, env_ca_file(), e);
+}
+
 static int serve_start(struct serve *s, struct err *e)
 {
     gateway_check_endpoints(gateway_endpoints, n_gateway_endpoints);
@@ -344,6 +377,7 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = watch_signals(s, e);
     if (!rc) rc = open_accounts(s, e);
     if (!rc) rc = serve_hosted_start(s, e);
+    if (!rc) rc = start_remote(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
     if (!rc) rc = pool_new(&s->g.desk, s->g.loop, DESK_THREADS, e);
@@ -374,6 +408,7 @@ static void serve_close(struct serve *s)
     gateway_models_free(g);
     hosted_free(g->hosted);
     sticky_free(g->sticky);
+    remote_images_free(g->remote);
     price_now_stop(&s->prices);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);

@@ -38,6 +38,14 @@ void serve_config_edge(const struct options *o, struct edge *edge, struct ip_net
     for (size_t i = 0; i < o->trusted_proxies.n; i++) CHECK(ip_nets_add(trusted_proxies, o->trusted_proxies.items[i], NULL) == 0);
 }
 
+void serve_config_remote(const struct options *o, struct remote_rules *r)
+{
+    _Static_assert((int)OPTIONS_MAX_LIST <= (int)REMOTE_MAX_HOSTS, "lists of options fit");
+    *r = (struct remote_rules){.http = strcmp(o->remote_images, "http") == 0};
+    for (size_t i = 0; i < o->remote_image_hosts.n; i++) CHECK(remote_rules_add_host(r, o->remote_image_hosts.items[i], NULL) == 0);
+    for (size_t i = 0; i < o->remote_image_nets.n; i++) CHECK(ip_nets_add(&r->nets, o->remote_image_nets.items[i], NULL) == 0);
+}
+
 int serve_read_key(const char *path, char out[KEY_TEXT_BYTES], struct err *e)
 {
     struct stat st;

@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "server/accounts/money.h"
+#include "server/accounts/report.h"
 #include "server/cli/data_path.h"
 #include "server/cli/env.h"
 #include "server/cli/serve_parts.h"
@@ -16,37 +18,15 @@ enum { PATH_BYTES = 4096 };
 
 struct made {
     struct hosted_order orders[OPTIONS_MAX_PROVIDERS];
-    char keys[OPTIONS_MAX_PROVIDERS][HOST_MAX_KEY_BYTES];
-    const char *key_lists[OPTIONS_MAX_PROVIDERS][1], *header_lists[OPTIONS_MAX_PROVIDERS][1];
+    struct serve_secrets secrets;
+    const char *key_lists[OPTIONS_MAX_PROVIDERS][HOST_MAX_KEYS], *header_lists[OPTIONS_MAX_PROVIDERS][1];
 };
 
-/* A row that needs a key and has none is an error at the start, not at the first request. */
-static int read_key(struct made *m, const struct options *o, int i, struct err *e)
+static int read_flag(const struct options *o, const struct option_provider *p, const char *key, const char *text, bool *out, struct err *e)
 {
-    const struct option_provider *p = &o->providers[i];
-    const struct provider *row = provider_find(p->provider);
-    const char *variable = p->key_env ? p->key_env : row ? row->key_env : NULL;
-    bool there = false;
-    if (p->key_file) {
-        int rc = serve_read_key(p->key_file, m->keys[i], e);
-        if (rc) return rc;
-        there = true;
-    } else if (variable) {
-        there = env_take_provider_key(variable, m->keys[i], sizeof m->keys[i]);
-        for (int j = 0; j < i && !there; j++) { /* taken already by one before it */
-            const struct provider *other = provider_find(o->providers[j].provider);
-            const char *its = o->providers[j].key_env ? o->providers[j].key_env : other ? other->key_env : NULL;
-            if (!its || o->providers[j].key_file || strcmp(its, variable) != 0) continue;
-            strcpy(m->keys[i], m->keys[j]);
-            there = m->keys[i][0] != '\0';
-        }
-        if (!there && (p->key_env || row->key_env))
-            return err_set(e, ERR_INPUT, "%s:%u: provider %s: %s is not set: its key comes from there, or from key_file", o->config, p->line, p->provider, variable);
-    }
-    m->key_lists[i][0] = m->keys[i];
-    m->orders[i].host.keys = m->key_lists[i];
-    m->orders[i].host.n_keys = there;
-    return 0;
+    *out = text && strcmp(text, "true") == 0;
+    if (!text || *out || strcmp(text, "false") == 0) return 0;
+    return err_set(e, ERR_INPUT, "%s:%u: provider %s: %s is neither true nor false", o->config, p->line, p->provider, key);
 }
 
 static int make_one(struct made *m, const struct options *o, int i, struct err *e)
@@ -60,15 +40,17 @@ static int make_one(struct made *m, const struct options *o, int i, struct err *
                                              .region = p->region,
                                              .resource = p->resource,
                                              .api_version = p->api_version,
+                                             .auth = p->auth,
                                              .headers = m->header_lists[i],
                                              .n_headers = p->header != NULL};
     to->prices = p->prices;
     to->region = p->region;
-    if (p->zero_retention && strcmp(p->zero_retention, "true") != 0 && strcmp(p->zero_retention, "false") != 0)
-        return err_set(e, ERR_INPUT, "%s:%u: provider %s: zero_retention is neither true nor false", o->config, p->line, p->provider);
-    to->zero_retention = p->zero_retention && strcmp(p->zero_retention, "true") == 0;
-    if (!provider_find(p->provider)) return err_set(e, ERR_INPUT, "%s:%u: there is no provider '%.64s'", o->config, p->line, p->provider);
-    return read_key(m, o, i, e);
+    const struct provider *row = provider_find(p->provider);
+    if (!row) return err_set(e, ERR_INPUT, "%s:%u: there is no provider '%.64s'", o->config, p->line, p->provider);
+    int rc = read_flag(o, p, "zero_retention", p->zero_retention, &to->zero_retention, e);
+    if (!rc) rc = read_flag(o, p, "unverified", p->unverified, &to->host.unverified, e);
+    to->host.keys = m->key_lists[i];
+    return rc ? rc : serve_secrets_read(&m->secrets, o, p, row->key_env, m->key_lists[i], &to->host.n_keys, e);
 }
 
 static int read_usd(const char *flag, const char *text, int64_t *nusd, struct err *e)
@@ -162,6 +144,24 @@ static int make_aliases(const struct options *o, struct hosted_alias *aliases, s
     return 0;
 }
 
+static void restore_one(void *ctx, int64_t key, int64_t project, int64_t nusd)
+{
+    struct serve *s = ctx;
+    const int64_t hour = clock_wall_s() / 3600, ids[] = {-1, key, project};
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) overflow_restore(s->g.route.overflow, ids[i], hour, nusd);
+}
+
+/* A restart opens no new hour. */
+static int restore_overflow(struct serve *s, struct err *e)
+{
+    struct db *db;
+    int rc = s->g.ledger ? db_open(&db, s->g.store, e) : 0;
+    if (rc || !s->g.ledger) return rc;
+    rc = report_overflow(db, clock_wall_s() / 3600 * 3600 * 1000, restore_one, s, e);
+    db_close(db);
+    return rc;
+}
+
 static void tell(const struct hosted *h)
 {
     for (size_t i = 0; i < h->n_hosts; i++) {
@@ -179,6 +179,7 @@ int serve_hosted_start(struct serve *s, struct err *e)
     struct hosted_alias aliases[OPTIONS_MAX_ALIASES];
     int rc = read_overflow(o, &overflow, e);
     if (!rc) rc = overflow_new(&s->g.route.overflow, &overflow, e);
+    if (!rc && o->n_providers) rc = restore_overflow(s, e);
     if (rc || (!o->n_providers && !o->n_aliases)) return rc;
     struct made *m = calloc(1, sizeof *m);
     rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
@@ -196,7 +197,7 @@ int serve_hosted_start(struct serve *s, struct err *e)
     if (!rc) rc = hosted_new(&s->g.hosted, s->g.loop, &c, db, e);
     if (!rc) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
     db_close(db);
-    if (m) explicit_bzero(m->keys, sizeof m->keys);
+    if (m) serve_secrets_free(&m->secrets);
     free(m);
     if (!rc) tell(s->g.hosted);
     return rc;

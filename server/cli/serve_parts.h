@@ -8,6 +8,7 @@
 #include "server/gateway.h"
 #include "server/http.h"
 #include "server/price_now.h"
+#include "server/remote_url.h"
 
 enum { KEY_TEXT_BYTES = ACCOUNTS_MAX_TOKEN + 8, KEY_MARK_BYTES = 32 }; /* a longer key is seen to be too long */
 
@@ -48,6 +49,8 @@ MUST_USE int serve_config_new(struct serve_config **out, int argc, char **argv, 
 void serve_config_free(struct serve_config *c); /* accepts NULL */
 /* Whom the server speaks to. `edge` borrows from o. */
 void serve_config_edge(const struct options *o, struct edge *edge, struct ip_nets *trusted_proxies);
+/* Where pictures are fetched from. Borrows from o. */
+void serve_config_remote(const struct options *o, struct remote_rules *r);
 /* A file with the key and perhaps a line's end. */
 MUST_USE int serve_read_key(const char *path, char out[KEY_TEXT_BYTES], struct err *e);
 void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
@@ -55,6 +58,20 @@ void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
 /* serve_models.c */
 MUST_USE int serve_models_start(struct serve *s, struct err *e);
 MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
+
+/* serve_secrets.c: keys of providers. Zero-initialise. */
+enum { PROVIDER_KEY_PATH_BYTES = 4096 };
+struct serve_secrets {
+    struct serve_secret {
+        char *variable, *key; /* variable: it was taken out of; NULL: a file */
+    } rows[OPTIONS_MAX_PROVIDERS * HOST_MAX_KEYS];
+    size_t n;
+};
+/* p's key_file or key_env, "A, B", else the variable that its row names (usual; NULL: needs none). keys are borrowed until serve_secrets_free. A key that is
+ * named and not there is an error at the start, not at the first request. */
+MUST_USE int serve_secrets_read(struct serve_secrets *s, const struct options *o, const struct option_provider *p, const char *usual,
+                                const char *keys[HOST_MAX_KEYS], size_t *n, struct err *e);
+void serve_secrets_free(struct serve_secrets *s); /* overwrites them */
 
 /* serve_hosted.c: g.hosted, NULL if neither providers nor aliases are configured. */
 MUST_USE int serve_hosted_start(struct serve *s, struct err *e);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "server/accounts/accounts.h"
 #include "server/accounts/db.h"
 #include "server/accounts/ledger.h"
 #include "server/accounts/schema.h"
@@ -33,7 +34,8 @@ static inline const char *store_where(void)
     return url ? url : store_file;
 }
 
-static inline void store_new(void)
+/* As a program of that schema's time would have left it. */
+static inline void store_new_at(int64_t version)
 {
     strcpy(store_dir, "/tmp/spillway-ledger-XXXXXX");
     assert_non_null(mkdtemp(store_dir));
@@ -41,8 +43,13 @@ static inline void store_new(void)
     struct db *db;
     OK(db_open(&db, store_where(), &store_e));
     if (db_kind(db) == DB_POSTGRES) OK(db_script(db, "DROP SCHEMA public CASCADE; CREATE SCHEMA public", &store_e));
-    OK(schema_migrate(db, &store_e));
+    OK(schema_migrate_to(db, version, &store_e));
     db_close(db);
+}
+
+static inline void store_new(void)
+{
+    store_new_at(ACCOUNTS_SCHEMA_VERSION);
 }
 
 static inline void store_remove(void)

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/price_table.h"
+#include "server/accounts/prune.h"
 #include "server/alerts.h"
 
 static const int64_t CENT = 10000000, USD = 1000000000, DAY_MS = 86400000;
@@ -57,9 +58,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void charge(int64_t at_ms, int64_t sale, int64_t cost)
+static void charge_held(int64_t at_ms, int64_t held, int64_t sale, int64_t cost)
 {
-    struct ledger_op r = {.type = LEDGER_RESERVE, .account = key, .model = "m", .amount_nusd = sale, .lasts_ms = 60000, .attempt = {.supplier = groq, .model = "m"}};
+    struct ledger_op r = {.type = LEDGER_RESERVE, .account = key, .model = "m", .amount_nusd = held, .lasts_ms = 60000, .attempt = {.supplier = groq, .model = "m"}};
     struct ledger_op p = {.type = LEDGER_POST, .sale_nusd = sale, .served = 1, .n_used = 1, .used = {{.n = 1, .supplier = groq, .end = LEDGER_SERVED, .cost_nusd = cost}}};
     struct ledger_op *list = &r;
     now_ms = at_ms;
@@ -70,6 +71,16 @@ static void charge(int64_t at_ms, int64_t sale, int64_t cost)
     list = &p;
     OK(ledger_apply(l, &list, 1, &store_e));
     OK(p.rc);
+}
+
+static void charge(int64_t at_ms, int64_t sale, int64_t cost)
+{
+    charge_held(at_ms, sale, sale, cost);
+}
+
+static void charge_beyond(int64_t at_ms, int64_t held, int64_t sale)
+{
+    charge_held(at_ms, held, sale, 0);
 }
 
 static int64_t n_alerts(const char *kind)
@@ -232,6 +243,25 @@ static void test_without_a_webhook_what_is_taken_is_told(void **state)
     assert_int_equal(n, 0);
 }
 
+static void test_old_alerts_are_pruned_with_requests(void **state)
+{
+    (void)state;
+    bool added;
+    struct alert_taken t[2];
+    size_t n;
+    int64_t next_ms, n_requests;
+    OK(add(db, "told", 1, &added));
+    OK(alert_add(db, &(struct alert){.kind = "budget_reached", .subject = "budget 1", .occasion = 0, .message = "m"}, &added, &store_e));
+    OK(alert_take(db, false, t, 2, &n, &next_ms, &store_e));
+    alert_taken_free(t, n);
+    OK(add(db, "not yet told", 1, &added));
+    OK(db_script(db, "UPDATE alerts SET created_ms = created_ms - 40 * CAST(86400000 AS BIGINT)", &store_e));
+    OK(add(db, "new", 1, &added));
+    OK(prune_requests(db, 30, &n_requests, &store_e));
+    assert_int_equal(store_number(db, "SELECT count(*) FROM alerts"), 3);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM alerts WHERE subject = 'told'"), 0);
+}
+
 /* --- spend --- */
 
 static void test_spend_like_that_of_the_week_is_not_told(void **state)
@@ -281,6 +311,21 @@ static void test_a_new_project_is_not_judged(void **state)
     charge(today_ms, 500 * USD, 500 * USD);
     look_only();
     assert_int_equal(n_alerts("spend_rate"), 0);
+}
+
+/* Once an hour, however little. */
+static void test_b6_what_comes_to_more_than_its_hold_is_told(void **state)
+{
+    (void)state;
+    charge(today_ms, CENT, CENT);
+    look_only();
+    assert_int_equal(n_alerts("overrun"), 0);
+    charge_beyond(today_ms, CENT, CENT + 1);
+    look_only();
+    charge_beyond(today_ms, CENT, CENT + 1);
+    look_only();
+    assert_int_equal(n_alerts("overrun"), 1);
+    assert_data("overrun", "hour_usd", "0.000000001");
 }
 
 /* --- rates, budgets, prices --- */
@@ -401,10 +446,12 @@ int main(void)
         TEST(test_a_gateway_that_dies_loses_its_claim),
         TEST(test_after_a_day_it_is_given_up),
         TEST(test_without_a_webhook_what_is_taken_is_told),
+        TEST(test_old_alerts_are_pruned_with_requests),
         TEST(test_spend_like_that_of_the_week_is_not_told),
         TEST(test_spend_above_that_of_the_week_is_told_once_an_hour),
         TEST(test_a_gateway_that_starts_reads_the_whole_hour),
         TEST(test_a_new_project_is_not_judged),
+        TEST(test_b6_what_comes_to_more_than_its_hold_is_told),
         TEST(test_sudden_errors_are_told),
         TEST(test_sudden_overflow_is_told),
         TEST(test_a_budget_that_only_tells_is_told_once_a_window),

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sqlite3
 import ssl
@@ -25,7 +26,8 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE.parent / "fault"))
 from fake_provider import FakeProvider  # noqa: E402
-from test_charges import IN, MODEL, OUT, prices  # noqa: E402
+from test_charges import IN, MODEL, OUT, fake, prices  # noqa: E402,F401
+from test_two_gateways import Shared, store  # noqa: E402,F401
 from serving import BIN, DEMO, FakeServer  # noqa: E402
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
@@ -207,7 +209,7 @@ def test_a_changed_price_is_told(place):
     assert price["before"] != price["now"] and price["source"] == "operator"
 
 
-def test_a_suppliers_drift_is_told(place, tmp_path):
+def test_b19_a_suppliers_drift_is_told(place, tmp_path):
     hook = place.receiver()
     place.start(url=hook.url)
     assert place.ask()[0] == 200
@@ -238,6 +240,22 @@ def test_a_webhook_that_fails_is_asked_again_with_the_same(place):
     assert place.server.log_has("the webhook did not take it (HTTP 500)")
 
 
+def test_an_operator_can_try_the_webhook_and_see_what_became_of_it(place):
+    hook = place.receiver()
+    place.start(url=hook.url)
+    for n in (1, 2):
+        place.run("alert", "test")
+        verify(*hook.wait(n)[n - 1][1:])
+    until = time.monotonic() + 10
+    while not all(row[0] for row in place.sql("SELECT sent_ms FROM alerts")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    listed = json.loads(place.run("alert", "list", "--json"))
+    assert all(a["sent_at"] and not a["next_try_at"] for a in listed)
+    assert [(a["kind"], a["tries"]) for a in listed] == [("test", 1)] * 2 and listed[0]["id"] > listed[1]["id"]
+    assert place.run("alert", "list").splitlines()[1].endswith("somebody asked whether alerts arrive")
+
+
 def test_an_alert_outlives_its_gateway(place):
     hook = place.receiver(lambda n: 503 if n == 0 else 200)
     place.start(url=hook.url)
@@ -249,6 +267,33 @@ def test_an_alert_outlives_its_gateway(place):
     place.start(url=hook.url)
     hook.wait(before + 1)
     assert len({h["webhook-id"] for _, h, _ in hook.deliveries}) == 1
+
+
+def test_two_gateways_send_an_alert_once(tmp_path, fake, store, place):  # noqa: F811
+    hook, gateways, secret = place.receiver(), [], tmp_path / "secret"
+    secret.write_text("whsec_" + SECRET)
+    try:
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            g = Shared(tmp_path / name, fake, store)
+            g.args = (DEMO, "--name", "demo", "--alert-every", 1, "--alert-url", hook.url, "--alert-secret-file", secret)
+            if gateways:
+                g.data.mkdir()
+                g.key = shutil.copy(gateways[0].data / "secret", g.data / "secret") and gateways[0].key
+            else:
+                g.rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            g.start()
+            gateways.append(g)
+        for i in range(8):
+            g.accounts("budget", "add", 2, "0.01", "--period", "total", "--alert")
+        g.rows("INSERT INTO budget_windows (budget, starts_s, posted) SELECT id, 0, 20000000 FROM budgets")
+        hook.wait(8)
+        time.sleep(4)  # looks of both
+        assert len(hook.deliveries) == len({h["webhook-id"] for _, h, _ in hook.deliveries}) == 8
+        assert g.rows("SELECT count(*) FROM alerts WHERE tries = 1 AND sent_ms IS NOT NULL") == [(8,)]
+    finally:
+        for g in gateways:
+            g.server.stop()
 
 
 def test_requests_do_not_wait_for_a_webhook_that_says_nothing(place):

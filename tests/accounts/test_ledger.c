@@ -564,6 +564,32 @@ static void test_b10_a_run_that_died_is_recovered(void **state)
     (void)checkpointed;
 }
 
+static void test_b20_a_gateway_knows_its_own_dead_runs_on_a_store_that_others_use(void **state)
+{
+    (void)state;
+    int64_t dead, alive;
+    size_t n;
+    struct db *others = db;
+    const struct ledger_options only = {.gateway = "ours", .only = true, .now_ms = clock_now};
+    struct ledger *other = l;
+    assert_int_equal(reserve(key, CENT, &alive), 0); /* of "test" */
+    OK(db_open(&db, store_where(), &store_e));
+    OK(ledger_open(&l, db, &only, &store_e));
+    assert_int_equal(reserve(key, CENT, &dead), 0);
+    OK(ledger_recover(l, &n, &store_e));
+    assert_int_equal(n, 0); /* it is this run's */
+    ledger_end_all();
+    OK(db_open(&db, store_where(), &store_e));
+    OK(ledger_open(&l, db, &only, &store_e));
+    OK(ledger_recover(l, &n, &store_e));
+    assert_int_equal(n, 1);
+    assert_int_equal(post(dead, CENT, 0), -ERR_NOT_FOUND);
+    ledger_end_all();
+    l = other;
+    db = others;
+    assert_int_equal(post(alive, CENT, 0), 0);
+}
+
 static void test_i5_no_hold_outlives_its_deadline_by_more_than_a_minute(void **state)
 {
     (void)state;
@@ -757,6 +783,7 @@ int main(void)
         T(test_32_duplicates_in_one_batch_make_one_request),
         T(test_closed_keys_and_frozen_accounts_reserve_nothing),
         T(test_b10_a_run_that_died_is_recovered),
+        T(test_b20_a_gateway_knows_its_own_dead_runs_on_a_store_that_others_use),
         T(test_i5_no_hold_outlives_its_deadline_by_more_than_a_minute),
         T(test_t77_the_clock_never_goes_back),
         T(test_b18_corrections_are_new_transfers),

@@ -515,83 +515,6 @@ static void test_a_balance_stays_countable(void **state)
     assert_int_equal(posted(2), INT64_MAX / 2);
 }
 
-/* --- migrations --- */
-
-/* What each version brought, away: SQLite, PostgreSQL. */
-#define OLD_KINDS "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback'"
-static const char *const undo[ACCOUNTS_SCHEMA_VERSION + 1][2] = {
-    [5] = {"ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
-           "ALTER TABLE ledger_state DROP COLUMN pruned_ms",
-           "ALTER TABLE runs DROP COLUMN pruned; ALTER TABLE runs DROP COLUMN pruned_to; DROP INDEX reconciliation_request;"
-           "ALTER TABLE ledger_state DROP COLUMN pruned_ms"},
-    [6] = {"DROP TABLE account_rules; DROP TABLE alerts", "DROP TABLE account_rules; DROP TABLE alerts"},
-    [8] = {"ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended",
-           "ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended"},
-    [9] = {"CREATE TABLE old (id {id}, request {int}, attempt {int}, kind TEXT NOT NULL CHECK (kind IN (" OLD_KINDS ")), debit {int} NOT NULL,"
-           " credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT NULL,"
-           " linked {int}, note TEXT);"
-           "INSERT INTO old SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers;"
-           "DROP TABLE transfers; ALTER TABLE old RENAME TO transfers;"
-           "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
-           "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';"
-           "ALTER TABLE ledger_state DROP COLUMN prune_ms",
-           "DROP INDEX transfers_key; ALTER TABLE transfers DROP COLUMN idempotency_key;"
-           "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
-           "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (" OLD_KINDS "));"
-           "ALTER TABLE ledger_state DROP COLUMN prune_ms"}};
-
-static void go_back_to(int version)
-{
-    for (int v = ACCOUNTS_SCHEMA_VERSION; v > version; v--)
-        if (undo[v][0]) OK(db_script(db, undo[v][db_kind(db)], &store_e));
-    OK(db_run(db, "DELETE FROM schema_migrations WHERE version > ?1", DB_ARGS(db_int(version)), NULL, &store_e));
-}
-
-static void check_migration_from(int version)
-{
-    for (int i = 0; i < 3; i++) request_of(key, "m", NULL, 10, 1, CENT, 3);
-    int64_t last = ledger_transfer(l, LEDGER_DEPOSIT, 2, USD, 0, "before", &store_e), n = store_number(db, "SELECT count(*) FROM transfers");
-    OK(last);
-    ledger_close(l);
-    l = NULL;
-    go_back_to(version);
-    db_close(db);
-    ledger_begin(store_where());
-    assert_int_equal(store_number(db, "SELECT count(*) FROM transfers"), n);
-    assert_int_equal(ledger_transfer(l, LEDGER_PAYMENT, groq, 9, 0, NULL, &store_e), last + 1); /* ids go on; the new kind is there */
-    OK(rules_change(db, 2, (const char *const[RULES]){[RULE_REGIONS] = "eu"}, &store_e)); /* version 6's */
-    assert_int_equal(store_number(db, "SELECT count(*) FROM account_rules") + store_number(db, "SELECT count(*) FROM alerts"), 1);
-    assert_int_equal(db_run(db, "INSERT INTO transfers (request, kind, debit, credit, amount, created_ms) SELECT request, kind, debit, credit, amount,"
-                                " created_ms FROM transfers WHERE kind = 'sale'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
-    assert_int_equal(db_run(db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) SELECT request, attempt, kind, debit,"
-                                " credit, amount, created_ms FROM transfers WHERE kind = 'cost'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
-    assert_true(db_run(db, "INSERT INTO transfers (kind, debit, credit, amount, created_ms) VALUES ('gift', 2, 3, 1, 1)", DB_NO_ARGS, NULL, &store_e) < 0);
-}
-
-static void test_version_4_is_brought_up_to_date(void **state)
-{
-    (void)state;
-    check_migration_from(4);
-}
-
-static void test_version_5_is_brought_up_to_date(void **state)
-{
-    (void)state;
-    check_migration_from(5);
-}
-
-static void test_version_6_is_brought_up_to_date(void **state)
-{
-    (void)state;
-    check_migration_from(6);
-}
-
-static void test_version_8_is_brought_up_to_date(void **state)
-{
-    (void)state;
-    check_migration_from(8);
-}
-
 /* --- usage --- */
 
 struct sums {
@@ -1130,10 +1053,6 @@ int main(void)
         TEST(test_b8_a_key_that_says_something_else_moves_nothing),
         TEST(test_orders_that_cannot_be_name_the_member),
         TEST(test_a_balance_stays_countable),
-        TEST(test_version_4_is_brought_up_to_date),
-        TEST(test_version_5_is_brought_up_to_date),
-        TEST(test_version_6_is_brought_up_to_date),
-        TEST(test_version_8_is_brought_up_to_date),
         TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),

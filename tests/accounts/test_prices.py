@@ -363,7 +363,7 @@ def test_a_whole_answer_that_has_no_money_left_is_refused_with_402(place):
     r, answer = place.ask(model="demo", messages=HELLO, max_tokens=900)
     assert (r.status, answer["error"]["code"], r.headers["x-should-retry"]) == (402, "budget_exhausted", "false")
     made = place.settled(2)[1][2] // PRICE - n  # is charged, as when a client leaves
-    assert 240 < made <= 256
+    assert made == 256
 
 
 def test_what_others_hold_may_return_in_time(place, fake):  # noqa: F811
@@ -452,6 +452,14 @@ def test_b14_what_runs_is_finished_while_the_store_is_away(place):
     row = place.settled(2)[1]
     overrun = place.rows("SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'overrun'")[0][0]
     assert row[2] + overrun == (n + 400) * PRICE
+
+
+@pytest.mark.parametrize("cap,status", [("0.0001", 402), ("1.00", 200)])
+def test_a_requests_own_cap_holds_for_a_local_model_with_a_price(place, cap, status):
+    start_priced(place)
+    c, _ = place.connect(headers={"x-spillway-max-cost-usd": cap}, model="demo", messages=HELLO, max_tokens=200)
+    assert c.getresponse().status == status
+    c.close()
 
 
 # --- the oracle itself ---

@@ -273,6 +273,26 @@ def test_a_list_goes_on_where_the_budget_is_not_enough(place):
     assert len(place.settled(1)) == 1
 
 
+def test_a_restart_opens_no_new_hour(place, fake):
+    place.stand_in(f"lab/{MODEL}", "0.0002")
+    c = occupy(place)
+    r, _ = place.ask(model="demo")
+    assert served(r) == f"lab/{MODEL}"
+    spent = fake.ledger(1)[0]["cost_nusd"]
+    c.close()
+    place.server.stop()
+    place.write("UPDATE requests SET charged = 150000 WHERE charged = ?", spent)  # as if more had gone over before
+    c = occupy(place)
+    c2, _ = place.connect(model="demo", max_tokens=64)
+    time.sleep(0.5)
+    assert len(fake.ledger()) == 1
+    c2.close()
+    c.close()
+    place.server.stop()
+    place.write("UPDATE requests SET charged = ? WHERE charged = 150000", spent)  # its transfers are what they were
+    place.start(FakeServer)
+
+
 # --- sessions ---
 
 

@@ -176,9 +176,9 @@ static void test_overflow_has_caps_for_project_and_key(void **state)
     OK(set(key, RULE_OVERFLOW_SHARE, "12.5%"));
     OK(set(key, RULE_OVERFLOW_PROVIDERS, "groq"));
     OK(set(web, RULE_OVERFLOW_REGIONS, "eu,us"));
-    OK(set(web, RULE_OVERFLOW_MAX_PRICE_IN, "1"));
-    OK(set(web, RULE_OVERFLOW_MAX_PRICE_OUT, "2"));
-    OK(set(web, RULE_OVERFLOW_MAX_PRICE_REQUEST, "3"));
+    OK(set(web, RULE_OVERFLOW_USD_IN, "1"));
+    OK(set(web, RULE_OVERFLOW_USD_OUT, "2"));
+    OK(set(web, RULE_OVERFLOW_USD_REQUEST, "3"));
     struct account_rules r = now();
     const struct rules_overflow *p = &r.overflow[RULES_PROJECT], *k = &r.overflow[RULES_KEY];
     assert_int_equal(p->hour_nusd, INT64_C(2500000000));
@@ -233,7 +233,7 @@ static void test_what_is_malformed_is_refused(void **state)
                 {RULE_MAX_PRICE_IN, "99999999999"},
                 {RULE_POLICY, "best"},
                 {RULE_OVERFLOW_USD_PER_HOUR, "-0.01"},
-                {RULE_OVERFLOW_SHARE, "25"},
+                {RULE_OVERFLOW_SHARE, "25 %"},
                 {RULE_OVERFLOW_SHARE, "100.1%"},
                 {RULE_OVERFLOW_SHARE, "0.01%"},
                 {RULE_OVERFLOW_SHARE, "-1%"},
@@ -403,7 +403,7 @@ static void test_a_list_has_what_holds_from_above_first(void **state)
     struct seen s = {""}, all = {""};
     int64_t other = directory_project_add(db, acme, "other", &store_e);
     OK(other);
-    OK(set(key, RULE_OVERFLOW_SHARE, "25.0%"));
+    OK(set(key, RULE_OVERFLOW_SHARE, "25"));
     OK(set(web, RULE_MAX_PRICE_OUT, "1.5"));
     OK(set(acme, RULE_LOCAL_ONLY, "on"));
     OK(set(other, RULE_REGIONS, "eu"));

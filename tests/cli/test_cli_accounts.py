@@ -110,7 +110,9 @@ def test_once_moves_money_once(accounts, project):
                                   ("refund", "P", "1", "--linked", "77"), ("prepaid", "P", "x"), ("prepaid", "1", "0"), ("budget", "add", "P", "-1"), ("budget", "add", "P", "1.5", "--unit", "tokens"),
                                   ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),
-                                  ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("statement", "P", "--month", "2026-13"),
+                                  ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("price", "markup", "all", "-1"),
+                                  ("price", "markup", "all", "7.555"), ("price", "markup", "all", "1001"), ("price", "gpu-hour", "m", "0"), ("price", "set", "markup", "all", "--free"),
+                                  ("break-even", "nobody/x"), ("break-even", "gpt-4o-mini"), ("break-even", "--from", "2026-02-02", "--to", "2026-02-01"), ("statement", "P", "--month", "2026-13"),
                                   ("statement", "P", "--month", "2026-1"), ("statement", "1"), ("statement", "999"), ("adjust", "3", "1"), ("usage", "--by", "week"), ("usage", "--by", "tag,model"), ("usage", "--from", "2026-02-30"),
                                   ("usage", "--from", "2026-02-02", "--to", "2026-02-01"), ("export", "everything"), ("reconcile", "/nowhere", "--supplier", "groq"), ("prune",), ("restore", "/nowhere")])
 def test_senseless_wishes_change_nothing(accounts, project, data, args):
@@ -160,7 +162,7 @@ def test_a_long_list_is_shown_whole(accounts, project):
     assert [r["RULE"] for r in shown] == ["models"] + [""] * (len(shown) - 1) and len(shown) > 5
 
 
-@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "25"), "overflow_share"),
+@pytest.mark.parametrize("args, says", [(("--max-price-in", "cheap"), "max_price_in"), (("--providers", "a,,b"), "providers"), (("--overflow-share", "a lot"), "overflow_share"),
                                         (("--local-only", "yes"), "--local-only"), (("--policy", "best"), "policy")])
 def test_a_malformed_rule_is_refused_by_name(accounts, project, args, says):
     r = accounts("rules", project, *args, ok=False)
@@ -200,6 +202,39 @@ def test_prices_are_in_dollars_a_million_and_exact(accounts, tmp_path):
     accounts("price", "set", "sale", "demo", "--price-file", whole)
     accounts("price", "end", "local", "demo")
     assert [p["provider"] for p in accounts.json("price", "list")] == ["sale"]
+
+
+def test_mark_ups_and_hours_are_rows_of_the_price_table(accounts):
+    accounts("price", "markup", "groq", "7.25")
+    accounts("price", "gpu-hour", "demo", "2.10")
+    hour, markup = accounts.json("price", "list")
+    assert (hour["price"]["hour"], markup["price"]["percent"]) == ([2_100_000_000, 1], [725, 100])
+    assert [(r["PROVIDER"], r["MODEL"], r["INPUT/M"]) for r in rows(accounts("price", "list").stdout)] == [("gpu-hour", "demo", "2.10/h"), ("markup", "groq", "+7.25%")]
+    accounts("price", "markup", "groq", "0")
+    assert [r["INPUT/M"] for r in rows(accounts("price", "history", "markup", "groq").stdout)] == ["+7.25%", "+0.00%"]
+    accounts("price", "end", "markup", "groq")
+    assert [p["provider"] for p in accounts.json("price", "list")] == ["gpu-hour"]
+
+
+def test_break_even_lists_each_hosted_price(accounts, data):
+    """1 and 3 dollars a million, three times as much in as out: 1.50 a million, so an hour of 3 dollars is 2 million tokens."""
+    accounts("price", "gpu-hour", "demo", "3")
+    accounts("price", "set", "groq", "m", "--input", "1", "--output", "3")
+    assert [r["CHEAPER"] for r in rows(accounts("break-even").stdout)] == ["not used"]
+    with opened(data / "accounts.db") as db:
+        db.execute("INSERT INTO accounts (kind, name, created_s) VALUES ('supplier', 'local/demo', 1)")
+        db.execute("INSERT INTO balances (account) SELECT id FROM accounts WHERE name = 'local/demo'")
+        for day, tokens in ((20000, 48_000_000), (20001, 60_000_000)):
+            db.execute("INSERT INTO usage_days (day, project, account, model, supplier, requests, tokens_in, tokens_cached, tokens_out, sale, cost, estimated)"
+                       " SELECT ?, 2, 1, 'demo', id, 1, ?, 0, ?, 0, 0, 0 FROM accounts WHERE name = 'local/demo'", (day, tokens * 3 // 4, tokens // 4))
+    days = ("--from", "2024-10-04", "--to", "2024-10-05")
+    [even] = accounts.json("break-even", *days)
+    assert (even["tokens_in"], even["tokens_out"], even["hours"], even["tokens_an_hour"]) == (81_000_000, 27_000_000, 48, 2_250_000)
+    assert (even["hosted_usd"], even["break_even_tokens_an_hour"], even["cheaper"]) == ("162.00", 2_000_000, "local")
+    [line] = rows(accounts("break-even", *days).stdout)
+    assert (line["HOSTED"], line["HOSTED/M"], line["BREAK-EVEN/H"]) == ("groq/m", "1.50", "2000000")
+    [first, book] = accounts.json("break-even", "openai/gpt-4o-mini", "--from", "2024-10-04", "--to", "2024-10-04")
+    assert first["cheaper"] == "local" and book["provider"] == "openai" and book["cheaper"] == "hosted"
 
 
 def test_a_statement_opens_and_closes(accounts, project):

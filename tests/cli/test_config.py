@@ -150,7 +150,7 @@ def test_a_value_of_the_file_is_checked_even_if_the_command_line_wins(spillway, 
 
 @pytest.mark.parametrize("text", [
     "", "listen: '[::1]:0'\ntls_cert: 'a: b'\ntls_key: \"\\\"\\\\ # ü\"\n", "models:\n  - {path: 'true', name: '~'}\n  - path: -x\n    name: 'a b'\n",
-    "models: [{path: demo, stand_ins: 'a/b, c/d:e'}]\nproviders:\n  - {provider: azure, name: eu, resource: r, api_version: '2024-10-21', header: 'X: y', prices: p.json}\n",
+    "models: [{path: demo, stand_ins: 'a/b, c/d:e'}]\nproviders:\n  - {provider: azure, name: eu, resource: r, api_version: '2024-10-21', header: 'X: y', prices: p.json, auth: bearer, unverified: true, key_env: 'A, B'}\n",
     "overflow_usd_per_hour: '2.50'\n",
     "allow_host: [a, 'no', '*', '#', '- x', ' ']\nallow_origin: ['*', 'https://a.example']\nno_auth: yes\n",
     "limits: {max_connections_per_ip: 64, max_body_bytes: 1500000, idle_timeout: 90s, drain_timeout: 0}\ndata: \"\\u2028\\u00a0\\uFFFE\"\n"])

@@ -1,15 +1,11 @@
-"""Fault rows: short in `make test` (1 % of the stated count, or 5 s), at the stated size with SPILLWAY_FAULT=long (`make fault-long`)."""
-import os
+"""Fault rows: short in `make test`, at the stated size with SPILLWAY_FAULT=long (sizes.py)."""
 import pathlib
 import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # serving.py
-
-
-def long_run():
-    return os.environ.get("SPILLWAY_FAULT") == "long"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # serving.py, sizes.py
+from sizes import figure, long_run, size  # noqa: E402,F401
 
 
 @pytest.fixture(scope="session")
@@ -25,19 +21,3 @@ def fake(fake_providers):
     fake_providers.reset()
     yield fake_providers
     assert not fake_providers.server.bugs, fake_providers.server.bugs.pop()
-
-
-@pytest.fixture
-def size():
-    """size(short, long): the count or bound of this run."""
-    return lambda short, long: long if long_run() else short
-
-
-@pytest.fixture
-def figure(record_property, capsys):
-    """figure(name, value, unit): a measured figure, printed whether the test passes or not."""
-    def say(name, value, unit=""):
-        record_property(name, value)
-        with capsys.disabled():
-            print(f"\n    {name}: {value:.4g} {unit}" if isinstance(value, float) else f"\n    {name}: {value} {unit}", end="", flush=True)
-    return say

@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
-from conftest import long_run
 from http_raw import chunk, connect, cpu_s, exchange, head, receive, rss_bytes, send_all
 from serving import DEMO, LLM, Server
+from sizes import long_run
 
 MIB = 1 << 20
 POST = "/v1/chat/completions"

@@ -5,9 +5,9 @@ import stat
 import time
 
 import pytest
-from conftest import long_run
 from http_raw import connect, cpu_s, exchange, head, n_fds, wait_until
 from serving import BIN, DEMO, Server
+from sizes import long_run
 
 POST = "/v1/chat/completions"
 GOOD = head(fields=["Connection: close"])

@@ -9,9 +9,9 @@ import threading
 import time
 
 import pytest
-from conftest import long_run
 from http_raw import connect, cpu_s, exchange, head, n_fds, rss_bytes, wait_until
 from serving import DEMO, FakeServer
+from sizes import long_run
 
 MIB = 1 << 20
 POST = "/v1/chat/completions"

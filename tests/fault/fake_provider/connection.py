@@ -167,6 +167,8 @@ class Connection(asyncio.Protocol):
     async def end(self, how):
         """fin: no more bytes, in order. reset: RST."""
         await self.arrived()
+        if self.transport.is_closing():
+            raise Gone  # the client was faster
         if how == "reset":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()

@@ -67,6 +67,7 @@ class Row:
     path: str
     model: str = None
     stream: bool = False
+    max_tokens: int = None   # as it was asked for
     status: int = None
     end: str = None          # whole | cut | left | refused
     left: bool = False       # the client went before the end
@@ -150,6 +151,7 @@ class Ledger:
         u = row.truth
         return json.dumps({
             "n": row.n, "id": row.id, "profile": row.profile, "key": row.key, "path": row.path, "model": row.model, "stream": row.stream,
+            "max_tokens": row.max_tokens,
             "status": row.status, "end": row.end, "left": row.left, "received_at": row.received_at, "first_byte_s": row.first_byte_s,
             "left_s": row.left_s, "ended_s": row.ended_s, "events": row.events, "response_bytes": row.response_bytes,
             "prompt_tokens": u.prompt, "image_tokens": u.image, "cache_read_tokens": u.cache_read, "cache_write_5m_tokens": u.write_5m,

@@ -121,7 +121,7 @@ class Server:
                 self.ledger.forget(row)  # it is no completion
                 await out.json(200, body)
                 return
-            row.model, row.stream = ask.model, ask.stream
+            row.model, row.stream, row.max_tokens = ask.model, ask.stream, ask.max_tokens
             do = self.script.pick(profile=profile.name, model=ask.model, key=key, text=ask.last_text, stream=ask.stream)
             out = Response(connection, do, row)
             fault = scripted_fault(profile, do)
