@@ -141,6 +141,7 @@ static void completion_free(struct loop_call *call)
     drop_pictures(c);
     leave_local(c);
     gateway_model_release(c->model);
+    hosted_release(c->hosts);
     completion_fetch_end(c);
     wire_request_free(&c->wire);
     prompt_messages_free(&c->messages);

@@ -56,6 +56,7 @@ struct completion {
     json_t *request;
     const char *model_name;      /* as the client is told */
     struct completion_routing *routing;
+    struct hosted *hosts;        /* that its names were looked up in; held */
     struct hosted_model *hosted; /* who answers; NULL: a local model */
     struct hosted_bill *bill;    /* of it */
     struct hosted_model *wired;  /* whom `wire` is for; NULL: nobody yet */

@@ -97,14 +97,14 @@ int completion_route_read(struct completion *c, struct err *e)
     if (!r) return err_set(e, ERR_MEMORY, "out of memory");
     r->chosen = r->before.chosen = -1;
     int rc = read_names(c, names, &n, e);
-    if (!rc) rc = gateway_names(g, names, n, c->has_policy ? &c->policy : NULL, &r->wanted, e);
+    if (!rc) rc = gateway_names(g, names, n, c->has_policy ? &c->policy : NULL, &r->wanted, &c->hosts, e);
     if (rc) return rc;
     json_object_del(c->request, "models"); /* ours, and nobody else's: the names are not needed any more */
     for (size_t i = 0; i < r->wanted.n; i++) {
         const struct name_route *route = &r->wanted.routes[i];
         struct option *o = &r->options[i];
         if (route->kind == NAME_HOSTED) {
-            o->hosted = &g->hosted->models[route->index];
+            o->hosted = &c->hosts->models[route->index];
             r->has_hosted = true;
             continue;
         }
@@ -309,9 +309,9 @@ static void add_hosted(struct completion *c, size_t i)
     *out = (struct route_candidate){.want = r->wanted.routes[i],
                                     .host = h->host.name,
                                     .model = p->model,
-                                    .i_host = (unsigned)(h - g->hosted->hosts),
+                                    .i_host = (unsigned)(h - c->hosts->hosts),
                                     .region = h->region,
-                                    .region_name = g->hosted->regions[h->region],
+                                    .region_name = c->hosts->regions[h->region],
                                     .can = abilities(m),
                                     .cannot = o->cannot,
                                     .tried = o->tried,
@@ -402,22 +402,22 @@ void completion_route_begin(struct completion *c)
     }
 }
 
-static uint64_t hosts_in(const struct gateway *g, const char *const lists[RULES_LEVELS])
+static uint64_t hosts_in(const struct hosted *h, const char *const lists[RULES_LEVELS])
 {
     uint64_t bits = 0;
-    for (size_t i = 0; g->hosted && i < g->hosted->n_hosts; i++)
-        if (rules_allow(lists, g->hosted->hosts[i].host.name)) bits |= (uint64_t)1 << i;
+    for (size_t i = 0; h && i < h->n_hosts; i++)
+        if (rules_allow(lists, h->hosts[i].host.name)) bits |= (uint64_t)1 << i;
     return bits;
 }
 
 /* A region that is not known is in no list. */
-static uint64_t regions_in(const struct gateway *g, const char *const lists[RULES_LEVELS])
+static uint64_t regions_in(const struct hosted *h, const char *const lists[RULES_LEVELS])
 {
     uint64_t bits = 1;
     for (int i = 0; i < RULES_LEVELS; i++)
         if (lists[i]) bits = 0;
-    for (size_t i = 1; g->hosted && i <= g->hosted->n_regions; i++)
-        if (rules_allow(lists, g->hosted->regions[i])) bits |= (uint64_t)1 << i;
+    for (size_t i = 1; h && i <= h->n_regions; i++)
+        if (rules_allow(lists, h->regions[i])) bits |= (uint64_t)1 << i;
     return bits;
 }
 
@@ -433,8 +433,8 @@ static void take_overflow(const struct completion *c, const struct account_rules
     to->id = r->account[level];
     to->limits = (struct overflow_limits){.hour_nusd = o->hour_nusd,
                                           .share_permille = o->share_permille,
-                                          .hosts = hosts_in(c->gateway, providers),
-                                          .regions = regions_in(c->gateway, regions)};
+                                          .hosts = hosts_in(c->hosts, providers),
+                                          .regions = regions_in(c->hosts, regions)};
     take_price(&to->limits.price, &o->price);
 }
 
@@ -464,8 +464,8 @@ static int restrict_wish(struct completion *c, struct err *e)
     if (c->gateway->accounts && c->account) {
         w->local_only |= r.local_only;
         w->zero_retention |= r.zero_retention;
-        w->hosts = hosts_in(c->gateway, r.providers);
-        w->regions = regions_in(c->gateway, r.regions);
+        w->hosts = hosts_in(c->hosts, r.providers);
+        w->regions = regions_in(c->hosts, r.regions);
         take_price(&w->price, &r.price);
         take_overflow(c, &r, RULES_KEY, &w->key);
         take_overflow(c, &r, RULES_PROJECT, &w->project);
@@ -491,7 +491,7 @@ static int make_wish(struct completion *c, struct err *e)
         w->min_tokens = c->params.min_tokens;
         w->expected_tokens = expected_tokens(c, INT64_MAX);
         randombytes_buf(&w->draw, sizeof w->draw);
-        w->sticky = c->session ? sticky_find(c->gateway->sticky, c->session, now_ms) : -1;
+        w->sticky = c->session && c->hosts == c->gateway->hosted ? sticky_find(c->gateway->sticky, c->session, now_ms) : -1;
         rc = restrict_wish(c, e);
         r->wished = true;
     }
@@ -709,8 +709,8 @@ void completion_route_ended(struct completion *c, int64_t cost_nusd, bool whole)
 
 void completion_route_stick(struct completion *c)
 {
-    if (c->session && c->hosted)
-        sticky_note(c->gateway->sticky, c->session, (int)(c->hosted - c->gateway->hosted->models), loop_now_ms(c->gateway->loop));
+    if (c->session && c->hosted && c->hosts == c->gateway->hosted)
+        sticky_note(c->gateway->sticky, c->session, (int)(c->hosted - c->hosts->models), loop_now_ms(c->gateway->loop));
 }
 
 int completion_route_explain(const struct completion *c, struct buf *b)

@@ -4,10 +4,12 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
+#include "server/curl_memory.h"
+
 struct curl_loop {
     struct loop *loop;
     CURLM *multi;
-    struct loop_timer timer;
+    struct loop_timer timer, abort;
     void (*done)(void *ctx, CURL *easy, CURLcode code);
     void *ctx;
 };
@@ -50,6 +52,22 @@ static void timer_fired(void *ctx)
     take_ended(c);
 }
 
+/* A callback that fails has curl abort all transfers, but each only when it is looked at again: nothing else would. */
+static void abort_fired(void *ctx)
+{
+    struct curl_loop *c = ctx;
+    int running;
+    curl_multi_perform(c->multi, &running);
+    take_ended(c);
+}
+
+static int callback_failed(struct curl_loop *c)
+{
+    int rc = loop_timer_set(c->loop, &c->abort, loop_now_ms(c->loop));
+    CHECK(rc == 0);
+    return -1;
+}
+
 static int socket_wanted(CURL *easy, curl_socket_t fd, int what, void *ctx, void *socket_ctx)
 {
     (void)easy;
@@ -61,14 +79,14 @@ static int socket_wanted(CURL *easy, curl_socket_t fd, int what, void *ctx, void
         return 0;
     }
     uint32_t events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
-    if (s) return loop_watch_change(c->loop, s->watch, events, NULL) ? -1 : 0;
+    if (s) return loop_watch_change(c->loop, s->watch, events, NULL) ? callback_failed(c) : 0;
     s = malloc(sizeof *s);
-    if (!s) return -1;
+    if (!s) return callback_failed(c);
     *s = (struct curl_socket){.owner = c, .fd = fd};
     if (loop_watch_add(c->loop, fd, events, socket_event, s, &s->watch, NULL) || curl_multi_assign(c->multi, fd, s)) {
         loop_watch_remove(c->loop, s->watch);
         free(s);
-        return -1;
+        return callback_failed(c);
     }
     return 0;
 }
@@ -80,13 +98,15 @@ static int timer_wanted(CURLM *multi, long ms, void *ctx)
     if (ms < 0)
         loop_timer_clear(c->loop, &c->timer);
     else if (loop_timer_set(c->loop, &c->timer, loop_now_ms(c->loop) + ms))
-        return -1;
+        return callback_failed(c);
     return 0;
 }
 
 int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx, CURL *easy, CURLcode code), void *ctx, struct err *e)
 {
-    struct curl_loop *c = *out = calloc(1, sizeof *c);
+    int rc = curl_memory_init(e);
+    struct curl_loop *c = *out = rc ? NULL : calloc(1, sizeof *c);
+    if (rc) return rc;
     if (c) c->multi = curl_multi_init();
     if (!c || !c->multi) {
         free(c);
@@ -97,6 +117,7 @@ int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(void *ctx
     c->done = done;
     c->ctx = ctx;
     c->timer = (struct loop_timer){.fn = timer_fired, .ctx = c};
+    c->abort = (struct loop_timer){.fn = abort_fired, .ctx = c};
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, socket_wanted);
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETDATA, c);
     curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, timer_wanted);
@@ -109,6 +130,7 @@ void curl_loop_free(struct curl_loop *c)
     if (!c) return;
     curl_multi_cleanup(c->multi);
     loop_timer_clear(c->loop, &c->timer);
+    loop_timer_clear(c->loop, &c->abort);
     free(c);
 }
 

@@ -81,6 +81,7 @@ struct gateway_model {
     struct quarantine *quarantine;
     struct local *waiting; /* source_local.c: requests that came while no worker was ready */
     unsigned number;       /* among the models that are there; below GATEWAY_MAX_MODELS */
+    int option;              /* its place in the configuration's list; -1: it came later */
     const char *public_name; /* of the configuration; NULL: its id, if that looks like one */
     struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS]; /* hosted models that may answer for it */
     size_t n_stand_ins;
@@ -126,7 +127,8 @@ struct gateway {
     struct ledger_writer *ledger; /* NULL: nothing is charged */
     struct route_state route;
     struct sticky *sticky;        /* with hosted */
-    struct hosted *hosted;        /* NULL: neither providers nor aliases are configured */
+    struct hosted *hosted;        /* NULL: neither providers nor aliases are configured. Written under models_lock */
+    struct upstream *upstream;    /* with hosted; NULL before there was one */
     struct remote_images *remote; /* NULL: pictures are not fetched from URLs */
     double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
@@ -162,15 +164,23 @@ struct gateway_model *gateway_model_find(const struct gateway *g, const char *id
 MUST_USE int gateway_model_hold(struct gateway *g, const char *id, size_t n, struct gateway_model **out, struct err *e);
 void gateway_model_release(struct gateway_model *m); /* loop's thread; accepts NULL */
 /* Whom these names lead to, in order (routing/name.h). A name of a model that could not be loaded leads nowhere. policy: of names that say none; NULL: the
- * configured one. Any thread. */
+ * configured one. *hosted: what they were looked up in, held for the caller (even on failure). Any thread. */
 MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
-                           struct err *e);
-/* Whether all configured names can be reached and mean one thing. -ERR_INPUT says which not. At the start. */
-MUST_USE int gateway_names_check(const struct gateway *g, struct err *e);
+                           struct hosted **hosted, struct err *e);
+
+/* What the configuration says of a local model's names. */
+struct gateway_naming {
+    struct gateway_model *model;
+    const char *public_name; /* borrowed until the next naming */
+    struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS];
+    size_t n_stand_ins;
+};
+/* hosted (NULL: none), which is taken over, and these names are in force from now on, all at once. -ERR_INPUT: one cannot be reached, or means two things;
+ * nothing is changed. Loop's thread. */
+MUST_USE int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e);
 /* The model of that number and name, NULL: it has gone. Loop's thread. */
 struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number, const char *id);
-/* It is there, and these hosted models may answer for it. At the start. */
-void gateway_model_named(struct gateway_model *m);
+
 /* Takes no more requests, and is freed when the last one has ended, at the latest after --drain-timeout, when they are cut. true: it had none, so
  * it is gone already. */
 bool gateway_model_unload(struct gateway_model *m);

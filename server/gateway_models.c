@@ -37,39 +37,65 @@ struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number,
 
 /* --- names --- */
 
-static void catalogue(const struct gateway *g, struct name_catalogue *out)
+static void catalogue(const struct hosted *h, const struct name_local *locals, struct name_catalogue *out)
 {
-    *out = g->hosted ? g->hosted->catalogue : (struct name_catalogue){.policy = ROUTE_LOCAL_FIRST};
-    out->locals = g->locals;
+    *out = h ? h->catalogue : (struct name_catalogue){.policy = ROUTE_LOCAL_FIRST};
+    out->locals = locals;
     out->n_locals = GATEWAY_MAX_MODELS;
 }
 
-int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out, struct err *e)
+int gateway_names(struct gateway *g, const char *const *names, size_t n, const enum route_policy *policy, struct name_wanted *out,
+                  struct hosted **hosted, struct err *e)
 {
     struct name_catalogue cat;
     pthread_mutex_lock(&g->models_lock);
-    catalogue(g, &cat);
+    *hosted = hosted_hold(g->hosted);
+    catalogue(*hosted, g->locals, &cat);
     if (policy) cat.policy = *policy;
     int rc = name_parse_list(&cat, names, n, out, e);
     pthread_mutex_unlock(&g->models_lock);
     return rc;
 }
 
-int gateway_names_check(const struct gateway *g, struct err *e)
+static struct name_local local_of(const struct gateway_model *m, const char *public, const struct name_stand_in *stand_ins, size_t n)
 {
-    struct name_catalogue cat;
-    catalogue(g, &cat);
-    return name_catalogue_check(&cat, e);
+    const char *slash = strchr(m->id, '/');
+    if (!public && slash && slash != m->id && slash[1] && !strchr(slash + 1, '/')) public = m->id;
+    return (struct name_local){.name = m->id, .canonical = public, .stand_ins = stand_ins, .n_stand_ins = n};
 }
 
-void gateway_model_named(struct gateway_model *m)
+/* models_lock is held. */
+static void name_model(struct gateway_model *m)
 {
-    struct gateway *g = m->gateway;
-    const char *slash = strchr(m->id, '/'), *public = m->public_name;
-    if (!public && slash && slash != m->id && slash[1] && !strchr(slash + 1, '/')) public = m->id;
+    m->gateway->locals[m->number] = local_of(m, m->public_name, m->stand_ins, m->n_stand_ins);
+}
+
+static void take_naming(const struct gateway_naming *n)
+{
+    struct gateway_model *m = n->model;
+    m->public_name = n->public_name;
+    memcpy(m->stand_ins, n->stand_ins, sizeof m->stand_ins);
+    m->n_stand_ins = n->n_stand_ins;
+    if (m->state != MODEL_FAILED) name_model(m);
+}
+
+int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e)
+{
+    struct name_catalogue cat;
+    struct name_local locals[GATEWAY_MAX_MODELS];
+    struct hosted *former = g->hosted;
+    memcpy(locals, g->locals, sizeof locals);
+    for (size_t i = 0; i < n; i++)
+        locals[namings[i].model->number] = local_of(namings[i].model, namings[i].public_name, namings[i].stand_ins, namings[i].n_stand_ins);
+    catalogue(hosted, locals, &cat);
+    int rc = name_catalogue_check(&cat, e);
+    if (rc) return rc;
     pthread_mutex_lock(&g->models_lock);
-    g->locals[m->number] = (struct name_local){.name = m->id, .canonical = public, .stand_ins = m->stand_ins, .n_stand_ins = m->n_stand_ins};
+    g->hosted = hosted;
+    for (size_t i = 0; i < n; i++) take_naming(&namings[i]);
     pthread_mutex_unlock(&g->models_lock);
+    if (former != hosted) hosted_release(former);
+    return 0;
 }
 
 /* Nothing leads to it, and it takes nothing over. models_lock is held. */
@@ -407,6 +433,7 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     struct gateway_model *m = calloc(1, sizeof *m);
     if (!m) return err_set(e, ERR_MEMORY, "out of memory");
     m->gateway = g;
+    m->option = -1;
     m->created_s = clock_wall_s();
     strcpy(m->id, id);
     CHECK(strlen(path) < sizeof m->path);
@@ -420,8 +447,8 @@ int gateway_model_add(struct gateway *g, const char *path, const char *id, const
     g->route.spill[m->number] = (struct route_spill){.on = false};
     pthread_mutex_lock(&g->models_lock);
     g->models[g->n_models++] = m;
+    name_model(m);
     pthread_mutex_unlock(&g->models_lock);
-    gateway_model_named(m);
     m->opening.running = true;
     m->opening.job.work = open_work;
     m->opening.job.done = open_done;

@@ -11,6 +11,48 @@
 
 enum { PRICE_TEXT_BYTES = 64 << 10, UNKNOWN_CONTEXT = 200000 };
 
+/* --- texts of prices --- */
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+void hosted_texts_free(struct hosted_texts *t)
+{
+    for (size_t i = 0; i < t->n; i++) free(t->rows[i]);
+    free(t->rows);
+    *t = (struct hosted_texts){0};
+}
+
+/* Its place for good; the list is in order again after texts_sort. Takes text over. NULL without memory. */
+static const char *texts_put(struct hosted_texts *t, size_t n_sorted, char *text)
+{
+    char **there = t->n ? bsearch(&text, t->rows, n_sorted, sizeof *t->rows, by_text) : NULL;
+    if (there) {
+        free(text);
+        return *there;
+    }
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? 2 * t->cap : 256;
+        char **rows = realloc(t->rows, cap * sizeof *rows);
+        if (!rows) {
+            free(text);
+            return NULL;
+        }
+        t->rows = rows;
+        t->cap = cap;
+    }
+    return t->rows[t->n++] = text;
+}
+
+static void texts_sort(struct hosted_texts *t)
+{
+    if (t->n) qsort(t->rows, t->n, sizeof *t->rows, by_text);
+}
+
+/* --- hosts and their models --- */
+
 /* A row that stands for any URL has no prices of its own: what the operator calls the host is who it is (deepseek, xai). */
 static bool is_here(const struct hosted_host *h, const struct price *p, bool own)
 {
@@ -18,9 +60,9 @@ static bool is_here(const struct hosted_host *h, const struct price *p, bool own
     return strcmp(p->provider, provider) == 0 && !p->region[0] && !(p->can & PRICE_RESPONSES_ONLY);
 }
 
-static int add_models(struct hosted *h, struct hosted_host *host, bool own, struct err *e)
+static int add_models(struct hosted *h, struct hosted_host *host, struct hosted_texts *texts, bool own, struct err *e)
 {
-    size_t n = 0;
+    size_t n = 0, n_sorted = texts->n;
     for (size_t i = 0; i < host->book->n_prices; i++) n += is_here(host, &host->book->prices[i], own);
     if (n == 0) {
         if (own) return err_set(e, ERR_INPUT, "provider %s: its prices name no model of a provider '%s'", host->host.name, host->host.name);
@@ -41,8 +83,11 @@ static int add_models(struct hosted *h, struct hosted_host *host, bool own, stru
         }
         int64_t context = p->context ? p->context : UNKNOWN_CONTEXT;
         if (context > h->longest_context) h->longest_context = context < UINT32_MAX ? (uint32_t)context : UINT32_MAX;
-        h->models[h->n_models++] = (struct hosted_model){.host = host, .price = p, .price_text = b.data};
+        const char *text = texts_put(texts, n_sorted, b.data);
+        if (!text) return err_set(e, ERR_MEMORY, "out of memory");
+        h->models[h->n_models++] = (struct hosted_model){.host = host, .price = p, .price_text = text};
     }
+    texts_sort(texts);
     return 0;
 }
 
@@ -59,7 +104,7 @@ static int take_region(struct hosted *h, struct hosted_host *host, const char *r
     return 0;
 }
 
-static int add_host(struct hosted *h, const struct hosted_order *o, struct price_book *book, struct db *db, struct err *e)
+static int add_host(struct hosted *h, const struct hosted_order *o, struct hosted_texts *texts, struct price_book *book, struct db *db, struct err *e)
 {
     struct hosted_host *host = &h->hosts[h->n_hosts];
     int rc = provider_host_init(&host->host, &o->host, e);
@@ -79,7 +124,7 @@ static int add_host(struct hosted *h, const struct hosted_order *o, struct price
         host->supplier = ledger_supplier(db, host->host.name, e);
         if (host->supplier < 0) rc = (int)host->supplier;
     }
-    return rc ? rc : add_models(h, host, o->prices != NULL, e);
+    return rc ? rc : add_models(h, host, texts, o->prices != NULL, e);
 }
 
 /* owner/model: what others may call the same model, too. */
@@ -169,36 +214,56 @@ static int make_aliases(struct hosted *h, const struct hosted_config *c, struct 
     return 0;
 }
 
-int hosted_new(struct hosted **out, struct loop *l, const struct hosted_config *c, struct db *db, struct err *e)
+int hosted_new(struct hosted **out, const struct hosted_config *c, struct db *db, struct err *e)
 {
     *out = NULL;
     struct price_book *book = NULL;
     struct hosted *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
+    h->holders = 1;
     h->hosts = calloc(c->n_orders + 1, sizeof *h->hosts);
     int rc = h->hosts ? make_aliases(h, c, e) : err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < c->n_orders && !rc; i++) {
         if (!c->orders[i].prices && !book) rc = price_book_open(&book, c->book, e);
-        if (!rc) rc = add_host(h, &c->orders[i], book, db, e);
+        if (!rc) rc = add_host(h, &c->orders[i], c->texts, book, db, e);
     }
     price_book_release(book);
     if (!rc) rc = make_catalogue(h, c, e);
-    struct upstream_config up;
-    upstream_config_init(&up);
-    up.ca_file = c->ca_file;
-    if (!rc) rc = upstream_new(&h->upstream, l, &up, e);
     if (rc)
-        hosted_free(h);
+        hosted_release(h);
     else
         *out = h;
     return rc;
 }
 
-void hosted_free(struct hosted *h)
+struct hosted *hosted_hold(struct hosted *h)
 {
-    if (!h) return;
-    upstream_free(h->upstream);
-    for (size_t i = 0; i < h->n_models; i++) free(h->models[i].price_text);
+    if (h) h->holders++;
+    return h;
+}
+
+void hosted_follow(struct hosted *h, const struct hosted *former)
+{
+    size_t at = 0; /* both have their models in the same order, as a rule */
+    for (size_t i = 0; i < h->n_hosts; i++) {
+        for (size_t k = 0; k < former->n_hosts; k++)
+            if (strcmp(h->hosts[i].host.name, former->hosts[k].host.name) == 0) h->hosts[i].retries = former->hosts[k].retries;
+    }
+    for (size_t i = 0; i < h->n_models; i++) {
+        struct hosted_model *m = &h->models[i];
+        for (size_t n = 0; n < former->n_models; n++, at = (at + 1) % former->n_models) {
+            const struct hosted_model *was = &former->models[at];
+            if (strcmp(m->price->model, was->price->model) != 0 || strcmp(m->host->host.name, was->host->host.name) != 0) continue;
+            m->breaker = was->breaker;
+            m->speed = was->speed;
+            break;
+        }
+    }
+}
+
+void hosted_release(struct hosted *h)
+{
+    if (!h || --h->holders) return;
     for (size_t i = 0; i < h->n_hosts; i++) {
         price_book_release(h->hosts[i].book);
         provider_host_free(&h->hosts[i].host);

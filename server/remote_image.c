@@ -2,6 +2,7 @@
  * once, and for curl when that cannot block. */
 #include "server/remote_image.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,9 @@ static curl_socket_t open_socket(void *ctx, curlsocktype purpose, struct curl_so
         f->refused = true;
         return CURL_SOCKET_BAD;
     }
-    return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    const int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    if (fd < 0) err_set(&f->err, ERR_IO, "socket: %s", strerror(errno));
+    return fd;
 }
 
 static size_t take_header(char *p, size_t size, size_t n, void *ctx)
@@ -210,6 +213,10 @@ static int curl_failed(struct remote_fetch *f, CURLcode code)
     if (f->err.code) return -(int)f->err.code;
     if (f->refused) log_info("remote image: host %s has an address that is not public: not connected", f->url.host);
     switch (code) {
+    case CURLE_OUT_OF_MEMORY:
+    case CURLE_ABORTED_BY_CALLBACK: /* only for want of memory: curl_loop.c */
+    case CURLE_FAILED_INIT:
+        return err_set(&f->err, ERR_MEMORY, "out of memory");
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CONNECT_ERROR:
         return err_set(&f->err, ERR_INPUT, "the certificate of the picture's host is not valid");

@@ -16,6 +16,7 @@ enum { DEADLINE_AFTER_MS = 1000 /* the completion's own comes first: it reads on
 struct hosted_call {
     struct completion *owner; /* NULL: it has left */
     struct gateway *gateway;
+    struct hosted *hosts;       /* held: */
     struct hosted_model *model;
     struct upstream_call *call; /* NULL: it has ended */
     struct breaker_pass pass;
@@ -92,6 +93,7 @@ static void tell(const struct hosted_call *h, const struct provider_error *p, st
 static void call_free(struct hosted_call *h)
 {
     tariff_table_release(h->tariffs);
+    hosted_release(h->hosts);
     free(h);
 }
 
@@ -173,13 +175,13 @@ static int hosted_start(struct completion *c, struct err *e)
     }
     struct hosted_call *h = calloc(1, sizeof *h);
     if (!h) return err_set(e, ERR_MEMORY, "out of memory");
-    *h = (struct hosted_call){.owner = c, .gateway = g, .model = m, .i_key = i_key, .sent_ms = now_ms, .tariffs = tariff_table_hold(c->tariffs)};
+    *h = (struct hosted_call){.owner = c, .gateway = g, .hosts = hosted_hold(c->hosts), .model = m, .i_key = i_key, .sent_ms = now_ms, .tariffs = tariff_table_hold(c->tariffs)};
     if (!breaker_begin(&m->breaker, now_ms, &h->pass)) {
         call_free(h);
         return err_set(e, ERR_PROVIDER, "provider %s: '%s' has failed too often and is not asked now", m->host->host.name, m->price->model);
     }
     struct upstream_callbacks cb = {.event = call_event, .ended = call_ended, .ctx = h};
-    int rc = upstream_start(g->hosted->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms + DEADLINE_AFTER_MS, &cb, &h->call, e);
+    int rc = upstream_start(g->upstream, &m->host->host, (size_t)i_key, &c->wire, c->deadline_ms + DEADLINE_AFTER_MS, &cb, &h->call, e);
     if (rc) {
         breaker_abandon(&m->breaker, h->pass);
         call_free(h);

@@ -70,7 +70,10 @@ int hub_http_open(struct hub_http *h, const struct hub_config *c, struct err *e)
 
 void hub_http_close(struct hub_http *h)
 {
-    if (h->easy) curl_easy_cleanup(h->easy);
+    if (h->easy) {
+        curl_easy_cleanup(h->easy);
+        curl_global_cleanup(); /* so that who comes after begins anew, with memory of its own (server/curl_memory.h) */
+    }
     *h = (struct hub_http){0};
 }
 

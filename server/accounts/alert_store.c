@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "server/accounts/account_json.h"
+#include "server/accounts/directory.h"
 
 enum { HOUR_S = 3600, DAY_S = 86400, PAST_DAYS = 7, STAMP_BYTES = 48 };
 
@@ -235,9 +236,8 @@ int alert_past_read(struct db *db, int64_t project, struct alert_past *out, stru
     int64_t today = now_ms / 1000 / DAY_S;
     rc = db_query(db, &r,
                   "SELECT a.name, a.created_s, (SELECT coalesce(sum(CASE ?1 WHEN 0 THEN u.cost ELSE u.sale END), 0) FROM usage_days u"
-                  " WHERE u.day >= ?2 AND u.day < ?3 AND (?1 = 0 OR u.project = ?1)) FROM accounts a WHERE a.kind = 'project' AND"
-                  " (a.id = ?1 OR ?1 = 0) ORDER BY a.created_s LIMIT 1",
-                  DB_ARGS(db_int(project), db_int(today - PAST_DAYS), db_int(today)), e);
+                  " WHERE u.day >= ?2 AND u.day < ?3 AND (?1 = 0 OR u.project = ?1)) FROM accounts a WHERE a.kind = 'project' AND a.id = ?4",
+                  DB_ARGS(db_int(project), db_int(today - PAST_DAYS), db_int(today), db_int(project ? project : DIRECTORY_PROJECT)), e);
     if (!rc) rc = db_next(&r, e);
     if (rc == 1) {
         if (project) snprintf(out->name, sizeof out->name, "%s", db_get_text(&r, 0));

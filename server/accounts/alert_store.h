@@ -69,7 +69,7 @@ struct alert_past {
     char name[128];                /* of the project */
     int64_t past_nusd, past_hours; /* of the week before this day, of the hours in which it was there */
 };
-/* Of a project or ALERT_SUPPLIERS. -ERR_NOT_FOUND: there is no such project. */
+/* Of a project or ALERT_SUPPLIERS, whose hours are the first project's. -ERR_NOT_FOUND: there is no such project. */
 MUST_USE int alert_past_read(struct db *db, int64_t project, struct alert_past *out, struct err *e);
 
 struct alert_budget {

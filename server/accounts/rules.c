@@ -11,7 +11,7 @@
 #include "server/accounts/money.h"
 #include "server/accounts/schema.h"
 
-enum { PERMILLE = 1000, ACCOUNT_ID_BYTES = 24 };
+enum { PERMILLE = 1000, NUMBER_BYTES = 24 };
 
 struct rules_entry {
     int64_t account;
@@ -121,7 +121,7 @@ static int parse_price(const char *name, const char *given, struct value *v, str
 /* "25", "25%", "12.5%" */
 static int parse_share(const char *name, const char *given, struct value *v, struct err *e)
 {
-    char number[ACCOUNT_ID_BYTES] = "";
+    char number[NUMBER_BYTES] = "";
     size_t n = strlen(given);
     int64_t nano; /* 1 % as a "dollar" */
     bool ok = n >= 1 && n < sizeof number;

@@ -123,8 +123,11 @@ static bool hosted_allowed(const struct asker *a, const struct hosted_model *m)
 static bool alias_allowed(const struct asker *a, const struct name_alias *alias)
 {
     struct name_wanted wanted;
+    struct hosted *hosted;
     struct err e;
-    if (gateway_names(a->g, &alias->name, 1, NULL, &wanted, &e)) return false;
+    int rc = gateway_names(a->g, &alias->name, 1, NULL, &wanted, &hosted, &e);
+    hosted_release(hosted); /* the gateway's own: nothing is read again meanwhile */
+    if (rc) return false;
     for (size_t i = 0; i < wanted.n; i++) {
         const struct name_route *to = &wanted.routes[i];
         const char *local = to->kind == NAME_LOCAL ? a->g->locals[to->index].name : NULL;

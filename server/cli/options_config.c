@@ -430,13 +430,21 @@ static bool same_value(const struct option_row *row, const struct options *a, co
     return same_text(*(const char *const *)x, *(const char *const *)y);
 }
 
-static bool same_models(const struct options *a, const struct options *b)
+/* from, to: keys of a model. */
+static bool same_keys(const struct options *a, const struct options *b, size_t from, size_t to)
 {
     if (a->n_args != b->n_args) return false;
     for (int i = 0; i < a->n_args; i++)
-        for (size_t k = 0; k < N_MODEL_KEYS; k++)
+        for (size_t k = from; k < to; k++)
             if (!same_text(*model_field((struct options *)(uintptr_t)a, k, (size_t)i), *model_field((struct options *)(uintptr_t)b, k, (size_t)i))) return false;
     return true;
+}
+
+enum { N_MODEL_NAMES = 2 /* path and name: the rest is read again */ };
+
+bool options_same_models(const struct options *a, const struct options *b)
+{
+    return same_keys(a, b, 0, N_MODEL_NAMES);
 }
 
 static bool same_providers(const struct options *a, const struct options *b)
@@ -473,9 +481,10 @@ void options_differences(const struct options *now, const struct options *start,
                          void (*fn)(void *ctx, const char *key, bool reloads), void *ctx)
 {
     char key[OPTIONS_KEY_BYTES];
-    if (!same_models(start, wanted)) fn(ctx, "models", false);
-    if (!same_providers(start, wanted)) fn(ctx, "providers", false);
-    if (!same_aliases(start, wanted)) fn(ctx, "aliases", false);
+    if (!options_same_models(start, wanted)) fn(ctx, "models", false);
+    else if (!same_keys(now, wanted, N_MODEL_NAMES, N_MODEL_KEYS)) fn(ctx, "models", true);
+    if (!same_providers(now, wanted)) fn(ctx, "providers", true);
+    if (!same_aliases(now, wanted)) fn(ctx, "aliases", true);
     for (size_t i = 0; i < n_option_rows; i++) {
         const struct option_row *row = &option_rows[i];
         bool reloads = (row->commands & MARK_RELOADS) != 0;

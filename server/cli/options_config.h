@@ -15,6 +15,8 @@ MUST_USE int options_print_config(const struct options *o, FILE *f, struct err *
 /* Calls fn with each key whose value differs: of those that a reload takes over from `now` (in effect), else (reloads false) from `start`. */
 void options_differences(const struct options *now, const struct options *start, const struct options *wanted,
                          void (*fn)(void *ctx, const char *key, bool reloads), void *ctx);
+/* The same models by the same names; what else is said of them may differ. */
+bool options_same_models(const struct options *a, const struct options *b);
 /* Prints the faults, one a line, as "spillway: FILE:LINE:COLUMN: ...". */
 void options_print_faults(const struct config_faults *faults, const char *path, FILE *f);
 

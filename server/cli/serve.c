@@ -406,7 +406,10 @@ static void serve_close(struct serve *s)
     loop_run_posted(g->loop); /* frees their charges */
     alerts_free(s->alerts);
     gateway_models_free(g);
-    hosted_free(g->hosted);
+    upstream_free(g->upstream);
+    hosted_release(g->hosted);
+    hosted_texts_free(&s->texts);
+    serve_secrets_free(&s->secrets);
     sticky_free(g->sticky);
     remote_images_free(g->remote);
     price_now_stop(&s->prices);

@@ -18,7 +18,6 @@ enum { PATH_BYTES = 4096 };
 
 struct made {
     struct hosted_order orders[OPTIONS_MAX_PROVIDERS];
-    struct serve_secrets secrets;
     const char *key_lists[OPTIONS_MAX_PROVIDERS][HOST_MAX_KEYS], *header_lists[OPTIONS_MAX_PROVIDERS][1];
 };
 
@@ -29,7 +28,7 @@ static int read_flag(const struct options *o, const struct option_provider *p, c
     return err_set(e, ERR_INPUT, "%s:%u: provider %s: %s is neither true nor false", o->config, p->line, p->provider, key);
 }
 
-static int make_one(struct made *m, const struct options *o, int i, struct err *e)
+static int make_one(struct made *m, struct serve_secrets *secrets, const struct options *o, int i, struct err *e)
 {
     const struct option_provider *p = &o->providers[i];
     struct hosted_order *to = &m->orders[i];
@@ -50,7 +49,7 @@ static int make_one(struct made *m, const struct options *o, int i, struct err *
     int rc = read_flag(o, p, "zero_retention", p->zero_retention, &to->zero_retention, e);
     if (!rc) rc = read_flag(o, p, "unverified", p->unverified, &to->host.unverified, e);
     to->host.keys = m->key_lists[i];
-    return rc ? rc : serve_secrets_read(&m->secrets, o, p, row->key_env, m->key_lists[i], &to->host.n_keys, e);
+    return rc ? rc : serve_secrets_read(secrets, o, p, row->key_env, m->key_lists[i], &to->host.n_keys, e);
 }
 
 static int read_usd(const char *flag, const char *text, int64_t *nusd, struct err *e)
@@ -84,49 +83,67 @@ static int read_policy(const char *where, const char *text, enum route_policy *o
 
 /* --- what is said of local models --- */
 
+struct naming {
+    const struct options *o;
+    struct hosted *hosted; /* NULL: none */
+    struct gateway_naming *to;
+};
+
+static int add_stand_in(struct naming *n, int hosted, struct err *e)
+{
+    struct gateway_naming *to = n->to;
+    if (to->n_stand_ins == GATEWAY_MAX_STAND_INS) return err_set(e, ERR_INPUT, "more than %d", GATEWAY_MAX_STAND_INS);
+    to->stand_ins[to->n_stand_ins] = (struct name_stand_in){.hosted = (uint16_t)hosted, .tier = (uint8_t)to->n_stand_ins, .weight = 1};
+    to->n_stand_ins++;
+    return 0;
+}
+
+static int take_over(struct naming *n, int hosted, struct err *e)
+{
+    int *local = &n->hosted->names[hosted].local;
+    if (*local >= 0) return err_set(e, ERR_INPUT, "another model takes over the same one");
+    *local = (int)n->to->model->number;
+    return 0;
+}
+
 /* "host/model, host/model", one after the other. */
-static int each_hosted(struct serve *s, const struct gateway_model *m, const char *key, const char *list,
-                       int (*take)(struct serve *s, struct gateway_model *m, int hosted, struct err *e), struct err *e)
+static int each_hosted(struct naming *n, const char *key, const char *list, int (*take)(struct naming *n, int hosted, struct err *e), struct err *e)
 {
     char name[NAME_MAX_BYTES];
     for (const char *p = list; p && *p;) {
         p += strspn(p, ", ");
-        size_t n = strcspn(p, ", ");
-        if (n == 0) break;
-        snprintf(name, sizeof name, "%.*s", (int)n, p);
-        p += n;
-        int hosted = s->g.hosted ? hosted_find(s->g.hosted, name, e) : err_set(e, ERR_INPUT, "no provider is configured");
-        int rc = hosted < 0 ? hosted : take(s, (struct gateway_model *)(uintptr_t)m, hosted, e);
-        if (rc) return err_prefix(e, "model %s: %s", m->id, key);
+        size_t length = strcspn(p, ", ");
+        if (length == 0) break;
+        snprintf(name, sizeof name, "%.*s", (int)length, p);
+        p += length;
+        int hosted = n->hosted ? hosted_find(n->hosted, name, e) : err_set(e, ERR_INPUT, "no provider is configured");
+        int rc = hosted < 0 ? hosted : take(n, hosted, e);
+        if (rc) return err_prefix(e, "model %s: %s", n->to->model->id, key);
     }
     return 0;
 }
 
-static int add_stand_in(struct serve *s, struct gateway_model *m, int hosted, struct err *e)
+int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, struct err *e)
 {
-    (void)s;
-    if (m->n_stand_ins == GATEWAY_MAX_STAND_INS) return err_set(e, ERR_INPUT, "more than %d", GATEWAY_MAX_STAND_INS);
-    m->stand_ins[m->n_stand_ins] = (struct name_stand_in){.hosted = (uint16_t)hosted, .tier = (uint8_t)m->n_stand_ins, .weight = 1};
-    m->n_stand_ins++;
-    return 0;
-}
-
-static int take_over(struct serve *s, struct gateway_model *m, int hosted, struct err *e)
-{
-    int *local = &s->g.hosted->names[hosted].local;
-    if (*local >= 0) return err_set(e, ERR_INPUT, "another model takes over the same one");
-    *local = (int)m->number;
-    return 0;
-}
-
-int serve_hosted_model(struct serve *s, struct gateway_model *m, int i, struct err *e)
-{
-    const struct options *o = s->o;
-    m->public_name = o->arg_public_names[i];
-    int rc = each_hosted(s, m, "stand_ins", o->arg_stand_ins[i], add_stand_in, e);
-    if (!rc) rc = each_hosted(s, m, "takes_over", o->arg_takes_over[i], take_over, e);
-    gateway_model_named(m);
-    return rc;
+    struct gateway_naming all[GATEWAY_MAX_MODELS];
+    struct naming n = {.o = o, .hosted = hosted};
+    size_t n_all = 0;
+    int rc = 0;
+    for (size_t i = 0; hosted && i < hosted->n_models; i++) hosted->names[i].local = -1; /* it may have been in force before */
+    for (size_t i = 0; i < s->g.n_models && !rc; i++) {
+        struct gateway_model *m = s->g.models[i];
+        if (m->option < 0) continue;
+        n.to = &all[n_all++];
+        *n.to = (struct gateway_naming){.model = m, .public_name = o->arg_public_names[m->option]};
+        rc = each_hosted(&n, "stand_ins", o->arg_stand_ins[m->option], add_stand_in, e);
+        if (!rc) rc = each_hosted(&n, "takes_over", o->arg_takes_over[m->option], take_over, e);
+    }
+    struct upstream_config c;
+    upstream_config_init(&c);
+    c.ca_file = env_ca_file();
+    if (!rc && hosted && !s->g.upstream) rc = upstream_new(&s->g.upstream, s->g.loop, &c, e);
+    if (!rc && hosted && !s->g.sticky) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
+    return rc ? rc : gateway_name_all(&s->g, hosted, all, n_all, e);
 }
 
 /* --- start --- */
@@ -162,43 +179,50 @@ static int restore_overflow(struct serve *s, struct err *e)
     return rc;
 }
 
-static void tell(const struct hosted *h)
+void serve_hosted_tell(const struct serve *s)
 {
-    for (size_t i = 0; i < h->n_hosts; i++) {
+    const struct hosted *h = s->g.hosted;
+    for (size_t i = 0; h && i < h->n_hosts; i++) {
         const struct provider_host *host = &h->hosts[i].host;
         log_info("provider %s: %s, %zu keys%s", host->name, host->base_url, host->n_keys, host->unverified ? ", unverified" : "");
     }
 }
 
-int serve_hosted_start(struct serve *s, struct err *e)
+int serve_hosted_make(struct serve *s, const struct options *o, struct serve_hosted *out, struct err *e)
 {
-    const struct options *o = s->o;
     char book[PATH_BYTES] = "";
     struct db *db = NULL;
-    struct overflow_limits overflow;
     struct hosted_alias aliases[OPTIONS_MAX_ALIASES];
-    int rc = read_overflow(o, &overflow, e);
-    if (!rc) rc = overflow_new(&s->g.route.overflow, &overflow, e);
-    if (!rc && o->n_providers) rc = restore_overflow(s, e);
+    *out = (struct serve_hosted){.hosted = NULL};
+    int rc = read_overflow(o, &out->overflow, e);
     if (rc || (!o->n_providers && !o->n_aliases)) return rc;
     struct made *m = calloc(1, sizeof *m);
     rc = m ? 0 : err_set(e, ERR_MEMORY, "out of memory");
-    for (int i = 0; i < o->n_providers && !rc; i++) rc = make_one(m, o, i, e);
+    for (int i = 0; i < o->n_providers && !rc; i++) rc = make_one(m, &s->secrets, o, i, e);
     if (!rc) rc = make_aliases(o, aliases, e);
     struct hosted_config c = {.orders = m ? m->orders : NULL,
                               .n_orders = (size_t)o->n_providers,
                               .aliases = aliases,
                               .n_aliases = (size_t)o->n_aliases,
                               .book = book,
-                              .ca_file = env_ca_file()};
+                              .texts = &s->texts};
     if (!rc) rc = read_policy("--route-policy", o->route_policy, &c.policy, e);
     if (!rc) rc = data_path_find(&data_prices, book, sizeof book, e);
     if (!rc && s->g.ledger) rc = db_open(&db, s->g.store, e);
-    if (!rc) rc = hosted_new(&s->g.hosted, s->g.loop, &c, db, e);
-    if (!rc) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
+    if (!rc) rc = hosted_new(&out->hosted, &c, db, e);
     db_close(db);
-    if (m) serve_secrets_free(&m->secrets);
+    serve_secrets_keep(&s->secrets);
     free(m);
-    if (!rc) tell(s->g.hosted);
+    return rc;
+}
+
+int serve_hosted_start(struct serve *s, struct err *e)
+{
+    struct serve_hosted made;
+    int rc = serve_hosted_make(s, s->o, &made, e);
+    if (!rc) rc = overflow_new(&s->g.route.overflow, &made.overflow, e);
+    if (!rc && s->o->n_providers) rc = restore_overflow(s, e);
+    s->g.hosted = made.hosted;
+    if (!rc) serve_hosted_tell(s);
     return rc;
 }

@@ -65,7 +65,7 @@ static int start_one(struct serve *s, const char *arg, const char *name, int i, 
     int rc = model_path_find(arg, path, sizeof path, e);
     if (rc) return rc;
     rc = model_begin(s, path, name ? name : model_path_id(arg, path), s->o, &m, e);
-    if (!rc) return i < 0 ? 0 : serve_hosted_model(s, m, i, e);
+    if (!rc) m->option = i;
     return rc == -ERR_INPUT ? err_prefix(e, "%s", arg) : rc;
 }
 
@@ -75,7 +75,7 @@ int serve_models_start(struct serve *s, struct err *e)
     s->g.order = serve_model_order;
     int rc = o->n_args ? 0 : start_one(s, "demo", o->name, -1, e);
     for (int i = 0; i < o->n_args && !rc; i++) rc = start_one(s, o->args[i], o->name ? o->name : o->arg_names[i], i, e);
-    return rc ? rc : gateway_names_check(&s->g, e);
+    return rc ? rc : serve_hosted_take(s, o, s->g.hosted, e);
 }
 
 /* --- what is asked for while it serves --- */

@@ -19,6 +19,16 @@ struct serve_config {
     struct config_faults faults;
 };
 
+/* serve_secrets.c: keys of providers. Zero-initialise. */
+enum { PROVIDER_KEY_PATH_BYTES = 4096 };
+struct serve_secrets {
+    struct serve_secret {
+        char *variable, *key; /* variable: it was taken out of; NULL: a file */
+    } rows[OPTIONS_MAX_PROVIDERS * HOST_MAX_KEYS];
+    size_t n;
+    bool closed; /* no variable is taken any more */
+};
+
 struct serve {
     struct gateway g;
     const struct options *o;     /* of the start: what no reload changes */
@@ -31,6 +41,8 @@ struct serve {
     struct loop_timer refresh, drain;
     struct alerts *alerts;
     struct price_now prices;
+    struct serve_secrets secrets;
+    struct hosted_texts texts;
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;
@@ -59,24 +71,28 @@ void serve_mark_key(const char *key, unsigned char mark[KEY_MARK_BYTES]);
 MUST_USE int serve_models_start(struct serve *s, struct err *e);
 MUST_USE int serve_model_order(struct gateway *g, const struct model_order *order, struct gateway_model **out, struct err *e);
 
-/* serve_secrets.c: keys of providers. Zero-initialise. */
-enum { PROVIDER_KEY_PATH_BYTES = 4096 };
-struct serve_secrets {
-    struct serve_secret {
-        char *variable, *key; /* variable: it was taken out of; NULL: a file */
-    } rows[OPTIONS_MAX_PROVIDERS * HOST_MAX_KEYS];
-    size_t n;
-};
 /* p's key_file or key_env, "A, B", else the variable that its row names (usual; NULL: needs none). keys are borrowed until serve_secrets_free. A key that is
  * named and not there is an error at the start, not at the first request. */
 MUST_USE int serve_secrets_read(struct serve_secrets *s, const struct options *o, const struct option_provider *p, const char *usual,
                                 const char *keys[HOST_MAX_KEYS], size_t *n, struct err *e);
 void serve_secrets_free(struct serve_secrets *s); /* overwrites them */
 
-/* serve_hosted.c: g.hosted, NULL if neither providers nor aliases are configured. */
+/* Those of variables stay for the next reading of the configuration, the others are overwritten; from now on no variable is taken any more: there are other
+ * threads. */
+void serve_secrets_keep(struct serve_secrets *s);
+
+/* serve_hosted.c: what of a configuration concerns providers. */
+struct serve_hosted {
+    struct hosted *hosted; /* NULL: neither providers nor aliases are configured */
+    struct overflow_limits overflow;
+};
+/* Made, not yet in force. Any thread, one at a time. On failure hosted is NULL. */
+MUST_USE int serve_hosted_make(struct serve *s, const struct options *o, struct serve_hosted *out, struct err *e);
+/* g.hosted and g.route.overflow, before there are models. */
 MUST_USE int serve_hosted_start(struct serve *s, struct err *e);
-/* What the configuration says of model i beside its path: who may answer for it, whom it takes over, how others call it. -ERR_INPUT, -ERR_NOT_FOUND */
-MUST_USE int serve_hosted_model(struct serve *s, struct gateway_model *m, int i, struct err *e);
+/* In force, with what o says of the local models that are there. Takes hosted over on success only. -ERR_INPUT: nothing is changed. */
+MUST_USE int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, struct err *e);
+void serve_hosted_tell(const struct serve *s); /* the log */
 
 /* serve_alerts.c: after the pool; alerts stay NULL without accounts. */
 MUST_USE int serve_alerts_start(struct serve *s, struct err *e);

@@ -17,6 +17,7 @@ struct reload {
     struct serve_config *config;
     struct tls_context *tls;
     char key[KEY_TEXT_BYTES]; /* of the key file; "": none */
+    struct serve_hosted hosted;
     int rc;
     bool worked;
     struct err e;
@@ -33,12 +34,14 @@ static void reload_work(struct pool_job *j)
     const struct options *o = &r->config->o;
     if (start->tls_cert && o->tls_cert) r->rc = tls_context_new(&r->tls, o->tls_cert, o->tls_key, &r->e);
     if (!r->rc && !start->no_auth && o->api_key_file) r->rc = serve_read_key(o->api_key_file, r->key, &r->e);
+    if (!r->rc) r->rc = serve_hosted_make(r->serve, o, &r->hosted, &r->e);
 }
 
 static void reload_free(struct reload *r)
 {
     serve_config_free(r->config);
     tls_context_free(r->tls);
+    hosted_release(r->hosted.hosted);
     explicit_bzero(r->key, sizeof r->key);
     free(r);
 }
@@ -94,6 +97,35 @@ static int take_key(struct serve *s, const char *key, bool *changed, struct err 
     return 0;
 }
 
+/* Models that are only named at a restart keep what the start has said of them. */
+static const struct options *of_models(const struct serve *s, const struct options *o)
+{
+    return options_same_models(s->o, o) ? o : s->o;
+}
+
+/* Providers and names first: they can be put back when the key or the limits then fail. */
+static int take(struct reload *r, bool *key_changed)
+{
+    struct serve *s = r->serve;
+    const struct options *o = &r->config->o;
+    struct hosted *former = hosted_hold(s->g.hosted);
+    struct err ignored;
+    if (r->hosted.hosted && former) hosted_follow(r->hosted.hosted, former);
+    int rc = serve_hosted_take(s, of_models(s, o), r->hosted.hosted, &r->e);
+    if (rc) {
+        hosted_release(former);
+        return rc;
+    }
+    r->hosted.hosted = NULL;
+    rc = take_key(s, r->key, key_changed, &r->e);
+    if (!rc) rc = http_set_limits(s->g.http, &o->limits, &r->e);
+    if (rc)
+        CHECK(serve_hosted_take(s, of_models(s, &s->config->o), former, &ignored) == 0); /* it has been in force */
+    else
+        hosted_release(former);
+    return rc;
+}
+
 static int swap(struct reload *r)
 {
     struct serve *s = r->serve;
@@ -101,9 +133,10 @@ static int swap(struct reload *r)
     struct ip_nets trusted;
     enum log_level level;
     bool key_changed = false;
-    int rc = take_key(s, r->key, &key_changed, &r->e);
-    if (!rc) rc = http_set_limits(s->g.http, &o->limits, &r->e);
+    int rc = take(r, &key_changed);
     if (rc) return rc;
+    overflow_set(s->g.route.overflow, &r->hosted.overflow);
+    if (s->g.sticky) sticky_clear(s->g.sticky); /* hosted models have other numbers now */
     if (r->tls) http_set_tls(s->g.http, r->tls);
     r->tls = NULL;
     tell_changes(s, o, key_changed);

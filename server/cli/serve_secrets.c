@@ -1,5 +1,5 @@
-/* Providers' keys: from environment variables or files, several for one provider, one variable for several providers. They are in memory until the hosts
- * have copied them, and overwritten then. */
+/* Providers' keys: from environment variables or files, several for one provider, one variable for several providers. Those of files are in memory until
+ * the hosts have copied them, and overwritten then; those of variables stay, for when the configuration is read again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +23,7 @@ static const char *of_variable(struct serve_secrets *s, const char *name, struct
     for (size_t i = 0; i < s->n; i++)
         if (s->rows[i].variable && strcmp(s->rows[i].variable, name) == 0) return s->rows[i].key;
     e->code = ERR_NONE;
-    if (!env_take_provider_key(name, key, sizeof key)) return NULL;
+    if (s->closed || !env_take_provider_key(name, key, sizeof key)) return NULL;
     int rc = add(s, name, key, e);
     explicit_bzero(key, sizeof key);
     return rc ? NULL : s->rows[s->n - 1].key;
@@ -72,12 +72,28 @@ int serve_secrets_read(struct serve_secrets *s, const struct options *o, const s
     return list ? read_list(s, o, p, list, keys, n, e) : 0;
 }
 
+static void forget(struct serve_secret *row)
+{
+    if (row->key) explicit_bzero(row->key, strlen(row->key));
+    free(row->key);
+    free(row->variable);
+}
+
+void serve_secrets_keep(struct serve_secrets *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->rows[i].variable)
+            s->rows[n++] = s->rows[i];
+        else
+            forget(&s->rows[i]);
+    }
+    s->n = n;
+    s->closed = true;
+}
+
 void serve_secrets_free(struct serve_secrets *s)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        if (s->rows[i].key) explicit_bzero(s->rows[i].key, strlen(s->rows[i].key));
-        free(s->rows[i].key);
-        free(s->rows[i].variable);
-    }
+    for (size_t i = 0; i < s->n; i++) forget(&s->rows[i]);
     s->n = 0;
 }

@@ -3,6 +3,7 @@ request that leaves its queue; budgets that end; sessions; the dry run. One rese
 import http.client
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -291,6 +292,79 @@ def test_a_restart_opens_no_new_hour(place, fake):
     place.server.stop()
     place.write("UPDATE requests SET charged = ? WHERE charged = 150000", spent)  # its transfers are what they were
     place.start(FakeServer)
+
+
+# --- read again ---
+
+
+def hup(place, text=None, within_s=10):
+    """True: the log says that it was taken over."""
+    n = len([line for line in place.server.lines if "reload: done" in line or "reload: nothing is changed" in line])
+    if text is not None:
+        place.config.write_text(text)
+    place.server.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + within_s
+    while True:
+        said = [line for line in place.server.lines if "reload: done" in line or "reload: nothing is changed" in line]
+        if len(said) > n:
+            return "reload: done" in said[-1]
+        assert time.monotonic() < until, "".join(place.server.lines)
+        time.sleep(0.01)
+
+
+def test_providers_aliases_and_stand_ins_are_read_again(place, fake):
+    configure(place, models=demo())
+    place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
+    text = place.config.read_text()
+    assert place.ask(model="chat")[0].status == 404
+    more = f"aliases: [{{name: chat, routes: groq/{MODEL}}}]\noverflow_usd_per_hour: \"1.00\"\n"
+    assert hup(place, text.replace("    name: demo\n", f"    name: demo\n    stand_ins: lab/{MODEL}\n") + more)
+    assert served(place.ask(model="chat")[0]) == f"groq/{MODEL}"
+    r, _ = place.ask(model="demo", seed=FakeServer.seeds["queue"])
+    assert served(r) == f"lab/{MODEL}"
+    gone = text[:text.index("  - provider: groq")] + text[text.index("  - provider: openai-compatible"):]
+    assert hup(place, gone)
+    assert place.ask(model=f"groq/{MODEL}")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
+
+
+def test_what_cannot_be_read_again_changes_nothing(place):
+    place.start()
+    text = place.config.read_text()
+    assert not hup(place, text + "aliases: [{name: chat, routes: nobody/x}]\n")
+    assert not hup(place, text + "  - provider: deepinfra\n")
+    assert place.ask(model="chat")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
+
+
+def test_a_dead_key_lives_again_when_its_file_has_another(place, fake, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("key-one\n")
+    key.chmod(0o600)
+    text = place.config.read_text().replace("    name: openai\n", f"    name: openai\n    key_file: \"{key}\"\n", 1)
+    first = text.index("    key_env: PROVIDER_KEY\n")
+    place.config.write_text(text[:first] + text[first + len("    key_env: PROVIDER_KEY\n"):])
+    place.start()
+    fake.script({"match": {"key": "key-one", "profile": "openai"}, "do": {"error": "bad_key"}})
+    assert place.ask(model=f"openai/{MODEL}")[0].status == 502 and place.ask(model=f"openai/{MODEL}")[0].status == 503
+    key.write_text("key-two\n")
+    assert hup(place)
+    r, answer = place.ask(model=f"openai/{MODEL}")
+    assert r.status == 200, answer
+
+
+def test_requests_under_way_keep_what_they_began_with(place, fake):
+    place.start()
+    text = place.config.read_text()
+    fake.script({"tokens": 200, "delay_event_ms": 10})
+    c, r = place.open(model=f"lab/{MODEL}", stream=True, max_tokens=256)
+    r.read(500)
+    for i in range(5):
+        assert hup(place, text + f"aliases: [{{name: chat{i}, routes: lab/{MODEL}}}]\n")
+    assert hup(place, text[:text.index("  - provider: groq")])
+    data = r.read()
+    c.close()
+    assert data.endswith(b"data: [DONE]\n\n")
+    (row,) = place.settled(1)
+    assert row[1] == "posted" and row[2] == fake.ledger(1)[0]["cost_nusd"]
 
 
 # --- sessions ---

@@ -121,6 +121,23 @@ static void test_every_earlier_version_is_brought_up_to_date(void **state)
     }
 }
 
+/* A request and an attempt of before there were mark-ups and tiers keep what they had. */
+static void test_what_a_line_was_priced_by_stays(void **state)
+{
+    (void)state;
+    store_new();
+    if (!db_is_url(store_where())) unlink(store_file);
+    struct db *db = store_of_version(RULES_AND_ALERTS);
+    OK(db_script(db, "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, resolved_ms, reserved, held, charged)"
+                     " VALUES (4294967297, 3, 2, 'posted', 0, 'm', 9, 1, 2, 2, 5, 0, 5);"
+                     "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms) VALUES (4294967297, 1, 4, 'm', 9, 'served', 1)", &store_e));
+    OK(schema_migrate(db, &store_e));
+    assert_int_equal(store_number(db, "SELECT count(*) FROM requests WHERE price = 9 AND charged = 5 AND markup IS NULL"), 1);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM attempts WHERE price = 9 AND tier IS NULL AND extended = 0"), 1);
+    db_close(db);
+    store_remove();
+}
+
 static void test_a_newer_version_is_refused_and_stays(void **state)
 {
     (void)state;
@@ -138,6 +155,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_earlier_version_is_brought_up_to_date),
+        cmocka_unit_test(test_what_a_line_was_priced_by_stays),
         cmocka_unit_test(test_a_newer_version_is_refused_and_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,7 +13,8 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "failer"))
 from conftest import long_run  # noqa: E402
 from failer import ROLES  # noqa: E402
-from scripts import PICTURES, SCRIPTS, WITHOUT_WORKER  # noqa: E402
+from scripts import PICTURES, SCRIPTS, WITHOUT_WORKER, chat, user, wire  # noqa: E402
+from test_remote_images import Hosts  # noqa: E402
 from torture import SLACK, Torture  # noqa: E402
 
 SHORT = {"gateway": 140, "worker": 40, "media": 20}  # how many k's of all
@@ -63,6 +64,22 @@ def test_t47_failed_allocations(server, plain, role, forever, figure):
     figure(f"T47 {role} {'forever' if forever else 'once'}", f"{torture.report()}; {reached} failed, {time.monotonic() - start:.1f} s")
     assert not torture.findings, "\n".join(f"{c}: {w}" for c, w in torture.findings[:20])
     assert reached > torture.runs // 2  # it did fail
+
+
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "forever"])
+def test_t47_a_picture_by_url(monkeypatch, forever, figure):
+    """Fetching it, and what curl does for that."""
+    hosts = Hosts()
+    monkeypatch.setitem(SCRIPTS, "url", wire(chat(user("What is it?", f"http://127.0.0.2:{hosts.port}/"))))
+    t = Torture("demo", "--no-auth", "--remote-images", "http", "--remote-image-host", f"127.0.0.2:{hosts.port}", "--remote-image-network", "127.0.0.2")
+    n = t.learn("url")[2]["gateway", "alloc"]
+    ks = range(1, n + 2) if long_run() else range(1, n + 2, max(1, n // 80))
+    reached = sum(t.run("url", "gateway", f"url k={k}", lambda r: r.fail_alloc(k, forever)) > 0 for k in ks)
+    figure(f"T47 a picture by URL {'forever' if forever else 'once'}", f"{n} allocations; {t.report()}; {reached} failed")
+    assert not t.findings, "\n".join(f"{c}: {w}" for c, w in t.findings[:20])
+    assert reached > t.runs // 2
+    assert t.stop() == 0
+    hosts.close()
 
 
 def test_t47_a_planted_loss_is_found(torture):

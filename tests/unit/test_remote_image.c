@@ -22,7 +22,7 @@
 #include "base/clock.h"
 #include "server/remote_image.h"
 
-enum { RESOLVE_MS = 400, SLOW_MS = 150, MAX_FETCHES = 16 };
+enum { RESOLVE_MS = 400, GATHER_MS = 5000, MORE_MS = 50, MAX_FETCHES = 16 };
 #define BYTES "as many bytes as a picture"
 
 /* --- names --- */
@@ -60,7 +60,8 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 
 /* --- hosts --- */
 
-static atomic_int n_good, n_bad, n_now, n_most; /* connections to 127.0.0.2 and 127.0.0.1; at once */
+static atomic_int n_good, n_bad;         /* connections to 127.0.0.2 and 127.0.0.1 */
+static atomic_int n_now, n_most, gather; /* of /slow that wait for their answer, at once; so many are waited for */
 static char head[4096];                         /* of the last request */
 static uint16_t port;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -77,6 +78,17 @@ static void say_forever(int fd, const char *first, const char *text)
     }
 }
 
+/* Until as many are here as should be, and a little longer, so that one too many would be seen. */
+static void wait_for_others(void)
+{
+    int now = atomic_fetch_add(&n_now, 1) + 1;
+    for (int most = n_most; now > most && !atomic_compare_exchange_weak(&n_most, &most, now);) {
+    }
+    for (int ms = 0; n_most < gather && ms < GATHER_MS; ms++) usleep(1000);
+    usleep(MORE_MS * 1000);
+    atomic_fetch_sub(&n_now, 1);
+}
+
 static void answer(int fd, const char *path)
 {
     char text[1024], piece[4097];
@@ -84,7 +96,7 @@ static void answer(int fd, const char *path)
     memset(piece, 'x', 4096);
     piece[4096] = '\0';
     snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nset-cookie: a=b\r\ncontent-length: %zu\r\n\r\n%s", strlen(BYTES), BYTES);
-    if (strcmp(path, "/slow") == 0) usleep(SLOW_MS * 1000);
+    if (strcmp(path, "/slow") == 0) wait_for_others();
     if (strcmp(path, "/hang") == 0) (void)!read(fd, piece, 1); /* until it is left */
     if (strcmp(path, "/big") == 0) say_forever(fd, "HTTP/1.1 200 OK\r\n\r\n", piece);
     if (strcmp(path, "/headers") == 0) say_forever(fd, "HTTP/1.1 200 OK\r\n", "x: 0123456789012345678901234567890123456789\r\n");
@@ -113,16 +125,12 @@ static void *serve(void *ctx)
 {
     const int fd = (int)(intptr_t)ctx;
     char text[4096], path[1024] = "/ok";
-    int now = atomic_fetch_add(&n_now, 1) + 1;
-    for (int most = n_most; now > most && !atomic_compare_exchange_weak(&n_most, &most, now);) {
-    }
     while (strncmp(path, "/ok", 3) == 0 && read_head(fd, text) && sscanf(text, "GET %1023s ", path) == 1) {
         pthread_mutex_lock(&lock);
         memcpy(head, text, sizeof head);
         pthread_mutex_unlock(&lock);
         answer(fd, path);
     }
-    atomic_fetch_sub(&n_now, 1);
     close(fd);
     return NULL;
 }
@@ -450,7 +458,7 @@ static void test_a_host_that_hangs_is_left(void **state)
 static void test_so_many_at_once_from_one_host(void **state)
 {
     (void)state;
-    t.limits.remote_images_per_host = 2;
+    t.limits.remote_images_per_host = gather = 2;
     for (int i = 0; i < 6; i++) assert_int_equal(fetch("http://good.test:%u/slow", port), 0);
     run_all();
     assert_int_equal(t.n_whole, 6);
@@ -460,7 +468,7 @@ static void test_so_many_at_once_from_one_host(void **state)
 static void test_so_many_at_once_in_all(void **state)
 {
     (void)state;
-    t.limits.remote_images = 3;
+    t.limits.remote_images = gather = 3;
     for (int i = 0; i < 6; i++) assert_int_equal(fetch("http://%s.test:%u/slow", i % 2 ? "good" : "both", port), 0);
     run_all();
     assert_int_equal(t.n_whole, 6);
