@@ -61,7 +61,7 @@ json_t *admin_read_query(const struct http_request *r, struct err *e);
 /* Whether all members are among these. */
 MUST_USE int admin_check_fields(const json_t *in, const char *fields, struct err *e);
 enum api_error admin_error_of(int rc);
-/* NULL and replied: this server has no accounts. */
+/* false: it has replied that this server has no accounts. */
 bool admin_has_accounts(struct gateway *g, struct http_request *r);
 
 int admin_list(struct admin_call *c, struct err *e); /* admin_accounts.c */

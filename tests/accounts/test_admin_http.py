@@ -552,3 +552,17 @@ def test_a_server_ends_while_an_export_is_under_way(tmp_path):
         while r.read(1 << 16):
             pass
     c.close()
+
+
+def test_an_export_that_takes_too_long_is_cut(tmp_path):
+    a = Admin(tmp_path, None, "--request-timeout", "1s")
+    make_transfers(a, 200_000, a.project())
+    c, r = a.open("GET", "/admin/export/transfers")
+    r.read(1000)
+    assert a.server.log_has("an export is cut: its time is up", 20)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        while r.read(1 << 16):
+            pass
+    c.close()
+    assert export(a, "transfers?from=2001-01-01&to=2001-01-01")[1].count("\n") == 1  # its place is free
+    assert a.server.stop() == 0
