@@ -14,7 +14,8 @@ struct charge {
     struct ledger_op end;
     char *raw[LEDGER_MAX_ATTEMPTS];
     char *model, *tags, *source_model; /* of what is under way */
-    unsigned char hashes[2][LEDGER_HASH_BYTES];
+    unsigned char hashes[2][LEDGER_HASH_BYTES], *answer;
+    struct ledger_receipt *receipt; /* NULL: without an idempotency key */
     charge_fn *done, *end_done;
     void *ctx, *end_ctx;
 };
@@ -25,6 +26,9 @@ static void charge_free(struct charge *c)
     free(c->model);
     free(c->tags);
     free(c->source_model);
+    free(c->answer);
+    if (c->receipt) ledger_receipt_clear(c->receipt);
+    free(c->receipt);
     free(c);
 }
 
@@ -49,6 +53,9 @@ static int keep_op(struct charge *c, const struct ledger_op *o, struct err *e)
     *op = *o;
     op->idempotency_key = keep_hash(c->hashes[0], o->idempotency_key);
     op->body_hash = keep_hash(c->hashes[1], o->body_hash);
+    if (o->idempotency_key && !c->receipt) c->receipt = calloc(1, sizeof *c->receipt);
+    op->receipt = c->receipt;
+    if (o->idempotency_key && !c->receipt) return err_set(e, ERR_MEMORY, "out of memory");
     bool kept = keep(&c->model, &op->model) && keep(&c->tags, &op->tags) && keep(&c->source_model, &op->attempt.model);
     return kept ? 0 : err_set(e, ERR_MEMORY, "out of memory");
 }
@@ -74,7 +81,7 @@ static void charge_back(struct loop_call *call)
     struct charge *c = (struct charge *)((char *)call - offsetof(struct charge, back));
     const struct ledger_op op = c->call.op;
     charge_fn *done = c->done;
-    bool ended = op.type == LEDGER_POST || op.type == LEDGER_VOID || (op.type == LEDGER_RESERVE && op.rc);
+    bool ended = op.type == LEDGER_POST || op.type == LEDGER_VOID || op.type == LEDGER_KNOWN || (op.type == LEDGER_RESERVE && op.rc);
     c->busy = false;
     c->done = NULL;
     if (op.type == LEDGER_RESERVE && !op.rc) c->request = op.request;
@@ -136,6 +143,7 @@ void charge_end(struct charge *c, const struct ledger_op *o, charge_fn *done, vo
     CHECK(!c->ends);
     c->ends = true;
     c->end = *o;
+    c->answer = (unsigned char *)o->answer;
     c->end_done = done;
     c->end_ctx = ctx;
     for (int i = 0; i < o->n_used; i++)
@@ -146,7 +154,7 @@ void charge_end(struct charge *c, const struct ledger_op *o, charge_fn *done, vo
 void charge_forget(struct charge *c)
 {
     c->end_done = NULL;
-    if (c->ends) c->done = NULL;
+    if (c->ends || c->call.op.type == LEDGER_KNOWN) c->done = NULL;
 }
 
 int64_t charge_request(const struct charge *c)

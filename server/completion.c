@@ -18,6 +18,7 @@
 #include "server/completion_charge.h"
 #include "server/completion_fetch.h"
 #include "server/completion_route.h"
+#include "server/rate_headers.h"
 #include "server/route.h"
 #include "server/routing/explain.h"
 
@@ -172,6 +173,7 @@ static void completion_done(struct completion *c)
     stop_reading(c);
     loop_timer_clear(c->gateway->loop, &c->comment);
     loop_timer_clear(c->gateway->loop, &c->deadline);
+    completion_repeat_forget(c);
     loop_timer_clear(c->gateway->loop, &c->look);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
@@ -185,6 +187,11 @@ static void completion_done(struct completion *c)
 static void completion_gone(void *ctx)
 {
     completion_done(ctx);
+}
+
+void completion_answered(struct completion *c)
+{
+    completion_done(c);
 }
 
 void completion_drop(struct completion *c)
@@ -201,7 +208,10 @@ static void completion_fail(struct completion *c, const struct err *e)
     if (c->headers_out)
         c->sink->event(c, &(struct event){.type = EVENT_ERROR, .err = e});
     else {
-        if (c->n_attempts) completion_tell_route(c);
+        if (c->n_attempts)
+            completion_tell_route(c);
+        else
+            rate_headers_add(c->http, c->rates);
         api_error_reply_later(c->http, api_error_of(e), e, c->retry_after_s);
     }
     completion_done(c);
@@ -342,6 +352,7 @@ static int encode(struct completion *c, struct hosted_model *m, const struct hos
 /* A provider is asked as the client asks us: what only it can judge is left to it. */
 static int read_request(struct completion *c, struct err *e)
 {
+    completion_repeat_read(c);
     int rc = c->n_fetches ? completion_fetch_put(c, e) : read_json(c, e);
     if (!rc && !c->n_fetches) {
         rc = completion_route_read(c, e);
@@ -399,8 +410,11 @@ static const char *served_by(const struct completion *c, char out[EXPLAIN_NAME_B
 void completion_tell_route(struct completion *c)
 {
     char served[EXPLAIN_NAME_BYTES];
+    if (c->route_told) return;
+    c->route_told = true;
     http_add_header(c->http, "x-spillway-served-by", served_by(c, served));
     if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
+    rate_headers_add(c->http, c->rates);
     c->told = c->hosted;
 }
 
@@ -696,7 +710,7 @@ static void completion_run(struct completion *c)
     struct err e = {0};
     struct completion_choice x = {.local = c->model, .supplier = c->model ? c->model->supplier : 0};
     if (c->model && !c->local_cannot.code && fit_answer(c, &e)) {
-        if (!completion_route_has_hosted(c)) {
+        if (c->switched || !completion_route_has_hosted(c)) {
             completion_fail(c, &e);
             return;
         }
@@ -847,14 +861,19 @@ static void fetch_pictures(struct completion *c)
     if (completion_fetch(c, fetches_done, &e)) completion_fail(c, &e);
 }
 
-static void read_done(struct pool_job *j)
+/* It is no repetition. */
+static void read_on(struct completion *c)
 {
-    struct completion *c = of_job(j);
-    if (!job_ended(c)) return;
     if (c->n_fetches && !c->fetches_done)
         fetch_pictures(c);
     else
         read_ended(c);
+}
+
+static void read_done(struct pool_job *j)
+{
+    struct completion *c = of_job(j);
+    if (job_ended(c)) completion_repeat_ask(c, read_on);
 }
 
 /* --- deadline --- */
@@ -938,6 +957,10 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     http_on_gone(r, completion_gone, c);
     completion_route_begin(c);
     deadline_start(c, timeout_ms);
+    if (completion_repeat_begin(c, &e)) {
+        completion_fail(c, &e);
+        return;
+    }
     completion_job(c, read_work, read_done);
 }
 

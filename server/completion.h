@@ -19,6 +19,7 @@
 #include "engine/prompt.h"
 #include "server/api/chat_params.h"
 #include "server/completion_hold.h"
+#include "server/completion_repeat.h"
 #include "server/gateway.h"
 #include "server/hosted_bill.h"
 #include "server/source.h"
@@ -63,6 +64,7 @@ struct completion {
     struct wire_request wire;
     struct overflow_ticket overflow; /* it stands in for the local model */
     const char *route_text, *route_reason; /* of the last decision, for the client and the ledger; NULL: there was none to make */
+    bool route_told;
     const struct hosted_model *told; /* who the response's header said answers, if headers_out */
     int64_t decided_ms;
     enum route_policy policy;    /* of its account, if has_policy */
@@ -112,6 +114,8 @@ struct completion {
     int64_t created_s;
     size_t n_finished;
     struct usage_told usage; /* kept by the source */
+    struct ledger_rate rates[LEDGER_RATES]; /* of its reservation, or its refusal */
+    struct completion_repeat *repeat; /* its idempotency key; NULL: it has none */
     struct tariff_table *tariffs; /* in force when it came */
     struct completion_hold hold;  /* of a local answer */
     struct charge *charge; /* NULL: no accounts, or it has been ended */
@@ -137,6 +141,8 @@ void completion_fail_all(struct gateway *g, const struct gateway_model *m, const
 void completion_move(struct completion *c, struct gateway_replica *to);
 /* For sources: the pictures' tiles are no longer needed here. */
 void completion_close_tiles(struct completion *c);
+/* For who has replied in place of the sink. */
+void completion_answered(struct completion *c);
 /* For sinks: the client does not take its bytes. */
 void completion_drop(struct completion *c);
 

@@ -2,6 +2,7 @@
 #include "server/completion_charge.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "server/accounts/id_text.h"
@@ -9,7 +10,8 @@
 #include "server/charge.h"
 #include "server/completion_route.h"
 
-enum { MOST_RETRY_MS = 60000 };
+/* The longest tags, each character written as \u0001, with quotes and commas. */
+enum { MOST_RETRY_MS = 60000, MAX_TAGS_BYTES = CHAT_MAX_TAGS * ((CHAT_MAX_TAG_CHARS + CHAT_MAX_VALUE_CHARS) * 6 + 6) + 3 };
 
 struct usage completion_metered(const struct completion *c)
 {
@@ -93,6 +95,7 @@ static void end_charge(struct completion *c, enum ledger_op_type type, enum ledg
 {
     struct ledger_op o;
     fill_end(c, type, end, outcome, &o);
+    if (done) completion_repeat_keep(c, &o);
     charge_end(c->charge, &o, done, c);
     if (done) return;
     completion_route_ended(c, o.sale_nusd, false);
@@ -130,14 +133,17 @@ static void held(void *ctx, const struct ledger_op *op)
     struct completion *c = ctx;
     char text[ID_TEXT_BYTES];
     const bool first = op->type == LEDGER_RESERVE;
+    if (first) memcpy(c->rates, op->rates, sizeof c->rates);
     if (op->rc) {
         int64_t wait_ms = op->free_at_ms ? op->free_at_ms - op->now_ms : 0;
         if (wait_ms > MOST_RETRY_MS) wait_ms = MOST_RETRY_MS;
         c->retry_after_s = wait_ms > 0 ? (int)((wait_ms + 999) / 1000) : 0;
         if (first) c->charge = NULL;
+        if (first && completion_repeat_known(c, op)) return;
     } else {
         granted(c, op);
         if (first) {
+            completion_repeat_reserved(c, op);
             id_text_write(accounts_id_key(c->gateway->accounts), op->request, text);
             snprintf(c->id, sizeof c->id, "chatcmpl-%s", text);
         }
@@ -163,6 +169,16 @@ static void fill_hosted(const struct completion *c, struct ledger_op *o)
     tariff_tell(&b->tariff, o);
 }
 
+/* The request's metadata as JSON text, NULL if there is none. -ERR_MEMORY. */
+static int write_tags(const struct completion *c, struct buf *out, struct err *e)
+{
+    buf_init(out, MAX_TAGS_BYTES);
+    if (json_object_size(c->params.metadata) == 0) return 0;
+    json_write(out, c->params.metadata);
+    CHECK(out->failed != -ERR_LIMIT);
+    return out->failed ? err_set(e, ERR_MEMORY, "out of memory") : 0;
+}
+
 /* An attempt is more than what is held already, or nothing more. */
 static void fill_more(const struct completion *c, struct ledger_op *o)
 {
@@ -170,6 +186,17 @@ static void fill_more(const struct completion *c, struct ledger_op *o)
     o->n = c->n_attempts + 1;
     o->amount_nusd = o->amount_nusd > c->held_nusd ? o->amount_nusd - c->held_nusd : 0;
     o->tokens = o->tokens > c->held_tokens ? o->tokens - c->held_tokens : 0;
+}
+
+static int reserve(struct completion *c, struct ledger_op *o, struct err *e)
+{
+    struct buf tags;
+    int rc = write_tags(c, &tags, e);
+    o->tags = tags.data;
+    completion_repeat_name(c, o);
+    if (!rc) rc = charge_reserve(&c->charge, c->gateway->loop, c->gateway->ledger, o, held, c, e);
+    buf_free(&tags);
+    return rc;
 }
 
 void completion_cover(struct completion *c, completion_charged_fn *then)
@@ -191,7 +218,7 @@ void completion_cover(struct completion *c, completion_charged_fn *then)
     if (c->charge)
         rc = charge_more(c->charge, &o, held, c, &e);
     else if (g->ledger)
-        rc = charge_reserve(&c->charge, g->loop, g->ledger, &o, held, c, &e);
+        rc = reserve(c, &o, &e);
     else
         granted(c, NULL);
     if (rc || !c->charge) then(c, rc, &e);
@@ -203,6 +230,9 @@ static void settled(void *ctx, const struct ledger_op *op)
     char text[24];
     c->charge = NULL;
     completion_route_ended(c, op->charged_nusd, op->rc == 0);
+    if (c->usage.has_cost && c->usage.cost_nusd != op->charged_nusd) /* as an answer that was to be kept says */
+        log_error("request %lld is charged %lld nano-dollars, and was thought to be %lld", (long long)op->request, (long long)op->charged_nusd,
+                  (long long)c->usage.cost_nusd);
     c->usage.has_cost = true;
     c->usage.cost_nusd = op->charged_nusd;
     snprintf(text, sizeof text, "%lld", (long long)op->charged_nusd);

@@ -71,6 +71,11 @@ static void answer_preflight(struct http_request *r)
     http_reply(r, 204, NULL, "", 0);
 }
 
+/* What a page may read of an answer, beside what pages always may. */
+static const char exposed[] = "x-request-id, retry-after, x-should-retry, idempotent-replayed, x-spillway-served-by, x-spillway-route,"
+                              " x-spillway-cost-nusd, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests,"
+                              " x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
+
 static bool origin_pass(const struct edge *g, struct http_request *r)
 {
     const char *origin = http_header(r, "origin");
@@ -87,7 +92,7 @@ static bool origin_pass(const struct edge *g, struct http_request *r)
         if (strcasecmp(g->origins[i], origin) == 0) http_add_header(r, "access-control-allow-origin", g->origins[i]);
     if (any) http_add_header(r, "access-control-allow-origin", "*");
     http_add_header(r, "vary", "origin");
-    http_add_header(r, "access-control-expose-headers", "x-request-id, retry-after");
+    http_add_header(r, "access-control-expose-headers", exposed);
     bool preflight = strcmp(http_method(r), "OPTIONS") == 0 && http_header(r, "access-control-request-method");
     if (preflight) answer_preflight(r);
     return !preflight;

@@ -109,6 +109,7 @@ void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char 
     if (!b->told || memcmp(b->usage.count, u->count, sizeof u->count) != 0) b->told_bytes = b->out_bytes;
     b->told = true;
     b->usage = *u;
+    if (u->tier[0]) hosted_bill_tier(b, u->tier);
     snprintf(b->raw, sizeof b->raw, "%s", raw && strlen(raw) < sizeof b->raw ? raw : "");
 }
 
@@ -156,12 +157,14 @@ void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct le
     /* Cut: more has come since, or it was told before anything came, or the host goes on when nobody listens. */
     const bool goes_on = b->model->host->host.row->on_disconnect == DISCONNECT_DRAIN;
     const bool behind = end != LEDGER_SERVED && (b->out_bytes > b->told_bytes || b->out_bytes == 0 || goes_on);
-    /* An answer without a word is one, and its prompt was read; so it was where we did not wait for the first word. */
-    const bool nothing = guessed && b->out_bytes == 0 && end != LEDGER_SERVED && !b->left;
-    *out = (struct ledger_op){.type = nothing ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
+    /* It failed before its first word: the customer pays nothing, and we what it told by then. An answer without a word is one; and one whose first word
+     * we did not wait for has had its prompt read. */
+    const bool failed = b->out_bytes == 0 && end != LEDGER_SERVED && !b->left;
+    *out = (struct ledger_op){.type = failed ? LEDGER_VOID : LEDGER_POST, .outcome = outcomes[end], .served = 1, .n_used = 1};
     struct ledger_used *u = &out->used[0];
-    *u = (struct ledger_used){.n = 1, .supplier = b->model->host->supplier, .end = nothing ? LEDGER_FAILED : end, .raw = b->raw[0] ? b->raw : NULL};
-    if (nothing) return;
+    *u = (struct ledger_used){.n = 1, .supplier = b->model->host->supplier, .end = failed ? LEDGER_FAILED : end, .raw = b->raw[0] ? b->raw : NULL};
+    if (failed && guessed && b->unsure) u->reconcile = "it broke off before its first word, and may ask for the prompt";
+    if (failed && guessed) return;
     u->usage = guessed ? seen(b) : behind ? told_and_seen(b) : b->usage;
     u->reconcile = doubt(b, guessed, behind);
     if (b->service != PRICE_STANDARD) u->tier = price_service_name(b->service);
@@ -172,6 +175,5 @@ void hosted_bill_end(const struct hosted_bill *b, enum ledger_end end, struct le
         log_error("provider %s: %s; the most that it can cost is charged", b->model->host->host.name, e.msg);
         u->reconcile = HOSTED_NO_PRICE;
     }
-    const bool lost = b->out_bytes == 0 && end == LEDGER_CUT && !b->left; /* what it told before it broke is ours to pay */
-    if (lost) out->sale_nusd = 0;
+    if (failed) out->sale_nusd = 0;
 }

@@ -21,6 +21,7 @@ struct hosted_bill {
     int64_t out_bytes, told_bytes;        /* of text, reasoning and arguments that came; of them, before usage was last told */
     bool told;                            /* usage is the provider's */
     bool left;                            /* it was cut by us, the client's leaving or its deadline, when the provider had the request */
+    bool unsure;                          /* it broke off, and has not said that it refuses */
     struct usage usage;
     enum price_service service;           /* as told */
     bool tier_unknown;                    /* one was told that prices know nothing of */

@@ -429,6 +429,12 @@ void http_add_header(struct http_request *r, const char *name, const char *value
     CHECK(r->extra.failed != -ERR_LIMIT);
 }
 
+const char *http_added_headers(const struct http_request *r, size_t *n)
+{
+    *n = r->extra.len;
+    return r->extra.data ? r->extra.data : "";
+}
+
 static void write_head(struct http_request *r, const char *content_type, const char *framing)
 {
     struct http_conn *c = r->conn;

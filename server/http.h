@@ -95,6 +95,8 @@ int64_t http_owner(const struct http_request *r);
 
 /* Before the reply or the stream; x-request-id, date and the length are added by themselves. No control characters. */
 void http_add_header(struct http_request *r, const char *name, const char *value);
+/* The headers that were added so far, "name: value\r\n" each: *n bytes. Until the next is added. */
+const char *http_added_headers(const struct http_request *r, size_t *n);
 /* Copies body. */
 void http_reply(struct http_request *r, unsigned status, const char *content_type, const void *body, size_t n);
 

@@ -46,7 +46,7 @@ static void look_done(struct pool_job *j)
     if (!p->worked) return; /* the server's end */
     if (!p->rc) {
         take(p);
-        log_debug("prices: %zu are set", tariff_table_size(p->gateway->tariffs));
+        log_debug("prices: %zu are set, as of change %lld of the configuration", tariff_table_size(p->gateway->tariffs), (long long)p->version);
     } else if (p->rc == -ERR_INPUT || p->rc == -ERR_LIMIT) {
         p->version = p->asked; /* until somebody changes it again */
         log_error("prices: %s; what was in force before stays in force", p->e.msg);

@@ -29,6 +29,7 @@ struct remote_images {
     struct remote_rules rules;
     const char *ca_file;
     struct list waiting, running;
+    uint64_t n_fetched, n_failed, n_unallowed;
 };
 
 struct remote_fetch {
@@ -181,6 +182,7 @@ static void tell(struct remote_fetch *f, const struct err *e)
     void (*done)(void *, struct buf *, const struct err *) = f->order.done;
     if (e) log_debug("remote image: host %s: %s", f->url.host, e->msg);
     f->order.done = NULL;
+    if (done) ++*(e ? &f->owner->n_failed : &f->owner->n_fetched);
     if (done) done(f->order.ctx, &f->bytes, e);
 }
 
@@ -211,7 +213,10 @@ static void end(struct remote_fetch *f, const struct err *e)
 static int curl_failed(struct remote_fetch *f, CURLcode code)
 {
     if (f->err.code) return -(int)f->err.code;
-    if (f->refused) log_info("remote image: host %s has an address that is not public: not connected", f->url.host);
+    if (f->refused) {
+        f->owner->n_unallowed++;
+        log_info("remote image: host %s has an address that is not public: not connected", f->url.host);
+    }
     switch (code) {
     case CURLE_OUT_OF_MEMORY:
     case CURLE_ABORTED_BY_CALLBACK: /* only for want of memory: curl_loop.c */
@@ -354,6 +359,12 @@ void remote_images_free(struct remote_images *r)
     }
     curl_loop_free(r->curl);
     free(r);
+}
+
+struct remote_info remote_images_info(const struct remote_images *r)
+{
+    return (struct remote_info){
+        .running = r->running.n, .waiting = r->waiting.n, .fetched = r->n_fetched, .failed = r->n_failed, .unallowed = r->n_unallowed};
 }
 
 const struct remote_rules *remote_images_rules(const struct remote_images *r)

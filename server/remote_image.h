@@ -22,6 +22,12 @@ MUST_USE int remote_images_new(struct remote_images **out, struct loop *l, const
 void remote_images_free(struct remote_images *r); /* accepts NULL; fetches under way end without a word */
 const struct remote_rules *remote_images_rules(const struct remote_images *r);
 
+struct remote_info {
+    int64_t running, waiting;            /* given up and still being resolved is running */
+    uint64_t fetched, failed, unallowed; /* since the start; unallowed: of the failed, those whose name had an address that may not be connected to */
+};
+struct remote_info remote_images_info(const struct remote_images *r);
+
 struct remote_order {
     const struct remote_url *url;
     const struct limits *limits; /* the request's; until the end of the fetch */

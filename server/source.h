@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/frame.h"
@@ -89,6 +90,9 @@ struct sink_ops {
     int (*open)(struct completion *c, struct err *e);
     void (*event)(struct completion *c, const struct event *ev);
     void (*comment)(struct completion *c); /* nothing has been sent for a while; NULL: nothing can be */
+    /* The whole answer with c->usage in it, made before the usage event, which then sends this very one. NULL (the op, or what it gives): it is not of one
+     * piece, or could not be made. */
+    const struct buf *(*whole)(struct completion *c);
     void (*close)(struct completion *c);   /* frees its state; called once for each successful open */
 };
 

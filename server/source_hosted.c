@@ -58,7 +58,8 @@ static enum fault fault_of_result(const struct upstream_result *r)
                                                           [PROVIDER_UNSUPPORTED] = FAULT_UNSUPPORTED, [PROVIDER_CONTEXT] = FAULT_CALLER};
     if (r->outcome == UPSTREAM_WHOLE) return FAULT_NONE;
     if (r->outcome == UPSTREAM_CUT) return r->has_content ? FAULT_CUT : FAULT_BROKEN;
-    return r->error.status == 429 ? FAULT_LIMITED : of[r->error.class];
+    const bool queue = strcmp(r->error.code, "queue_full") == 0; /* another Spillway's: too much for it, whoever asks */
+    return r->error.status == 429 && !queue ? FAULT_LIMITED : of[r->error.class];
 }
 
 static void take_limits(struct hosted_call *h, const struct provider_limits *l)
@@ -147,6 +148,7 @@ static void call_ended(void *ctx, const struct upstream_result *r)
     learn(h, fault, hint_ms);
     struct hosted_bill *b = c ? c->bill : &h->bill;
     b->left = r->sent && (r->deadline || !c);
+    b->unsure = r->sent && r->outcome != UPSTREAM_WHOLE && r->error.status < 300;
     if (r->usage) hosted_bill_usage(b, r->usage, r->usage_raw);
     if (!c) {
         settle_alone(h, r->outcome == UPSTREAM_WHOLE ? LEDGER_SERVED : LEDGER_CUT);

@@ -68,6 +68,7 @@ void account_json_account(struct buf *b, const struct directory_account *a)
         account_json_money(b, "balance_usd", a->balance.posted_nusd);
         account_json_money(b, "held_usd", a->balance.pending_nusd);
     }
+    if (strcmp(a->kind, "project") == 0) buf_printf(b, ",\"stores_answers\":%s", a->stores_answers ? "true" : "false");
     if (a->balance.prepaid) account_json_money(b, "floor_usd", a->balance.floor_nusd);
     buf_putc(b, '}');
 }

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "server/accounts/answer_box.h"
 #include "server/accounts/id_text.h"
 #include "server/accounts/key_table.h"
 #include "server/accounts/schema.h"
@@ -33,7 +34,7 @@ struct accounts {
     struct db *db;
     int64_t seen_version;
     int64_t opened_s, opened_ms; /* the same moment by the wall and by the boot clock */
-    unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES];
+    unsigned char secret[SECRET_BYTES], id_key[ID_KEY_BYTES], answer_key[ANSWER_SECRET_BYTES];
     int64_t revive_ms;     /* a broken link to the store is not made anew before that */
     struct key_table keys; /* of keys that are not revoked */
     struct rules_table rules;
@@ -252,6 +253,7 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     int rc = make_dirs(dir, e);
     if (!rc) rc = secret_read(a, dir, e);
     if (!rc) crypto_generichash(a->id_key, sizeof a->id_key, (const unsigned char *)"ids", 3, a->secret, sizeof a->secret);
+    if (!rc) crypto_kdf_derive_from_key(a->answer_key, sizeof a->answer_key, 1, "answers_", a->secret);
     if (!rc) rc = open_db(a, dir, store, e);
     if (!rc) warn_if_open_to_others(dir);
     if (!rc) rc = refresh_whole(a, e);
@@ -272,6 +274,7 @@ int accounts_open_beside(struct accounts **out, const struct accounts *of, const
     a->opened_ms = of->opened_ms;
     memcpy(a->secret, of->secret, sizeof a->secret);
     memcpy(a->id_key, of->id_key, sizeof a->id_key);
+    memcpy(a->answer_key, of->answer_key, sizeof a->answer_key);
     int rc = db_open(&a->db, store, e);
     if (rc)
         accounts_close(a);
@@ -295,12 +298,18 @@ const unsigned char *accounts_id_key(const struct accounts *a)
     return a->id_key;
 }
 
+const unsigned char *accounts_answer_key(const struct accounts *a)
+{
+    return a->answer_key;
+}
+
 void accounts_close(struct accounts *a)
 {
     if (!a) return;
     load_end(a);
     db_close(a->db);
     sodium_memzero(a->secret, sizeof a->secret);
+    sodium_memzero(a->answer_key, sizeof a->answer_key);
     key_table_free(&a->keys);
     rules_table_free(&a->rules);
     free(a);
@@ -318,6 +327,19 @@ int accounts_refresh(struct accounts *a, struct err *e)
         a->revive_ms = clock_boot_ms() + REVIVE_MS;
     }
     return rc;
+}
+
+void accounts_adopt(struct accounts *a, struct accounts *reader)
+{
+    struct key_table keys = a->keys;
+    struct rules_table rules = a->rules;
+    if (a->seen_version >= reader->seen_version) return;
+    load_end(a);
+    a->keys = reader->keys;
+    a->rules = reader->rules;
+    a->seen_version = reader->seen_version;
+    reader->keys = keys;
+    reader->rules = rules;
 }
 
 /* Now, for expiries: the wall clock may be put right forwards, but going back it is not followed. */

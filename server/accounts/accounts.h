@@ -41,6 +41,8 @@ MUST_USE int accounts_name_check(const char *whose, const char *name, struct err
 
 /* Of ids that clients see (id_text.h). */
 const unsigned char *accounts_id_key(const struct accounts *a);
+/* Of idempotency keys and the answers kept under them (answer_box.h). */
+const unsigned char *accounts_answer_key(const struct accounts *a);
 
 /* The key's id (> 0), or 0: unknown, revoked or expired. Takes the same time for tokens of the same length. *admin (may be NULL):
  * the key is one for the server's own routes. */
@@ -99,6 +101,9 @@ MUST_USE int accounts_key_list(struct accounts *a, void (*fn)(void *ctx, const s
 /* Takes over other processes' changes, 500 secrets a call. 1: there are more, call again; 0: all are taken over. Cheap when there are none. Does
  * not wait for locks; what failed is done by the next call. */
 MUST_USE int accounts_refresh(struct accounts *a, struct err *e);
+/* a has what `reader`, another handle of the same store, has read last; the reader is then of use for reading only. So a slow store holds up nobody but
+ * the reader's thread. */
+void accounts_adopt(struct accounts *a, struct accounts *reader);
 /* The store's config_version as of what was taken over last: it rises with every change of keys, budgets and prices. */
 int64_t accounts_version(const struct accounts *a);
 

@@ -106,12 +106,29 @@ int directory_freeze(struct db *db, int64_t id, bool frozen, struct err *e)
     return schema_end_change(db, rc, e);
 }
 
+/* One that another gateway posts in this very moment may stay, read by nobody, until its time is over. */
+int directory_store_answers(struct db *db, int64_t project, bool on, struct err *e)
+{
+    int64_t n_changed = 0;
+    int rc = db_begin(db, e);
+    if (rc) return rc;
+    rc = directory_check(db, project, "project", e);
+    if (!rc)
+        rc = db_run(db, "UPDATE accounts SET stores_answers = ?2 WHERE id = ?1 AND stores_answers <> ?2", DB_ARGS(db_int(project), db_int(on)),
+                    &n_changed, e);
+    if (!rc && n_changed == 0) rc = err_set(e, ERR_INPUT, "project %lld %s", (long long)project, on ? "keeps answers already" : "keeps no answers");
+    if (!rc && !on)
+        rc = db_run(db, "UPDATE idempotency SET answer = NULL WHERE answer IS NOT NULL AND account IN (SELECT id FROM accounts WHERE parent = ?1)",
+                    DB_ARGS(db_int(project)), NULL, e);
+    return schema_end_change(db, rc, e);
+}
+
 /* --- listing --- */
 
 static const char list_sql[] =
     "SELECT a.id, coalesce(a.parent, 0), a.kind, a.name, a.created_s, coalesce(a.closed_s, 0), coalesce(a.frozen_s, 0),"
     " (SELECT count(*) FROM accounts k WHERE k.parent = a.id AND k.kind = 'key' AND k.closed_s IS NULL),"
-    " b.posted, b.pending, b.floor"
+    " b.posted, b.pending, b.floor, a.stores_answers"
     " FROM accounts a LEFT JOIN balances b ON b.account = a.id LEFT JOIN accounts p ON p.id = a.parent"
     " WHERE (?1 = 0 OR a.id = ?1 OR a.parent = ?1) AND (?2 = 1 OR a.kind <> 'key' OR a.id = ?1)"
     " ORDER BY CASE a.kind WHEN 'house' THEN 1 WHEN 'supplier' THEN 2 ELSE 0 END,"
@@ -134,6 +151,7 @@ int directory_list(struct db *db, int64_t id, bool keys, directory_fn *fn, void 
                                       .frozen_s = db_get_int(&r, 6),
                                       .n_keys = db_get_int(&r, 7),
                                       .has_balance = !db_null(&r, 8),
+                                      .stores_answers = db_get_int(&r, 11) != 0,
                                       .balance = {.posted_nusd = db_get_int(&r, 8),
                                                   .pending_nusd = db_get_int(&r, 9),
                                                   .prepaid = !db_null(&r, 10),

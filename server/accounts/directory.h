@@ -19,12 +19,15 @@ MUST_USE int directory_close(struct db *db, int64_t id, struct err *e);
 /* Also of a key. What is frozen gets no new requests; its balance stays. */
 MUST_USE int directory_freeze(struct db *db, int64_t id, bool frozen, struct err *e);
 
+/* Whether finished answers of a project may be kept for idempotency keys. Off: those that are kept are gone at once. -ERR_INPUT: it is so already. */
+MUST_USE int directory_store_answers(struct db *db, int64_t project, bool on, struct err *e);
+
 struct directory_account {
     int64_t id, parent;                    /* parent 0: none */
     const char *kind, *name;               /* "organisation", "project", "key", "house", "supplier"; borrowed until fn returns */
     int64_t created_s, closed_s, frozen_s; /* 0: not */
     int64_t n_keys;                        /* open ones right below it */
-    bool has_balance;
+    bool has_balance, stores_answers;
     struct ledger_balance balance;
 };
 typedef void directory_fn(void *ctx, const struct directory_account *a);

@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "server/accounts/money.h"
 
-enum { ROWS_AT_ONCE = 2000, MAX_COLUMNS = 24 };
+enum { ROWS_AT_ONCE = 2000, MAX_COLUMNS = 32 };
 
 enum column_type { COLUMN_NUMBER, COLUMN_TEXT, COLUMN_MONEY, COLUMN_TIME, COLUMN_YES };
 
@@ -40,7 +40,8 @@ static const struct table {
     [EXPORT_REQUESTS] =
         {"SELECT r.id, r.created_ms, r.resolved_ms, r.account, r.project, r.model, r.state, r.reserved, r.charged, r.served,"
          " s.name, a.model, a.in_uncached, a.in_cache_read, a.out_text, a.out_reasoning, a.cost, r.estimated, r.reason,"
-         " r.outcome, r.tags FROM requests r LEFT JOIN attempts a ON a.request = r.id AND a.n = r.served"
+         " r.outcome, r.tags, r.price, r.markup, a.price, a.tier, a.in_cache_write_5m, a.in_cache_write_1h, a.in_audio, a.in_image, a.out_audio,"
+         " a.searches FROM requests r LEFT JOIN attempts a ON a.request = r.id AND a.n = r.served"
          " LEFT JOIN accounts s ON s.id = a.supplier"
          " WHERE r.id > ?1 AND r.created_ms >= ?2 AND r.created_ms < ?3 ORDER BY r.id LIMIT ?4",
          {{"id", COLUMN_NUMBER},          {"time", COLUMN_TIME},
@@ -53,7 +54,12 @@ static const struct table {
           {"out_text", COLUMN_NUMBER},    {"out_reasoning", COLUMN_NUMBER},
           {"cost_usd", COLUMN_MONEY},     {"estimated", COLUMN_YES},
           {"reason", COLUMN_TEXT},        {"outcome", COLUMN_TEXT},
-          {"tags", COLUMN_TEXT}}},
+          {"tags", COLUMN_TEXT},
+          {"price", COLUMN_NUMBER},       {"markup", COLUMN_NUMBER}, /* rows of prices: of the sale; of the cost; and what else they are applied to */
+          {"cost_price", COLUMN_NUMBER},  {"tier", COLUMN_TEXT},
+          {"in_cache_write_5m", COLUMN_NUMBER}, {"in_cache_write_1h", COLUMN_NUMBER},
+          {"in_audio", COLUMN_NUMBER},    {"in_image", COLUMN_NUMBER},
+          {"out_audio", COLUMN_NUMBER},   {"searches", COLUMN_NUMBER}}},
 };
 
 static void put_csv_text(struct buf *b, const char *s)

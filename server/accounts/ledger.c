@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 const char *const ledger_units[UNITS] = {"nusd", "requests", "tokens"};
 const char *const ledger_periods[PERIODS] = {"now", "minute", "hour", "day", "month", "total"};
 const char *const ledger_scopes[3] = {"all", "hosted", "overflow"};
@@ -24,7 +23,8 @@ struct work {
     struct chain chain;
     bool known; /* its request is there and open */
     int64_t held, scope, created_day;
-    char model[LEDGER_MODEL_BYTES], tags[LEDGER_TAGS_BYTES];
+    bool has_tags;
+    char model[LEDGER_MODEL_BYTES];
     struct held windows[LEDGER_MAX_WINDOWS];
     size_t n_windows, n_before; /* the first n_before it was in before */
 };
@@ -56,16 +56,19 @@ static int want_windows(struct ledger *l, struct work *w, enum ledger_scope from
     return 0;
 }
 
+/* KNOWN too: the same keys may ask. */
 static int gather_reserve(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
-    CHECK(op->amount_nusd >= 0 && op->tokens >= 0 && op->model);
     int rc = ledger_chain(l, op->account, &w->chain, &op->err);
     if (rc == -ERR_NOT_FOUND || rc == -ERR_DENIED) return refuse(op, rc), 0;
     if (rc) return *e = op->err, rc;
     if (w->chain.closed || w->chain.frozen)
         return refuse(op, err_set(&op->err, ERR_DENIED, w->chain.closed ? "This API key is revoked." : "This account is frozen.")), 0;
     w->known = true;
+    op->stores = w->chain.stores;
+    if (op->type == LEDGER_KNOWN) return 0;
+    CHECK(op->amount_nusd >= 0 && op->tokens >= 0 && op->model);
     w->scope = op->scope;
     rc = want_windows(l, w, LEDGER_LOCAL, op->scope, e);
     return rc ? rc : rows_want_balance(&l->rows, w->chain.project, e);
@@ -95,7 +98,8 @@ static int read_request(struct ledger *l, struct work *w, struct err *e)
 {
     struct db_rows rows;
     int rc = db_query(l->db, &rows,
-                      "SELECT account, project, held, scope, created_ms, model, coalesce(tags, '') FROM requests"
+                      "SELECT account, project, held, scope, created_ms, model,"
+                      " CASE WHEN tags IS NULL THEN 0 ELSE 1 END FROM requests"
                       " WHERE id = ?1 AND state = 'reserved' {for update}",
                       DB_ARGS(db_int(w->op->request)), e);
     if (!rc) rc = db_next(&rows, e);
@@ -107,7 +111,7 @@ static int read_request(struct ledger *l, struct work *w, struct err *e)
         w->scope = db_get_int(&rows, 3);
         w->created_day = db_get_int(&rows, 4) / 86400000;
         snprintf(w->model, sizeof w->model, "%s", db_get_text(&rows, 5));
-        snprintf(w->tags, sizeof w->tags, "%s", db_get_text(&rows, 6));
+        w->has_tags = db_get_int(&rows, 6) != 0;
     }
     db_done(&rows);
     return rc < 0 ? rc : 0;
@@ -216,6 +220,21 @@ static int hold(struct ledger *l, struct work *w)
     return 0;
 }
 
+/* Not the house's, which would tell of others' use. */
+static void note_rates(struct ledger *l, struct work *w)
+{
+    for (size_t i = 0; i < w->n_windows; i++) {
+        const struct window_row *r = rows_window(&l->rows, w->windows[i].budget, w->windows[i].starts_s);
+        const struct budget *b = r->budget;
+        if (!b->hard || b->period != PERIOD_MINUTE || b->unit == UNIT_NUSD || b->account == l->house) continue;
+        struct ledger_rate *rate = &w->op->rates[b->unit == UNIT_REQUESTS ? LEDGER_RATE_REQUESTS : LEDGER_RATE_TOKENS];
+        int64_t left = b->amount - sum(sum(r->posted, r->more_posted), sum(r->pending, r->more_pending));
+        if (left < 0) left = 0;
+        if (rate->is && rate->remaining <= left) continue;
+        *rate = (struct ledger_rate){true, b->amount, left, ledger_window_end_s(b->period, r->starts_s) * 1000 - l->now_ms};
+    }
+}
+
 static int write_held(struct ledger *l, const struct work *w, int64_t request, struct err *e)
 {
     int rc = 0;
@@ -239,51 +258,16 @@ static int write_attempt(struct ledger *l, int64_t request, int n, const struct 
                    1, e);
 }
 
-/* --- idempotency --- */
-
-/* The key was seen before: the op is refused. */
-static int refuse_known(struct ledger *l, struct ledger_op *op, struct err *e)
-{
-    struct db_rows rows;
-    unsigned char body[LEDGER_HASH_BYTES];
-    int rc = db_query(l->db, &rows,
-                      "SELECT i.body_hash, i.request, r.state FROM idempotency i JOIN requests r ON r.id = i.request"
-                      " WHERE i.account = ?1 AND i.key_hash = ?2 AND i.expires_ms > ?3",
-                      DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_int(l->now_ms)), e);
-    if (!rc) rc = db_next(&rows, e);
-    if (rc == 1) {
-        bool same = db_get_blob(&rows, 0, body, sizeof body) == sizeof body && memcmp(body, op->body_hash, sizeof body) == 0;
-        bool open = strcmp(db_get_text(&rows, 2), "reserved") == 0;
-        op->known = db_get_int(&rows, 1);
-        if (!same)
-            refuse(op, err_set(&op->err, ERR_MISMATCH, "This Idempotency-Key was used for another request."));
-        else if (open)
-            refuse(op, err_set(&op->err, ERR_IN_FLIGHT, "A request with this Idempotency-Key is under way."));
-        else
-            refuse(op, err_set(&op->err, ERR_DONE, "A request with this Idempotency-Key has been answered."));
-    }
-    db_done(&rows);
-    return rc < 0 ? rc : 0;
-}
-
-static int note_key(struct ledger *l, const struct ledger_op *op, struct err *e)
-{
-    return db_send(l->db,
-                   "INSERT INTO idempotency (account, key_hash, body_hash, request, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)"
-                   " ON CONFLICT (account, key_hash) DO UPDATE SET body_hash = excluded.body_hash, request = excluded.request,"
-                   " expires_ms = excluded.expires_ms, answer = NULL",
-                   DB_ARGS(db_int(op->account), db_blob(op->idempotency_key, LEDGER_HASH_BYTES), db_blob(op->body_hash, LEDGER_HASH_BYTES),
-                           db_int(op->request), db_int(l->now_ms + LEDGER_ANSWER_MS)),
-                   1, e);
-}
-
 /* --- one function an operation; not 0 is the store's fault, an op's own is in its rc --- */
 
 static int do_reserve(struct ledger *l, struct work *w, struct err *e)
 {
     struct ledger_op *op = w->op;
-    int rc = op->idempotency_key ? refuse_known(l, op, e) : 0;
-    if (rc || op->rc || hold(l, w)) return rc;
+    int rc = op->idempotency_key ? answer_find(l, op, w->chain.stores, e) : 0;
+    if (rc || op->rc) return rc;
+    rc = hold(l, w);
+    note_rates(l, w);
+    if (rc) return 0;
     rc = ledger_price_id(l, &op->price_of, &op->price_id, e);
     if (rc) return rc;
     const int64_t price = op->price ? op->price : op->price_id;
@@ -298,7 +282,7 @@ static int do_reserve(struct ledger *l, struct work *w, struct err *e)
         1, e);
     if (!rc) rc = write_held(l, w, op->request, e);
     if (!rc && op->attempt.supplier) rc = write_attempt(l, op->request, 1, &op->attempt, op->attempt.price ? op->attempt.price : op->price_id, e);
-    if (!rc && op->idempotency_key) rc = note_key(l, op, e);
+    if (!rc && op->idempotency_key) rc = answer_note_key(l, op, e);
     return rc;
 }
 
@@ -386,10 +370,21 @@ static struct usage_sums sums_of(const struct ledger_op *op, const struct ledger
                                .cost = u->cost_nusd};
 }
 
+static int read_tags(struct ledger *l, const struct work *w, json_t **tags, struct err *e)
+{
+    struct db_rows rows;
+    *tags = NULL;
+    int rc = db_query(l->db, &rows, "SELECT tags FROM requests WHERE id = ?1", DB_ARGS(db_int(w->op->request)), e);
+    if (!rc) rc = db_next(&rows, e);
+    if (rc == 1) *tags = json_loads(db_get_text(&rows, 0), 0, NULL); /* not JSON, by another program: none */
+    db_done(&rows);
+    return rc < 0 ? rc : 0;
+}
+
 static int add_tags(struct ledger *l, const struct work *w, const struct usage_sums *s, struct err *e)
 {
-    json_t *tags = w->tags[0] ? json_loads(w->tags, 0, NULL) : NULL;
-    int rc = 0;
+    json_t *tags;
+    int rc = read_tags(l, w, &tags, e);
     for (void *it = json_object_iter(tags); it && !rc; it = json_object_iter_next(tags, it)) {
         const char *value = json_string_value(json_object_iter_value(it));
         rc = db_send(
@@ -424,7 +419,7 @@ static int add_usage(struct ledger *l, const struct work *w, const struct ledger
                 db_int(served), db_int(s.tokens_in), db_int(s.tokens_cached), db_int(s.tokens_out), db_int(s.sale), db_int(s.cost),
                 db_int(is_estimated(u))),
         1, e);
-    return rc || !served ? rc : add_tags(l, w, &s, e);
+    return rc || !served || !w->has_tags ? rc : add_tags(l, w, &s, e);
 }
 
 /* --- the end of a request --- */
@@ -484,12 +479,19 @@ static int do_end(struct ledger *l, struct work *w, struct err *e)
         if (!rc) rc = add_usage(l, w, &op->used[i], e);
     }
     if (!rc && w->n_windows) rc = db_send(l->db, "DELETE FROM request_windows WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e);
+    if (!rc && op->answer) rc = answer_keep(l, op, e);
     if (!rc && !post)
         rc = db_send(l->db, "DELETE FROM idempotency WHERE request = ?1", DB_ARGS(db_int(op->request)), -1, e); /* it may come again */
     return rc;
 }
 
 /* --- a batch --- */
+
+/* It is about one that is there. */
+static bool is_of_request(const struct ledger_op *op)
+{
+    return op->type != LEDGER_RESERVE && op->type != LEDGER_KNOWN;
+}
 
 static int gather(struct ledger *l, struct work *w, struct err *e)
 {
@@ -499,7 +501,9 @@ static int gather(struct ledger *l, struct work *w, struct err *e)
     op->now_ms = l->now_ms;
     op->budget = op->free_at_ms = op->charged_nusd = op->overrun_nusd = op->known = op->price_id = 0;
     op->limits = 0;
-    return op->type == LEDGER_RESERVE ? gather_reserve(l, w, e) : gather_open(l, w, e);
+    op->stores = false;
+    memset(op->rates, 0, sizeof op->rates);
+    return is_of_request(op) ? gather_open(l, w, e) : gather_reserve(l, w, e);
 }
 
 /* An operation for the same request has gone before: what that one left. */
@@ -527,6 +531,8 @@ static int decide(struct ledger *l, struct work *w, struct err *e)
     follow(w);
     if (w->op->rc || !w->known) return 0;
     switch (w->op->type) {
+    case LEDGER_KNOWN:
+        return answer_find(l, w->op, w->chain.stores, e);
     case LEDGER_RESERVE:
         return do_reserve(l, w, e);
     case LEDGER_EXTEND:
@@ -556,8 +562,8 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
     if (!work) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
         work[i].op = ops[i];
-        for (size_t j = i; j-- > 0 && ops[i]->type != LEDGER_RESERVE && !work[i].before;)
-            if (ops[j]->type != LEDGER_RESERVE && ops[j]->request == ops[i]->request) work[i].before = &work[j];
+        for (size_t j = i; j-- > 0 && is_of_request(ops[i]) && !work[i].before;)
+            if (is_of_request(ops[j]) && ops[j]->request == ops[i]->request) work[i].before = &work[j];
     }
     int64_t seq = l->seq;
     int rc = db_begin(l->db, e);
@@ -595,6 +601,6 @@ int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct
 {
     int rc = db_revive(l->db, e);
     for (size_t i = 0; i < n && !rc; i++)
-        if (ops[i]->rc == 0) return is_there(l, ops[i], e);
+        if (ops[i]->rc == 0 && ops[i]->type != LEDGER_KNOWN) return is_there(l, ops[i], e);
     return rc;
 }

@@ -29,7 +29,8 @@ struct ledger;
 enum { LEDGER_MAX_BATCH = 512, LEDGER_MAX_ATTEMPTS = 4, LEDGER_HASH_BYTES = 32 };
 enum {
     LEDGER_GRACE_MS = 60000 /* no hold outlives its deadline by more */,
-    LEDGER_ANSWER_MS = 24 * 3600 * 1000 /* an idempotency key is remembered */
+    LEDGER_ANSWER_MS = 24 * 3600 * 1000 /* an idempotency key is remembered */,
+    LEDGER_ANSWER_BYTES = 1 << 20       /* of an answer that is kept, sealed (answer_box.h) */
 };
 
 struct ledger_options {
@@ -67,12 +68,31 @@ struct ledger_used {
     const char *reconcile;     /* why somebody should look at it again; NULL: nobody */
 };
 
-enum ledger_op_type { LEDGER_RESERVE, LEDGER_EXTEND, LEDGER_ATTEMPT, LEDGER_POST, LEDGER_VOID };
+/* KNOWN asks whether an idempotency key is, before any work, and changes nothing; rc as of RESERVE, which asks again. */
+enum ledger_op_type { LEDGER_RESERVE, LEDGER_EXTEND, LEDGER_ATTEMPT, LEDGER_POST, LEDGER_VOID, LEDGER_KNOWN };
 
 /* What can refuse a request more than it holds. */
 enum { LEDGER_LIMITS_MONEY = 1 << 0, LEDGER_LIMITS_TOKENS = 1 << 1 };
 
 enum ledger_scope { LEDGER_LOCAL, LEDGER_HOSTED, LEDGER_OVERFLOW /* hosted in place of a local model */ };
+
+/* What became of the request that an idempotency key belongs to. */
+struct ledger_receipt {
+    int64_t charged_nusd;
+    struct usage usage; /* of the attempt that served */
+    bool estimated;
+    char outcome[32];
+    unsigned char *answer; /* malloc'd; NULL: none is kept, or its project does not let it be */
+    size_t n_answer;
+};
+void ledger_receipt_clear(struct ledger_receipt *r);
+
+/* A limit by the minute as it stands after a reserve: the one with the least left of those of the key, its project and organisation. */
+enum { LEDGER_RATE_REQUESTS, LEDGER_RATE_TOKENS, LEDGER_RATES };
+struct ledger_rate {
+    bool is; /* there is such a limit */
+    int64_t limit, remaining, reset_ms; /* reset: until all of it is there again */
+};
 
 struct ledger_op {
     enum ledger_op_type type;
@@ -83,7 +103,8 @@ struct ledger_op {
     int64_t price, markup;             /* rows of `prices`, of the sale: its price, and the mark-up on top of it; 0: none. POST's, if price is not 0, take their place */
     int64_t lasts_ms;                  /* until its deadline */
     enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
-    const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none */
+    const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none. KNOWN, too */
+    struct ledger_receipt *receipt; /* zeroed, or of this op before: filled with -ERR_DONE, the caller's to clear; NULL: not wanted */
     struct ledger_price price_of;      /* of the sale and of the attempt, where price and attempt.price are 0; ATTEMPT: of the attempt */
     /* RESERVE, EXTEND, ATTEMPT */
     int64_t amount_nusd, tokens; /* EXTEND, ATTEMPT: more than before, by so much; 0: as it was */
@@ -94,6 +115,9 @@ struct ledger_op {
     int n_used, served;                           /* the number of the attempt that served */
     int64_t sale_nusd;
     const char *outcome; /* "stop", "cancelled", "cut": for people */
+    const unsigned char *answer; /* POST: to be kept under the request's idempotency key, LEDGER_ANSWER_BYTES at most; NULL: none */
+    size_t n_answer;
+    int64_t answer_nusd; /* what it tells the client that it cost: if that is not what is charged, it is not kept */
     /* out */
     /* 0; -ERR_BUDGET, -ERR_HELD, -ERR_RATE, -ERR_IN_FLIGHT, -ERR_DONE, -ERR_MISMATCH, -ERR_DENIED (the key is closed, the account
      * frozen), -ERR_NOT_FOUND (no such open request: it was resolved before) */
@@ -106,6 +130,8 @@ struct ledger_op {
     int64_t price_id;    /* RESERVE, ATTEMPT: the row of price_of */
     unsigned limits;     /* RESERVE, EXTEND, ATTEMPT: LEDGER_LIMITS_... */
     int64_t known;       /* -ERR_IN_FLIGHT, -ERR_DONE: the request that the idempotency key belongs to */
+    bool stores;         /* RESERVE: its project lets finished answers be kept */
+    struct ledger_rate rates[LEDGER_RATES]; /* RESERVE, granted or refused by a balance or budget */
 };
 
 /* Begins a run. accounts_open has made the schema. */
@@ -122,6 +148,8 @@ MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t 
 /* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead (alone, only): voided if no attempt is open, else posted as estimated,
  * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
+/* Takes away idempotency keys that are no longer remembered, and the answers with them; at most LEDGER_MAX_BATCH. *n: how many. */
+MUST_USE int ledger_forget_keys(struct ledger *l, size_t *n, struct err *e);
 
 /* Of "local/<model>" or a provider; made if it is not there. */
 MUST_USE int64_t ledger_supplier(struct db *db, const char *name, struct err *e);

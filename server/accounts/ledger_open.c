@@ -108,7 +108,7 @@ int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e
     int rc = db_query(
         l->db, &rows,
         "SELECT p.id, o.id, CASE WHEN k.closed_s IS NULL THEN 0 ELSE 1 END,"
-        " CASE WHEN k.frozen_s IS NULL AND p.frozen_s IS NULL AND o.frozen_s IS NULL THEN 0 ELSE 1 END"
+        " CASE WHEN k.frozen_s IS NULL AND p.frozen_s IS NULL AND o.frozen_s IS NULL THEN 0 ELSE 1 END, p.stores_answers"
         " FROM accounts k JOIN accounts p ON p.id = k.parent JOIN accounts o ON o.id = p.parent WHERE k.id = ?1 AND k.kind = 'key'",
         DB_ARGS(db_int(key)), e);
     if (!rc) rc = db_next(&rows, e);
@@ -118,7 +118,8 @@ int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e
                               .project = db_get_int(&rows, 0),
                               .organisation = db_get_int(&rows, 1),
                               .closed = db_get_int(&rows, 2) != 0,
-                              .frozen = db_get_int(&rows, 3) != 0};
+                              .frozen = db_get_int(&rows, 3) != 0,
+                              .stores = db_get_int(&rows, 4) != 0};
     db_done(&rows);
     if (rc == 0) return err_set(e, ERR_DENIED, "There is no key %lld of a project.", (long long)key);
     return rc < 0 ? rc : chain_keep(l, out, e);

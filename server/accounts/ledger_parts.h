@@ -4,7 +4,7 @@
 
 #include "server/accounts/ledger.h"
 
-enum { LEDGER_MAX_WINDOWS = 32 /* budgets of one chain */, LEDGER_MODEL_BYTES = 256, LEDGER_TAGS_BYTES = 4096 };
+enum { LEDGER_MAX_WINDOWS = 32 /* budgets of one chain */, LEDGER_MODEL_BYTES = 256 };
 
 enum ledger_unit { UNIT_NUSD, UNIT_REQUESTS, UNIT_TOKENS, UNITS };
 enum ledger_period { PERIOD_NOW, PERIOD_MINUTE, PERIOD_HOUR, PERIOD_DAY, PERIOD_MONTH, PERIOD_TOTAL, PERIODS };
@@ -23,6 +23,7 @@ struct budget {
 struct chain {
     int64_t key, project, organisation; /* key 0: an empty place */
     bool closed, frozen;                /* the key is closed; one of the three is frozen */
+    bool stores;                        /* the project lets answers be kept */
 };
 
 struct balance_row {
@@ -79,6 +80,14 @@ void ledger_forget_prices(struct ledger *l); /* what was met in a transaction th
 /* Budgets of the account: the first, *n of them. */
 const struct budget *ledger_budgets_of(const struct ledger *l, int64_t account, size_t *n);
 const struct budget *ledger_budget_by_id(const struct ledger *l, int64_t id);
+
+/* --- idempotency keys and the answers that are kept under them (ledger_answer.c) --- */
+
+/* If the key was seen before the op is refused. */
+MUST_USE int answer_find(struct ledger *l, struct ledger_op *op, bool stores, struct err *e);
+MUST_USE int answer_note_key(struct ledger *l, const struct ledger_op *op, struct err *e);
+/* Of a POST that has one. */
+MUST_USE int answer_keep(struct ledger *l, const struct ledger_op *op, struct err *e);
 
 /* --- rows (ledger_rows.c) --- */
 

@@ -203,6 +203,7 @@ static int tidy(struct ledger_writer *w)
     w->tidied_ms = clock_boot_ms();
     do rc = ledger_recover(w->ledger, &n, &e);
     while (!rc && n == LEDGER_MAX_BATCH);
+    if (!rc) rc = ledger_forget_keys(w->ledger, &n, &e);
     if (rc && rc != -ERR_BUSY) log_warn("accounts: what a run has left open cannot be ended: %s", e.msg);
     return rc;
 }

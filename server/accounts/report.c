@@ -117,7 +117,7 @@ static const char tags_sql[] =
     " FROM (SELECT CASE WHEN ?3 = 1 THEN day ELSE 0 END AS d, CASE WHEN ?4 = 1 THEN project ELSE 0 END AS p, tag, value,"
     " sum(requests) AS requests, sum(tokens_in) AS tokens_in, sum(tokens_cached) AS tokens_cached, sum(tokens_out) AS tokens_out,"
     " sum(sale) AS sale, sum(cost) AS cost"
-    " FROM usage_tags WHERE day >= ?1 AND day <= ?2 AND (?5 = 0 OR project = ?5) GROUP BY 1, 2, 3, 4) u"
+    " FROM usage_tags WHERE day >= ?1 AND day <= ?2 AND (?5 = 0 OR project = ?5) AND (?6 = '' OR tag = ?6) GROUP BY 1, 2, 3, 4) u"
     " LEFT JOIN accounts p ON p.id = u.p ORDER BY u.d, u.p, u.tag, u.value";
 
 static struct db_arg by(const struct report_query *q, enum report_by bit)
@@ -135,7 +135,7 @@ int report_usage(struct db *db, const struct report_query *q, report_usage_fn *f
     int rc =
         q->by & REPORT_TAG
             ? db_query(db, &r, tags_sql,
-                       DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), db_int(q->project)), e)
+                       DB_ARGS(db_int(q->from_day), db_int(q->to_day), by(q, REPORT_DAY), by(q, REPORT_PROJECT), db_int(q->project), db_text(q->tag ? q->tag : "")), e)
             : db_query(db, &r, day_texts[q->by], DB_ARGS(db_int(q->from_day), db_int(q->to_day), db_int(q->project)), e);
     while (!rc && (rc = db_next(&r, e)) == 1) {
         fn(ctx, &(struct report_usage){.day = db_get_int(&r, 0),

@@ -40,6 +40,7 @@ struct report_query {
     unsigned by;              /* REPORT_... */
     int64_t from_day, to_day; /* days since 1970, both counted */
     int64_t project;          /* 0: all */
+    const char *tag;          /* by tag: this one alone; NULL: all */
 };
 struct report_usage {
     /* what it is not grouped by is 0 or "" */

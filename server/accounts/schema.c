@@ -179,6 +179,9 @@ static const char rules_6[] = "CREATE TABLE account_rules (account {int} NOT NUL
                               "CREATE UNIQUE INDEX alerts_once ON alerts(kind, subject, occasion);"
                               "CREATE INDEX alerts_due ON alerts(next_ms) WHERE next_ms IS NOT NULL;";
 
+/* Version 7. Whether a project lets finished answers be kept for idempotency keys. */
+static const char stores_7[] = "ALTER TABLE accounts ADD COLUMN stores_answers {int} NOT NULL DEFAULT 0 CHECK (stores_answers IN (0, 1));";
+
 /* Version 8. What a line was priced by, where that is more than one row of `prices`. requests.markup: the row of the mark-up on top of requests.price.
  * attempts.tier: of service, as the provider told it; NULL: standard. attempts.extended: how many times its hold was extended. */
 static const char prices_8[] = "ALTER TABLE requests ADD COLUMN markup {int};"
@@ -212,7 +215,7 @@ static const char postgres_10[] = "ALTER TABLE transfers DROP CONSTRAINT transfe
                                  "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_10;
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
-    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {"", ""}, {prices_8, prices_8},
+    {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {stores_7, stores_7}, {prices_8, prices_8},
     {overflow_9, overflow_9}, {sqlite_10, postgres_10}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";

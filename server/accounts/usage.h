@@ -35,6 +35,7 @@ struct usage {
     int64_t count[USAGE_METERS]; /* 0 where absent */
     uint32_t present;            /* USAGE_BIT of each meter that was told */
     enum usage_source source;
+    char tier[16];     /* of service, in the provider's word, where its usage says it; "": it does not */
     bool inconsistent; /* a difference of what was told was negative, and is 0 here: look at what was told */
 };
 

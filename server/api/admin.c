@@ -20,7 +20,8 @@ static const struct admin_op ops[] = {
     {"POST", "/admin/accounts", "kind name organisation", 0, admin_create, 0},
     {"GET", "/admin/accounts/*", "", ADMIN_LEDGER, admin_show, 0},
     {"POST", "/admin/accounts/*/rename", "name", ADMIN_LEDGER, admin_rename, 0},
-    {"POST", "/admin/accounts/*/close", "", ADMIN_LEDGER, admin_close, 0},
+    {"POST", "/admin/accounts/*/close", "", ADMIN_KEYS | ADMIN_LEDGER, admin_close, 0},
+    {"POST", "/admin/accounts/*/storage", "on", ADMIN_LEDGER, admin_storage, 0},
     {"POST", "/admin/accounts/*/freeze", "", ADMIN_LEDGER, admin_freeze, true},
     {"POST", "/admin/accounts/*/unfreeze", "", ADMIN_LEDGER, admin_freeze, false},
     {"POST", "/admin/accounts/*/deposit", MONEY, ADMIN_LEDGER | ADMIN_ONCE, admin_transfer, LEDGER_DEPOSIT},
@@ -31,7 +32,7 @@ static const struct admin_op ops[] = {
     {"POST", "/admin/accounts/*/prepaid", "floor_usd", ADMIN_LEDGER, admin_prepaid, 0},
     {"POST", "/admin/accounts/*/limit", "rpm tpm concurrency", ADMIN_LEDGER, admin_limit, 0},
     {"POST", "/admin/accounts/*/budgets", "amount unit period scope hard", ADMIN_LEDGER, admin_budget_add, 0},
-    {"POST", "/admin/accounts/*/rules", NULL, ADMIN_LEDGER, admin_rules, 0},
+    {"POST", "/admin/accounts/*/rules", NULL, ADMIN_KEYS | ADMIN_LEDGER, admin_rules, 0},
     {"GET", "/admin/accounts/*/statement", "month", 0, admin_statement, 0},
     {"GET", "/admin/budgets", "account", ADMIN_LEDGER, admin_budget_list, 0},
     {"POST", "/admin/budgets/*/end", "", ADMIN_LEDGER, admin_budget_end, 0},
@@ -221,6 +222,21 @@ static int open_store(struct admin_call *c, struct err *e)
     return rc;
 }
 
+static bool is_change(const struct admin_call *c)
+{
+    return strcmp(c->op->method, "GET") != 0;
+}
+
+/* All that is valid now, for the gateway to adopt. If that fails its own timer takes it over. */
+static void read_keys(struct admin_call *c)
+{
+    struct err ignored;
+    int rc;
+    do rc = accounts_refresh(c->accounts, &ignored);
+    while (rc == 1);
+    c->fresh = rc == 0;
+}
+
 static void work(struct pool_job *j)
 {
     struct admin_call *c = (struct admin_call *)((char *)j - offsetof(struct admin_call, job));
@@ -229,10 +245,8 @@ static void work(struct pool_job *j)
     if (!c->rc) c->rc = c->op->run(c, &c->e);
     if (!c->rc && c->out.failed) c->rc = err_set(&c->e, ERR_MEMORY, "the answer does not fit");
     ledger_close(c->ledger);
-    if (c->accounts)
-        accounts_close(c->accounts);
-    else
-        db_close(c->db);
+    if (!c->accounts) db_close(c->db);
+    if (!c->rc && c->accounts && is_change(c)) read_keys(c);
 }
 
 /* --- on the loop --- */
@@ -242,6 +256,7 @@ static void call_free(struct admin_call *c)
     if (c->out.data) explicit_bzero(c->out.data, c->out.len); /* a new key may be in it */
     buf_free(&c->out);
     buf_free(&c->body);
+    accounts_close(c->accounts);
     json_decref(c->in);
     free(c);
 }
@@ -273,10 +288,8 @@ enum api_error admin_error_of(int rc)
 static void done(struct pool_job *j)
 {
     struct admin_call *c = (struct admin_call *)((char *)j - offsetof(struct admin_call, job));
-    struct err ignored;
     if (!c->ran) c->rc = err_set(&c->e, ERR_CLOSING, "The server is shutting down.");
-    /* So that what was changed holds for the next request. What is left of it the gateway's timer takes over. */
-    if (!c->rc && strcmp(c->op->method, "GET") != 0) (void)!accounts_refresh(c->g->accounts, &ignored);
+    if (c->fresh) accounts_adopt(c->g->accounts, c->accounts); /* so that it holds for the next request */
     if (c->r && c->rc)
         api_error_reply(c->r, admin_error_of(c->rc), &c->e);
     else if (c->r)

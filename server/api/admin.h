@@ -11,7 +11,7 @@
 
 enum admin_needs {
     ADMIN_LEDGER = 1 << 0,
-    ADMIN_KEYS = 1 << 1,  /* call->accounts */
+    ADMIN_KEYS = 1 << 1,  /* call->accounts; after a change the gateway's keys and rules are those of the store at once */
     ADMIN_QUERY = 1 << 2, /* its members are in the query also of a POST, whose body is its own matter */
     ADMIN_TEXT = 1 << 3,  /* the body is its own matter, and there is no query */
     ADMIN_ONCE = 1 << 4   /* asks for an Idempotency-Key */
@@ -42,7 +42,7 @@ struct admin_call {
     struct buf out;            /* JSON */
     unsigned status;           /* 200 unless the operation says otherwise */
     struct pool_job job;
-    bool ran;
+    bool ran, fresh; /* fresh: accounts has read all keys and rules */
     int rc;
     struct err e;
 };
@@ -69,6 +69,7 @@ int admin_show(struct admin_call *c, struct err *e);
 int admin_create(struct admin_call *c, struct err *e);
 int admin_rename(struct admin_call *c, struct err *e);
 int admin_close(struct admin_call *c, struct err *e);
+int admin_storage(struct admin_call *c, struct err *e);
 int admin_freeze(struct admin_call *c, struct err *e); /* arg: whether */
 int admin_rules(struct admin_call *c, struct err *e);
 int admin_transfer(struct admin_call *c, struct err *e); /* arg: enum ledger_transfer_kind */

@@ -92,6 +92,15 @@ int admin_close(struct admin_call *c, struct err *e)
     return rc ? rc : admin_show(c, e);
 }
 
+int admin_storage(struct admin_call *c, struct err *e)
+{
+    bool on = false;
+    int rc = admin_need(c, "on", e);
+    if (!rc) rc = admin_bool(c, "on", &on, e);
+    if (!rc) rc = directory_store_answers(c->db, c->id, on, e);
+    return rc ? rc : admin_show(c, e);
+}
+
 int admin_freeze(struct admin_call *c, struct err *e)
 {
     int rc = directory_freeze(c->db, c->id, c->op->arg, e);

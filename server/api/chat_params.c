@@ -34,6 +34,7 @@ static int read_stop(struct chat_params *p, const json_t *v, const struct prompt
 static int read_bias(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
 static int read_stream_options(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
 static int read_kwargs(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
+static int read_metadata(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e);
 
 #define AT(x) offsetof(struct chat_params, x)
 #define MAX_COUNT 2147483647.0
@@ -62,7 +63,7 @@ static const struct field fields[] = {
     {"stream_options", FIELD_OWN, 0, 0, 0, read_stream_options, 0},
     {"chat_template_kwargs", FIELD_OWN, 0, 0, 0, read_kwargs, 0},
     {"user", FIELD_IGNORED, 0, 0, 0, NULL, 0},
-    {"metadata", FIELD_IGNORED, 0, 0, 0, NULL, 0},
+    {"metadata", FIELD_OWN, 0, 0, 0, read_metadata, 0},
     {"store", FIELD_IGNORED, 0, 0, 0, NULL, 0},
     {"service_tier", FIELD_IGNORED, 0, 0, 0, NULL, 0},
     {"parallel_tool_calls", FIELD_IGNORED, 0, 0, 0, NULL, 0},
@@ -218,6 +219,35 @@ static int read_kwargs(struct chat_params *p, const json_t *v, const struct prom
     return 0;
 }
 
+static size_t count_chars(const char *s)
+{
+    size_t n = 0;
+    for (; *s; s++) n += (*s & 0xc0) != 0x80; /* UTF-8 */
+    return n;
+}
+
+static int read_metadata(struct chat_params *p, const json_t *v, const struct prompt_info *model, struct arena *arena, struct err *e)
+{
+    (void)model;
+    (void)arena;
+    if (!json_is_object(v)) return wrong_type("metadata", v, "an object", e);
+    if (json_object_size(v) > CHAT_MAX_TAGS)
+        return err_set_param(e, ERR_INPUT, "metadata", "'metadata' may have at most %d members.", CHAT_MAX_TAGS);
+    for (void *it = json_object_iter((json_t *)v); it; it = json_object_iter_next((json_t *)v, it)) {
+        const char *key = json_object_iter_key(it), *value = json_string_value(json_object_iter_value(it));
+        if (count_chars(key) > CHAT_MAX_TAG_CHARS)
+            return err_set_param(e, ERR_INPUT, "metadata", "A name in 'metadata' may have at most %d characters.", CHAT_MAX_TAG_CHARS);
+        if (!value)
+            return err_set_param(e, ERR_INPUT, "metadata", "'metadata': '%.*s' must be a string, not %s.", (int)utf8_cut(key, 64), key,
+                                 type_name(json_object_iter_value(it)));
+        if (strlen(value) != json_string_length(json_object_iter_value(it)) || count_chars(value) > CHAT_MAX_VALUE_CHARS)
+            return err_set_param(e, ERR_INPUT, "metadata", "'metadata': '%.*s' may have at most %d characters, none of them U+0000.",
+                                 (int)utf8_cut(key, 64), key, CHAT_MAX_VALUE_CHARS);
+    }
+    p->metadata = v;
+    return 0;
+}
+
 static bool string_is(const json_t *v, const char *s)
 {
     return json_is_string(v) && strcmp(json_string_value(v), s) == 0;
@@ -309,7 +339,7 @@ int chat_params_read(struct chat_params *p, const json_t *request, const struct 
 
 int chat_params_read_hosted(struct chat_params *p, const json_t *request, struct err *e)
 {
-    static const char *const ours[] = {"n", "max_tokens", "max_completion_tokens", "logprobs", "stream", "stream_options"};
+    static const char *const ours[] = {"n", "max_tokens", "max_completion_tokens", "logprobs", "stream", "stream_options", "metadata"};
     *p = (struct chat_params){.n = 1};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++) {
         const json_t *v = json_object_get(request, ours[i]);

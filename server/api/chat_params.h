@@ -16,6 +16,7 @@
 #include "server/stop_match.h"
 
 enum { CHAT_MAX_CHOICES = 8, CHAT_MAX_BIAS = 1024 };
+enum { CHAT_MAX_TAGS = 16, CHAT_MAX_TAG_CHARS = 64, CHAT_MAX_VALUE_CHARS = 512 /* of metadata */ };
 
 struct chat_params {
     double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
@@ -26,6 +27,7 @@ struct chat_params {
     const struct frame_bias *bias; /* in the arena */
     uint32_t n_bias;
     const json_t *kwargs; /* chat_template_kwargs; borrowed from the request */
+    const json_t *metadata; /* an object of strings: the tags that its usage is summed by; borrowed from the request; NULL: none */
 };
 
 /* What holds where the request is silent comes from the model; vocab bounds logit_bias. */

@@ -10,6 +10,7 @@
 #include "server/api/endpoint.h"
 #include "server/api/errors.h"
 #include "server/api/model_write.h"
+#include "server/remote_image.h"
 
 enum { REPLY_MAX_BYTES = 1 << 20 };
 
@@ -89,6 +90,18 @@ static void write_replica(struct buf *b, const struct gateway_replica *r)
                w.state, replica_device(r), m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms, process_resident_bytes(w.pid));
 }
 
+/* null: pictures are not fetched from URLs. */
+static void write_remote(struct buf *b, const struct remote_images *r)
+{
+    const struct remote_info i = r ? remote_images_info(r) : (struct remote_info){.running = 0};
+    buf_puts(b, ",\"remote_images\":");
+    if (r)
+        buf_printf(b, "{\"running\":%" PRId64 ",\"waiting\":%" PRId64 ",\"fetched\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"unallowed\":%" PRIu64 "}", i.running,
+                   i.waiting, i.fetched, i.failed, i.unallowed);
+    else
+        buf_puts(b, "null");
+}
+
 static void write_health(const struct gateway *g, struct buf *b)
 {
     const char *why = why_not_ready(g);
@@ -103,6 +116,7 @@ static void write_health(const struct gateway *g, struct buf *b)
     struct media_info m = media_info(g->media);
     buf_printf(b, "],\"media\":{\"processes\":%u,\"up\":%u,\"busy\":%u,\"waiting\":%u,\"restarts\":%u}", m.processes, m.up, m.busy,
                m.waiting, m.restarts);
+    write_remote(b, g->remote);
     buf_printf(b, ",\"connections\":%u,\"requests\":%u,\"completions\":%zu", http_connections(g->http), http_open_requests(g->http),
                g->n_completions);
     buf_printf(b, ",\"prompt_tokens\":%" PRId64, g->n_prompt_tokens);

@@ -15,7 +15,7 @@
 #include "server/api/errors.h"
 #include "server/http_parse.h"
 
-enum { DAY_S = 86400, QUERY_BYTES = 4096, REPLY_MAX_BYTES = 16 << 20, DEFAULT_DAYS = 7, MAX_USAGE_DAYS = 31, MAX_COST_DAYS = 180 };
+enum { DAY_S = 86400, QUERY_BYTES = 4096, REPLY_MAX_BYTES = 16 << 20, DEFAULT_DAYS = 7, MAX_USAGE_DAYS = 31, MAX_COST_DAYS = 180, TAG_BYTES = 64 * 4 + 1 };
 
 struct order {
     struct gateway *g;
@@ -23,6 +23,7 @@ struct order {
     bool costs;
     int64_t start_s, end_s, limit, page_day; /* -1: not given */
     struct report_query q;
+    char tag[TAG_BYTES]; /* q's */
     struct pool_job job;
     struct buf out;
     int64_t next_day;      /* whose bucket is the next to be opened */
@@ -73,25 +74,40 @@ static int take_project(struct order *o, const char *value, struct err *e)
     return take_number("project_ids", value, 1, INT64_MAX, &o->q.project, e);
 }
 
+static const struct {
+    const char *word;
+    enum report_by by;
+    bool costs, usage;
+} groups[] = {{"project_id", REPORT_PROJECT, true, true},
+              {"api_key_id", REPORT_KEY, false, true},
+              {"model", REPORT_MODEL, false, true},
+              {"line_item", REPORT_MODEL, true, false},
+              {"provider", REPORT_SUPPLIER, true, true}};
+enum { N_GROUPS = sizeof groups / sizeof groups[0] };
+
+/* tag:NAME. The name may have commas in it, so nothing follows. */
+static int take_tag(struct order *o, const char *name, struct err *e)
+{
+    if (strlen(name) >= sizeof o->tag || o->tag[0] || !name[0])
+        return err_set_param(e, ERR_INPUT, "group_by", "'group_by' can have one tag, tag:NAME with a name of metadata.");
+    snprintf(o->tag, sizeof o->tag, "%s", name);
+    o->q.tag = o->tag;
+    o->q.by |= REPORT_TAG;
+    return 0;
+}
+
 /* One of them, or several with commas between. */
 static int take_group(struct order *o, const char *value, struct err *e)
 {
-    static const struct {
-        const char *word;
-        enum report_by by;
-        bool costs, usage;
-    } groups[] = {{"project_id", REPORT_PROJECT, true, true},
-                  {"api_key_id", REPORT_KEY, false, true},
-                  {"model", REPORT_MODEL, false, true},
-                  {"line_item", REPORT_MODEL, true, false}};
     for (const char *p = value, *comma; p; p = comma ? comma + 1 : NULL) {
+        if (str_starts_with(p, "tag:")) return take_tag(o, p + 4, e);
         comma = strchr(p, ',');
         size_t n = comma ? (size_t)(comma - p) : strlen(p), i = 0;
-        for (; i < sizeof groups / sizeof groups[0]; i++)
+        for (; i < N_GROUPS; i++)
             if ((o->costs ? groups[i].costs : groups[i].usage) && strlen(groups[i].word) == n && memcmp(groups[i].word, p, n) == 0) break;
-        if (i == sizeof groups / sizeof groups[0])
-            return err_set_param(e, ERR_INPUT, "group_by", "'group_by' can be %s here.",
-                                 o->costs ? "project_id or line_item" : "project_id, api_key_id or model");
+        if (i == N_GROUPS)
+            return err_set_param(e, ERR_INPUT, "group_by", "'group_by' can be %s, provider or tag:NAME here.",
+                                 o->costs ? "project_id, line_item" : "project_id, api_key_id, model");
         o->q.by |= groups[i].by;
     }
     return 0;
@@ -145,6 +161,8 @@ static int read_query(struct order *o, struct err *e)
         if (next) *next++ = '\0';
         if (*p) rc = take_parameter(o, p, e);
     }
+    if (!rc && (o->q.by & REPORT_TAG) && (o->q.by & (REPORT_KEY | REPORT_MODEL | REPORT_SUPPLIER)))
+        rc = err_set_param(e, ERR_INPUT, "group_by", "'group_by' can have a tag alone or with project_id.");
     return rc ? rc : choose_days(o, e);
 }
 
@@ -169,13 +187,21 @@ static void put_id(struct buf *b, const char *name, bool grouped, int64_t id)
         buf_printf(b, ",\"%s\":null", name);
 }
 
-static void put_model(struct buf *b, const char *name, bool grouped, const char *model)
+static void put_text(struct buf *b, const char *name, bool grouped, const char *text)
 {
     buf_printf(b, ",\"%s\":", name);
     if (grouped)
-        json_write_string(b, model, strlen(model));
+        json_write_string(b, text, strlen(text));
     else
         buf_puts(b, "null");
+}
+
+/* What OpenAI's shape has no place for is there only when it is asked for. */
+static void put_ours(struct buf *b, unsigned by, const struct report_usage *u)
+{
+    if (by & REPORT_SUPPLIER) put_text(b, "provider", true, u->supplier_name);
+    if (by & REPORT_TAG) put_text(b, "tag", true, u->tag);
+    if (by & REPORT_TAG) put_text(b, "tag_value", true, u->value);
 }
 
 static void put_result(void *ctx, const struct report_usage *u)
@@ -188,8 +214,9 @@ static void put_result(void *ctx, const struct report_usage *u)
     if (o->costs) {
         buf_printf(b, "{\"object\":\"organization.costs.result\",\"amount\":{\"value\":%s,\"currency\":\"usd\"}",
                    money_write(u->sale_nusd, usd));
-        put_model(b, "line_item", o->q.by & REPORT_MODEL, u->model);
+        put_text(b, "line_item", o->q.by & REPORT_MODEL, u->model);
         put_id(b, "project_id", o->q.by & REPORT_PROJECT, u->project);
+        put_ours(b, o->q.by, u);
         buf_putc(b, '}');
         return;
     }
@@ -200,8 +227,10 @@ static void put_result(void *ctx, const struct report_usage *u)
     put_id(b, "project_id", o->q.by & REPORT_PROJECT, u->project);
     buf_puts(b, ",\"user_id\":null");
     put_id(b, "api_key_id", o->q.by & REPORT_KEY, u->key);
-    put_model(b, "model", o->q.by & REPORT_MODEL, u->model);
-    buf_puts(b, ",\"batch\":null}");
+    put_text(b, "model", o->q.by & REPORT_MODEL, u->model);
+    buf_puts(b, ",\"batch\":null");
+    put_ours(b, o->q.by, u);
+    buf_putc(b, '}');
 }
 
 static void work(struct pool_job *j)

@@ -34,6 +34,7 @@ struct chat_json_choice {
 struct chat_json {
     struct chat_json_choice choices[CHAT_MAX_CHOICES];
     json_t *extra; /* of the whole answer */
+    bool is_whole; /* choice 0's text is the whole answer */
 };
 
 static int json_sink_open(struct completion *c, struct err *e)
@@ -146,10 +147,12 @@ static void close_choice(struct buf *b, const struct completion *c, struct chat_
     buf_free(&ch->reasoning);
 }
 
-static void reply(struct completion *c, const struct usage_told *u)
+static const struct buf *make_whole(struct completion *c, const struct usage_told *u)
 {
     struct chat_json *s = c->sink_state;
     struct buf *b = &s->choices[0].text;
+    if (s->is_whole) return b;
+    s->is_whole = true;
     b->max = 2 * (size_t)ANSWER_MAX_BYTES; /* what was counted, and a little around it */
     for (uint32_t i = 0; i < (uint32_t)c->params.n; i++) close_choice(b, c, &s->choices[i], i);
     buf_puts(b, "],\"usage\":");
@@ -162,6 +165,18 @@ static void reply(struct completion *c, const struct usage_told *u)
         buf_puts(b, "null");
     chat_extra_write(b, s->extra, chat_chunk_names);
     buf_putc(b, '}');
+    return b;
+}
+
+static const struct buf *json_sink_whole(struct completion *c)
+{
+    const struct buf *b = make_whole(c, &c->usage);
+    return b->failed ? NULL : b;
+}
+
+static void reply(struct completion *c, const struct usage_told *u)
+{
+    const struct buf *b = make_whole(c, u);
     if (!answer_fits(c)) return;
     completion_tell_route(c);
     http_reply(c->http, 200, "application/json", b->data, b->len);
@@ -253,4 +268,4 @@ static void json_sink_close(struct completion *c)
     json_decref(s->extra);
 }
 
-const struct sink_ops sink_chat_json = {.name = "chat_json", .open = json_sink_open, .event = json_sink_event, .close = json_sink_close};
+const struct sink_ops sink_chat_json = {.name = "chat_json", .open = json_sink_open, .event = json_sink_event, .whole = json_sink_whole, .close = json_sink_close};

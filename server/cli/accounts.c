@@ -28,6 +28,7 @@ static const struct verb {
     {"close", "", "ID", 1, 1, "", 0, accounts_close_one},
     {"freeze", "", "ID", 1, 1, "", 0, accounts_freeze},
     {"unfreeze", "", "ID", 1, 1, "", 0, accounts_unfreeze},
+    {"storage", "", "PROJECT on|off", 2, 2, "", 0, accounts_storage},
     {"deposit", "", "PROJECT USD", 2, 2, "--note --once --json", LEDGER, accounts_deposit},
     {"refund", "", "PROJECT USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_refund},
     {"adjust", "", "ID USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_adjust},

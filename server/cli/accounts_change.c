@@ -60,6 +60,19 @@ int accounts_unfreeze(struct accounts_run *r, struct err *e)
     return freeze(r, false, e);
 }
 
+int accounts_storage(struct accounts_run *r, struct err *e)
+{
+    int64_t id;
+    bool on = strcmp(r->args[1], "on") == 0;
+    int rc = accounts_id(r->args[0], &id, e);
+    if (!rc && !on && strcmp(r->args[1], "off") != 0) rc = err_set(e, ERR_INPUT, "storage: 'on' or 'off', not '%.80s'", r->args[1]);
+    if (!rc) rc = directory_store_answers(r->db, id, on, e);
+    if (!rc)
+        accounts_done(r, id, "Project %" PRId64 ": %s", id,
+                      on ? "finished answers to requests with an Idempotency-Key are kept for 24 hours, sealed." : "no answers are kept.");
+    return rc;
+}
+
 /* --- money --- */
 
 static int transfer(struct accounts_run *r, enum ledger_transfer_kind kind, struct err *e)

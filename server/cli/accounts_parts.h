@@ -33,6 +33,7 @@ int accounts_rename(struct accounts_run *r, struct err *e);
 int accounts_close_one(struct accounts_run *r, struct err *e);
 int accounts_freeze(struct accounts_run *r, struct err *e);
 int accounts_unfreeze(struct accounts_run *r, struct err *e);
+int accounts_storage(struct accounts_run *r, struct err *e);
 int accounts_deposit(struct accounts_run *r, struct err *e);
 int accounts_refund(struct accounts_run *r, struct err *e);
 int accounts_adjust(struct accounts_run *r, struct err *e);

@@ -24,11 +24,11 @@ static const char *state_of(const struct directory_account *a, char out[STATE_BY
 {
     char day[ACCOUNTS_DAY_BYTES];
     bool closed = a->closed_s != 0, frozen = a->frozen_s != 0;
-    snprintf(out, STATE_BYTES, "%s%s",
+    snprintf(out, STATE_BYTES, "%s%s%s",
              closed   ? "closed "
              : frozen ? "frozen "
                       : "open",
-             closed || frozen ? accounts_show_day(closed ? a->closed_s : a->frozen_s, day) : "");
+             closed || frozen ? accounts_show_day(closed ? a->closed_s : a->frozen_s, day) : "", a->stores_answers ? ", keeps answers" : "");
     return out;
 }
 

@@ -56,7 +56,7 @@ static void put_commands(FILE *f)
 static const char *verbs(enum command c)
 {
     static const char *const rows[COMMANDS] = {[COMMAND_KEYS] = "add list set rotate revoke",
-                                               [COMMAND_ACCOUNTS] = "list show create rename close freeze unfreeze deposit refund adjust"
+                                               [COMMAND_ACCOUNTS] = "list show create rename close freeze unfreeze storage deposit refund adjust"
                                                                     " chargeback pay prepaid budget limit price statement usage export"
                                                                     " reconcile backup restore move prune",
                                                [COMMAND_MODELS] = "list load unload",

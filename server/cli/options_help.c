@@ -45,6 +45,7 @@ const char *const *option_examples(enum command c)
                                            "spillway accounts pay 12 40.00 --note 'their invoice 3' --once groq-2026-11",
                                            "# all of a project's requests are refused from now on, and no longer",
                                            "spillway accounts freeze|unfreeze|close 7",
+                                           "spillway accounts storage 7 on",
                                            "spillway accounts rename 7 website",
                                            "spillway accounts budget list 7; spillway accounts budget end 1",
                                            "# what requests may use; what holds already; none of it any more",

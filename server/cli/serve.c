@@ -82,16 +82,45 @@ static int first_key(struct serve *s, struct err *e)
     return id < 0 ? (int)id : 0;
 }
 
+/* --- keys and rules, as the store has them --- */
+
+static struct serve *of_reading(struct pool_job *j)
+{
+    return (struct serve *)((char *)j - offsetof(struct serve, reading.job));
+}
+
+static void reading_work(struct pool_job *j)
+{
+    struct serve *s = of_reading(j);
+    s->reading.worked = true;
+    do s->reading.rc = accounts_refresh(s->reader, &s->reading.e);
+    while (s->reading.rc == 1);
+}
+
+static void reading_done(struct pool_job *j)
+{
+    struct serve *s = of_reading(j);
+    s->reading.running = false;
+    if (!s->reading.worked) return; /* the server's end */
+    if (s->reading.rc)
+        log_error("%s", s->reading.e.msg);
+    else {
+        accounts_adopt(s->g.accounts, s->reader);
+        s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
+    }
+    price_now_look(&s->prices);
+}
+
 static void refresh_fired(void *ctx)
 {
     struct serve *s = ctx;
-    struct err e;
-    int rc = accounts_refresh(s->g.accounts, &e);
-    if (rc < 0) log_error("%s", e.msg);
-    if (rc == 0) s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
-    price_now_look(&s->prices);
-    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + (rc == 1 ? 0 : REFRESH_MS))) /* the rest after the others' turn */
-        log_error("out of memory: keys are no longer refreshed");
+    if (!s->reading.running && s->g.pool) {
+        s->reading.running = true;
+        s->reading.worked = false;
+        s->reading.job = (struct pool_job){.work = reading_work, .done = reading_done};
+        pool_submit(s->g.pool, &s->reading.job);
+    }
+    if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS)) log_error("out of memory: keys are no longer refreshed");
 }
 
 /* The name of the gateway that has this data directory's lock, which no other has while it holds it: a number that was drawn once, and is drawn anew
@@ -150,10 +179,12 @@ static int open_accounts(struct serve *s, struct err *e)
     }
     int rc = accounts_open(&s->g.accounts, s->data, s->o->store, e);
     if (!rc) rc = first_key(s, e);
+    if (!rc) rc = accounts_open(&s->reader, s->data, s->o->store, e);
     if (!rc) rc = open_ledger(s, e);
     if (!rc) rc = price_now_start(&s->prices, &s->g, e);
     if (rc) return rc;
     log_info("accounts: %s, %zu valid keys", s->data, accounts_key_count(s->g.accounts));
+    s->g.accounts_fresh_ms = loop_now_ms(s->g.loop);
     s->refresh = (struct loop_timer){.fn = refresh_fired, .ctx = s};
     refresh_fired(s);
     return 0;
@@ -361,6 +392,8 @@ static int start_remote(struct serve *s, struct err *e)
     struct remote_rules rules;
     if (strcmp(s->o->remote_images, "off") == 0) return 0;
     serve_config_remote(s->o, &rules);
+    log_info("pictures by URL: %s, from %s%s", rules.http ? "http and https" : "https", rules.n_hosts ? "the hosts that are named" : "any public host",
+             rules.nets.n ? ", and networks that are not public" : "");
     return remote_images_new(&s->g.remote, s->g.loop, &rules, env_ca_file(), e);
 }
 
@@ -415,6 +448,7 @@ static void serve_close(struct serve *s)
     price_now_stop(&s->prices);
     overflow_free(g->route.overflow);
     counts_free(g->per_key);
+    accounts_close(s->reader);
     accounts_close(g->accounts);
     if (s->lock_fd >= 0) close(s->lock_fd);
     loop_watch_remove(g->loop, s->signals);

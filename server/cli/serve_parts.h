@@ -39,6 +39,13 @@ struct serve {
     char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
     unsigned char key_mark[KEY_MARK_BYTES]; /* a hash of the configured key: a reload sees whether it is another */
     struct loop_timer refresh, drain;
+    struct accounts *reader; /* of keys and rules, on a pool thread; NULL: --no-auth */
+    struct {
+        struct pool_job job;
+        int rc;
+        struct err e;
+        bool running, worked;
+    } reading;
     struct alerts *alerts;
     struct price_now prices;
     struct serve_secrets secrets;

@@ -90,6 +90,9 @@ static int take_key(struct serve *s, const char *key, bool *changed, struct err 
     if (!key[0]) return 0;
     serve_mark_key(key, mark);
     if (memcmp(mark, s->key_mark, sizeof mark) == 0) return 0;
+    struct err ignored;
+    while (accounts_refresh(s->g.accounts, &ignored) == 1) { /* its link to the store may be an old one */
+    }
     int64_t id = accounts_key_configure(s->g.accounts, key, e);
     if (id < 0) return err_prefix(e, "api_key_file");
     memcpy(s->key_mark, mark, sizeof mark);

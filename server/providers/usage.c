@@ -100,6 +100,8 @@ void usage_read_anthropic(struct usage *u, const json_t *usage)
         put(u, USAGE_OUT_TEXT, n - thinking);
     }
     if (count(json_object_get(usage, "server_tool_use"), "web_search_requests", &n)) put(u, USAGE_SEARCHES, n);
+    const char *tier = json_string_value(json_object_get(usage, "service_tier"));
+    if (tier) snprintf(u->tier, sizeof u->tier, "%s", tier);
 }
 
 /* promptTokensDetails: [{"modality": "AUDIO", "tokenCount": n}] */

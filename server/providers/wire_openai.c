@@ -159,6 +159,12 @@ static void stream_encode(struct encode *x)
     tree_set(&x->t, x->body, "stream_options", options);
 }
 
+/* Metadata are tags of our own accounts. OpenAI takes them with what it is to store, and refuses them else. */
+static bool is_ours_alone(const struct encode *x, const char *name)
+{
+    return strcmp(name, "metadata") == 0 && !json_is_true(json_object_get(x->request, "store"));
+}
+
 int wire_openai_encode(struct encode *x)
 {
     const struct provider *row = x->host->row;
@@ -171,7 +177,7 @@ int wire_openai_encode(struct encode *x)
         int action = param_action(x->host, WIRE_OPENAI, key, v, x->e);
         if (action < 0) return action;
         if (action == PARAM_OWN && (rc = own_encode(x, key, v))) return rc;
-        if (action != PARAM_PASS) continue;
+        if (action != PARAM_PASS || is_ours_alone(x, key)) continue;
         if (strcmp(key, "n") == 0 && (rc = choices_read(x, v))) return rc;
         tree_set(&x->t, x->body, provider_word(row, key), tree_ref(v));
     }

@@ -26,6 +26,8 @@ SELECT 'I4 open', r.id, 0 FROM requests r WHERE r.state <> 'posted' AND EXISTS (
 
 -- I6 an idempotency key stands for a request of its own account
 SELECT 'I6', i.request, i.account FROM idempotency i LEFT JOIN requests r ON r.id = i.request WHERE r.id IS NULL OR r.account <> i.account;
+SELECT 'I6 answer', i.request, i.account FROM idempotency i JOIN requests r ON r.id = i.request JOIN accounts p ON p.id = r.project
+WHERE i.answer IS NOT NULL AND (r.state <> 'posted' OR p.stores_answers = 0);
 
 -- I8 one cost line an attempt, one charge a request; a resolved request has no attempt that is still open
 SELECT 'I8', a.request, a.n FROM attempts a

@@ -158,6 +158,13 @@ def test_what_is_closed_has_no_valid_keys_at_once(admin, project):
     assert admin.chat(key) == 401
 
 
+def test_a_project_keeps_answers_or_not(admin, project):
+    before = admin.cli("show", project)
+    on = admin.post(f"/accounts/{project}/storage", on=True)
+    assert on["accounts"] == admin.cli("show", project)["accounts"] != before["accounts"]
+    assert admin.refused(f"/accounts/{project}/storage") == "on"
+
+
 # --- money ---
 
 def test_money_moves_exactly(admin, project):

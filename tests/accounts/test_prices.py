@@ -11,7 +11,7 @@ from fractions import Fraction
 import price_oracle
 import pytest
 from postgres import Postgres
-from test_charges import BIN, CACHED, IN, MODEL, OUT, FakeServer, Place, Server, fake  # noqa: F401
+from test_charges import BIN, IN, INVARIANTS, MODEL, OUT, FakeServer, Place, fake  # noqa: F401
 from test_two_gateways import Shared
 
 HELLO = [{"role": "user", "content": "What is Spillway?"}]
@@ -60,6 +60,12 @@ class OnPostgres(Plain, Shared):
     def write(self, sql):
         self.rows(sql)
 
+    def check(self):
+        """All statements in one program: there are many, and each program takes a while."""
+        now_ms = str(int(time.time() * 1000))
+        assert self.rows(";".join(INVARIANTS).replace("{now_ms}", now_ms)) == []
+        assert price_oracle.problems(self.rows) == []
+
     def stall(self, seconds):
         self.rows(f"BEGIN; LOCK TABLE requests IN EXCLUSIVE MODE; SELECT 1 FROM pg_sleep({seconds}); COMMIT")
 
@@ -88,11 +94,11 @@ def place(request, tmp_path, fake):  # noqa: F811
 
 
 def set_price(place, *args):
-    """And waits until the running gateway has it."""
-    n = len([line for line in place.server.lines if "prices:" in line]) if hasattr(place, "server") else 0
+    """And waits until the running gateway has it, and all that was set before."""
     place.accounts("price", *args)
+    change = place.rows("SELECT config_version FROM ledger_state")[0][0]
     until = time.monotonic() + 20
-    while hasattr(place, "server") and len([line for line in place.server.lines if "prices:" in line]) == n:
+    while max((int(n) for n in re.findall(r"as of change (\d+)", "".join(place.server.lines))), default=0) < change:
         assert time.monotonic() < until, "the gateway does not take it over"
         time.sleep(0.02)
 
@@ -260,6 +266,18 @@ def test_the_hold_covers_the_dearest_tier_that_may_be(place, fake, tmp_path):  #
         place.ask(model=f"openai/{MODEL}", messages=HELLO, service_tier=tier)
     held = [row[3] for row in place.settled(4)]
     assert held == [held[0], held[0], 3 * held[0], 3 * held[0]]
+
+
+def test_a_tier_that_usage_tells_is_charged(place, fake, tmp_path):  # noqa: F811
+    """Anthropic says it in the usage alone."""
+    place.start()
+    (tmp_path / "tiers.json").write_text(json.dumps({**TIERS, "provider": "anthropic"}))
+    set_price(place, "set", "anthropic", MODEL, "--price-file", tmp_path / "tiers.json")
+    fake.script({"tier": "priority"})
+    r, answer = place.ask(model=f"anthropic/{MODEL}", messages=HELLO, service_tier="auto")
+    assert r.status == 200, answer
+    u = answer["usage"]
+    assert place.settled(1)[0][2] == 3 * (u["prompt_tokens"] * IN + u["completion_tokens"] * OUT)
 
 
 @pytest.mark.parametrize("tier", ["batch", "scale", 7])
@@ -460,6 +478,48 @@ def test_a_requests_own_cap_holds_for_a_local_model_with_a_price(place, cap, sta
     c, _ = place.connect(headers={"x-spillway-max-cost-usd": cap}, model="demo", messages=HELLO, max_tokens=200)
     assert c.getresponse().status == status
     c.close()
+
+
+def test_choices_share_a_hold(place):
+    start_priced(place)
+    n = prompt_tokens(place)
+    place.budget((n + 300) * PRICE)
+    assert stream(place, 400, n=2)[1:] == ("budget_exhausted", False)
+    assert place.settled(2)[1][2:4] == ((n + 256) * PRICE, (n + 256) * PRICE)
+
+
+def test_b10_a_killed_gateway_charges_what_was_known_of_a_local_answer(place):
+    """As of the last time that its hold was extended."""
+    start_priced(place)
+    n = prompt_tokens(place)
+    place.budget(10**12)
+    c, r = place.open(model="demo", messages=HELLO, stream=True, max_tokens=900)
+    until = time.monotonic() + 20
+    while extended(place) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    known = place.rows("SELECT sale_estimate FROM attempts ORDER BY request")[1][0]
+    place.server.process.kill()
+    place.server.process.wait()
+    c.close()
+    if isinstance(place, OnPostgres):  # another gateway may share it: there it is recovered when its time is up
+        place.write("UPDATE requests SET deadline_ms = 1 WHERE state = 'reserved'")
+    place.start(FakeServer)
+    row = place.settled(2, within_s=30)[1]
+    assert row[5] == "recovered" and row[4] == 1
+    assert row[2] >= known >= (n + 256) * PRICE and place.supplier("local/demo") == row[2] + (n + 1) * PRICE
+
+
+def test_an_export_has_what_amounts_are_made_of(place, fake):  # noqa: F811
+    place.start()
+    set_price(place, "markup", "all", "12.5")
+    place.ask(model=f"lab/{MODEL}", messages=HELLO)
+    place.settled(1)
+    (row,) = json.loads(place.accounts("export", "requests", "--json"))
+    prices = dict(place.rows("SELECT id, rows FROM prices"))
+    used = {m: int(row[m]) for m in price_oracle.METERS if row[m]}
+    assert int(Fraction(row["cost_usd"]) * 10**9) == price_oracle.line(json.loads(prices[int(row["cost_price"])]), used, row["tier"] or "standard")
+    assert int(Fraction(row["charged_usd"]) * 10**9) == price_oracle.line(json.loads(prices[int(row["price"])]), used, "standard", Fraction("12.5"))
 
 
 # --- the oracle itself ---

@@ -108,7 +108,7 @@ def test_once_moves_money_once(accounts, project):
 @pytest.mark.parametrize("args", [("deposit", "P", "0"), ("deposit", "P", "-1"), ("deposit", "P", "1e3"), ("deposit", "P", "1,50"), ("deposit", "P", "0.0000000001"),
                                   ("deposit", "P", "9223372037"), ("deposit", "1", "5"), ("deposit", "999", "5"), ("deposit", "web", "5"), ("refund", "P", "-1"), ("adjust", "P", "0"), ("pay", "P", "1"), ("deposit", "P", "1", "--once", "a b"),
                                   ("refund", "P", "1", "--linked", "77"), ("prepaid", "P", "x"), ("prepaid", "1", "0"), ("budget", "add", "P", "-1"), ("budget", "add", "P", "1.5", "--unit", "tokens"),
-                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"),
+                                  ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"), ("storage", "P", "maybe"), ("storage", "1", "on"), ("storage", "P", "off"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),
                                   ("price", "set", "local", "m", "--free", "--input", "1", "--output", "1"), ("price", "end", "local", "m"), ("price", "markup", "all", "-1"),
                                   ("price", "markup", "all", "7.555"), ("price", "markup", "all", "1001"), ("price", "gpu-hour", "m", "0"), ("price", "set", "markup", "all", "--free"),
@@ -322,3 +322,10 @@ def test_the_sql_of_the_documentation_can_be_pasted(accounts, project, data):
     assert sum(row[2] for row in by_word["the"][0]) == float(statement["closing_usd"]) - float(statement["opening_usd"])
     assert by_word["what"] == [[]] and by_word["money"] == [[(0,)]]
     assert len(by_word["one"]) == 3
+
+
+def test_what_is_kept_of_answers_is_shown(accounts, project):
+    accounts("storage", project, "on")
+    assert by_id(accounts)[project]["stores_answers"] is True and "keeps answers" in accounts("show", project).stdout
+    accounts("storage", project, "off")
+    assert by_id(accounts)[project]["stores_answers"] is False and "keeps answers" not in accounts("show", project).stdout

@@ -15,7 +15,7 @@ ROWS = re.findall(r"\[API_\w+\] = \{(\d{3}), [^\n]*?\"(\w+)\", (?:NULL|\"\d+\")\
 CODES = {code for _, code in ROWS}
 # Not to be had from outside; test_errors.c holds what it tells.
 INNER = {"internal_error"}
-# Told where there are accounts and providers for it: tests/accounts/test_charges.py. The idempotency codes are the ledger's; no header asks for them yet.
+# Told where there are accounts and providers for it: tests/accounts/test_charges.py and test_repeat.py.
 ELSEWHERE = {"budget_exhausted", "budget_held", "price_unknown", "provider_error", "accounts_unavailable",
              "idempotency_in_flight", "idempotency_mismatch", "already_done"}
 

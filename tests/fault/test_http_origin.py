@@ -70,6 +70,12 @@ def test_t08_other_origins_get_none(open_server, origin):
     assert cors_headers(get(open_server, f"Origin: {origin}")) == {}
 
 
+def test_t08_listed_origin_may_read_what_answers_say_of_themselves(open_server):
+    answer = get(open_server, "Origin: https://app.test")
+    shown = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "retry-after", "idempotent-replayed", "x-spillway-cost-nusd", "x-ratelimit-remaining-tokens"} <= set(shown)
+
+
 def test_t08_listed_preflight_is_answered_without_a_key(open_server):
     answer = get(open_server, "Origin: https://app.test", "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization,content-type",
                  method="OPTIONS", path=POST)

@@ -103,7 +103,7 @@ def nested(n, inside="1"):
 
 
 def request_with(text):
-    return b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"max_tokens":1,"metadata":' + text + b"}"
+    return b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"max_tokens":1,"safety_identifier":' + text + b"}"
 
 
 REFUSED = {

@@ -12,6 +12,7 @@ import time
 import pytest
 import requests
 from PIL import Image, ImageDraw
+from http_raw import n_fds, wait_until
 from serving import DEMO, FakeServer, Server
 from test_tls import Files
 
@@ -321,6 +322,34 @@ def test_certificates_are_verified(serve, tmp_path):
     assert ask(serve(*options, env={"SSL_CERT_FILE": str(files.cert)}), f"https://127.0.0.1:{host.port}/").status_code == 200
     assert "certificate" in refused(ask(serve(*options), f"https://127.0.0.1:{host.port}/"))["message"]
     host.close()
+
+
+def test_operators_see_what_was_fetched(serve, hosts):
+    server = serve("--remote-images", "http", "--remote-image-host", f"*:{hosts.port}", "--remote-image-network", "127.0.0.2", "--max-remote-images", "31")
+
+    def told():
+        return requests.get(server.url + "/healthz", timeout=10).json()["remote_images"]
+    assert told() == {"running": 0, "waiting": 0, "fetched": 0, "failed": 0, "unallowed": 0}
+    ask(server, f"http://127.0.0.2:{hosts.port}/")
+    ask(server, f"http://localhost:{hosts.port}/")
+    assert told() == {"running": 0, "waiting": 0, "fetched": 1, "failed": 1, "unallowed": 1}
+    assert server.log_has("host localhost has an address that is not public")
+
+
+def test_a_dry_run_counts_the_picture(lenient, hosts):
+    body = {"model": "demo", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"http://127.0.0.2:{hosts.port}/"}}]}]}
+    assert requests.post(lenient.url + "/v1/route", json=body, timeout=30).status_code == 200
+    body["messages"][0]["content"][0]["image_url"]["url"] = f"http://127.0.0.1:{hosts.port}/"
+    refused(requests.post(lenient.url + "/v1/route", json=body, timeout=30))
+
+
+def test_fetches_leave_nothing_open(lenient, hosts):
+    for _ in range(3):
+        ask(lenient, f"http://127.0.0.2:{hosts.port}/")
+    before = n_fds(lenient.process.pid)
+    for path in ("/", "/text", "/big", "/to?/", "/to?http://127.0.0.1/") * 4:
+        ask(lenient, f"http://127.0.0.2:{hosts.port}{path}")
+    assert wait_until(lambda: n_fds(lenient.process.pid) <= before) is not None
 
 
 # --- providers ---

@@ -103,7 +103,8 @@ static void raw_run(const char *sql)
     "DROP TABLE ledger_state; DROP TABLE runs; DROP TABLE balances; DROP TABLE budgets; DROP TABLE budget_windows; DROP TABLE prices;" \
     "DROP TABLE requests; DROP TABLE request_windows; DROP TABLE attempts; DROP TABLE transfers; DROP TABLE idempotency;" \
     "DROP TABLE usage_days; DROP TABLE usage_tags; DROP TABLE reconciliation; DELETE FROM accounts WHERE kind = 'house';" \
-    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;"
+    "DROP TABLE account_rules; DROP TABLE alerts; DROP INDEX IF EXISTS accounts_houses; ALTER TABLE accounts DROP COLUMN frozen_s;" \
+    "ALTER TABLE accounts DROP COLUMN stores_answers;"
 
 /* Others notice it as they do a change by the program. */
 #define NOTED "; UPDATE ledger_state SET config_version = config_version + 1"

@@ -30,7 +30,7 @@ static int read_text(const char *text)
 
 static int read_member(const char *name, const char *value)
 {
-    char text[256];
+    char text[1200];
     const char *extra = strcmp(name, "top_logprobs") == 0 ? ",\"logprobs\":true" : "";
     snprintf(text, sizeof text, "{\"%s\":%s%s}", name, value, extra);
     return read_text(text);
@@ -144,6 +144,47 @@ static void test_chat_params_pass_what_asks_for_nothing(void **state)
     taken("prompt_cache_key", "\"k\"");
 }
 
+/* {"kkk": "vvv"} of so many characters. */
+static int read_tag(const char *c, int n_key, int n_value)
+{
+    char text[4096] = "{\"metadata\":{\"";
+    for (int i = 0; i < n_key; i++) strcat(text, c);
+    strcat(text, "\":\"");
+    for (int i = 0; i < n_value; i++) strcat(text, c);
+    strcat(text, "\"}}");
+    return read_text(text);
+}
+
+static void test_chat_params_take_metadata_of_16_strings(void **state)
+{
+    (void)state;
+    char text[1024] = "{";
+    for (int i = 0; i < 16; i++) sprintf(text + strlen(text), "%s\"k%d\":\"v\"", i ? "," : "", i);
+    strcat(text, "}");
+    taken("metadata", text);
+    assert_non_null(params.metadata);
+    sprintf(text + strlen(text) - 1, ",\"more\":\"v\"}");
+    refused("metadata", text, ERR_INPUT);
+    refused("metadata", "[]", ERR_INPUT);
+    refused("metadata", "\"team\"", ERR_INPUT);
+    refused("metadata", "{\"a\":1}", ERR_INPUT);
+    refused("metadata", "{\"a\":null}", ERR_INPUT);
+    refused("metadata", "{\"a\":{\"b\":\"c\"}}", ERR_INPUT);
+    refused("metadata", "{\"a\":\"x\\u0000y\"}", ERR_INPUT);
+}
+
+static void test_chat_params_count_metadata_in_characters(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const char *c = i ? "\xc3\xa9" : "x";
+        assert_int_equal(read_tag(c, 64, 512), 0);
+        assert_int_equal(read_tag(c, 65, 1), -ERR_INPUT);
+        assert_int_equal(read_tag(c, 1, 513), -ERR_INPUT);
+        assert_string_equal(err.param, "metadata");
+    }
+}
+
 static void test_chat_params_check_the_operators_limits(void **state)
 {
     (void)state;
@@ -197,6 +238,8 @@ int main(void)
         cmocka_unit_test(test_chat_params_check_every_number),         cmocka_unit_test(test_chat_params_values_arrive),
         cmocka_unit_test(test_chat_params_defaults_are_the_models),    cmocka_unit_test(test_chat_params_refuse_by_name),
         cmocka_unit_test(test_chat_params_pass_what_asks_for_nothing), cmocka_unit_test(test_chat_params_refuse_wrong_shapes),
+        cmocka_unit_test(test_chat_params_take_metadata_of_16_strings),
+        cmocka_unit_test(test_chat_params_count_metadata_in_characters),
         cmocka_unit_test(test_chat_params_check_the_operators_limits),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

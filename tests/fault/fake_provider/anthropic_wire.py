@@ -123,7 +123,7 @@ def usage_object(x, u, output=None):
     out = {"input_tokens": u.prompt - u.cache_read - u.write_5m - u.write_1h, "cache_creation_input_tokens": u.write_5m + u.write_1h,
            "cache_read_input_tokens": u.cache_read,
            "cache_creation": {"ephemeral_5m_input_tokens": u.write_5m, "ephemeral_1h_input_tokens": u.write_1h},
-           "output_tokens": u.completion if output is None else output, "service_tier": "standard"}
+           "output_tokens": u.completion if output is None else output, "service_tier": x.do.get("tier", "standard")}
     if output is None and x.ask.reasoning:
         out["output_tokens_details"] = {"thinking_tokens": u.reasoning}
     return out

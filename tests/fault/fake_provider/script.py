@@ -27,7 +27,7 @@ ACTIONS = {
     "empty": bool,          # a completion without content
     "finish": str,          # the finish reason as it is told
     "model": str,           # the model that the response names
-    "tier": str,            # the service_tier that it names (OpenAI's wire)
+    "tier": str,            # the service_tier that it names (not on Gemini's wire)
     # when
     "delay_head_ms": (int, float),  # the prompt is being read: who leaves now owes it
     "delay_event_ms": (int, float),
