@@ -565,7 +565,7 @@ static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e
 
 int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
-    CHECK(n > 0 && n <= LEDGER_MAX_BATCH);
+    CHECK(n > 0 && n <= LEDGER_MAX_BATCH && !l->o.desk);
     int rc = deadlines_reserve(l, n, e);
     if (rc) return rc;
     struct work *work = calloc(n, sizeof *work);
