@@ -56,6 +56,7 @@ const struct command_row option_commands[COMMANDS] = {
 const struct option_row option_rows[] = {
     {ON(SERVE) | ON(WORKER) | NO_KEY, "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
      "the model's id (default: the folder's name); one MODEL only"},
+    {ON(SERVE), "--no-model", NULL, OPTION_FLAG, F(no_model), 0, 0, NULL, "no local model, also not the built-in one: hosted providers only"},
     {ON(SERVE) | ON(DOCTOR), "--listen", "HOST:PORT", OPTION_ADDRESS, F(listen), 0, 0, "127.0.0.1:8080",
      "address to serve on; port 0 takes a free one"},
     {ON(SERVE) | ON(KEYS) | ON(ACCOUNTS) | ON(DOCTOR), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
@@ -588,6 +589,7 @@ int options_check_serve(const struct options *o, struct err *e)
     CHECK(options_listen(o->listen, host, &port) == 0); /* checked when it was set */
     if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
+    if (o->no_model && (o->n_args || o->name)) return err_set(e, ERR_INPUT, "--no-model: models are named as well");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
         return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);
     return options_check_device(o, e);
