@@ -37,7 +37,9 @@ struct ledger_options {
     const char *gateway;           /* its name, in `runs` */
     bool alone;                    /* no other gateway uses the store: runs that have not ended are dead */
     bool only;                     /* no other of this name is alive: its runs that have not ended are dead */
+    bool desk;                     /* for operators: it begins no run, and no request can be reserved */
     int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
+    int64_t (*boot_ms)(void *ctx); /* for tests, in place of the boot clock; NULL: that, or now_ms if it is there */
     void *ctx;
 };
 
@@ -113,6 +115,7 @@ struct ledger_op {
     struct ledger_used used[LEDGER_MAX_ATTEMPTS]; /* of those attempts that have not been told before */
     int n_used, served;                           /* the number of the attempt that served */
     int64_t sale_nusd;
+    int64_t held_nusd;   /* as far as the caller knows; asked where the store is not (ledger_writer.h) */
     const char *outcome; /* "stop", "cancelled", "cut": for people */
     const unsigned char *answer; /* POST: to be kept under the request's idempotency key, LEDGER_ANSWER_BYTES at most; NULL: none */
     size_t n_answer;
@@ -141,12 +144,19 @@ void ledger_close(struct ledger *l);
 /* All in one transaction; each op's rc tells of itself. Not 0: nothing of it has happened (-ERR_BUSY: try again; -ERR_IO), or it is not
  * known whether it has (-ERR_UNKNOWN: ledger_look tells). */
 MUST_USE int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
-/* After -ERR_UNKNOWN: whether the batch is there, by the first op of it that was granted. 1, 0 or an error. */
+/* After -ERR_UNKNOWN: whether the batch is there: 1, 0 or an error. It waits until the store has done with the old link's transaction. ops: the
+ * batch's, or those of them that are still of interest. */
 MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
+/* Ends of requests of another run or of another time (journal.h): as ledger_apply. One that has ended before is left alone (-ERR_NOT_FOUND); attempts that
+ * an op does not tell of have failed. */
+MUST_USE int ledger_replay(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
 
 /* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead (alone, only): voided if no attempt is open, else posted as estimated,
- * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
+ * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. A run judges its own requests by the boot clock, and tells the others that it
+ * lives; they leave its requests to it until it has been silent for LEDGER_GRACE_MS. */
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
+/* Writes that the run lives: that the store can be written. */
+MUST_USE int ledger_beat(struct ledger *l, struct err *e);
 /* Takes away idempotency keys that are no longer remembered, and the answers with them; at most LEDGER_MAX_BATCH. *n: how many. */
 MUST_USE int ledger_forget_keys(struct ledger *l, size_t *n, struct err *e);
 
@@ -157,10 +167,24 @@ int64_t ledger_run(const struct ledger *l);
 
 /* --- for operators (ledger_admin.c) --- */
 
-enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK };
-/* Of a project; an adjustment also of a supplier, whose invoice says something else. deposit: outside -> project; refund: house -> project;
- * adjustment: amount_nusd < 0: project -> house, else the other way; chargeback: project -> outside. linked: the transfer that it is about;
- * 0: none. Returns its id. */
+enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK, LEDGER_PAYMENT };
+extern const char *const ledger_transfer_names[]; /* "deposit", ...: as in the schema */
+enum { LEDGER_MAX_NOTE = 1000, LEDGER_MAX_KEY = 200 };
+
+/* What an operator moves. deposit: outside -> project; refund: house -> project; chargeback: project -> outside; adjustment: house -> project,
+ * amount_nusd < 0: the other way; also of a supplier, whose invoice says something else; payment: supplier -> outside, what we pay it,
+ * amount_nusd < 0: what it pays back. */
+struct ledger_order {
+    enum ledger_transfer_kind kind;
+    int64_t account, amount_nusd;
+    int64_t linked;   /* the transfer that it is about; 0: none */
+    const char *note; /* UTF-8 of at most LEDGER_MAX_NOTE bytes; NULL: none */
+    const char *key;  /* printable ASCII of at most LEDGER_MAX_KEY bytes, remembered for good; NULL: none */
+};
+/* Returns the transfer's id. One that was made before with the same key and says the same is not made again: *repeated (may be NULL);
+ * -ERR_MISMATCH: it says something else. -ERR_INPUT, -ERR_NOT_FOUND: e->param names the member at fault. */
+MUST_USE int64_t ledger_transfer_order(struct ledger *l, const struct ledger_order *o, bool *repeated, struct err *e);
+/* The same without a key. */
 MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked,
                                  const char *note, struct err *e);
 
@@ -177,6 +201,12 @@ MUST_USE int ledger_budget_list(struct ledger *l, int64_t account, void (*fn)(vo
                                 struct err *e);
 /* The one hard budget of scope all, this unit and period: replaces what there is of it; amount 0: none. */
 MUST_USE int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e);
+/* Limits are budgets of requests or tokens, by the minute or at once: what they are called. */
+struct ledger_limit {
+    const char *name, *unit, *period;
+};
+enum { LEDGER_LIMITS = 3 };
+extern const struct ledger_limit ledger_limits[LEDGER_LIMITS];
 MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
 /* floor_nusd: a prepaid account's, NULL: pays later. */
 MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);
