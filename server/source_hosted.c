@@ -58,7 +58,8 @@ static enum fault fault_of_result(const struct upstream_result *r)
                                                           [PROVIDER_UNSUPPORTED] = FAULT_UNSUPPORTED, [PROVIDER_CONTEXT] = FAULT_CALLER};
     if (r->outcome == UPSTREAM_WHOLE) return FAULT_NONE;
     if (r->outcome == UPSTREAM_CUT) return r->has_content ? FAULT_CUT : FAULT_BROKEN;
-    return r->error.status == 429 ? FAULT_LIMITED : of[r->error.class];
+    const bool queue = strcmp(r->error.code, "queue_full") == 0; /* another Spillway's: too much for it, whoever asks */
+    return r->error.status == 429 && !queue ? FAULT_LIMITED : of[r->error.class];
 }
 
 static void take_limits(struct hosted_call *h, const struct provider_limits *l)

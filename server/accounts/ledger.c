@@ -572,7 +572,7 @@ static void forget_batch(struct ledger *l)
 
 int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
-    CHECK(n > 0 && n <= LEDGER_MAX_BATCH);
+    CHECK(n > 0 && n <= LEDGER_MAX_BATCH && !l->o.desk);
     int rc = deadlines_reserve(l, n, e);
     if (rc) return rc;
     struct work *work = calloc(n, sizeof *work);

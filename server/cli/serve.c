@@ -39,9 +39,10 @@
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
 #include "server/remote_image.h"
+#include "server/retention.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
-enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
+enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, DESK_THREADS = 2, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
 
 /* The address to serve on: the option's, or that of the socket that systemd handed down. */
 static int find_address(struct serve *s, struct err *e)
@@ -151,7 +152,8 @@ static bool take_name(int lock_fd, char *name, size_t size)
     if (fstat(lock_fd, &st)) return false;
     ssize_t n = pread(lock_fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
-    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino;
+    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev &&
+                inode == (unsigned long long)st.st_ino;
     if (!ours) {
         randombytes_buf(&number, sizeof number);
         int len = snprintf(text, sizeof text, "%016llx %llu %llu\n", number, (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
@@ -251,15 +253,25 @@ static void tell_first_key(struct serve *s)
     explicit_bzero(s->first_key, sizeof s->first_key);
 }
 
+/* What reading files took. */
+static void give_back_heap(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    malloc_trim(0);
+#endif
+}
+
 /* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
     loading_end(s);
+    give_back_heap();
     struct buf models;
+    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
     for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
-    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
+    if (s->g.n_models == 0) buf_puts(&models, json ? "" : "hosted models only");
     char url[128];
     snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
              http_port(s->g.http));
@@ -445,6 +457,8 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = start_remote(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
+    if (!rc) rc = pool_new(&s->g.desk, s->g.loop, DESK_THREADS, e);
+    if (!rc) rc = retention_start(&s->retention, &s->g, s->o->retain_requests, e);
     if (!rc) rc = serve_alerts_start(s, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
@@ -460,8 +474,11 @@ static void serve_close(struct serve *s)
     alerts_stop(s->alerts);
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
+    pool_free(g->desk);
+    g->desk = NULL; /* what is still handed back by it submits no more */
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
+    retention_stop(s->retention);
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
     ledger_writer_free(g->ledger);

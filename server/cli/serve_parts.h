@@ -60,6 +60,7 @@ struct serve {
     struct err failure;       /* why the loop was stopped; ERR_NONE: on request */
     struct err ledger_why;    /* of the ledger's writer, when the disk has failed */
     struct loop_call ledger_failed;
+    struct retention *retention; /* NULL: requests are kept for good */
     struct reload *reload;    /* one that runs; NULL: none */
     bool reload_again;        /* SIGHUP came meanwhile */
 };
@@ -104,6 +105,8 @@ void serve_hosted_tell(const struct serve *s); /* the log */
 
 /* serve_alerts.c: after the pool; alerts stay NULL without accounts. */
 MUST_USE int serve_alerts_start(struct serve *s, struct err *e);
+/* Any thread. -ERR_INPUT names the option. */
+MUST_USE int serve_alerts_bounds(const struct options *o, struct alerts_bounds *out, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);
