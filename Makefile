@@ -13,6 +13,7 @@
 #   make bench         speed and memory; see docs/performance.md
 #   make bench-cpu     the serving engine's table, beside llama.cpp if its programs are named (ARGS="--only streams --llama-server ...")
 #   make bench-faults  figures of the fault rows: key check, requests/s beside nginx, slowloris, idle streams (ARGS="--save NAME")
+#   make bench-proxy   the gateway beside nginx, and with ARGS=--litellm LiteLLM, in front of a provider that answers at once
 #   make reference     docs/configuration.md anew, after a change of options or limits
 #   make format        clang-format over our C files
 JOBS ?= $(shell nproc)
@@ -20,7 +21,7 @@ SEED ?= 1
 CTEST = ctest --output-on-failure --no-tests=error
 SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
-.PHONY: all build setup cuda run demo-overflow test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults format reference
+.PHONY: all build setup cuda run demo-overflow test fault-long asan ubsan tsan sim sim-long fuzz golden parity bench bench-cpu bench-faults bench-proxy format reference
 all: build
 
 setup:
@@ -107,6 +108,10 @@ bench-cpu: build
 bench-faults: build
 	@tools/setup --tests
 	build/venv/bin/python bench/faults.py $(ARGS)
+
+bench-proxy: build
+	@tools/setup --tests
+	build/venv/bin/python -B bench/proxy.py $(ARGS)
 
 reference: build
 	build/spillway --reference > docs/configuration.md

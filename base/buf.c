@@ -72,12 +72,12 @@ int buf_vprintf(struct buf *b, const char *fmt, va_list ap)
 {
     va_list again;
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    size_t room = b->data ? b->cap - b->len : 0; /* most often it fits: then once is enough */
+    int n = vsnprintf(b->data ? b->data + b->len : NULL, room, fmt, ap);
     int rc = n < 0 ? buf_fail(b, ERR_INTERNAL) : buf_reserve(b, (size_t)n);
-    if (!rc) {
-        vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
-        b->len += (size_t)n;
-    }
+    if (!rc && (size_t)n >= room) vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
+    if (!rc) b->len += (size_t)n;
+    if (rc && room) b->data[b->len] = '\0';
     va_end(again);
     return rc;
 }

@@ -18,7 +18,7 @@ static const char *const code_names[ERR_CODES] = {
     [ERR_EXISTS] = "exists",   [ERR_UNKNOWN] = "unknown",   [ERR_BUDGET] = "budget",
     [ERR_HELD] = "held",       [ERR_PRICE] = "price",       [ERR_IN_FLIGHT] = "in_flight",
     [ERR_DONE] = "done",       [ERR_MISMATCH] = "mismatch", [ERR_STORE] = "store",
-    [ERR_PROVIDER] = "provider",
+    [ERR_PROVIDER] = "provider", [ERR_BROKEN] = "broken",
 };
 
 const char *err_code_name(enum err_code code)

@@ -40,6 +40,7 @@ enum err_code {
     ERR_MISMATCH,    /* ... to one with another body */
     ERR_PROVIDER,    /* a hosted provider failed */
     ERR_STORE,       /* the accounts cannot be written now */
+    ERR_BROKEN,      /* a disk may not have kept what it was told: this process must not go on with it */
     ERR_INTERNAL,    /* our own mistake, survivable */
     ERR_CODES        /* number of codes, not a code */
 };

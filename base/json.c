@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_quick.h"
 #include "base/str.h"
 
 const struct json_limits json_limits_request = {.max_bytes = 64u << 20, .max_values = 100000, .max_depth = 64, .max_key_bytes = 256};
@@ -165,11 +166,11 @@ static const char *json_why(const json_error_t *je)
 /* --- the library's memory ---
  * When memory runs out while it parses, Jansson drops bytes of strings, calls it wrong syntax, or ends the process by an assertion. So the parser is
  * left as soon as an allocation fails (longjmp), and what it had taken is freed: blocks of a running parse are in a list.
- * A large file's tree is hundreds of thousands of blocks, which taking and freeing singly makes twice as slow to read: they lie one after another
- * in slabs, and a slab goes with its last block. Whoever holds a part of such a tree holds that part's slab; a tree is one thread's at a time. */
+ * Taking and freeing a tree's blocks singly makes it twice as slow to read: they lie one after another in slabs that are made for the text's length, and a
+ * slab goes with its last block. Whoever holds a part of a tree holds that part's slab; a tree is one thread's at a time. */
 
 struct json_slab {
-    size_t live, used; /* blocks; bytes */
+    size_t live, used, cap; /* blocks; bytes */
     struct json_slab *next; /* of the running parse */
     _Alignas(16) char data[];
 };
@@ -182,11 +183,13 @@ struct json_block {
     };
 };
 
-enum { SLAB_BYTES = 1 << 20, SLAB_BLOCK_MAX_BYTES = SLAB_BYTES / 16, SLABS_FROM_BYTES = 1 << 18 /* of JSON */ };
+enum { QUICK_MAX_BYTES = 1 << 20 /* beyond, what it may copy once more is too much */ };
+enum { SLAB_MIN_BYTES = 1 << 10, SLAB_MAX_BYTES = 1 << 20, SLAB_A_BYTE = 12 /* bytes of tree that a byte of small JSON makes */ };
 static struct json_block *in_slab;
 
 static _Thread_local struct {
-    bool running, in_slabs;
+    bool running;
+    size_t slab_bytes;
     struct json_block *blocks;
     struct json_slab *slabs; /* the first is being filled */
     jmp_buf give_up;
@@ -196,10 +199,10 @@ static struct json_block *slab_block(size_t n)
 {
     const size_t size = (sizeof(struct json_block) + n + 15) & ~(size_t)15;
     struct json_slab *s = parse.slabs;
-    if (!s || SLAB_BYTES - s->used < size) {
-        s = malloc(sizeof *s + SLAB_BYTES);
+    if (!s || s->cap - s->used < size) {
+        s = malloc(sizeof *s + parse.slab_bytes);
         if (!s) return NULL;
-        *s = (struct json_slab){.next = parse.slabs};
+        *s = (struct json_slab){.next = parse.slabs, .cap = parse.slab_bytes};
         parse.slabs = s;
     }
     struct json_block *b = (struct json_block *)(void *)(s->data + s->used);
@@ -211,7 +214,7 @@ static struct json_block *slab_block(size_t n)
 
 static void *block_malloc(size_t n)
 {
-    const bool small = parse.running && parse.in_slabs && n <= SLAB_BLOCK_MAX_BYTES;
+    const bool small = parse.running && n <= parse.slab_bytes / 16;
     struct json_block *b = small ? slab_block(n) : n > SIZE_MAX - sizeof *b ? NULL : malloc(sizeof *b + n);
     if (!b && parse.running) longjmp(parse.give_up, 1);
     if (!b) return NULL;
@@ -249,11 +252,12 @@ __attribute__((constructor)) static void take_memory_here(void)
 static bool json_parse(const char *p, size_t n, json_t **out, json_error_t *je)
 {
     parse.running = true;
-    parse.in_slabs = n >= SLABS_FROM_BYTES;
+    parse.slab_bytes = n < SLAB_MIN_BYTES / SLAB_A_BYTE ? SLAB_MIN_BYTES : n < SLAB_MAX_BYTES / SLAB_A_BYTE ? n * SLAB_A_BYTE : SLAB_MAX_BYTES;
     parse.blocks = NULL;
     parse.slabs = NULL;
     bool done = setjmp(parse.give_up) == 0;
-    if (done) *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, je);
+    if (done && n <= QUICK_MAX_BYTES) *out = json_quick(p, n, block_malloc, block_free);
+    if (done && !*out) *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, je);
     parse.running = false;
     for (struct json_block *b = parse.blocks, *next; b; b = next) {
         next = b->next;
@@ -330,8 +334,51 @@ static int write_chunk(const char *p, size_t n, void *buf)
     return buf_append(buf, p, n);
 }
 
+static void write_value(struct buf *b, const json_t *v);
+
+static void write_members(struct buf *b, const json_t *object)
+{
+    char before = '{';
+    for (void *it = json_object_iter((json_t *)object); it; it = json_object_iter_next((json_t *)object, it), before = ',') {
+        buf_putc(b, before);
+        json_write_string(b, json_object_iter_key(it), json_object_iter_key_len(it));
+        buf_putc(b, ':');
+        write_value(b, json_object_iter_value(it));
+    }
+    buf_puts(b, before == '{' ? "{}" : "}");
+}
+
+static void write_items(struct buf *b, const json_t *array)
+{
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        buf_putc(b, i ? ',' : '[');
+        write_value(b, json_array_get(array, i));
+    }
+    buf_puts(b, json_array_size(array) ? "]" : "[]");
+}
+
+/* The library would first look, for each object and list, whether it is inside itself: with us none is. */
+static void write_value(struct buf *b, const json_t *v)
+{
+    if (json_is_object(v))
+        write_members(b, v);
+    else if (json_is_array(v))
+        write_items(b, v);
+    else if (json_is_string(v))
+        json_write_string(b, json_string_value(v), json_string_length(v));
+    else if (json_is_integer(v))
+        buf_printf(b, "%lld", (long long)json_integer_value(v));
+    else if (json_is_real(v)) {
+        if (json_dump_callback(v, write_chunk, b, JSON_COMPACT | JSON_ENCODE_ANY) && !b->failed) b->failed = -ERR_MEMORY;
+    } else
+        buf_puts(b, json_is_true(v) ? "true" : json_is_false(v) ? "false" : "null");
+}
+
 int json_write(struct buf *b, const json_t *v)
 {
-    if (json_dump_callback(v, write_chunk, b, JSON_COMPACT | JSON_ENCODE_ANY) && !b->failed) b->failed = -ERR_MEMORY;
+    if (v)
+        write_value(b, v);
+    else if (!b->failed) /* what was to be made for want of memory was not */
+        b->failed = -ERR_MEMORY;
     return b->failed;
 }

@@ -149,6 +149,7 @@ int main(int argc, char **argv)
     double took_s = (double)(clock_boot_ns() - from_ns) / 1e9;
     struct ledger_writer_state st = ledger_writer_state(writer);
     ledger_writer_stop(writer, 10000);
+    ledger_writer_free(writer);
     size_t n = n_pairs < SAMPLES ? n_pairs : SAMPLES;
     qsort(pair_us, n, sizeof *pair_us, by_size);
     printf("{\"store\": \"%s\", \"clients\": %d, \"pairs_a_second\": %.0f, \"pair_p50_us\": %u, \"pair_p99_us\": %u, \"operations_a_transaction\": %.1f, "

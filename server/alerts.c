@@ -35,6 +35,7 @@ struct alerts {
     struct sending sendings[AT_ONCE];
     /* the job's, while it runs */
     struct pool_job job;
+    struct alerts_bounds bounds;
     struct alerts_seen seen;
     struct alert_count failed, overflowed;
     bool look, worked;
@@ -67,7 +68,7 @@ static void work(struct pool_job *j)
     a->rc = db_open(&db, a->g->store, &a->e);
     if (!a->rc) a->rc = tell_store(a, db, &a->e);
     if (a->rc) goto done;
-    if (a->look) a->rc = alerts_find(db, &a->config, &a->seen, a->failed, a->overflowed, &a->e);
+    if (a->look) a->rc = alerts_find(db, &a->bounds, &a->seen, a->failed, a->overflowed, &a->e);
     int rc = alert_take(db, a->config.url != NULL, a->taken, AT_ONCE, &a->n_taken, &a->next_ms, &later); /* also what others have found */
     if (rc && !a->rc) {
         a->rc = rc;
@@ -188,7 +189,7 @@ static void done(struct pool_job *j)
     if (a->closing || !a->worked) return;
     if (a->rc && now_ms >= a->fault_at_ms) { /* while the store is away it is said once a look */
         log_warn("alerts: %s", a->e.msg);
-        a->fault_at_ms = now_ms + a->config.every_ms;
+        a->fault_at_ms = now_ms + a->bounds.every_ms;
     }
     for (size_t i = 0; i < a->n_taken; i++) {
         if (a->taken[i].tries == 1) log_warn("alert: %s", a->taken[i].message);
@@ -207,7 +208,8 @@ static void begin(void *ctx)
     int64_t now_ms = loop_now_ms(a->g->loop);
     CHECK(!a->in_job && a->n_sending == 0);
     a->look = now_ms >= a->look_at_ms;
-    if (a->look) a->look_at_ms = now_ms + a->config.every_ms;
+    a->bounds = a->config.bounds;
+    if (a->look) a->look_at_ms = now_ms + a->bounds.every_ms;
     a->failed = (struct alert_count){.n = a->g->n_ended, .hit = a->g->n_failed};
     a->overflowed = (struct alert_count){.n = o->n_requests, .hit = o->n_overflow};
     a->in_job = true;
@@ -223,6 +225,11 @@ int alerts_new(struct alerts **out, struct gateway *g, const struct alerts_confi
     int rc = c->url ? curl_loop_new(&a->curl, g->loop, sending_done, a, e) : 0;
     if (!rc) rc = loop_timer_set(g->loop, &a->timer, loop_now_ms(g->loop));
     return rc;
+}
+
+void alerts_set(struct alerts *a, const struct alerts_bounds *b)
+{
+    if (a) a->config.bounds = *b;
 }
 
 void alerts_stop(struct alerts *a)

@@ -21,15 +21,21 @@
 struct alerts;
 struct gateway;
 
+/* When something is told. */
+struct alerts_bounds {
+    int64_t every_ms, spend_factor, spend_floor_nusd;
+    int error_per_cent, overflow_per_cent;
+};
 struct alerts_config {
     const char *url, *ca_file; /* borrowed until alerts_free; url NULL: the log only. ca_file NULL: the system's */
     struct webhook_secret secret;
-    int64_t every_ms, spend_factor, spend_floor_nusd;
-    int error_per_cent, overflow_per_cent;
+    struct alerts_bounds bounds;
 };
 
 /* g has accounts, a pool and a loop. */
 MUST_USE int alerts_new(struct alerts **out, struct gateway *g, const struct alerts_config *c, struct err *e);
+/* From the next look on. Accepts NULL. */
+void alerts_set(struct alerts *a, const struct alerts_bounds *b);
 /* Nothing more is begun or sent. Before the pool ends. Accepts NULL. */
 void alerts_stop(struct alerts *a);
 /* After the pool's last calls. Accepts NULL. */
@@ -44,7 +50,7 @@ struct alerts_seen {
     int64_t last_price;
 };
 /* Looks, and puts into the store what is to be told. failed, overflowed: as counted since the start. */
-MUST_USE int alerts_find(struct db *db, const struct alerts_config *c, struct alerts_seen *s, struct alert_count failed,
+MUST_USE int alerts_find(struct db *db, const struct alerts_bounds *b, struct alerts_seen *s, struct alert_count failed,
                          struct alert_count overflowed, struct err *e);
 
 #endif

@@ -80,16 +80,16 @@ static void add_overrun(struct list *l, const struct alert_hour *h, const struct
     account_json_money(&f->data, "hour_usd", s->spent_nusd);
 }
 
-static int find_spend(struct list *l, struct db *db, const struct alerts_config *c, struct alert_hour *h, struct err *e)
+static int find_spend(struct list *l, struct db *db, const struct alerts_bounds *b, struct alert_hour *h, struct err *e)
 {
     int rc = alert_hour_read(h, db, e);
     for (size_t i = 0; i < h->n && !rc; i++) {
         const struct alert_spend *s = &h->spends[i];
         struct alert_past past;
         if (s->project == ALERT_OVERRUN) add_overrun(l, h, s);
-        if (s->project == ALERT_OVERRUN || s->spent_nusd < c->spend_floor_nusd) continue;
+        if (s->project == ALERT_OVERRUN || s->spent_nusd < b->spend_floor_nusd) continue;
         rc = alert_past_read(db, s->project, &past, e);
-        if (!rc && alert_spend_is_high(s->spent_nusd, past.past_nusd, past.past_hours, c->spend_factor, c->spend_floor_nusd))
+        if (!rc && alert_spend_is_high(s->spent_nusd, past.past_nusd, past.past_hours, b->spend_factor, b->spend_floor_nusd))
             add_spend(l, h, s, &past);
     }
     return rc;
@@ -207,15 +207,15 @@ static int keep(struct list *l, struct db *db, struct err *e)
     return rc;
 }
 
-int alerts_find(struct db *db, const struct alerts_config *c, struct alerts_seen *s, struct alert_count failed,
+int alerts_find(struct db *db, const struct alerts_bounds *b, struct alerts_seen *s, struct alert_count failed,
                 struct alert_count overflowed, struct err *e)
 {
     struct list l = {.n = 0};
     struct err kept;
     int64_t last_price = s->last_price;
-    int rc = find_spend(&l, db, c, &s->hour, e);
-    find_rate(&l, "error_rate", "have failed", &s->failed, failed, c->error_per_cent, s->hour.starts_s);
-    find_rate(&l, "overflow_rate", "went to a provider in place of a local model", &s->overflowed, overflowed, c->overflow_per_cent,
+    int rc = find_spend(&l, db, b, &s->hour, e);
+    find_rate(&l, "error_rate", "have failed", &s->failed, failed, b->error_per_cent, s->hour.starts_s);
+    find_rate(&l, "overflow_rate", "went to a provider in place of a local model", &s->overflowed, overflowed, b->overflow_per_cent,
               s->hour.starts_s);
     if (!rc) rc = alert_budgets(db, budget_found, &l, e);
     if (!rc) rc = find_prices(&l, db, &last_price, e);

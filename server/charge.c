@@ -9,7 +9,7 @@ struct charge {
     struct loop_call back;
     struct loop *loop;
     struct ledger_writer *writer;
-    int64_t request;
+    int64_t request, held_nusd;
     bool busy, ends; /* ends: `end` is asked for */
     struct ledger_op end;
     char *raw[LEDGER_MAX_ATTEMPTS];
@@ -72,6 +72,7 @@ static void submit_end(struct charge *c)
     c->done = c->end_done;
     c->ctx = c->end_ctx;
     c->call.op = c->end;
+    c->call.op.held_nusd = c->held_nusd;
     submit(c);
 }
 
@@ -85,6 +86,7 @@ static void charge_back(struct loop_call *call)
     c->busy = false;
     c->done = NULL;
     if (op.type == LEDGER_RESERVE && !op.rc) c->request = op.request;
+    if (!ended && !op.rc) c->held_nusd += op.amount_nusd;
     if (!ended && c->ends) {
         if (op.type == LEDGER_ATTEMPT && !op.rc) /* granted, and never made */
             c->end.used[c->end.n_used++] = (struct ledger_used){.n = op.n, .supplier = op.attempt.supplier, .end = LEDGER_FAILED};

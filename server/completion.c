@@ -22,7 +22,7 @@
 #include "server/route.h"
 #include "server/routing/explain.h"
 
-enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20 };
+enum { TEXT_MIN_BYTES = 64 << 10, ARENA_MAX_BYTES = 256 << 20, READ_HERE_BYTES = 8 << 10 /* whatever is in it, less than a millisecond */ };
 
 static void close_fd(int *fd)
 {
@@ -349,18 +349,19 @@ static int encode(struct completion *c, struct hosted_model *m, const struct hos
     return rc;
 }
 
-/* A provider is asked as the client asks us: what only it can judge is left to it. */
-static int read_request(struct completion *c, struct err *e)
+/* What it takes to know who is asked. */
+static int read_name(struct completion *c, struct err *e)
 {
     completion_repeat_read(c);
-    int rc = c->n_fetches ? completion_fetch_put(c, e) : read_json(c, e);
-    if (!rc && !c->n_fetches) {
-        rc = completion_route_read(c, e);
-        if (!rc) rc = completion_fetch_find(c, e);
-        if (!rc && c->n_fetches) return 0; /* the rest when they are there */
-    }
-    if (rc) return rc;
-    if (c->model) rc = read_local(c, e);
+    int rc = read_json(c, e);
+    if (!rc) rc = completion_route_read(c, e);
+    return rc ? rc : completion_fetch_find(c, e);
+}
+
+/* A provider is asked as the client asks us: what only it can judge is left to it. */
+static int read_rest(struct completion *c, struct err *e)
+{
+    int rc = c->model ? read_local(c, e) : 0;
     if (is_for_others(c, rc)) {
         give_up_local(c, e);
         rc = 0;
@@ -372,6 +373,18 @@ static int read_request(struct completion *c, struct err *e)
     if (!rc) rc = completion_route_price(c, e);
     struct hosted_model *only = rc ? NULL : completion_route_only(c);
     return only ? encode(c, only, completion_route_bill(c), e) : rc;
+}
+
+static int read_request(struct completion *c, struct err *e)
+{
+    int rc = 0;
+    if (c->n_fetches)
+        rc = completion_fetch_put(c, e);
+    else if (!c->request) { /* else it was read on the loop */
+        rc = read_name(c, e);
+        if (!rc && c->n_fetches) return 0; /* the rest when they are there */
+    }
+    return rc ? rc : read_rest(c, e);
 }
 
 static struct completion *of_job(struct pool_job *j)
@@ -876,6 +889,22 @@ static void read_done(struct pool_job *j)
     if (job_ended(c)) completion_repeat_ask(c, read_on);
 }
 
+/* On the loop: reading a small request takes less than handing it to a thread and back. A local model's prompt is made by a thread all the same. */
+static void read_here(struct completion *c)
+{
+    struct err e;
+    int rc = read_name(c, &e);
+    if (!rc && !c->n_fetches && c->model) {
+        completion_job(c, read_work, read_done);
+        return;
+    }
+    if (!rc && !c->n_fetches) rc = read_rest(c, &e);
+    if (rc)
+        completion_fail(c, &e);
+    else
+        completion_repeat_ask(c, read_on);
+}
+
 /* --- deadline --- */
 
 static void deadline_passed(void *ctx)
@@ -961,7 +990,10 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
         completion_fail(c, &e);
         return;
     }
-    completion_job(c, read_work, read_done);
+    if (g->hosted && c->body.len <= READ_HERE_BYTES)
+        read_here(c);
+    else
+        completion_job(c, read_work, read_done);
 }
 
 /* --- events --- */

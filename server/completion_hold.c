@@ -136,7 +136,7 @@ uint32_t completion_hold_covers(struct completion *c, uint32_t n)
     const int64_t made = c->usage.completion_tokens + n;
     if (!c->charge || h->tokens >= h->most) return n;
     if (made >= h->ask_at && !h->asked && !charge_is_busy(c->charge)) ask(c, made);
-    if (made <= h->tokens || h->asked || !h->refused) return n;
+    if (made <= h->tokens || !h->refused) return n; /* not refused: the answer to what was asked for comes */
     int64_t over = made - h->tokens;
     return over < n ? n - (uint32_t)over : 0;
 }

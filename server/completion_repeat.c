@@ -130,24 +130,23 @@ static void replay(struct completion *c, char *text, size_t n)
     http_reply(c->http, 200, "application/json", at + 1, n - (size_t)(at + 1 - text));
 }
 
-static bool replay_kept(struct completion *c, const struct ledger_op *op)
+/* -ERR_NOT_FOUND: none is kept. */
+static int replay_kept(struct completion *c, const struct ledger_op *op, struct err *e)
 {
     const struct ledger_receipt *r = op->receipt;
-    struct err e;
-    if (!r->answer) return false;
+    if (!r->answer) return -ERR_NOT_FOUND;
     const struct answer_box box = box_of(c, op->known);
     char *text = malloc(r->n_answer);
-    int rc = text ? answer_open(&box, r->answer, r->n_answer, text, &e) : err_set(&e, ERR_MEMORY, "out of memory");
-    if (rc)
-        log_request(LOG_WARN, http_request_id(c->http), "the answer of request %lld cannot be given again: %s", (long long)op->known, e.msg);
-    else
-        replay(c, text, r->n_answer - ANSWER_EXTRA_BYTES);
+    int rc = text ? answer_open(&box, r->answer, r->n_answer, text, e) : err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc) replay(c, text, r->n_answer - ANSWER_EXTRA_BYTES);
     free(text);
-    return rc == 0;
+    if (rc != -ERR_INPUT) return rc;
+    log_request(LOG_WARN, http_request_id(c->http), "the answer of request %lld cannot be given again: %s", (long long)op->known, e->msg);
+    return -ERR_NOT_FOUND;
 }
 
 /* 409, with what the request came to beside what every error has. */
-static void tell_receipt(struct completion *c, const struct ledger_op *op)
+static int tell_receipt(struct completion *c, const struct ledger_op *op, struct err *e)
 {
     const struct ledger_receipt *r = op->receipt;
     struct usage_told told;
@@ -165,19 +164,22 @@ static void tell_receipt(struct completion *c, const struct ledger_op *op)
     buf_printf(&b, ",\"estimated\":%s,\"usage\":", r->estimated ? "true" : "false");
     chat_write_usage(&b, &told);
     buf_puts(&b, "}}}");
-    if (b.failed)
-        api_error_reply(c->http, API_ALREADY_DONE, &op->err);
-    else {
+    int rc = b.failed ? err_set(e, ERR_MEMORY, "out of memory") : 0;
+    if (!rc) {
         http_add_header(c->http, "x-should-retry", "false");
         http_reply(c->http, api_errors[API_ALREADY_DONE].status, "application/json", b.data, b.len);
     }
     buf_free(&b);
+    return rc;
 }
 
 bool completion_repeat_known(struct completion *c, const struct ledger_op *op)
 {
+    struct err e;
     if (op->rc != -ERR_DONE) return false;
-    if (!replay_kept(c, op)) tell_receipt(c, op);
+    int rc = replay_kept(c, op, &e);
+    if (rc == -ERR_NOT_FOUND) rc = tell_receipt(c, op, &e);
+    if (rc) api_error_reply(c->http, api_error_of(&e), &e); /* it may ask again */
     completion_answered(c);
     return true;
 }

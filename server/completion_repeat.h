@@ -24,7 +24,7 @@ void completion_repeat_forget(struct completion *c);
 /* For the reservation, before and after it. */
 void completion_repeat_name(struct completion *c, struct ledger_op *reserve);
 void completion_repeat_reserved(struct completion *c, const struct ledger_op *op);
-/* A LEDGER_RESERVE or _KNOWN was refused. true: its answer was there, and the client has it, or was told why not. */
+/* A LEDGER_RESERVE or _KNOWN was refused. true: it was done before, and the client has its answer, or was told what it came to. */
 bool completion_repeat_known(struct completion *c, const struct ledger_op *op);
 /* Gives a post the answer, as the client will get it, to be kept with it. */
 void completion_repeat_keep(struct completion *c, struct ledger_op *post);

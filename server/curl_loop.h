@@ -4,6 +4,7 @@
 #define SPILLWAY_SERVER_CURL_LOOP_H
 
 #include <curl/curl.h>
+#include <stdbool.h>
 
 #include "base/err.h"
 #include "server/loop.h"
@@ -13,6 +14,8 @@ MUST_USE int curl_loop_new(struct curl_loop **out, struct loop *l, void (*done)(
                            struct err *e);
 /* Transfers must have been removed. Accepts NULL. */
 void curl_loop_free(struct curl_loop *c);
+/* Before a handle is added for the first time. */
+MUST_USE bool curl_loop_prepare(struct curl_loop *c, CURL *easy);
 MUST_USE int curl_loop_add(struct curl_loop *c, CURL *easy, struct err *e);
 void curl_loop_remove(struct curl_loop *c, CURL *easy);
 /* Keeps up to n connections that nobody uses; without this call, four for each transfer under way. */

@@ -491,11 +491,21 @@ void http_stream_begin(struct http_request *r, unsigned status, const char *cont
     answer_made(r);
 }
 
+/* A chunk's head. */
+static void write_size(struct buf *out, size_t n)
+{
+    char text[2 * sizeof n + 2], *p = text + sizeof text - 2;
+    memcpy(p, "\r\n", 2);
+    do *--p = "0123456789abcdef"[n & 15];
+    while (n >>= 4);
+    buf_append(out, p, (size_t)(text + sizeof text - p));
+}
+
 static void stream_append(struct http_request *r, const void *p, size_t n)
 {
     struct buf *out = &r->conn->out;
     if (n == 0) return; /* would be the last chunk */
-    if (r->chunks) buf_printf(out, "%zx\r\n", n);
+    if (r->chunks) write_size(out, n);
     buf_append(out, p, n);
     if (r->chunks) buf_puts(out, "\r\n");
 }

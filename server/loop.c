@@ -26,8 +26,9 @@ struct loop {
     struct loop_watch *wake, *dead;
     struct loop_timer *timers; /* a pairing heap: its root is due first */
     size_t n_timers;
-    pthread_mutex_t lock; /* of the posted calls */
+    pthread_mutex_t lock; /* of the posted calls, and of asleep */
     struct loop_call *first, **last;
+    bool asleep; /* waits, or is about to: who posts must wake it */
     int (*before_wait)(void *ctx);
     void *before_wait_ctx;
     int64_t now_ms;
@@ -51,14 +52,31 @@ static bool take_posted(struct loop *l)
     return any;
 }
 
+/* The round takes the calls itself. */
 static void wake_event(void *ctx, uint32_t events)
 {
     (void)events;
     struct loop *l = ctx;
     uint64_t n;
     ssize_t got = read(l->wake_fd, &n, sizeof n);
-    (void)got; /* an empty counter only means that a round before took the calls */
-    take_posted(l);
+    (void)got;
+}
+
+/* false: calls wait already. */
+static bool fall_asleep(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->asleep = l->first == NULL;
+    bool asleep = l->asleep;
+    pthread_mutex_unlock(&l->lock);
+    return asleep;
+}
+
+static void wake_up(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->asleep = false;
+    pthread_mutex_unlock(&l->lock);
 }
 
 void loop_run_posted(struct loop *l)
@@ -202,9 +220,11 @@ void loop_post(struct loop *l, struct loop_call *c)
     pthread_mutex_lock(&l->lock);
     *l->last = c;
     l->last = &c->next;
+    bool asleep = l->asleep;
+    l->asleep = false; /* one wakes it */
     pthread_mutex_unlock(&l->lock);
     uint64_t one = 1;
-    while (write(l->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    while (asleep && write(l->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
     } /* a full counter wakes the loop just as well */
 }
 
@@ -243,13 +263,15 @@ int loop_run(struct loop *l, struct err *e)
     while (!l->stop) {
         int ms = wait_ms(l);
         if (l->stop) break; /* the hook runs callbacks too */
-        int n = epoll_wait(l->epoll_fd, events, BATCH, ms);
+        int n = epoll_wait(l->epoll_fd, events, BATCH, fall_asleep(l) ? ms : 0);
+        wake_up(l);
         if (n < 0 && errno != EINTR) return err_set(e, ERR_IO, "event loop: %s", strerror(errno));
         l->now_ms = clock_boot_ms();
         for (int i = 0; i < n; i++) {
             struct loop_watch *w = events[i].data.ptr;
             if (w->fn) w->fn(w->ctx, events[i].events);
         }
+        take_posted(l);
         run_timers(l);
         bury_dead(l);
     }

@@ -60,15 +60,21 @@ static int take_line(struct sse_read *s, const char *p, size_t n, struct err *e)
     return 0;
 }
 
+static size_t next_of(const char *p, size_t at, size_t end, char c)
+{
+    const char *found = at < end ? memchr(p + at, c, end - at) : NULL;
+    return found ? (size_t)(found - p) : end;
+}
+
 int sse_read_push(struct sse_read *s, const char *p, size_t n, struct err *e)
 {
-    size_t at = 0;
+    size_t at = 0, lf = next_of(p, 0, n, '\n'); /* the next one from at on, or n */
     int rc = 0;
     while (at < n && !rc) {
         if (s->after_cr && p[at] == '\n') at++;
         s->after_cr = false;
-        size_t end = at;
-        while (end < n && p[end] != '\n' && p[end] != '\r') end++;
+        if (lf < at) lf = next_of(p, at, n, '\n');
+        size_t end = next_of(p, at, lf, '\r');
         bool whole = end<n, pieces = s->line.len> 0 || !whole;
         if (pieces && buf_append(&s->line, p + at, end - at)) return buf_error(&s->line, e);
         if (whole) {

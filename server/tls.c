@@ -16,6 +16,9 @@
 
 enum { FILE_MAX_BYTES = 1 << 20, WARN_DAYS = 14 };
 
+/* The library would prepare itself when it is loaded, which takes a megabyte and milliseconds of every server: most serve no TLS. */
+GNUTLS_SKIP_GLOBAL_INIT
+
 struct tls_context {
     gnutls_certificate_credentials_t credentials;
     gnutls_priority_t priority;
@@ -129,7 +132,8 @@ int tls_context_new(struct tls_context **out, const char *cert_path, const char 
     struct tls_context *c = *out = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_MEMORY, "out of memory");
     c->refs = 1;
-    int tls_rc = gnutls_certificate_allocate_credentials(&c->credentials);
+    int tls_rc = gnutls_global_init(); /* counts; any thread */
+    if (!tls_rc) tls_rc = gnutls_certificate_allocate_credentials(&c->credentials);
     if (!tls_rc) tls_rc = gnutls_priority_init(&c->priority, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE", NULL);
     if (!tls_rc) tls_rc = gnutls_session_ticket_key_generate(&c->ticket_key);
     int rc = tls_rc ? err_set(e, ERR_INTERNAL, "TLS: %s", gnutls_strerror(tls_rc)) : load_files(c->credentials, cert_path, key_path, e);

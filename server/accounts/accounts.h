@@ -20,7 +20,7 @@
 struct accounts;
 struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 10, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 11, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.

@@ -130,6 +130,16 @@ enum db_kind db_kind(const struct db *db)
     return db->driver->kind;
 }
 
+const char *db_trouble(const struct db *db)
+{
+    return db->trouble ? db->trouble : "the store is away";
+}
+
+int db_settle(struct db *db, struct err *e)
+{
+    return db->driver->kind == DB_SQLITE ? db_script(db, "PRAGMA wal_checkpoint(TRUNCATE)", e) : 0;
+}
+
 void db_wait_for_locks(struct db *db, int ms)
 {
     db->driver->wait_for_locks(db, ms);

@@ -6,7 +6,8 @@
  * types are fixed by that first use. Text is UTF-8 without NUL.
  *
  * A transaction that fails is rolled back by db_rollback. -ERR_UNKNOWN is what db_commit alone returns: the link broke while it was under
- * way, so that it may have happened; the caller looks by its ids. One handle belongs to one thread. */
+ * way, so that it may have happened; the caller looks. -ERR_BROKEN (SQLite): the disk failed where that leaves unknown what it has kept, at a
+ * commit or an fsync; the handle does nothing from then on, and a new process finds what is there. One handle belongs to one thread. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_DB_H
 #define SPILLWAY_SERVER_ACCOUNTS_DB_H
 
@@ -52,12 +53,18 @@ MUST_USE int db_open(struct db **out, const char *where, struct err *e);
 void db_close(struct db *db); /* accepts NULL; rows must be ended */
 enum db_kind db_kind(const struct db *db);
 bool db_is_url(const char *where);
+/* What its last fault was, in words that are fit for everybody: "the disk is full". */
+const char *db_trouble(const struct db *db);
 /* For people and logs: where, with a password in it as ***. Returns out. */
 char *db_show_where(const char *where, char *out, size_t n);
 /* How long a statement waits for others' locks (SQLite). */
 void db_wait_for_locks(struct db *db, int ms);
-/* PostgreSQL: connects again if the link is broken. SQLite: 0. */
+/* PostgreSQL: connects again if the link is broken. SQLite: 0, or -ERR_BROKEN. */
 MUST_USE int db_revive(struct db *db, struct err *e);
+
+/* SQLite: all that a run before has left in the log of writes goes into the file and is waited for. The log may be in the system's memory alone, if that
+ * run ended because an fsync failed. PostgreSQL does that itself. */
+MUST_USE int db_settle(struct db *db, struct err *e);
 
 /* A script of statements without arguments. */
 MUST_USE int db_script(struct db *db, const char *sql, struct err *e);
@@ -66,14 +73,14 @@ MUST_USE int db_script(struct db *db, const char *sql, struct err *e);
 MUST_USE int db_begin(struct db *db, struct err *e);
 /* For reading: all its statements see the store as it was at the first, and nobody waits for it. */
 MUST_USE int db_begin_read(struct db *db, struct err *e);
-/* After -ERR_IO nothing has happened; after -ERR_UNKNOWN it may have. */
+/* After -ERR_IO nothing has happened; after -ERR_UNKNOWN and -ERR_BROKEN it may have. */
 MUST_USE int db_commit(struct db *db, struct err *e);
 void db_rollback(struct db *db);
 /* Commits if rc >= 0, else rolls back. Returns rc, or why it was not committed. */
 MUST_USE int db_end(struct db *db, int rc, struct err *e);
 
 /* A statement without rows. *n_changed may be NULL. -ERR_BUSY: it met another's lock or lost against one (the transaction must be tried again);
- * -ERR_EXISTS: a UNIQUE rule. */
+ * -ERR_EXISTS: a UNIQUE rule; -ERR_INTERNAL: another rule of the table. */
 MUST_USE int db_run(struct db *db, const char *sql, const struct db_arg *args, int n_args, int64_t *n_changed, struct err *e);
 #define DB_ARGS(...) (const struct db_arg[]){__VA_ARGS__}, (int)(sizeof((const struct db_arg[]){__VA_ARGS__}) / sizeof(struct db_arg))
 #define DB_NO_ARGS NULL, 0

@@ -42,6 +42,7 @@ struct db {
     void *handle;
     char *where;
     bool in_transaction;
+    const char *trouble; /* db_trouble; a constant */
     struct db_statement statements[DB_STATEMENTS];
     size_t n_statements;
 };

@@ -40,13 +40,14 @@ static int fail_text(enum err_code code, const char *text, struct err *e)
     return err_set(e, code, "accounts database: %s", line[0] ? line : "the link to PostgreSQL is broken");
 }
 
-/* Serialization failure, deadlock, lock not available: known to be rolled back, so it may be tried again. */
+/* Serialization failure, deadlock, lock not available: known to be rolled back, so it may be tried again. Classes 22 and 23: data that breaks a rule. */
 static enum err_code code_of(const PGresult *r)
 {
     const char *state = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
     if (!state) return ERR_IO;
     if (strcmp(state, "40001") == 0 || strcmp(state, "40P01") == 0 || strcmp(state, "55P03") == 0) return ERR_BUSY;
-    return strcmp(state, "23505") == 0 ? ERR_EXISTS : ERR_IO;
+    if (strcmp(state, "23505") == 0) return ERR_EXISTS;
+    return strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0 ? ERR_INTERNAL : ERR_IO;
 }
 
 static int fail(const struct pg *pg, PGresult *r, struct err *e)

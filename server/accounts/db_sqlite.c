@@ -1,22 +1,99 @@
-/* Db on SQLite: WAL, synchronous=FULL, so that a commit that was acknowledged is on the disk. One connection, no mutex: one thread. */
+/* Db on SQLite: WAL, synchronous=FULL, so that a commit that was acknowledged is on the disk. One connection, no mutex: one thread.
+ *
+ * A write that fails before the commit has done nothing. An fsync that fails is final (FAULTS B13): the system forgets which pages it has not
+ * written, and the next fsync would say that all is well. So is a commit whose writes failed: its last one may be on the disk. The handle is
+ * then broken, and even its end does not touch the file. */
 #include "server/accounts/db_driver.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BUSY_LOOK_MS = 5, PAGE_BYTES = 4096, PAGE_HEADER_BYTES = 512, CACHE_PAGES = 384 /* of 400 KiB each three connections want 300 */ };
+enum {
+    BUSY_LOOK_MS = 5,
+    PAGE_BYTES = 4096,
+    PAGE_HEADER_BYTES = 512,
+    CACHE_PAGES = 128, /* of 160 KiB each three connections want 120; all are resident */
+    CHECKPOINT_PAGES = 1000 /* as SQLite's own */
+};
+
+struct sqlite {
+    sqlite3 *s;
+    bool broken;
+    char why[200];
+};
+
+static int say_broken(const struct sqlite *h, struct err *e)
+{
+    return err_set(e, ERR_BROKEN, "accounts database: %s", h->why);
+}
+
+static void set_broken(struct db *db, const char *why)
+{
+    struct sqlite *h = db->handle;
+    h->broken = true;
+    db->trouble = "the disk has failed";
+    snprintf(h->why, sizeof h->why, "%s", why);
+    sqlite3_db_config(h->s, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+}
+
+/* Of the log's last fault. (sqlite3_system_errno has none of a COMMIT.) */
+static int log_errno(sqlite3 *s)
+{
+    sqlite3_file *log = NULL;
+    int code = 0;
+    if (sqlite3_file_control(s, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK && log && log->pMethods)
+        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &code);
+    return code;
+}
+
+/* What the system says to a write that it has not even begun. */
+static bool is_refused_whole(sqlite3 *s)
+{
+    int code = sqlite3_extended_errcode(s), why = log_errno(s);
+    return code == SQLITE_IOERR_WRITE && (why == EROFS || why == ENOSPC || why == EDQUOT);
+}
+
+static bool is_final(sqlite3 *s, bool commits)
+{
+    int code = sqlite3_extended_errcode(s);
+    if (code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_DIR_FSYNC) return true;
+    if (!commits || (code & 0xff) != SQLITE_IOERR || is_refused_whole(s)) return false;
+    return code != SQLITE_IOERR_NOMEM && code != SQLITE_IOERR_READ && code != SQLITE_IOERR_SHORT_READ;
+}
+
+static const char *trouble_of(sqlite3 *s)
+{
+    int kind = sqlite3_errcode(s) & 0xff;
+    if (kind == SQLITE_FULL) return "the disk is full";
+    if (kind == SQLITE_READONLY || is_refused_whole(s)) return "the disk cannot be written";
+    return kind == SQLITE_BUSY ? "the store is busy" : kind == SQLITE_IOERR ? "the disk has failed" : "the store cannot be used";
+}
+
+static int fail_in(struct db *db, bool commits, struct err *e)
+{
+    struct sqlite *h = db->handle;
+    int code = sqlite3_extended_errcode(h->s), kind = code & 0xff;
+    if (h->broken) return say_broken(h, e);
+    if (is_final(h->s, commits)) {
+        set_broken(db, sqlite3_errmsg(h->s));
+        return say_broken(h, e);
+    }
+    enum err_code c = kind == SQLITE_BUSY ? ERR_BUSY : kind == SQLITE_NOMEM || code == SQLITE_IOERR_NOMEM ? ERR_MEMORY : ERR_IO;
+    if (kind == SQLITE_CONSTRAINT || kind == SQLITE_MISMATCH || kind == SQLITE_TOOBIG) c = ERR_INTERNAL;
+    if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY) c = ERR_EXISTS;
+    db->trouble = trouble_of(h->s);
+    return err_set(e, c, "accounts database: %s", sqlite3_errmsg(h->s));
+}
 
 static int fail(struct db *db, struct err *e)
 {
-    sqlite3 *s = db->handle;
-    int code = s ? sqlite3_extended_errcode(s) : SQLITE_NOMEM;
-    int kind = code & 0xff;
-    enum err_code c = kind == SQLITE_BUSY ? ERR_BUSY : kind == SQLITE_NOMEM || code == SQLITE_IOERR_NOMEM ? ERR_MEMORY : ERR_IO;
-    if (code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY) c = ERR_EXISTS;
-    return err_set(e, c, "accounts database: %s", s ? sqlite3_errmsg(s) : "out of memory");
+    return fail_in(db, false, e);
 }
 
 /* Pages are cached in memory that is there from the start, for all connections: what is held does not grow with the store. */
@@ -36,24 +113,37 @@ static int use_wal(sqlite3 *s)
 {
     int code;
     for (int waited_ms = 0;; waited_ms += BUSY_LOOK_MS) {
-        code = sqlite3_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -400", NULL, NULL, NULL);
+        code = sqlite3_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -160", NULL, NULL, NULL);
         if (code != SQLITE_BUSY || waited_ms >= DB_BUSY_MS) return code;
         usleep(BUSY_LOOK_MS * 1000);
     }
 }
 
+/* After a commit, which stands whatever comes of this. SQLite's own hook says nothing of an fsync that fails here. */
+static int checkpoint(void *ctx, sqlite3 *s, const char *name, int n_pages)
+{
+    struct db *db = ctx;
+    if (n_pages < CHECKPOINT_PAGES) return SQLITE_OK;
+    int code = sqlite3_wal_checkpoint_v2(s, name, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    if (code != SQLITE_OK && is_final(s, false)) set_broken(db, sqlite3_errmsg(s));
+    return SQLITE_OK;
+}
+
 static int sqlite_open(struct db *db, const char *path, struct err *e)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct sqlite *h = db->handle = calloc(1, sizeof *h);
     sqlite3 *s = NULL;
+    if (!h) return err_set(e, ERR_MEMORY, "out of memory");
     pthread_once(&once, make_page_cache);
     mode_t old = umask(077);
     int code = sqlite3_open_v2(path, &s, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     umask(old);
-    db->handle = s;
+    h->s = s;
     if (code == SQLITE_OK) {
         sqlite3_busy_timeout(s, DB_BUSY_MS);
         code = use_wal(s);
+        sqlite3_wal_hook(s, checkpoint, db);
     }
     if (code != SQLITE_OK) return err_set(e, ERR_IO, "%s: %s", path, s ? sqlite3_errmsg(s) : "out of memory");
     return 0;
@@ -61,39 +151,48 @@ static int sqlite_open(struct db *db, const char *path, struct err *e)
 
 static void sqlite_close(struct db *db)
 {
-    sqlite3_close(db->handle);
+    struct sqlite *h = db->handle;
+    if (h) sqlite3_close(h->s);
+    free(h);
 }
 
 static int sqlite_revive(struct db *db, struct err *e)
 {
-    (void)db;
-    (void)e;
-    return 0;
+    struct sqlite *h = db->handle;
+    return h->broken ? say_broken(h, e) : 0;
 }
 
 static void sqlite_wait_for_locks(struct db *db, int ms)
 {
-    sqlite3_busy_timeout(db->handle, ms);
+    sqlite3_busy_timeout(((struct sqlite *)db->handle)->s, ms);
+}
+
+static int execute(struct db *db, const char *sql, bool commits, struct err *e)
+{
+    struct sqlite *h = db->handle;
+    if (h->broken) return say_broken(h, e);
+    return sqlite3_exec(h->s, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail_in(db, commits, e);
 }
 
 static int sqlite_script(struct db *db, const char *sql, struct err *e)
 {
-    return sqlite3_exec(db->handle, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(db, e);
+    return execute(db, sql, false, e);
 }
 
 static int sqlite_begin(struct db *db, struct err *e)
 {
-    return sqlite_script(db, "BEGIN IMMEDIATE", e);
+    return execute(db, "BEGIN IMMEDIATE", false, e);
 }
 
 static int sqlite_commit(struct db *db, struct err *e)
 {
-    return sqlite_script(db, "COMMIT", e);
+    return execute(db, "COMMIT", true, e);
 }
 
 static void sqlite_rollback(struct db *db)
 {
-    if (!sqlite3_get_autocommit(db->handle)) sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+    struct sqlite *h = db->handle;
+    if (!h->broken && !sqlite3_get_autocommit(h->s)) sqlite3_exec(h->s, "ROLLBACK", NULL, NULL, NULL);
 }
 
 static void bind(sqlite3_stmt *s, int at, const struct db_arg *a)
@@ -113,9 +212,11 @@ static void bind(sqlite3_stmt *s, int at, const struct db_arg *a)
 static int sqlite_query(struct db *db, struct db_rows *rows, const char *text, void **place, const struct db_arg *args, int n,
                         int64_t *n_changed, struct err *e)
 {
+    struct sqlite *h = db->handle;
     sqlite3_stmt *s = *place;
+    if (h->broken) return say_broken(h, e);
     if (!s) {
-        if (sqlite3_prepare_v3(db->handle, text, -1, SQLITE_PREPARE_PERSISTENT, &s, NULL) != SQLITE_OK) return fail(db, e);
+        if (sqlite3_prepare_v3(h->s, text, -1, SQLITE_PREPARE_PERSISTENT, &s, NULL) != SQLITE_OK) return fail(db, e);
         CHECK(sqlite3_bind_parameter_count(s) == n);
         *place = s;
     }
@@ -123,12 +224,12 @@ static int sqlite_query(struct db *db, struct db_rows *rows, const char *text, v
     rows->result = s;
     rows->row = sqlite3_step(s);
     if (rows->row != SQLITE_ROW && rows->row != SQLITE_DONE) {
-        int rc = fail(db, e);
+        int rc = fail_in(db, sqlite3_get_autocommit(h->s) && !db->in_transaction, e); /* a statement on its own is its commit, too */
         sqlite3_reset(s);
         rows->result = NULL;
         return rc;
     }
-    if (n_changed) *n_changed = sqlite3_changes(db->handle);
+    if (n_changed) *n_changed = sqlite3_changes(h->s);
     return 0;
 }
 

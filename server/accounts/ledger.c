@@ -545,10 +545,18 @@ static int decide(struct ledger *l, struct work *w, struct err *e)
     return err_set(e, ERR_INTERNAL, "an operation of no kind");
 }
 
+static bool changes_something(const struct work *work, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (work[i].op->type != LEDGER_KNOWN) return true;
+    return false;
+}
+
 static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e)
 {
     rows_clear(&l->rows);
     int rc = ledger_refresh(l, e);
+    if (!rc && db_kind(l->db) == DB_POSTGRES && changes_something(work, n)) rc = ledger_note_run(l, e); /* its row is locked until this is over: ledger_look */
     for (size_t i = 0; i < n && !rc; i++) rc = gather(l, &work[i], e);
     if (!rc) rc = rows_read(&l->rows, l->db, e);
     for (size_t i = 0; i < n && !rc; i++) rc = decide(l, &work[i], e);
@@ -558,6 +566,8 @@ static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e
 int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
     CHECK(n > 0 && n <= LEDGER_MAX_BATCH && !l->o.desk);
+    int rc = deadlines_reserve(l, n, e);
+    if (rc) return rc;
     struct work *work = calloc(n, sizeof *work);
     if (!work) return err_set(e, ERR_MEMORY, "out of memory");
     for (size_t i = 0; i < n; i++) {
@@ -565,42 +575,33 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
         for (size_t j = i; j-- > 0 && is_of_request(ops[i]) && !work[i].before;)
             if (is_of_request(ops[j]) && ops[j]->request == ops[i]->request) work[i].before = &work[j];
     }
-    int64_t seq = l->seq;
-    int rc = db_begin(l->db, e);
+    l->seq_before = l->seq;
+    rc = db_begin(l->db, e);
     if (!rc) rc = db_end(l->db, apply_in(l, work, n, e), e);
-    if (rc && rc != -ERR_UNKNOWN) l->seq = seq; /* the numbers were not used */
-    if (rc) ledger_forget_prices(l);
-    if (!rc) rows_tell(&l->rows);
+    if (rc && rc != -ERR_UNKNOWN) l->seq = l->seq_before; /* the numbers were not used */
+    if (rc)
+        ledger_forget_prices(l);
+    else {
+        deadlines_note(l, ops, n);
+        rows_tell(&l->rows);
+    }
     free(work);
     return rc;
 }
 
-/* A reserve that was granted has its row; of the others the request's state or its attempt's row tells. Refused ones leave nothing, so a
- * batch of these alone counts as not there, and is done again. */
-static int is_there(struct ledger *l, const struct ledger_op *op, struct err *e)
-{
-    int64_t n = 0;
-    int rc = 0;
-    if (op->type == LEDGER_RESERVE)
-        rc = db_number(l->db, "SELECT count(*) FROM requests WHERE id = ?1", DB_ARGS(db_int(op->request)), 0, &n, e);
-    else if (op->type == LEDGER_POST || op->type == LEDGER_VOID)
-        rc = db_number(l->db, "SELECT count(*) FROM requests WHERE id = ?1 AND state <> 'reserved'", DB_ARGS(db_int(op->request)), 0, &n, e);
-    else if (op->type == LEDGER_ATTEMPT)
-        rc = db_number(l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0,
-                       &n, e);
-    else
-        rc = db_number(
-            l->db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2 AND sale_estimate = ?3 AND cost_estimate = ?4 AND extended = ?5",
-            DB_ARGS(db_int(op->request), db_int(op->n), db_int(op->attempt.sale_estimate_nusd), db_int(op->attempt.cost_estimate_nusd),
-                    db_int(op->attempt.extended)),
-            0, &n, e);
-    return rc ? rc : n > 0;
-}
-
+/* The old link's transaction may be under way still, with its COMMIT in the server's hands: the run's row is locked until it is over. */
 int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
+    int64_t seen_ms;
     int rc = db_revive(l->db, e);
-    for (size_t i = 0; i < n && !rc; i++)
-        if (ops[i]->rc == 0 && ops[i]->type != LEDGER_KNOWN) return is_there(l, ops[i], e);
-    return rc;
+    if (!rc) rc = db_begin(l->db, e);
+    if (!rc)
+        rc = db_end(l->db, db_number(l->db, "SELECT seen_ms FROM runs WHERE id = ?1 {for update}", DB_ARGS(db_int(l->run)), 0, &seen_ms, e), e);
+    if (rc) return rc;
+    if (seen_ms == l->seen_ms) {
+        deadlines_note(l, ops, n);
+        return 1;
+    }
+    l->seq = l->seq_before;
+    return 0;
 }

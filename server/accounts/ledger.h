@@ -39,6 +39,7 @@ struct ledger_options {
     bool only;                     /* no other of this name is alive: its runs that have not ended are dead */
     bool desk;                     /* for operators: it begins no run, and no request can be reserved */
     int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
+    int64_t (*boot_ms)(void *ctx); /* for tests, in place of the boot clock; NULL: that, or now_ms if it is there */
     void *ctx;
 };
 
@@ -114,6 +115,7 @@ struct ledger_op {
     struct ledger_used used[LEDGER_MAX_ATTEMPTS]; /* of those attempts that have not been told before */
     int n_used, served;                           /* the number of the attempt that served */
     int64_t sale_nusd;
+    int64_t held_nusd;   /* as far as the caller knows; asked where the store is not (ledger_writer.h) */
     const char *outcome; /* "stop", "cancelled", "cut": for people */
     const unsigned char *answer; /* POST: to be kept under the request's idempotency key, LEDGER_ANSWER_BYTES at most; NULL: none */
     size_t n_answer;
@@ -142,12 +144,19 @@ void ledger_close(struct ledger *l);
 /* All in one transaction; each op's rc tells of itself. Not 0: nothing of it has happened (-ERR_BUSY: try again; -ERR_IO), or it is not
  * known whether it has (-ERR_UNKNOWN: ledger_look tells). */
 MUST_USE int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
-/* After -ERR_UNKNOWN: whether the batch is there, by the first op of it that was granted. 1, 0 or an error. */
+/* After -ERR_UNKNOWN: whether the batch is there: 1, 0 or an error. It waits until the store has done with the old link's transaction. ops: the
+ * batch's, or those of them that are still of interest. */
 MUST_USE int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
+/* Ends of requests of another run or of another time (journal.h): as ledger_apply. One that has ended before is left alone (-ERR_NOT_FOUND); attempts that
+ * an op does not tell of have failed. */
+MUST_USE int ledger_replay(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e);
 
 /* Requests whose deadline is LEDGER_GRACE_MS ago, and those of runs that are dead (alone, only): voided if no attempt is open, else posted as estimated,
- * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. */
+ * and put into `reconciliation`. At most LEDGER_MAX_BATCH; *n: how many. A run judges its own requests by the boot clock, and tells the others that it
+ * lives; they leave its requests to it until it has been silent for LEDGER_GRACE_MS. */
 MUST_USE int ledger_recover(struct ledger *l, size_t *n, struct err *e);
+/* Writes that the run lives: that the store can be written. */
+MUST_USE int ledger_beat(struct ledger *l, struct err *e);
 /* Takes away idempotency keys that are no longer remembered, and the answers with them; at most LEDGER_MAX_BATCH. *n: how many. */
 MUST_USE int ledger_forget_keys(struct ledger *l, size_t *n, struct err *e);
 

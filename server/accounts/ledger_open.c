@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "server/accounts/ledger_parts.h"
 
-enum { CLOCK_STEP_MS = 1000 };
+enum { CLOCK_STEP_MS = 1000, CLOCK_JUMP_MS = 10000 };
 
 static int read_budgets(struct ledger *l, struct err *e)
 {
@@ -179,6 +179,21 @@ void ledger_forget_prices(struct ledger *l)
 
 /* --- the clock --- */
 
+int64_t ledger_boot_ms(const struct ledger *l)
+{
+    return l->o.boot_ms ? l->o.boot_ms(l->o.ctx) : l->o.now_ms ? l->o.now_ms(l->o.ctx) : clock_boot_ms();
+}
+
+/* Whether the database's clock goes as ours does. */
+static void watch_clock(struct ledger *l)
+{
+    int64_t ahead_ms = l->now_ms - l->now_boot_ms, moved_ms = ahead_ms - l->ahead_ms;
+    if (l->run == 0 || moved_ms > CLOCK_JUMP_MS || moved_ms < -CLOCK_JUMP_MS) { /* a run that begins knows nothing of before */
+        l->jumped_boot_ms = l->now_boot_ms;
+        l->ahead_ms = ahead_ms;
+    }
+}
+
 /* The database's, never going back: what it was is kept in the store once a second. */
 int ledger_refresh(struct ledger *l, struct err *e)
 {
@@ -195,7 +210,8 @@ int ledger_refresh(struct ledger *l, struct err *e)
     if (rc != 1) return rc ? rc : err_set(e, ERR_INPUT, "accounts database: it has no row of its state");
     rc = 0;
     l->now_ms = now_ms > l->clock_ms ? now_ms : l->clock_ms;
-    l->now_boot_ms = clock_boot_ms();
+    l->now_boot_ms = ledger_boot_ms(l);
+    watch_clock(l);
     if (l->now_ms >= l->clock_ms + CLOCK_STEP_MS)
         rc = db_run(l->db, "UPDATE ledger_state SET clock_ms = ?1 WHERE id = 1 AND clock_ms < ?1", DB_ARGS(db_int(l->now_ms)), NULL, e);
     if (rc || version == l->config_version) return rc;
@@ -249,6 +265,21 @@ int64_t ledger_supplier(struct db *db, const char *name, struct err *e)
 
 /* --- a run --- */
 
+int ledger_note_run(struct ledger *l, struct err *e)
+{
+    l->seen_ms = l->now_ms > l->seen_ms ? l->now_ms : l->seen_ms + 1;
+    return db_send(l->db, "UPDATE runs SET seen_ms = ?2 WHERE id = ?1", DB_ARGS(db_int(l->run), db_int(l->seen_ms)), 1, e);
+}
+
+int ledger_beat(struct ledger *l, struct err *e)
+{
+    int rc = db_begin(l->db, e);
+    if (rc) return rc;
+    rc = ledger_refresh(l, e);
+    if (!rc) rc = ledger_note_run(l, e);
+    return db_end(l->db, rc, e);
+}
+
 static int begin_run(struct ledger *l, struct err *e)
 {
     int rc = db_begin(l->db, e);
@@ -257,6 +288,7 @@ static int begin_run(struct ledger *l, struct err *e)
     if (!rc && !l->o.desk)
         rc = db_number(l->db, "INSERT INTO runs (gateway, started_ms, seen_ms) VALUES (?1, ?2, ?2) RETURNING id",
                        DB_ARGS(db_text(l->gateway), db_int(l->now_ms)), 0, &l->run, e);
+    l->seen_ms = l->now_ms;
     if (!rc && (l->o.alone || l->o.only)) /* those that died; ledger_recover ends their requests */
         rc = db_run(l->db, "UPDATE runs SET ended_ms = ?2 WHERE ended_ms IS NULL AND id < ?1 AND gateway = ?3",
                     DB_ARGS(db_int(l->run), db_int(l->now_ms), db_text(l->gateway)), NULL, e);
@@ -295,5 +327,6 @@ void ledger_close(struct ledger *l)
     free(l->budgets);
     free(l->chains);
     free(l->prices);
+    free(l->deadlines);
     free(l);
 }

@@ -52,13 +52,22 @@ struct known_price {
     int64_t id;
 };
 
+/* When a request of this run has to have ended, by the boot clock: no jump of the database's clock ends it early or late. */
+struct deadline {
+    int64_t request, boot_ms; /* request 0: an empty place */
+};
+
 struct ledger {
     struct db *db;
     struct ledger_options o;
     char gateway[128];
     int64_t run, seq;
+    int64_t seq_before; /* the batch whose outcome is not known */
+    int64_t seen_ms;    /* the run's, as written last: another one with every batch, so that a batch is known by it */
     int64_t house, overrun, outside; /* accounts */
     int64_t now_ms, now_boot_ms;     /* as of the last transaction */
+    int64_t jumped_boot_ms;          /* since when the database's clock goes as ours */
+    int64_t ahead_ms;                /* the database's clock of the boot clock, then */
     int64_t clock_ms;                /* as it stands in the store */
     int64_t config_version;
     struct budget *budgets; /* in order of accounts */
@@ -68,10 +77,15 @@ struct ledger {
     struct known_price *prices; /* a table by the address of rows */
     size_t n_prices, cap_prices;
     struct ledger_rows rows;
+    struct deadline *deadlines; /* a table by request */
+    size_t n_deadlines, cap_deadlines;
 };
 
 /* The clock, and what has changed of keys and budgets. At the beginning of a transaction. */
 MUST_USE int ledger_refresh(struct ledger *l, struct err *e);
+int64_t ledger_boot_ms(const struct ledger *l);
+/* In a transaction, after ledger_refresh: the run's seen_ms. */
+MUST_USE int ledger_note_run(struct ledger *l, struct err *e);
 /* -ERR_NOT_FOUND: there is no such key. */
 MUST_USE int ledger_chain(struct ledger *l, int64_t key, struct chain *out, struct err *e);
 /* 0 if there is none. */
@@ -80,6 +94,13 @@ void ledger_forget_prices(struct ledger *l); /* what was met in a transaction th
 /* Budgets of the account: the first, *n of them. */
 const struct budget *ledger_budgets_of(const struct ledger *l, int64_t account, size_t *n);
 const struct budget *ledger_budget_by_id(const struct ledger *l, int64_t id);
+
+/* --- deadlines (ledger_recover.c) --- */
+
+/* Room for n more, so that none is wanting after the commit. */
+MUST_USE int deadlines_reserve(struct ledger *l, size_t n, struct err *e);
+/* What the batch has begun and ended. */
+void deadlines_note(struct ledger *l, struct ledger_op *const *ops, size_t n);
 
 /* --- idempotency keys and the answers that are kept under them (ledger_answer.c) --- */
 

@@ -150,17 +150,28 @@ static int make_ready(const char *copy, struct err *e)
     return rc ? rc : fold_journal(copy, e);
 }
 
+/* What it has for requests of the store of before says nothing of another store's, which may have the same numbers. */
+static int put_journal_aside(const char *path, const char *ending, struct err *e)
+{
+    char journal[STORE_PATH_BYTES], aside[STORE_PATH_BYTES + 64];
+    snprintf(journal, sizeof journal, "%.*sjournal", (int)strlen(path) - 2, path); /* accounts.db: accounts.journal */
+    snprintf(aside, sizeof aside, "%s%s", journal, ending);
+    return rename(journal, aside) && errno != ENOENT ? fail(journal, e) : 0;
+}
+
 static int put_in_place(const char *copy, const char *path, char kept[STORE_PATH_BYTES], struct err *e)
 {
     char day[32];
     struct tm tm;
     time_t now = time(NULL);
     kept[0] = '\0';
+    strftime(day, sizeof day, ".before-%Y%m%dT%H%M%SZ", gmtime_r(&now, &tm));
+    int rc = put_journal_aside(path, day, e);
+    if (rc) return rc;
     if (access(path, F_OK) == 0) {
-        int rc = fold_journal(path, e);
+        rc = fold_journal(path, e);
         if (rc) return rc;
-        strftime(day, sizeof day, "%Y%m%dT%H%M%SZ", gmtime_r(&now, &tm));
-        snprintf(kept, STORE_PATH_BYTES, "%.4100s.before-%s", path, day);
+        snprintf(kept, STORE_PATH_BYTES, "%.4100s%s", path, day);
         if (link(path, kept)) { /* a name more: the store is never without one */
             kept[0] = '\0';
             return fail(path, e);

@@ -1,5 +1,5 @@
-/* GET /livez: the loop turns. GET /readyz: of every model a worker is ready and the server is not draining; on which devices, and which of them are
- * lost. Both are open and tell nothing else. GET /healthz: details, for an admin key only; always 200, so that monitors read the body. */
+/* GET /livez: the loop turns. GET /readyz: of every model a worker is ready, the accounts can be written and the server is not draining; on which
+ * devices, and which of them are lost. Both are open and tell nothing else. GET /healthz: details, for an admin key only; always 200, so that monitors read the body. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,6 +33,7 @@ static const char *why_not_ready(const struct gateway *g)
         for (size_t j = 0; j < m->n_replicas; j++) moves |= worker_is_moving(m->replicas[j].worker);
         if (!moves) why = gateway_model_serves(m) ? "worker_stalled" : gateway_model_lost(m) ? "device_lost" : "worker_down";
     }
+    if (!why && g->ledger && !ledger_writer_state(g->ledger).open) why = "accounts_unavailable";
     return why || n_ready ? why : "worker_down";
 }
 
@@ -66,6 +67,8 @@ static void readyz_get(struct gateway *g, struct http_request *r)
     struct buf b;
     buf_init(&b, GATEWAY_MAX_MODELS * GATEWAY_MAX_REPLICAS * 256);
     buf_printf(&b, "%s\n", why ? why : "ok");
+    struct ledger_writer_state accounts = g->ledger ? ledger_writer_state(g->ledger) : (struct ledger_writer_state){.open = true};
+    if (!accounts.open) buf_printf(&b, "accounts: %s\n", accounts.trouble);
     write_devices(&b, g, !why);
     if (b.failed) {
         struct err e;
@@ -88,6 +91,18 @@ static void write_replica(struct buf *b, const struct gateway_replica *r)
                ",\"state\":\"%s\",\"device\":\"%s\",\"max_context\":%u,\"sequences\":%u,\"restarts\":%u,\"process_age_ms\":%" PRId64
                ",\"still_ms\":%" PRId64 ",\"rss_bytes\":%" PRId64 "}",
                w.state, replica_device(r), m->max_context, w.sequences, w.restarts, w.state_ms, w.still_ms, process_resident_bytes(w.pid));
+}
+
+static void write_accounts(const struct gateway *g, struct buf *b)
+{
+    if (!g->ledger) {
+        buf_puts(b, ",\"accounts\":null");
+        return;
+    }
+    struct ledger_writer_state s = ledger_writer_state(g->ledger);
+    buf_printf(b, ",\"accounts\":{\"open\":%s,\"why\":", s.open ? "true" : "false");
+    json_write_string(b, s.why, strlen(s.why));
+    buf_printf(b, ",\"waiting\":%zu,\"in_journal\":%zu}", s.n_waiting, s.n_kept);
 }
 
 /* null: pictures are not fetched from URLs. */
@@ -125,6 +140,7 @@ static void write_health(const struct gateway *g, struct buf *b)
                    now_ms - g->accounts_fresh_ms);
     else
         buf_puts(b, ",\"keys\":null");
+    write_accounts(g, b);
     buf_printf(b, ",\"rss_bytes\":%" PRId64 "}\n", process_resident_bytes(getpid()));
 }
 

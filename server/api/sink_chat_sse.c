@@ -31,6 +31,7 @@ struct sse_choice {
 
 struct chat_sse {
     struct buf out;
+    struct buf head; /* what every chunk begins with */
     size_t held_bytes;           /* of all choices */
     json_t *extra, *fingerprint; /* of the next chunk; of every */
     struct sse_choice choices[CHAT_MAX_CHOICES];
@@ -41,6 +42,14 @@ static int sse_open(struct completion *c, struct err *e)
     struct chat_sse *s = c->sink_state = arena_alloc(&c->arena, sizeof *s);
     if (!s) return err_set(e, ERR_MEMORY, "out of memory");
     buf_init(&s->out, OUT_MAX_BYTES);
+    buf_init(&s->head, OUT_MAX_BYTES);
+    buf_puts(&s->head, "data: ");
+    chat_write_head(&s->head, c, "chat.completion.chunk");
+    buf_puts(&s->head, ",\"system_fingerprint\":");
+    if (s->head.failed) {
+        buf_free(&s->head);
+        return err_set(e, ERR_MEMORY, "out of memory");
+    }
     for (int i = 0; i < CHAT_MAX_CHOICES; i++) {
         buf_init(&s->choices[i].text, OUT_MAX_BYTES);
         buf_init(&s->choices[i].logprobs, OUT_MAX_BYTES);
@@ -56,11 +65,9 @@ static void forget(json_t **extra)
     *extra = NULL;
 }
 
-static void chunk_begin(struct chat_sse *s, const struct completion *c)
+static void chunk_begin(struct chat_sse *s)
 {
-    buf_puts(&s->out, "data: ");
-    chat_write_head(&s->out, c, "chat.completion.chunk");
-    buf_puts(&s->out, ",\"system_fingerprint\":");
+    buf_append(&s->out, s->head.data, s->head.len);
     if (s->fingerprint)
         json_write(&s->out, s->fingerprint);
     else
@@ -79,7 +86,7 @@ static void write_role(struct chat_sse *s, const struct completion *c, uint32_t 
 {
     if (s->choices[choice].role_sent) return;
     s->choices[choice].role_sent = true;
-    chunk_begin(s, c);
+    chunk_begin(s);
     buf_printf(&s->out,
                "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,"
                "\"finish_reason\":null}",
@@ -127,7 +134,7 @@ static void write_held(struct chat_sse *s, const struct completion *c, uint32_t 
     if (held_by(ch) == 0 && !ch->choice_extra) return; /* what is of the chunk rides with the next */
     write_role(s, c, choice);
     s->held_bytes -= held_by(ch);
-    chunk_begin(s, c);
+    chunk_begin(s);
     buf_printf(&s->out, "{\"index\":%u,\"delta\":{", choice);
     write_delta(s, ch);
     buf_puts(&s->out, "},\"logprobs\":");
@@ -156,7 +163,7 @@ static void write_finish(struct chat_sse *s, const struct completion *c, uint32_
     if (!ch->finished || ch->finish_sent) return;
     ch->finish_sent = true;
     write_role(s, c, choice);
-    chunk_begin(s, c);
+    chunk_begin(s);
     buf_printf(&s->out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"", choice, chat_finish_name(ch->finish));
     chat_extra_write(&s->out, ch->choice_extra, chat_choice_names);
     buf_putc(&s->out, '}');
@@ -176,7 +183,7 @@ static void write_all(struct chat_sse *s, const struct completion *c)
 static void write_last(struct chat_sse *s, const struct completion *c, const struct event *ev)
 {
     if (c->params.include_usage) {
-        chunk_begin(s, c);
+        chunk_begin(s);
         buf_puts(&s->out, "],\"usage\":");
         chat_write_usage(&s->out, &ev->usage);
         buf_puts(&s->out, "}\n\n");
@@ -348,6 +355,7 @@ static void sse_close(struct completion *c)
 {
     struct chat_sse *s = c->sink_state;
     buf_free(&s->out);
+    buf_free(&s->head);
     for (int i = 0; i < CHAT_MAX_CHOICES; i++) {
         buf_free(&s->choices[i].text);
         buf_free(&s->choices[i].logprobs);

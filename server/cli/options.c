@@ -56,6 +56,7 @@ const struct command_row option_commands[COMMANDS] = {
 const struct option_row option_rows[] = {
     {ON(SERVE) | ON(WORKER) | NO_KEY, "--name", "NAME", OPTION_TEXT, F(name), 0, 0, NULL,
      "the model's id (default: the folder's name); one MODEL only"},
+    {ON(SERVE), "--no-model", NULL, OPTION_FLAG, F(no_model), 0, 0, NULL, "no local model, also not the built-in one: hosted providers only"},
     {ON(SERVE) | ON(DOCTOR), "--listen", "HOST:PORT", OPTION_ADDRESS, F(listen), 0, 0, "127.0.0.1:8080",
      "address to serve on; port 0 takes a free one"},
     {ON(SERVE) | ON(KEYS) | ON(ACCOUNTS) | ON(DOCTOR), "--data", "DIR", OPTION_TEXT, F(data), 0, 0, NULL,
@@ -174,13 +175,13 @@ const struct option_row option_rows[] = {
      "alerts are sent there, signed, beside the log (docs/accounts.md)"},
     {ON(SERVE) | ALERTS, "--alert-secret-file", "FILE", OPTION_TEXT, F(alert_secret_file), 0, 0, NULL,
      "what they are signed with is in this file (or in $SPILLWAY_ALERT_SECRET): whsec_ and base64"},
-    {ON(SERVE) | ALERTS, "--alert-every", "SECONDS", OPTION_INT, F(alert_every_s), 1, 3600, "60", "how often is looked"},
-    {ON(SERVE) | ALERTS, "--alert-spend-factor", "N", OPTION_INT, F(alert_spend_factor), 1, 1000, "4",
+    {ON(SERVE) | ALERTS | RELOADS, "--alert-every", "SECONDS", OPTION_INT, F(alert_every_s), 1, 3600, "60", "how often is looked"},
+    {ON(SERVE) | ALERTS | RELOADS, "--alert-spend-factor", "N", OPTION_INT, F(alert_spend_factor), 1, 1000, "4",
      "an hour's spend is told when it is more than so many times the usual"},
-    {ON(SERVE) | ALERTS, "--alert-spend-floor", "USD", OPTION_TEXT, F(alert_spend_floor), 0, 0, "1.00", "and at least so much"},
-    {ON(SERVE) | ALERTS, "--alert-error-percent", "N", OPTION_INT, F(alert_error_per_cent), 1, 100, "20",
+    {ON(SERVE) | ALERTS | RELOADS, "--alert-spend-floor", "USD", OPTION_TEXT, F(alert_spend_floor), 0, 0, "1.00", "and at least so much"},
+    {ON(SERVE) | ALERTS | RELOADS, "--alert-error-percent", "N", OPTION_INT, F(alert_error_per_cent), 1, 100, "20",
      "suddenly so many requests have failed"},
-    {ON(SERVE) | ALERTS, "--alert-overflow-percent", "N", OPTION_INT, F(alert_overflow_per_cent), 1, 100, "50",
+    {ON(SERVE) | ALERTS | RELOADS, "--alert-overflow-percent", "N", OPTION_INT, F(alert_overflow_per_cent), 1, 100, "50",
      "suddenly so many have gone to a provider in place of a local model"},
     {ON(SERVE) | ENGINE, "--media-processes", "N", OPTION_INT, F(media_processes), 1, 16, "1", "picture decoders"},
     {LOG_COMMANDS | LOG | RELOADS, "--log-level", "error|warn|info|debug", OPTION_CHOICE, F(log_level), 0, 0, "info",
@@ -595,6 +596,7 @@ int options_check_serve(const struct options *o, struct err *e)
     if (o->retain_requests && o->retain_requests < PRUNE_MIN_DAYS)
         return err_set(e, ERR_INPUT, "--retain-requests: must be 0 or at least %d days", PRUNE_MIN_DAYS);
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
+    if (o->no_model && (o->n_args || o->name)) return err_set(e, ERR_INPUT, "--no-model: models are named as well");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))
         return err_set(e, ERR_INPUT, "--no-auth: only on a loopback address, not on %s", host);
     return options_check_device(o, e);

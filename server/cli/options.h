@@ -94,7 +94,7 @@ struct options {
     struct option_list trusted_proxies, allow_hosts, allow_origins, model_roots;
     const char *remote_images;
     struct option_list remote_image_hosts, remote_image_nets;
-    bool no_auth;
+    bool no_auth, no_model;
     const char *store; /* NULL: the data directory's own */
     int64_t retain_requests; /* days; 0: for good */
     const char *expires, *grace;

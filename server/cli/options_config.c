@@ -318,6 +318,7 @@ static int put_option(struct buf *b, const struct option_row *row, const struct 
 
 static int put_models(struct buf *b, const struct options *o, struct err *e)
 {
+    if (o->no_model) return 0;
     int rc = buf_puts(b, o->n_args ? "models:\n" : "models:\n  - path: demo\n");
     const char *own = o->n_args <= 1 ? o->name : NULL;
     if (!o->n_args && own) {

@@ -82,6 +82,8 @@ static int first_key(struct serve *s, struct err *e)
     return id < 0 ? (int)id : 0;
 }
 
+static void drain_begin(struct serve *s);
+
 /* --- keys and rules, as the store has them --- */
 
 static struct serve *of_reading(struct pool_job *j)
@@ -123,6 +125,23 @@ static void refresh_fired(void *ctx)
     if (loop_timer_set(s->g.loop, &s->refresh, loop_now_ms(s->g.loop) + REFRESH_MS)) log_error("out of memory: keys are no longer refreshed");
 }
 
+/* On the loop: what runs is finished, its ends go into the journal; then the server ends, and the next one looks what the disk has kept. */
+static void ledger_failed(struct loop_call *call)
+{
+    struct serve *s = (struct serve *)((char *)call - offsetof(struct serve, ledger_failed));
+    if (!s->failure.code) s->failure = s->ledger_why;
+    log_error("%s; the server ends", s->ledger_why.msg);
+    drain_begin(s);
+}
+
+static void tell_ledger_failed(void *ctx, const struct err *why)
+{
+    struct serve *s = ctx;
+    s->ledger_why = *why;
+    s->ledger_failed.fn = ledger_failed;
+    loop_post(s->g.loop, &s->ledger_failed);
+}
+
 /* The name of the gateway that has this data directory's lock, which no other has while it holds it: a number that was drawn once, and is drawn anew
  * in a copy of the directory. false: it could not be kept. */
 static bool take_name(int lock_fd, char *name, size_t size)
@@ -133,7 +152,8 @@ static bool take_name(int lock_fd, char *name, size_t size)
     if (fstat(lock_fd, &st)) return false;
     ssize_t n = pread(lock_fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
-    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev && inode == (unsigned long long)st.st_ino;
+    bool ours = sscanf(text, "%llx %llu %llu", &number, &device, &inode) == 3 && device == (unsigned long long)st.st_dev &&
+                inode == (unsigned long long)st.st_ino;
     if (!ours) {
         randombytes_buf(&number, sizeof number);
         int len = snprintf(text, sizeof text, "%016llx %llu %llu\n", number, (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
@@ -155,9 +175,14 @@ static int open_ledger(struct serve *s, struct err *e)
     bool locked = flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0, named = locked && take_name(s->lock_fd, name, sizeof name);
     snprintf(s->store, sizeof s->store, "%.4000s/accounts.db", s->data);
     s->g.store = s->o->store ? s->o->store : s->store;
+    snprintf(s->journal, sizeof s->journal, "%.4000s/accounts.journal", s->data);
     struct ledger_writer_options o = {.where = s->g.store,
+                                      .journal = s->journal,
+                                      .most_requests = s->g.limits.queue_requests,
                                       .ledger = {.gateway = name, .alone = locked && !s->o->store, .only = named},
-                                      .deliver = charge_deliver};
+                                      .deliver = charge_deliver,
+                                      .failed = tell_ledger_failed,
+                                      .ctx = s};
     return ledger_writer_start(&s->g.ledger, &o, e);
 }
 
@@ -228,15 +253,25 @@ static void tell_first_key(struct serve *s)
     explicit_bzero(s->first_key, sizeof s->first_key);
 }
 
+/* What reading files took. */
+static void give_back_heap(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    malloc_trim(0);
+#endif
+}
+
 /* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
     s->ready = true;
     loading_end(s);
+    give_back_heap();
     struct buf models;
+    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
     for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
-    bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
+    if (s->g.n_models == 0) buf_puts(&models, json ? "" : "hosted models only");
     char url[128];
     snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
              http_port(s->g.http));
@@ -302,6 +337,21 @@ static void drain_look(void *ctx)
     if (idle || now_ms >= s->drain_until_ms || loop_timer_set(s->g.loop, &s->drain, now_ms + DRAIN_LOOK_MS)) serve_stop(s, NULL);
 }
 
+static void drain_begin(struct serve *s)
+{
+    if (s->g.draining) return;
+    if (!s->ready) {
+        serve_stop(s, NULL);
+        return;
+    }
+    log_info("draining: %zu requests are running", s->g.n_completions);
+    s->g.draining = true;
+    s->drain_until_ms = loop_now_ms(s->g.loop) + s->g.limits.drain_ms;
+    s->drain = (struct loop_timer){.fn = drain_look, .ctx = s};
+    http_quiesce(s->g.http);
+    drain_look(s);
+}
+
 static void signal_came(void *ctx, uint32_t events)
 {
     (void)events;
@@ -314,16 +364,10 @@ static void signal_came(void *ctx, uint32_t events)
         if (!s->g.draining) serve_reload(s);
         return;
     }
-    if (s->g.draining || !s->ready) {
+    if (s->g.draining)
         serve_stop(s, NULL);
-        return;
-    }
-    log_info("draining: %zu requests are running", s->g.n_completions);
-    s->g.draining = true;
-    s->drain_until_ms = loop_now_ms(s->g.loop) + s->g.limits.drain_ms;
-    s->drain = (struct loop_timer){.fn = drain_look, .ctx = s};
-    http_quiesce(s->g.http);
-    drain_look(s);
+    else
+        drain_begin(s);
 }
 
 /* Before any thread is made: all of them inherit the blocked signals. */
@@ -437,6 +481,7 @@ static void serve_close(struct serve *s)
     retention_stop(s->retention);
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
+    ledger_writer_free(g->ledger);
     alerts_free(s->alerts);
     gateway_models_free(g);
     upstream_free(g->upstream);

@@ -21,20 +21,24 @@ static int read_secret(const struct options *o, struct webhook_secret *secret, s
     return rc;
 }
 
+int serve_alerts_bounds(const struct options *o, struct alerts_bounds *out, struct err *e)
+{
+    *out = (struct alerts_bounds){.every_ms = o->alert_every_s * 1000,
+                                  .spend_factor = o->alert_spend_factor,
+                                  .error_per_cent = (int)o->alert_error_per_cent,
+                                  .overflow_per_cent = (int)o->alert_overflow_per_cent};
+    if (money_parse(o->alert_spend_floor, &out->spend_floor_nusd) && out->spend_floor_nusd >= 0) return 0;
+    return err_set(e, ERR_INPUT, "--alert-spend-floor: '%.40s' is not an amount of dollars such as 2.50", o->alert_spend_floor);
+}
+
 int serve_alerts_start(struct serve *s, struct err *e)
 {
     const struct options *o = s->o;
-    struct alerts_config c = {.url = o->alert_url,
-                              .ca_file = env_ca_file(),
-                              .every_ms = o->alert_every_s * 1000,
-                              .spend_factor = o->alert_spend_factor,
-                              .error_per_cent = (int)o->alert_error_per_cent,
-                              .overflow_per_cent = (int)o->alert_overflow_per_cent};
+    struct alerts_config c = {.url = o->alert_url, .ca_file = env_ca_file()};
     if (c.url && !str_starts_with(c.url, "https://") && !str_starts_with(c.url, "http://"))
         return err_set(e, ERR_INPUT, "--alert-url: must begin with https:// or http://");
-    if (!money_parse(o->alert_spend_floor, &c.spend_floor_nusd) || c.spend_floor_nusd < 0)
-        return err_set(e, ERR_INPUT, "--alert-spend-floor: '%.40s' is not an amount of dollars such as 2.50", o->alert_spend_floor);
-    int rc = read_secret(o, &c.secret, e);
+    int rc = serve_alerts_bounds(o, &c.bounds, e);
+    if (!rc) rc = read_secret(o, &c.secret, e);
     if (!rc && !s->g.accounts && c.url) rc = err_set(e, ERR_INPUT, "--alert-url: there are no accounts to watch with --no-auth");
     if (!rc && s->g.accounts) rc = alerts_new(&s->alerts, &s->g, &c, e);
     explicit_bzero(&c.secret, sizeof c.secret);

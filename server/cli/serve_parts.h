@@ -33,7 +33,7 @@ struct serve {
     struct gateway g;
     const struct options *o;     /* of the start: what no reload changes */
     struct serve_config *config; /* in effect: of the start, or of the last reload */
-    char host[64], data[4096], store[4096 + 16];
+    char host[64], data[4096], store[4096 + 16], journal[4096 + 24];
     int lock_fd; /* of the data directory; -1: none */
     uint16_t port;
     char first_key[ACCOUNTS_TOKEN_BYTES];   /* "" if there was one already */
@@ -58,6 +58,8 @@ struct serve {
     bool closing;             /* the loop has ended */
     struct progress *loading; /* until ready, on a terminal */
     struct err failure;       /* why the loop was stopped; ERR_NONE: on request */
+    struct err ledger_why;    /* of the ledger's writer, when the disk has failed */
+    struct loop_call ledger_failed;
     struct retention *retention; /* NULL: requests are kept for good */
     struct reload *reload;    /* one that runs; NULL: none */
     bool reload_again;        /* SIGHUP came meanwhile */
@@ -103,6 +105,8 @@ void serve_hosted_tell(const struct serve *s); /* the log */
 
 /* serve_alerts.c: after the pool; alerts stay NULL without accounts. */
 MUST_USE int serve_alerts_start(struct serve *s, struct err *e);
+/* Any thread. -ERR_INPUT names the option. */
+MUST_USE int serve_alerts_bounds(const struct options *o, struct alerts_bounds *out, struct err *e);
 
 /* serve_reload.c: on the loop's thread. Reads the configuration again on a pool thread, then swaps it, or says why not. */
 void serve_reload(struct serve *s);

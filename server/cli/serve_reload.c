@@ -18,6 +18,7 @@ struct reload {
     struct tls_context *tls;
     char key[KEY_TEXT_BYTES]; /* of the key file; "": none */
     struct serve_hosted hosted;
+    struct alerts_bounds alerts;
     int rc;
     bool worked;
     struct err e;
@@ -34,6 +35,7 @@ static void reload_work(struct pool_job *j)
     const struct options *o = &r->config->o;
     if (start->tls_cert && o->tls_cert) r->rc = tls_context_new(&r->tls, o->tls_cert, o->tls_key, &r->e);
     if (!r->rc && !start->no_auth && o->api_key_file) r->rc = serve_read_key(o->api_key_file, r->key, &r->e);
+    if (!r->rc) r->rc = serve_alerts_bounds(o, &r->alerts, &r->e);
     if (!r->rc) r->rc = serve_hosted_make(r->serve, o, &r->hosted, &r->e);
 }
 
@@ -145,6 +147,7 @@ static int swap(struct reload *r)
     tell_changes(s, o, key_changed);
     s->g.limits = o->limits;
     media_pool_set_limits(s->g.media, &o->limits);
+    alerts_set(s->alerts, &r->alerts);
     s->g.default_max_tokens = o->default_max_tokens;
     serve_config_edge(o, &s->g.edge, &trusted);
     http_set_trusted_proxies(s->g.http, &trusted);

@@ -25,6 +25,7 @@ int decoder_new(struct decoder **out, const struct provider_host *h, uint32_t n_
     sse_read_init(&d->sse, take_event, d);
     buf_init(&d->json, limits->max_json_bytes);
     buf_init(&d->usage_raw, WIRE_MAX_USAGE_BYTES);
+    buf_init(&d->repeat.event, SSE_MAX_LINE_BYTES);
     return 0;
 }
 
@@ -34,6 +35,7 @@ void decoder_free(struct decoder *d)
     sse_read_free(&d->sse);
     buf_free(&d->json);
     buf_free(&d->usage_raw);
+    buf_free(&d->repeat.event);
     json_decref(d->usage_object);
     json_decref(d->chunk_told);
     free(d);
@@ -55,6 +57,7 @@ int decoder_told_error(struct decoder *d, const json_t *root)
 
 int decoder_emit(struct decoder *d, const struct event *ev)
 {
+    repeat_note(d, ev);
     int rc = d->event(d->ctx, ev);
     if (rc) d->asked_to_stop = true;
     return rc;
@@ -151,14 +154,19 @@ static int take_event(void *ctx, const char *name, const char *data, size_t n)
     while (n > 0 && (data[n - 1] == ' ' || data[n - 1] == '\t')) n--;
     if (n == 0) return 0;
     json_t *v;
-    int rc = json_read(data, n, &event_limits, "event", &v, d->e);
+    int rc;
+    if (repeat_take(d, data, n, &rc)) return rc;
+    rc = json_read(data, n, &event_limits, "event", &v, d->e);
     if (rc == -ERR_MEMORY) return rc;
     if (rc && d->ended) return err_set(d->e, ERR_GONE, "provider %s: the answer was cut", d->host->name);
     if (rc) return decoder_malformed(d, "an event that is no JSON");
     if (!json_is_object(v))
         rc = decoder_malformed(d, "an event that is no object");
-    else
+    else {
+        repeat_begin(d);
         rc = d->wire->event(d, v);
+        if (!rc) repeat_learn(d, data, n);
+    }
     d->n_events++;
     json_decref(v);
     return rc;

@@ -19,7 +19,9 @@ enum {
     HEADERS_MAX_BYTES = 64 << 10,
     HEADERS_MAX = 128,
     LINGER_MS = 50,
-    URL_MAX_BYTES = HOST_MAX_URL_BYTES + WIRE_MAX_PATH_BYTES
+    URL_MAX_BYTES = HOST_MAX_URL_BYTES + WIRE_MAX_PATH_BYTES,
+    SPARE_HANDLES = 64,
+    AT_ONCE_BYTES = 32 << 10 /* a body of so much is sent before there is silence to be measured */
 };
 
 struct upstream {
@@ -28,6 +30,8 @@ struct upstream {
     struct curl_loop *curl;
     CURLSH *share; /* TLS sessions; connections and names are the multi handle's */
     struct upstream_call *calls;
+    CURL *spare[SPARE_HANDLES]; /* of calls that have ended, to be used again */
+    size_t n_spare;
     struct upstream_counts counts;
 };
 
@@ -64,6 +68,10 @@ void upstream_config_init(struct upstream_config *c)
                                   .decoder = decoder_limits_usual};
 }
 
+/* --- handles --- */
+
+static void take_back(struct upstream *u, CURL *easy);
+
 /* --- the list --- */
 
 static void call_free(struct upstream_call *c)
@@ -74,7 +82,7 @@ static void call_free(struct upstream_call *c)
     u->counts.running--;
     if (c->draining) u->counts.draining--;
     loop_timer_clear(u->loop, &c->timer);
-    curl_easy_cleanup(c->easy);
+    take_back(u, c->easy);
     for (struct curl_slist *h = c->headers; h; h = h->next) explicit_bzero(h->data, strlen(h->data)); /* the key is in one */
     curl_slist_free_all(c->headers);
     wire_request_free(&c->request);
@@ -395,51 +403,82 @@ static void add_headers(struct upstream_call *c, size_t i_key, bool *failed)
     add_key(c, i_key, failed);
 }
 
-static bool set_options(struct upstream_call *c, const char *path)
-{
-    const struct upstream *u = c->owner;
-    char url[URL_MAX_BYTES];
-    int n = snprintf(url, sizeof url, "%s%s", c->host->base_url, path);
-    bool ok = n > 0 && (size_t)n < sizeof url;
-    CURL *h = c->easy;
 #define SET(option, value) ok &= curl_easy_setopt(h, option, value) == CURLE_OK
-    SET(CURLOPT_URL, url);
+
+/* What is the same of all calls: making a handle and telling it this takes longer than all else that curl does in a short call. */
+static CURL *handle_new(const struct upstream *u)
+{
+    CURL *h = curl_easy_init();
+    bool ok = h && curl_loop_prepare(u->curl, h);
+    if (!h) return NULL;
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
     SET(CURLOPT_FOLLOWLOCATION, 0L);
     SET(CURLOPT_NOSIGNAL, 1L);
     SET(CURLOPT_QUICK_EXIT, 1L); /* or giving up while a name is being resolved would wait for it */
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    /* rather one connection more loaded than one more; without TLS there is no HTTP/2, and calls would wait for each other's ends */
-    SET(CURLOPT_PIPEWAIT, c->host->tls ? 1L : 0L);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)u->config.connect_ms);
-    SET(CURLOPT_HTTPHEADER, c->headers);
     SET(CURLOPT_USERAGENT, "spillway/" SPILLWAY_VERSION);
     SET(CURLOPT_HEADERFUNCTION, take_header);
-    SET(CURLOPT_HEADERDATA, c);
     SET(CURLOPT_WRITEFUNCTION, take_body);
-    SET(CURLOPT_WRITEDATA, c);
     SET(CURLOPT_XFERINFOFUNCTION, take_progress);
-    SET(CURLOPT_XFERINFODATA, c);
-    SET(CURLOPT_NOPROGRESS, 0L);
-    SET(CURLOPT_PRIVATE, c);
-    SET(CURLOPT_ERRORBUFFER, c->curl_text);
     SET(CURLOPT_SHARE, u->share);
     if (u->config.ca_file) SET(CURLOPT_CAINFO, u->config.ca_file);
-    if (c->host->loopback) SET(CURLOPT_NOPROXY, "*");
+    if (ok) return h;
+    curl_easy_cleanup(h);
+    return NULL;
+}
+
+/* What is the call's. Whatever is set here is set of every call, and taken away by take_back if it points to the call's memory. */
+static bool set_options(struct upstream_call *c, const char *path)
+{
+    char url[URL_MAX_BYTES];
+    int n = snprintf(url, sizeof url, "%s%s", c->host->base_url, path);
+    bool ok = n > 0 && (size_t)n < sizeof url;
+    CURL *h = c->easy;
+    SET(CURLOPT_URL, url);
+    /* rather one connection more loaded than one more; without TLS there is no HTTP/2, and calls would wait for each other's ends */
+    SET(CURLOPT_PIPEWAIT, c->host->tls ? 1L : 0L);
+    SET(CURLOPT_HTTPHEADER, c->headers);
+    SET(CURLOPT_HEADERDATA, c);
+    SET(CURLOPT_WRITEDATA, c);
+    SET(CURLOPT_XFERINFODATA, c);
+    SET(CURLOPT_PRIVATE, c);
+    SET(CURLOPT_ERRORBUFFER, c->curl_text);
+    SET(CURLOPT_NOPROGRESS, c->request.body.len > AT_ONCE_BYTES ? 0L : 1L);
+    SET(CURLOPT_NOPROXY, c->host->loopback ? "*" : NULL);
     if (c->decoder) {
         SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body.len);
         SET(CURLOPT_POSTFIELDS, c->request.body.data);
-    }
-#undef SET
+    } else
+        SET(CURLOPT_HTTPGET, 1L);
     return ok;
 }
+
+static void take_back(struct upstream *u, CURL *h)
+{
+    bool ok = h && u->n_spare < SPARE_HANDLES;
+    if (ok) {
+        SET(CURLOPT_HTTPHEADER, NULL);
+        SET(CURLOPT_HEADERDATA, NULL);
+        SET(CURLOPT_WRITEDATA, NULL);
+        SET(CURLOPT_XFERINFODATA, NULL);
+        SET(CURLOPT_PRIVATE, NULL);
+        SET(CURLOPT_ERRORBUFFER, NULL);
+        SET(CURLOPT_POSTFIELDS, NULL);
+    }
+    if (ok)
+        u->spare[u->n_spare++] = h;
+    else
+        curl_easy_cleanup(h);
+}
+#undef SET
 
 static int call_begin(struct upstream *u, struct upstream_call *c, const char *path, size_t i_key, struct err *e)
 {
     bool failed = false;
-    c->easy = curl_easy_init();
+    c->easy = u->n_spare ? u->spare[--u->n_spare] : handle_new(u);
     add_headers(c, i_key, &failed);
     if (!c->easy || failed || !set_options(c, path)) return err_set(e, ERR_MEMORY, "out of memory");
     int rc = curl_loop_add(u->curl, c->easy, e);
@@ -572,6 +611,7 @@ void upstream_free(struct upstream *u)
         curl_loop_remove(u->curl, c->easy);
         call_free(c);
     }
+    while (u->n_spare) curl_easy_cleanup(u->spare[--u->n_spare]);
     curl_loop_free(u->curl);
     if (u->share) curl_share_cleanup(u->share);
     free(u);

@@ -95,6 +95,18 @@ struct decoder_choice {
     uint32_t n_tools;
 };
 
+/* decode_repeat.c */
+struct decoder_repeat {
+    struct buf event;          /* the last that was learnt: n_before bytes, a text, n_behind bytes */
+    size_t n_before, n_behind; /* n_before 0: none is */
+    uint32_t choice;           /* whose text it is */
+    /* of the event that is being read */
+    uint32_t n_told;
+    bool is_text; /* the last thing it told; borrowed from its tree */
+    const char *text;
+    size_t n_text;
+};
+
 struct decoder {
     const struct provider_host *host;
     const struct wire *wire;
@@ -114,6 +126,7 @@ struct decoder {
     json_t *usage_object; /* the last one; Anthropic's is put together */
     json_t *chunk_told;   /* members of chunks that have gone on as extra */
     struct buf usage_raw;
+    struct decoder_repeat repeat;
     char id[WIRE_MAX_ID_BYTES], model[WIRE_MAX_ID_BYTES];
     struct err *e; /* while feeding */
     union {
@@ -143,6 +156,13 @@ struct wire {
     const char *done_word;
     bool ends_with_body; /* there is no word for the end: the body's end, once every choice has finished */
 };
+
+/* Around an event that is read as a tree; note is decoder_emit's. */
+void repeat_begin(struct decoder *d);
+void repeat_note(struct decoder *d, const struct event *ev);
+void repeat_learn(struct decoder *d, const char *data, size_t n);
+/* true: it was one that repeats, and has been told; *rc is what that came to. */
+bool repeat_take(struct decoder *d, const char *data, size_t n, int *rc);
 
 int decoder_malformed(struct decoder *d, const char *what);
 /* The host told an error: reads it and returns -ERR_GONE. */

@@ -27,7 +27,7 @@ def free_port():
 class Postgres:
     """PostgreSQL does not run as root: there it is another user's, who owns the data directory."""
 
-    def __init__(self):
+    def __init__(self, standby_of=None):
         self.bin = pathlib.Path(PROGRAMS[-1])
         self.dir = tempfile.mkdtemp(prefix="spillway-pg-")
         self.data = self.dir + "/data"
@@ -36,8 +36,10 @@ class Postgres:
             owner = pwd.getpwnam("postgres")
             os.chown(self.dir, owner.pw_uid, owner.pw_gid)
             self.user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        subprocess.run([self.bin / "initdb", "-D", self.data, "-U", "spillway", "-A", "trust", "-E", "UTF8", "--no-locale"], check=True,
-                       stdout=subprocess.DEVNULL, cwd=self.dir, **self.user)
+        make = [self.bin / "initdb", "-D", self.data, "-U", "spillway", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        if standby_of:
+            make = [self.bin / "pg_basebackup", "-D", self.data, "-d", standby_of.url, "-X", "stream", "-c", "fast", "-R"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd=self.dir, **self.user)
         self.process = None
         self.start()
 
@@ -62,6 +64,9 @@ class Postgres:
             self.process.send_signal(how)
             self.process.wait(30)
         self.log.close()
+
+    def promote(self):
+        subprocess.run([self.bin / "pg_ctl", "promote", "-D", self.data, "-w"], check=True, stdout=subprocess.DEVNULL, cwd=self.dir, **self.user)
 
     def close(self):
         self.stop()

@@ -16,7 +16,7 @@ static struct db *db, *other; /* other: of a second gateway */
 static struct ledger *l;
 static int64_t web, key, groq, now_ms, today_ms; /* now_ms: the ledger's */
 static struct alerts_seen seen;
-static const struct alerts_config config = {.spend_factor = 4, .spend_floor_nusd = 1000000000, .error_per_cent = 20, .overflow_per_cent = 50};
+static const struct alerts_bounds bounds = {.spend_factor = 4, .spend_floor_nusd = 1000000000, .error_per_cent = 20, .overflow_per_cent = 50};
 
 static int64_t clock_now(void *ctx)
 {
@@ -92,7 +92,7 @@ static int64_t n_alerts(const char *kind)
 
 static void look(struct alert_count failed, struct alert_count overflowed)
 {
-    OK(alerts_find(db, &config, &seen, failed, overflowed, &store_e));
+    OK(alerts_find(db, &bounds, &seen, failed, overflowed, &store_e));
 }
 
 static void look_only(void)
@@ -413,7 +413,7 @@ static void test_prices_of_the_last_day_are_looked_at_after_a_start(void **state
     set_price("a", 2);
     look_only();
     struct alerts_seen started = {.last_price = 0};
-    OK(alerts_find(db, &config, &started, (struct alert_count){0}, (struct alert_count){0}, &store_e));
+    OK(alerts_find(db, &bounds, &started, (struct alert_count){0}, (struct alert_count){0}, &store_e));
     alert_hour_free(&started.hour);
     assert_int_equal(n_alerts("price_change"), 1);
 }

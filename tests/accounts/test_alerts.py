@@ -309,6 +309,21 @@ def test_requests_do_not_wait_for_a_webhook_that_says_nothing(place):
     stuck.set()
 
 
+def test_bounds_are_read_again(place, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("alert_error_percent: 100\n")
+    place.start("--config", config)
+    config.write_text("alert_error_percent: 30\nalert_spend_floor: much\n")
+    place.server.process.send_signal(signal.SIGHUP)
+    assert place.server.log_has("reload: --alert-spend-floor", 20)
+    config.write_text("alert_error_percent: 30\n")
+    place.server.process.send_signal(signal.SIGHUP)
+    assert place.server.log_has("changed: alert_error_percent", 20)
+    for i in range(40):  # half of them fail: more than 30 of 100, less than 100
+        place.ask(**({"seed": FakeServer.seeds["nan"]} if i % 2 else {}))
+    assert place.server.log_has("have failed", 20)
+
+
 def test_without_a_webhook_the_log_has_it(place):
     place.start()
     place.budget_reached()

@@ -145,6 +145,23 @@ def place(tmp_path, fake):
     p.check()
 
 
+def test_a_gateway_without_a_local_model_has_its_providers(place):
+    place.args = ("--no-model",)
+    place.start()
+    r, answer = place.ask(model=f"groq/{MODEL}")
+    assert r.status == 200, answer
+    r, answer = place.ask(model="demo")
+    assert (r.status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("size", [7000, 12000])  # read on the loop, and by a thread (READ_HERE_BYTES)
+def test_a_request_costs_the_same_wherever_it_is_read(place, size):
+    place.start()
+    r, answer = place.ask(model=f"groq/{MODEL}", messages=[{"role": "user", "content": "x" * size}])
+    assert r.status == 200 and answer["usage"]["prompt_tokens"] > 0, answer
+    assert place.settled(1)[0][2] == int(r.headers["x-spillway-cost-nusd"]) == IN * answer["usage"]["prompt_tokens"] + OUT * answer["usage"]["completion_tokens"]
+
+
 @pytest.mark.parametrize("name", [h[0] for h in HOSTS])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_hosted_answer_costs_what_the_provider_takes(place, fake, name, stream):

@@ -4,6 +4,7 @@ hosted answers, streams and not, overflow, clients that leave, providers that re
 Each request of a run asks for another max_tokens, which the provider's own ledger and the hold in ours both have: so every request that the provider
 served is found again, and what it says of its cost."""
 import collections
+import copy
 import http.client
 import itertools
 import json
@@ -32,7 +33,8 @@ PROFILES = {name: profile for name, _, profile in HOSTS}
 CLIENTS = 12
 TEXT = "{} it is"  # of one length, with a word of WORDS
 WORDS = {"fast": None, "slow": {"tokens": 30, "delay_event_ms": 3}, "long": {"tokens": 150, "delay_event_ms": 2}, "wait": {"delay_head_ms": 150},
-         "cuts": {"tokens": 30, "cut": {"how": "reset", "after_event": 9}}, "mute": {"usage": "omit"}, "fail": {"status": 500}, "ever": {"tokens": 100_000, "delay_event_ms": 100}}
+         "cuts": {"tokens": 30, "cut": {"how": "reset", "after_event": 9}}, "mute": {"usage": "omit"}, "fail": {"status": 500},
+         "ever": {"tokens": 100_000, "delay_event_ms": 100}}
 WEIGHTS = [40, 20, 10, 10, 5, 5, 2, 0]
 SCRIPT = [{"match": {"text": word}, "do": do} for word, do in WORDS.items() if do]
 TABLE = {"in_uncached": {"nusd": IN, "units": 1}, "in_cache_read": {"nusd": CACHED, "units": 1}, "out_text": {"nusd": OUT, "units": 1}}
@@ -310,6 +312,45 @@ def test_t71_nothing_is_lost_when_the_gateway_is_killed(kills, size, figure, req
     for name, value in (("requests", len(kills.requests) + len(kills.local)), ("served by the provider", sum(map(len, kills.truth.values()))),
                         ("acknowledged, all there", seen), ("attempts that agree to the nano-dollar", exact), ("marked as estimated", marked)):
         figure(name, value)
+
+
+def plant_cost(k):
+    """The provider asks for a nano-dollar more."""
+    key = next(key for key, row in k.requests.items() if any(a[3] == "reported" for a in k.attempts[row[0]]))
+    k.truth = {**k.truth, key: [{**t, "cost_nusd": t["cost_nusd"] + 1} for t in k.truth[key]]}
+
+
+def plant_request(k):
+    """It has served one that we know nothing of."""
+    k.truth = {**k.truth, ("key-1", 1): [{"profile": "groq", "cost_nusd": 1}]}
+
+
+def plant_silence(k):
+    k.doubted = set()
+
+
+def plant_answer(k):
+    """A client was told another cost."""
+    r = next(r for r in k.rounds if any(not a.local for a in r.acks))
+    ack = next(a for a in r.acks if not a.local)
+    told = copy.copy(r)
+    told.acks = [Ack(ack.tag, False, {**ack.usage, "cost_nusd": ack.usage["cost_nusd"] + 1})]
+    k.rounds = [told]
+
+
+@pytest.mark.parametrize("kills", ["sqlite"], indirect=True)
+def test_t71_what_is_planted_is_found(kills):
+    kills.prepare()
+    for i in range(1, 6):
+        kills.round(i)
+    kills.finish()
+    for plant in (plant_cost, plant_request, plant_silence, plant_answer):
+        planted = copy.copy(kills)
+        plant(planted)
+        with pytest.raises((AssertionError, KeyError)):
+            check_truth(planted)
+            check_acknowledged(planted)
+    assert check_acknowledged(kills) and check_truth(kills)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -9,7 +9,7 @@ enum { CENT = 10000000, USD = 1000000000 };
 
 static struct db *db;
 static struct ledger *l;
-static int64_t key, groq, local, now_ms;
+static int64_t key, groq, local, now_ms, ahead_ms; /* ahead_ms: the database's clock of the boot clock */
 
 static int64_t clock_now(void *ctx)
 {
@@ -17,10 +17,23 @@ static int64_t clock_now(void *ctx)
     return now_ms;
 }
 
+static int64_t clock_boot(void *ctx)
+{
+    (void)ctx;
+    return now_ms - ahead_ms;
+}
+
+/* The database's clock alone. */
+static void clock_jump(int64_t ms)
+{
+    now_ms += ms;
+    ahead_ms += ms;
+}
+
 static void ledger_begin(bool alone)
 {
     OK(db_open(&db, store_where(), &store_e));
-    OK(ledger_open(&l, db, &(struct ledger_options){.gateway = "test", .alone = alone, .now_ms = clock_now}, &store_e));
+    OK(ledger_open(&l, db, &(struct ledger_options){.gateway = "test", .alone = alone, .now_ms = clock_now, .boot_ms = clock_boot}, &store_e));
 }
 
 static void ledger_end_all(void)
@@ -35,6 +48,7 @@ static int setup(void **state)
 {
     (void)state;
     now_ms = 1790000000000; /* 2026-09-21 14:13:20 UTC */
+    ahead_ms = now_ms - 1000000;
     store_new();
     ledger_begin(true);
     key = store_key(db, 2);
@@ -254,18 +268,17 @@ static void test_a_hold_is_extended_while_it_is_covered(void **state)
     assert_int_equal(apply(&more), -ERR_NOT_FOUND);
 }
 
-/* Of a free model nothing but that number tells an extension from the one before (B9). */
-static void test_b9_an_extension_is_known_by_its_number(void **state)
+/* Of a free model nothing in its rows tells an extension from the one before (B9). */
+static void test_b9_a_batch_is_known_by_its_runs_row(void **state)
 {
     (void)state;
     int64_t id;
-    budget(key, "all", "tokens", "hour", 10000);
     assert_int_equal(reserve(key, 0, &id), 0);
     struct ledger_op more = {.type = LEDGER_EXTEND, .request = id, .n = 1, .tokens = 256, .attempt = {.extended = 1}}, *list = &more;
-    assert_int_equal(ledger_look(l, &list, 1, &store_e), 0);
     assert_int_equal(apply(&more), 0);
+    if (db_kind(db) == DB_SQLITE) OK(ledger_beat(l, &store_e)); /* there no outcome is unknown, so a batch does not write the row */
     assert_int_equal(ledger_look(l, &list, 1, &store_e), 1);
-    more.attempt.extended = 2;
+    l->seen_ms++; /* one that did not come to be */
     assert_int_equal(ledger_look(l, &list, 1, &store_e), 0);
     assert_int_equal(post(id, 0, 0), 0);
 }
@@ -625,6 +638,112 @@ static void test_t77_the_clock_never_goes_back(void **state)
     assert_int_equal(void_it(id), 0);
 }
 
+enum { MINUTE_MS = 60000, HOUR_MS = 3600000, DAY_MS = 24 * HOUR_MS };
+
+static size_t recovered(struct ledger *by)
+{
+    size_t n;
+    OK(ledger_recover(by, &n, &store_e));
+    return n;
+}
+
+static void test_t77_a_clock_that_jumps_ends_no_request_early(void **state)
+{
+    const int64_t jumps[] = {DAY_MS, -DAY_MS, -HOUR_MS, DAY_MS};
+    int64_t id;
+    (void)state;
+    assert_int_equal(reserve(key, CENT, &id), 0); /* has to end in 60 s, and has 60 s more */
+    for (int i = 0; i < 4; i++) {
+        clock_jump(jumps[i]);
+        now_ms += 29000;
+        assert_int_equal(recovered(l), 0);
+    }
+    now_ms += 4001;
+    assert_int_equal(recovered(l), 1);
+}
+
+static void test_t77_a_clock_that_stands_or_went_back_ends_no_request_late(void **state)
+{
+    int64_t id;
+    (void)state;
+    assert_int_equal(reserve(key, CENT, &id), 0);
+    now_ms += 2 * MINUTE_MS + 1;
+    clock_jump(-2 * MINUTE_MS - 1); /* it has stood since */
+    assert_int_equal(recovered(l), 1);
+    assert_int_equal(reserve(key, CENT, &id), 0);
+    clock_jump(-HOUR_MS);
+    now_ms += 2 * MINUTE_MS;
+    assert_int_equal(recovered(l), 0);
+    now_ms += 1;
+    assert_int_equal(recovered(l), 1);
+}
+
+/* Another gateway sees the same jump: it leaves the requests of one that lives alone, and takes those of one that has fallen silent. */
+static void test_t77_another_gateway_judges_by_who_lives(void **state)
+{
+    struct db *other_db;
+    struct ledger *other;
+    int64_t id;
+    (void)state;
+    ledger_end_all();
+    ledger_begin(false);
+    OK(db_open(&other_db, store_where(), &store_e));
+    OK(ledger_open(&other, other_db, &(struct ledger_options){.gateway = "other", .now_ms = clock_now, .boot_ms = clock_boot}, &store_e));
+    struct ledger_op op = reserve_of(key, CENT);
+    op.lasts_ms = 10 * MINUTE_MS;
+    assert_int_equal(apply(&op), 0);
+    id = op.request;
+    now_ms += 2 * MINUTE_MS;
+    OK(ledger_beat(l, &store_e));
+    clock_jump(DAY_MS);
+    assert_int_equal(recovered(other), 0); /* it has not been able to say anything since */
+    now_ms += MINUTE_MS;
+    OK(ledger_beat(l, &store_e));
+    assert_int_equal(recovered(other), 0); /* it has */
+    now_ms += 1;
+    assert_int_equal(post(id, CENT, 0), 0);
+    assert_int_equal(reserve(key, CENT, &id), 0); /* and then it dies: 60 s, and 60 s */
+    now_ms += 2 * MINUTE_MS;
+    assert_int_equal(recovered(other), 0);
+    now_ms += 1;
+    assert_int_equal(recovered(other), 1);
+    ledger_close(other);
+    db_close(other_db);
+}
+
+/* A budget's day is the database's, and does not come twice. */
+static void test_t77_a_window_is_not_had_twice(void **state)
+{
+    int64_t id;
+    (void)state;
+    budget(key, "all", "nusd", "hour", CENT);
+    assert_int_equal(reserve(key, CENT, &id), 0);
+    clock_jump(HOUR_MS);
+    int64_t next;
+    assert_int_equal(reserve(key, CENT, &next), 0);
+    assert_int_equal(post(id, CENT, 0), 0);
+    clock_jump(-HOUR_MS);
+    int64_t other;
+    assert_int_equal(reserve(key, CENT, &other), -ERR_HELD); /* it is that next hour until the clock has come round */
+    assert_int_equal(post(next, CENT, 0), 0);
+    assert_int_equal(reserve(key, CENT, &other), -ERR_BUDGET);
+}
+
+/* An unknown outcome that was none: the numbers are used again (I10). */
+static void test_b9_a_commit_that_was_none_leaves_no_gap(void **state)
+{
+    int64_t id, before;
+    (void)state;
+    assert_int_equal(reserve(key, CENT, &before), 0);
+    l->seq_before = l->seq;
+    l->seq += 3; /* as a batch that is cut leaves it */
+    l->seen_ms++;
+    OK(ledger_look(l, NULL, 0, &store_e));
+    assert_int_equal(reserve(key, CENT, &id), 0);
+    assert_int_equal(id, before + 1);
+    assert_int_equal(void_it(id) | void_it(before), 0);
+}
+
 static void test_b18_corrections_are_new_transfers(void **state)
 {
     (void)state;
@@ -769,7 +888,7 @@ int main(void)
         T(test_two_gateways_share_a_balance),
         T(test_i4_what_is_beyond_the_hold_the_house_bears),
         T(test_a_hold_is_extended_while_it_is_covered),
-        T(test_b9_an_extension_is_known_by_its_number),
+        T(test_b9_a_batch_is_known_by_its_runs_row),
         T(test_a_reserve_says_what_can_refuse_more),
         T(test_a_second_attempt_brings_its_price),
         T(test_budgets_hold_in_their_windows),
@@ -786,6 +905,11 @@ int main(void)
         T(test_b20_a_gateway_knows_its_own_dead_runs_on_a_store_that_others_use),
         T(test_i5_no_hold_outlives_its_deadline_by_more_than_a_minute),
         T(test_t77_the_clock_never_goes_back),
+        T(test_t77_a_clock_that_jumps_ends_no_request_early),
+        T(test_t77_a_clock_that_stands_or_went_back_ends_no_request_late),
+        T(test_t77_another_gateway_judges_by_who_lives),
+        T(test_t77_a_window_is_not_had_twice),
+        T(test_b9_a_commit_that_was_none_leaves_no_gap),
         T(test_b18_corrections_are_new_transfers),
         T(test_usage_is_summed_by_day_and_tag),
         T(test_budgets_are_checked_when_they_are_made),

@@ -30,6 +30,12 @@ static struct ledger_writer *writer_start(bool alone)
     return w;
 }
 
+static void writer_end(struct ledger_writer *w)
+{
+    ledger_writer_stop(w, 1000);
+    ledger_writer_free(w);
+}
+
 static int ask(struct ledger_writer *w, struct ledger_op *op)
 {
     struct wait wait = {.call = {.op = *op}};
@@ -123,8 +129,8 @@ static void test_t70_exactly_a_hundred_succeed(void **state)
     }
     struct ledger_writer_state st = ledger_writer_state(s.w[0]);
     print_message("    T70 %d rounds: %.1f operations a transaction\n", rounds, (double)st.n_ops / (double)st.n_batches);
-    ledger_writer_stop(s.w[0], 1000);
-    if (postgres) ledger_writer_stop(s.w[1], 1000);
+    writer_end(s.w[0]);
+    if (postgres) writer_end(s.w[1]);
     ledger_close(l);
     db_close(db);
     store_remove();
@@ -157,7 +163,7 @@ static void test_one_bad_operation_spoils_nobody_elses(void **state)
     assert_int_equal(ask(w, &end), 0);
     assert_int_equal(ask(w, &last), 0);
     store_check(db);
-    ledger_writer_stop(w, 1000);
+    writer_end(w);
     db_close(db);
     store_remove();
 }
@@ -197,7 +203,7 @@ static void test_b15_ends_wait_for_a_store_that_is_away(void **state)
     end.call.op = post_of(refused.request, supplier, 0);
     assert_int_equal(ask(w, &end.call.op), 0);
     store_check(db);
-    ledger_writer_stop(w, 1000);
+    writer_end(w);
     db_close(db);
     store_remove();
 }

@@ -488,6 +488,31 @@ def test_choices_share_a_hold(place):
     assert place.settled(2)[1][2:4] == ((n + 256) * PRICE, (n + 256) * PRICE)
 
 
+def test_b1_streams_at_once_spend_a_balance_and_no_more(place):
+    start_priced(place, tokens_per_s=300)
+    n = prompt_tokens(place)
+    place.accounts("prepaid", 2, 0)
+    place.accounts("deposit", 2, f"{(n + 1 + 2500) * PRICE / 1e9:.9f}")  # the first was on credit
+    codes = []
+
+    def client():
+        c, r = place.open(model="demo", messages=HELLO, stream=True, max_tokens=600)
+        text = r.read().decode()
+        codes.append("whole" if "[DONE]" in text else re.search(r'"code":"(\w+)"', text)[1])
+        c.close()
+
+    threads = [threading.Thread(target=client) for _ in range(10)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(30)
+    spent = sum(row[2] for row in place.settled(2)[1:])
+    assert len(codes) == 10 and set(codes) <= {"whole", "budget_exhausted", "budget_held"} and codes.count("whole") < 10
+    assert 1500 * PRICE < spent <= 2500 * PRICE
+    assert place.rows("SELECT posted, pending FROM balances WHERE account = 2") == [(2500 * PRICE - spent, 0)]
+    assert place.rows("SELECT count(*) FROM transfers WHERE kind = 'overrun'") == [(0,)]
+
+
 def test_b10_a_killed_gateway_charges_what_was_known_of_a_local_answer(place):
     """As of the last time that its hold was extended."""
     start_priced(place)

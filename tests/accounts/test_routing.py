@@ -378,6 +378,33 @@ def test_a_session_stays_where_its_prompt_is(place):
         assert len(by) == 1, by
 
 
+# --- what operators see ---
+
+
+def test_operators_see_what_overflow_came_to(place, fake):
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    c = occupy(place)
+    assert served(place.ask(model="demo")[0]) == f"lab/{MODEL}"
+    c.close()
+    admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
+    h, until = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30), time.monotonic() + 10
+    while True:
+        h.request("GET", "/admin/routing", headers={"authorization": f"Bearer {admin}"})
+        r = h.getresponse()
+        told = r.read()
+        if r.status == 200:
+            break
+        assert time.monotonic() < until, told
+        time.sleep(0.1)
+    told = json.loads(told)
+    cost = fake.ledger(1)[0]["cost_nusd"]
+    assert {k: told["overflow"][k] for k in ("overflowed", "rescued", "cost_nusd", "over_hold", "this_hour_nusd")} == {
+        "overflowed": 1, "rescued": 1, "cost_nusd": cost, "over_hold": 0, "this_hour_nusd": cost}
+    assert told["overflow"]["saved_ms"] > 3000 and told["reasons"]["queue"] == 1
+    lab = next(p for p in told["providers"] if p["provider"] == "lab")
+    assert lab["keys"] == ["usable"] and lab["models"][0]["breaker"] == "closed" and lab["models"][0]["first_token_ms"] > 0
+
+
 # --- the dry run ---
 
 

@@ -74,7 +74,7 @@ static void charge(struct db *db, int64_t key)
     ledger_close(l);
 }
 
-/* The table was made anew by version 10: what it refused it refuses, its ids go on, and what it did not know it knows. */
+/* The table was made anew by version 11: what it refused it refuses, its ids go on, and what it did not know it knows. */
 static void check_transfers(struct db *db)
 {
     struct ledger *l;

@@ -179,6 +179,80 @@ static void test_b17_a_table_is_read_whole_or_not_at_all(void **state)
     tariff_table_release(read_tariffs(NULL));
 }
 
+/* What a request that holds a table must find in it. */
+struct holder {
+    struct tariff_table *t;
+    int64_t nano, id; /* of demo; nano 0: it is free */
+};
+
+static void check_holder(const struct holder *h)
+{
+    struct tariff x = tariff_for(h->t, "local", "demo", "demo");
+    assert_int_equal(x.sale.price->tiers[0].rate[USAGE_OUT_TEXT].nano, h->nano);
+    assert_int_equal(x.sale.id, h->id);
+    assert_int_equal(x.cost.id, h->id);
+}
+
+/* The last table that could be read is in force. */
+static void look(struct tariff_table **now, bool good)
+{
+    struct tariff_table *fresh;
+    int rc = tariff_table_read(&fresh, db, *now, &store_e);
+    assert_int_equal(rc, good ? 0 : -ERR_INPUT);
+    if (rc) return;
+    tariff_table_release(*now);
+    *now = fresh;
+}
+
+/* T78: changes, ends and malformed rows at any instant of any request. */
+static void test_t78_prices_change_at_any_instant(void **state)
+{
+    (void)state;
+    enum { HOLDERS = 16 };
+    const char *size = getenv("SPILLWAY_FAULT");
+    const long steps = size && strcmp(size, "long") == 0 ? 100000 : 400;
+    struct holder holders[HOLDERS] = {{NULL}}, now = {NULL};
+    int64_t nano = 0, id = 0; /* that were set last */
+    bool broken = false;
+    unsigned seed = (unsigned)time(NULL);
+    print_message("    seed %u\n", seed);
+    look(&now.t, true);
+    for (long i = 0; i < steps; i++) {
+        char text[200];
+        const int what = rand_r(&seed) % 10, which = rand_r(&seed) % HOLDERS;
+        if (what == 0) {
+            nano = 1 + rand_r(&seed) % 1000000;
+            snprintf(text, sizeof text, FLAT("local", "demo", "%d"), (int)nano, (int)nano);
+            id = set_price(text);
+            OK(id);
+            look(&now.t, !broken);
+        } else if (what == 1 && id && !broken) {
+            OK(price_table_end(db, "local", "demo", &store_e));
+            look(&now.t, true);
+            nano = id = 0;
+        } else if (what == 2 && !broken) {
+            OK(db_run(db, "INSERT INTO prices (provider, model, rows, source, created_s) VALUES ('groq', 'bad', '{\"provider\":\"groq\"', 'test', 1)", DB_NO_ARGS, NULL,
+                      &store_e));
+            broken = true;
+            look(&now.t, false);
+        } else if (what == 3 && broken) {
+            OK(db_run(db, "DELETE FROM prices WHERE model = 'bad'", DB_NO_ARGS, NULL, &store_e));
+            broken = false;
+            look(&now.t, true);
+        } else {
+            tariff_table_release(holders[which].t);
+            holders[which] = now;
+            tariff_table_hold(now.t);
+        }
+        if (!broken) now.nano = nano, now.id = id;
+        check_holder(&now);
+        for (int k = 0; k < HOLDERS; k++)
+            if (holders[k].t) check_holder(&holders[k]);
+    }
+    for (int k = 0; k < HOLDERS; k++) tariff_table_release(holders[k].t);
+    tariff_table_release(now.t);
+}
+
 static void test_what_is_free_has_one_row_and_the_operators_goes_before_it(void **state)
 {
     (void)state;
@@ -257,6 +331,7 @@ int main(void)
         TEST(test_a_tariff_has_the_price_of_the_source_the_name_and_the_mark_up),
         TEST(test_b16_a_table_that_is_held_does_not_change),
         TEST(test_b17_a_table_is_read_whole_or_not_at_all),
+        TEST(test_t78_prices_change_at_any_instant),
         TEST(test_what_is_free_has_one_row_and_the_operators_goes_before_it),
         TEST(test_words_of_the_table_are_no_providers),
         TEST(test_break_even_is_by_the_measured_mix),

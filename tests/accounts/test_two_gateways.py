@@ -53,6 +53,21 @@ def pair(tmp_path, fake, store):  # noqa: F811
     a.check()
 
 
+def test_rules_hold_at_both(pair):
+    a, b = pair
+    assert all(place.ask(model=f"lab/{MODEL}")[0].status == 200 for place in pair)
+    a.accounts("rules", 2, "--providers", "groq,lab")
+    a.accounts("rules", 1, "--providers", "groq,openai")  # whoever refuses lab has both
+    for place in pair:
+        until = time.monotonic() + 20
+        while place.ask(model=f"lab/{MODEL}")[0].status == 200:
+            assert time.monotonic() < until
+        r, answer = place.ask(model=f"lab/{MODEL}")
+        assert r.status == 403 and answer["error"]["code"] == "permission_denied"
+        assert place.ask(model=f"openai/{MODEL}")[0].status == 403 and place.ask(model=f"groq/{MODEL}")[0].status == 200
+    a.settled(0)
+
+
 def test_a_balance_is_spent_to_the_end_and_no_further_by_both(pair, fake):  # noqa: F811
     a, b = pair
     r, _ = a.ask(model=f"lab/{MODEL}")

@@ -169,6 +169,12 @@ def test_a_limit_that_counts_only_when_given_is_not_given_by_printing(effective)
     assert "\n  # max_connections_per_ip: 64 " in effective("") and "\n  max_connections_per_ip: 64\n" in effective("", "--max-connections-per-ip", "64")
 
 
+def test_no_model_is_none_and_not_some(effective, spillway):
+    assert not re.search("^models:", effective("", "--no-model"), re.M) and effective("no_model: true\n").startswith("no_model: true\n")
+    r = spillway("serve", "demo", "--no-model")
+    assert r.returncode != 0 and "--no-model: models are named as well" in r.stderr
+
+
 def test_each_option_and_limit_of_serve_is_a_key(spillway):
     flags = set(re.findall(r"^  --([a-z-]+)", spillway("serve", "--help-all").stdout, re.M))
     printed = spillway("serve", "--print-config").stdout

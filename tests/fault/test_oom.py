@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "failer"))
 from conftest import long_run  # noqa: E402
 from failer import ROLES  # noqa: E402
 from scripts import PICTURES, SCRIPTS, WITHOUT_WORKER, chat, user, wire  # noqa: E402
+from serving import BIN  # noqa: E402
 from test_remote_images import Hosts  # noqa: E402
 from torture import SLACK, Torture  # noqa: E402
 
@@ -80,6 +81,24 @@ def test_t47_a_picture_by_url(monkeypatch, forever, figure):
     assert reached > t.runs // 2
     assert t.stop() == 0
     hosts.close()
+
+
+@pytest.mark.parametrize("name,key,fields", [("kept", "NEW-EACH-TIME", {}), ("given again", "again", {}), ("already done", "again", {"stream": True}),
+                                             ("tags", "NEW-EACH-TIME", {"metadata": {"a": "b"}})])
+def test_t47_an_idempotency_key(monkeypatch, figure, name, key, fields):
+    """An answer that is sealed and kept, one that is given again, a receipt, tags."""
+    monkeypatch.setitem(SCRIPTS, name, wire(chat(**fields), fields=[f"Idempotency-Key: {key}"]))
+    t = Torture()
+    subprocess.run([BIN, "accounts", "storage", "2", "on", "--data", t.server.data.name], check=True, capture_output=True)
+    for _ in range(3):
+        t.send(name)  # what is made once, such as statements, is not counted
+    n = t.learn(name)[2]["gateway", "alloc"]
+    ks = range(1, n + 2) if long_run() else range(1, n + 2, max(1, n // 40))
+    reached = sum(t.run(name, "gateway", f"{name} k={k}", lambda r: r.fail_alloc(k, False)) > 0 for k in ks)
+    figure(f"T47 {name} once", f"{n} allocations; {t.report()}; {reached} failed")
+    assert not t.findings, "\n".join(f"{c}: {w}" for c, w in t.findings[:20])
+    assert reached > t.runs // 2
+    assert t.stop() == 0
 
 
 def test_t47_a_planted_loss_is_found(torture):

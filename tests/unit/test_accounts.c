@@ -227,6 +227,44 @@ static void test_accounts_are_migrated_by_several_processes_at_once(void **state
     assert_int_equal(raw_number("SELECT count(*) FROM schema_migrations"), ACCOUNTS_SCHEMA_VERSION);
 }
 
+static const char *const hot_inserts[] = {
+    "INSERT INTO requests (id, account, project, state, scope, model, created_ms, deadline_ms, reserved, held) VALUES (1, 2, 3, 'reserved', 0, 'm', 1, 2, 5, 5)",
+    "INSERT INTO attempts (request, n, supplier, model, state, started_ms, source) VALUES (1, 1, 4, 'm', 'open', 1, 'reported')",
+    "INSERT INTO transfers (request, kind, debit, credit, amount, created_ms) VALUES (1, 'sale', 2, 3, 5, 1)"};
+
+/* A list of three values in a CHECK would be made a table for each row (schema.c, version 10). */
+static void test_accounts_checks_of_what_is_written_often_need_no_table(void **state)
+{
+    (void)state;
+    accounts_close(open_ok());
+    sqlite3 *db = raw_db();
+    for (size_t i = 0; i < sizeof hot_inserts / sizeof *hot_inserts; i++) {
+        char sql[400];
+        sqlite3_stmt *s;
+        snprintf(sql, sizeof sql, "EXPLAIN %s", hot_inserts[i]);
+        assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &s, NULL), SQLITE_OK);
+        while (sqlite3_step(s) == SQLITE_ROW) assert_string_not_equal((const char *)sqlite3_column_text(s, 1), "OpenEphemeral");
+        sqlite3_finalize(s);
+    }
+    sqlite3_close(db);
+}
+
+static void test_accounts_checks_hold_after_the_migrations(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {
+        "UPDATE requests SET state = 'lost', resolved_ms = 1, held = 0", "UPDATE requests SET scope = 3", "UPDATE attempts SET state = 'done'",
+        "UPDATE attempts SET source = 'guessed'", "UPDATE transfers SET kind = 'gift'"};
+    accounts_close(open_ok());
+    for (size_t i = 0; i < sizeof hot_inserts / sizeof *hot_inserts; i++) raw_run(hot_inserts[i]);
+    sqlite3 *db = raw_db();
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(sqlite3_exec(db, wrong[i], NULL, NULL, NULL), SQLITE_CONSTRAINT);
+        assert_non_null(strstr(sqlite3_errmsg(db), "CHECK"));
+    }
+    sqlite3_close(db);
+}
+
 static void test_accounts_enforce_references(void **state)
 {
     (void)state;
@@ -790,6 +828,8 @@ int main(void)
         DIR_TEST(test_accounts_migration_refuses_rows_without_parent),
         DIR_TEST(test_accounts_are_made_by_several_processes_at_once),
         DIR_TEST(test_accounts_are_migrated_by_several_processes_at_once),
+        DIR_TEST(test_accounts_checks_of_what_is_written_often_need_no_table),
+        DIR_TEST(test_accounts_checks_hold_after_the_migrations),
         DIR_TEST(test_accounts_enforce_references),
         DIR_TEST(test_accounts_refuse_a_newer_schema),
         DIR_TEST(test_accounts_are_private_files),

@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "base/json_quick.h"
 #include "base/str.h"
 
 static void test_err_set_returns_the_negative_code(void **state)
@@ -308,6 +309,96 @@ static void test_json_write_string_escapes(void **state)
     buf_free(&b);
 }
 
+/* The library's memory is ours (json.c). */
+static void free_dump(char *text)
+{
+    json_free_t release;
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
+}
+
+/* Random JSON, most of it well-formed. */
+static void put_json(struct buf *b, unsigned depth)
+{
+    static const char *const scalars[] = {"0", "-0", "7", "-12", "9223372036854775807", "-9223372036854775808", "9223372036854775808", "01", "1.5", "-2.5e3", "1e400", "1E-2",
+                                          "true", "false", "null", "nul", "\"\"", "\"a b\"", "\"caf\xc3\xa9\"", "\"\xff\"", "\"tab\\t\\n\\\\\\\"\\/x\"", "\"\\u00e9\"", "\"\\ud800\"",
+                                          "\"\\x\"", "\"line\nfeed\"", "-", "1.", ".5", "1e", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\""};
+    static const char *const blanks[] = {"", "", "", " ", "\n", "\t \r\n"};
+    static const char *const keys[] = {"a", "b", "c", "model", "caf\xc3\xa9", "", "messages"};
+    int kind = depth ? rand() % 4 : 3, n = rand() % 4;
+    buf_puts(b, blanks[rand() % 6]);
+    if (kind < 2) {
+        buf_putc(b, kind ? '[' : '{');
+        for (int i = 0; i < n; i++) {
+            if (i) buf_putc(b, ',');
+            if (!kind) buf_printf(b, "%s\"%s\"%s:", blanks[rand() % 6], keys[rand() % 7], blanks[rand() % 6]);
+            put_json(b, depth - 1);
+        }
+        buf_puts(b, blanks[rand() % 6]);
+        buf_putc(b, kind ? ']' : '}');
+    } else
+        buf_puts(b, scalars[rand() % (rand() % 3 ? 6 : (int)(sizeof scalars / sizeof *scalars))]);
+    buf_puts(b, blanks[rand() % 6]);
+}
+
+static void test_json_quick_reads_what_the_library_reads(void **state)
+{
+    (void)state;
+    struct buf b;
+    int n_read = 0;
+    srand(11);
+    buf_init(&b, 1 << 20);
+    for (int i = 0; i < 40000; i++) {
+        buf_clear(&b);
+        put_json(&b, 4);
+        if (rand() % 4 == 0) b.data[(size_t)rand() % b.len] = "\"{}[],:\\ 0"[rand() % 10];
+        json_t *quick = json_quick(b.data, b.len, malloc, free);
+        if (!quick) continue;
+        json_t *v = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+        char *ours = json_dumps(quick, JSON_COMPACT | JSON_ENCODE_ANY), *its = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        if (!v || strcmp(ours, its) != 0) fail_msg("read otherwise: %s", b.data);
+        n_read++;
+        free_dump(ours);
+        free_dump(its);
+        json_decref(quick);
+        json_decref(v);
+    }
+    assert_true(n_read > 10000);
+    buf_free(&b);
+}
+
+static void test_json_quick_leaves_no_plain_request_to_the_library(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"model\": \"x/y\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\\n\"}], \"temperature\": 0.7, \"n\": 1, \"stream\": true, \"stop\": null}";
+    json_t *v = json_quick(text, sizeof text - 1, malloc, free);
+    assert_non_null(v);
+    json_decref(v);
+}
+
+static void test_json_write_writes_what_the_library_writes(void **state)
+{
+    (void)state;
+    struct buf b, out;
+    srand(12);
+    buf_init(&b, 1 << 20);
+    buf_init(&out, 1 << 20);
+    for (int i = 0; i < 5000; i++) {
+        buf_clear(&b);
+        buf_clear(&out);
+        put_json(&b, 4);
+        json_t *v = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+        if (!v) continue;
+        char *its = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        assert_int_equal(json_write(&out, v), 0);
+        assert_string_equal(out.data, its);
+        free_dump(its);
+        json_decref(v);
+    }
+    buf_free(&b);
+    buf_free(&out);
+}
+
 static void test_json_blames_the_member(void **state)
 {
     (void)state;
@@ -336,6 +427,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json_blames_the_member),
+        cmocka_unit_test(test_json_quick_reads_what_the_library_reads),
+        cmocka_unit_test(test_json_quick_leaves_no_plain_request_to_the_library),
+        cmocka_unit_test(test_json_write_writes_what_the_library_writes),
         cmocka_unit_test(test_err_set_returns_the_negative_code),
         cmocka_unit_test(test_err_message_is_never_cut_inside_a_character),
         cmocka_unit_test(test_arena_refuses_past_its_ceiling),

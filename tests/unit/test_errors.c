@@ -47,7 +47,8 @@ static void test_t34_every_code_has_a_kind_that_fits(void **state)
     (void)state;
     static const bool ours[ERR_CODES] = {[ERR_NONE] = true,    [ERR_IO] = true,      [ERR_GONE] = true,     [ERR_TIMEOUT] = true,
                                          [ERR_CLOSING] = true, [ERR_NUMERIC] = true, [ERR_INTERNAL] = true, [ERR_DEADLINE] = true,
-                                         [ERR_UNKNOWN] = true, [ERR_STORE] = true,  [ERR_PROVIDER] = true};
+                                         [ERR_UNKNOWN] = true, [ERR_STORE] = true,  [ERR_PROVIDER] = true,
+                                         [ERR_BROKEN] = true};
     for (int i = 0; i < ERR_CODES; i++) {
         enum api_error kind = api_error_of(&(struct err){.code = (enum err_code)i});
         assert_int_equal(api_errors[kind].status / 100, ours[i] ? 5 : 4);

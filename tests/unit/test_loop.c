@@ -107,6 +107,52 @@ static void test_loop_drops_events_of_removed_watches(void **state)
     }
 }
 
+enum { N_POSTERS = 3, N_POSTS = 20000 };
+struct post {
+    struct loop_call call;
+    struct loop *loop;
+    int *n_left;
+    bool again; /* posts itself once more, from the loop */
+};
+
+static void posted(struct loop_call *call)
+{
+    struct post *p = (struct post *)call;
+    if (p->again) {
+        p->again = false;
+        loop_post(p->loop, call);
+    } else if (--*p->n_left == 0)
+        loop_stop(p->loop);
+}
+
+static void *poster(void *arg)
+{
+    struct post *posts = arg;
+    for (int i = 0; i < N_POSTS; i++) {
+        loop_post(posts[i].loop, &posts[i].call);
+        if (i % 64 == 0) usleep(i % 7 * 10); /* now the loop sleeps, now it does not */
+    }
+    return NULL;
+}
+
+/* There is no other event and no timer: a call that did not wake the loop would hang this. */
+static void test_loop_runs_every_call_that_is_posted_asleep_or_not(void **state)
+{
+    (void)state;
+    struct loop *l = loop_make();
+    struct post *posts = calloc((size_t)N_POSTERS * N_POSTS, sizeof *posts);
+    pthread_t threads[N_POSTERS];
+    int n_left = N_POSTERS * N_POSTS;
+    assert_non_null(posts);
+    for (int i = 0; i < N_POSTERS * N_POSTS; i++) posts[i] = (struct post){.call.fn = posted, .loop = l, .n_left = &n_left, .again = i % 5 == 0};
+    for (int i = 0; i < N_POSTERS; i++) assert_int_equal(pthread_create(&threads[i], NULL, poster, &posts[i * N_POSTS]), 0);
+    assert_int_equal(loop_run(l, NULL), 0);
+    assert_int_equal(n_left, 0);
+    for (int i = 0; i < N_POSTERS; i++) pthread_join(threads[i], NULL);
+    loop_free(l);
+    free(posts);
+}
+
 enum { N_JOBS = 500 };
 struct job {
     struct pool_job base;
@@ -153,6 +199,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loop_timers_fire_once_in_order),
         cmocka_unit_test(test_loop_drops_events_of_removed_watches),
+        cmocka_unit_test(test_loop_runs_every_call_that_is_posted_asleep_or_not),
         cmocka_unit_test(test_pool_runs_every_job_off_the_loop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

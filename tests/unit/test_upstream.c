@@ -4,11 +4,13 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -206,6 +208,62 @@ static void test_calls_are_bounded_and_counted(void **state)
     while (resolved < resolving) usleep(10000);
 }
 
+/* A host that answers each call over a connection of its own, which it keeps a little and then closes. */
+static void *closing_host(void *listening)
+{
+    static const char answer[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 74\r\n\r\n"
+                                 "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}";
+    char request[4096];
+    for (int i = 0; i < 2; i++) {
+        int fd = accept(*(int *)listening, NULL, NULL);
+        if (fd < 0 || recv(fd, request, sizeof request, 0) <= 0 || send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0) return NULL;
+        usleep(50000);
+        close(fd);
+    }
+    return NULL;
+}
+
+static int count_round(void *n)
+{
+    ++*(int *)n;
+    return -1;
+}
+
+static void test_a_kept_connection_that_the_host_closes_keeps_nobody_busy(void **state)
+{
+    (void)state;
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n_addr = sizeof a;
+    int listening = socket(AF_INET, SOCK_STREAM, 0), n_rounds = 0;
+    assert_int_equal(bind(listening, (struct sockaddr *)&a, n_addr), 0);
+    assert_int_equal(listen(listening, 4), 0);
+    assert_int_equal(getsockname(listening, (struct sockaddr *)&a, &n_addr), 0);
+    pthread_t host;
+    assert_int_equal(pthread_create(&host, NULL, closing_host, &listening), 0);
+    char url[64];
+    struct upstream_config c;
+    struct upstream_counts n;
+    struct err e;
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1", ntohs(a.sin_port));
+    upstream_config_init(&c);
+    begin(url, &c);
+    for (int i = 1; i <= 2; i++) {
+        assert_int_equal(start(0, &e), 0);
+        t.wanted = i;
+        run_for(10000);
+        assert_int_equal(t.last.outcome, UPSTREAM_WHOLE);
+        loop_before_wait(t.loop, count_round, &n_rounds);
+        run_for(300); /* the host closes */
+        loop_before_wait(t.loop, NULL, NULL);
+    }
+    assert_in_range(n_rounds, 2, 1000); /* each tick is one; a loop that is told again and again makes 100,000 */
+    upstream_counts_read(t.up, &n);
+    assert_int_equal(n.connections, 2);
+    end();
+    pthread_join(host, NULL);
+    close(listening);
+}
+
 int main(void)
 {
     curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -213,6 +271,7 @@ int main(void)
         cmocka_unit_test(test_a_slow_resolver_does_not_stop_the_loop),
         cmocka_unit_test(test_t62_giving_up_while_a_name_is_resolved_does_not_block),
         cmocka_unit_test(test_connecting_is_bounded),
+        cmocka_unit_test(test_a_kept_connection_that_the_host_closes_keeps_nobody_busy),
         cmocka_unit_test(test_calls_are_bounded_and_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

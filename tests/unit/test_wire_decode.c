@@ -144,6 +144,64 @@ static void test_t76_a_cut_answer_is_never_whole(void **state)
     case_each("decode", check_cut);
 }
 
+/* --- events that repeat (decode_repeat.c) --- */
+
+static const char *any_of(const char *const *list, size_t n)
+{
+    return list[(size_t)rand() % n];
+}
+#define ANY(...) any_of((const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
+
+/* One event of a random stream. never_same: with a member that says nothing and is another in each, so that all are read as trees. */
+static void put_event(struct buf *b, bool never_same)
+{
+    const char *text = ANY("a", "b", "~", "stop", "fixed", "fp_1", "0", "caf\xc3\xa9", "\xe6\xb0\xb4", "x\\n", "\\\"", "\\u0041", "\\u0061", "", "a longer piece of text", "a\", \"b", "content");
+    if (rand() % 3 == 0) text = ANY("a", "\\u0061", "fixed"); /* what stands elsewhere, too */
+    if (rand() % 200 == 0) text = ANY("\xff", "\xc3", "a\tb", "\"", "\\", "\\x");
+    buf_printf(b, "data: {\"id\":\"1\",\"object\":\"chat.completion.chunk\",\"model\":\"%s\"", rand() % 4 ? "fixed" : ANY("a", "b"));
+    if (rand() % 3 == 0) buf_printf(b, ",\"system_fingerprint\":\"%s\"", ANY("fp_1", "fp_2"));
+    if (rand() % 12 == 0) buf_printf(b, ",\"x\":%d", rand() % 3);
+    if (never_same) buf_printf(b, ",\"obfuscation\":\"%zu\"", b->len);
+    buf_printf(b, ",\"choices\":[{\"index\":%d,\"delta\":{", rand() % 8 == 0);
+    if (rand() % 20 == 0) buf_printf(b, "\"role\":\"assistant\",");
+    if (rand() % 20 == 0) buf_printf(b, "\"reasoning_content\":\"%s\",", ANY("a", "hm"));
+    if (rand() % 20 == 0) buf_printf(b, "\"annotations\":[\"%s\"],", ANY("a", "b"));
+    buf_printf(b, "\"content\":\"%s\"},\"logprobs\":%s,\"finish_reason\":%s}]", text,
+               rand() % 20 ? "null" : "{\"content\":[{\"token\":\"a\",\"logprob\":-1,\"bytes\":[97],\"top_logprobs\":[]}]}", rand() % 25 ? "null" : ANY("\"stop\"", "\"length\""));
+    if (rand() % 15 == 0) buf_printf(b, ",\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":%d,\"total_tokens\":9}", rand() % 4);
+    buf_puts(b, "}\n\n");
+}
+
+/* What is known by its bytes says what its tree would have said. */
+static void test_events_that_repeat_say_what_their_trees_say(void **state)
+{
+    (void)state;
+    struct case_file c = {.name = "random"};
+    int n_text = 0;
+    buf_init(&c.text, 1 << 12);
+    buf_puts(&c.text, "Random.\nprovider openai\nchoices 2\n\n--- stream\n");
+    for (unsigned seed = 1; seed <= 3000; seed++) {
+        struct buf streams[2];
+        struct answer answers[2];
+        for (int i = 0; i < 2; i++) {
+            buf_init(&streams[i], 1 << 20);
+            srand(seed);
+            for (int n = 3 + rand() % 20; n > 0; n--) put_event(&streams[i], i == 1);
+            buf_puts(&streams[i], "data: [DONE]\n\n");
+            decode(&answers[i], &c, streams[i].data, streams[i].len, 0, seed % 3 ? 0 : 11);
+        }
+        if (strcmp(seen(&answers[0]), seen(&answers[1])) != 0)
+            fail_msg("seed %u:\n%s\n%s--- its trees\n%s", seed, streams[0].data, seen(&answers[0]), seen(&answers[1]));
+        for (const char *at = seen(&answers[0]); (at = strstr(at, "delta")); at++) n_text++;
+        for (int i = 0; i < 2; i++) {
+            buf_free(&streams[i]);
+            buf_free(&answers[i].seen);
+        }
+    }
+    assert_true(n_text > 10000);
+    buf_free(&c.text);
+}
+
 /* --- what is too much --- */
 
 static int feed(const char *provider, const struct decoder_limits *l, const char *begin, const char *more, size_t times, struct err *e)
@@ -231,6 +289,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_become_events_however_cut),      cmocka_unit_test(test_line_ends_and_comments_change_nothing),
+        cmocka_unit_test(test_events_that_repeat_say_what_their_trees_say),
         cmocka_unit_test(test_t76_a_cut_answer_is_never_whole),        cmocka_unit_test(test_t25_a_line_of_10_mb_is_refused_at_1_mb),
         cmocka_unit_test(test_t25_the_whole_answer_is_bounded),        cmocka_unit_test(test_t25_bytes_that_are_no_text_or_too_deep),
         cmocka_unit_test(test_an_event_function_can_stop_the_reading),

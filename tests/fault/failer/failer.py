@@ -135,8 +135,10 @@ def plain(answer):
 
 
 def is_error(o):
-    return isinstance(o, dict) and set(o) == {"error"} and set(o["error"]) == {"message", "type", "param", "code"} and o["error"]["code"] and \
-        o["error"]["message"]
+    """already_done has what the first request came to, too."""
+    members = {"message", "type", "param", "code"}
+    return isinstance(o, dict) and set(o) == {"error"} and o["error"].get("code") and o["error"].get("message") and \
+        set(o["error"]) == members | ({"request"} if o["error"]["code"] == "already_done" else set())
 
 
 def judge(status, stream, body, whole):

@@ -14,7 +14,7 @@ SLACK, MOST_IN_ALL = [24, 0, 0, 0, 0], 64
 
 class Torture:
     def __init__(self, *args, env=None, tls=None):
-        self.args, self.env, self.tls, self.server = args or ("demo",), env, tls, None
+        self.args, self.env, self.tls, self.server, self.sent = args or ("demo",), env, tls, None, 0
         self.begin()
         self.start()
 
@@ -30,7 +30,9 @@ class Torture:
         return self.server.process.poll() is None
 
     def send(self, name, within_s=10.0):
-        return ask(self.server.port, SCRIPTS[name].replace(b"KEY", (self.server.key or "none").encode()), LEAVE_AFTER.get(name), within_s, self.tls)
+        self.sent += 1
+        script = SCRIPTS[name].replace(b"NEW-EACH-TIME", b"%08d" % self.sent).replace(b"KEY", (self.server.key or "none").encode())
+        return ask(self.server.port, script, LEAVE_AFTER.get(name), within_s, self.tls)
 
     def held(self):
         """Exact, unlike bytes: blocks of gateway and worker, and descriptors of all."""
