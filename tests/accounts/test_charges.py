@@ -139,9 +139,11 @@ def place(tmp_path, fake):
     fake.reset()
     p = Place(tmp_path, fake)
     yield p
-    p.settled(0)
-    p.check()
-    p.server.stop()
+    try:
+        p.settled(0)
+        p.check()
+    finally:
+        p.server.stop()
     p.check()
 
 

@@ -34,7 +34,7 @@ CLIENTS = 12
 TEXT = "{} it is"  # of one length, with a word of WORDS
 WORDS = {"fast": None, "slow": {"tokens": 30, "delay_event_ms": 3}, "long": {"tokens": 150, "delay_event_ms": 2}, "wait": {"delay_head_ms": 150},
          "cuts": {"tokens": 30, "cut": {"how": "reset", "after_event": 9}}, "mute": {"usage": "omit"}, "fail": {"status": 500},
-         "ever": {"tokens": 100_000, "delay_event_ms": 100}}
+         "ever": {"tokens": 400, "delay_event_ms": 500}}
 WEIGHTS = [40, 20, 10, 10, 5, 5, 2, 0]
 SCRIPT = [{"match": {"text": word}, "do": do} for word, do in WORDS.items() if do]
 TABLE = {"in_uncached": {"nusd": IN, "units": 1}, "in_cache_read": {"nusd": CACHED, "units": 1}, "out_text": {"nusd": OUT, "units": 1}}

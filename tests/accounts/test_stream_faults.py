@@ -221,9 +221,11 @@ class Bench:
         return reserved, Booked(state, charged, cost, source, doubted)
 
     def close(self):
-        self.place.settled(0)
-        self.place.check()
-        self.place.server.stop()
+        try:
+            self.place.settled(0)
+            self.place.check()
+        finally:
+            self.place.server.stop()
 
 
 def some(indices):
