@@ -120,7 +120,7 @@ struct completion {
     struct completion_hold hold;  /* of a local answer */
     struct charge *charge; /* NULL: no accounts, or it has been ended */
     void (*charged)(struct completion *c, int rc, const struct err *e); /* goes on when the ledger has answered */
-    bool settling, failed; /* failed: by a fault of ours */
+    bool settling, settle_waits, failed; /* settle_waits: for an extension of its hold; failed: by a fault of ours */
     const struct source_ops *source;
     const struct sink_ops *sink;
     void *source_state, *sink_state;

@@ -250,6 +250,14 @@ void completion_settle(struct completion *c, completion_charged_fn *then)
         return;
     }
     c->settling = true;
+    c->settle_waits = c->hold.asked && completion_repeat_keeps(c); /* for what is held: an answer that is kept tells what it costs */
+    if (!c->settle_waits) end_charge(c, LEDGER_POST, LEDGER_SERVED, "whole", settled);
+}
+
+void completion_settle_on(struct completion *c)
+{
+    if (!c->settle_waits) return;
+    c->settle_waits = false;
     end_charge(c, LEDGER_POST, LEDGER_SERVED, "whole", settled);
 }
 
@@ -259,7 +267,9 @@ void completion_abandon(struct completion *c)
         completion_route_ended(c, cost_of(c, LEDGER_CUT), false); /* unless that has been said */
         return;
     }
-    if (c->settling)
+    if (c->settle_waits)
+        end_charge(c, LEDGER_POST, LEDGER_SERVED, "whole", NULL);
+    else if (c->settling)
         charge_forget(c->charge);
     else if (current(c)->hosted)
         end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL); /* or a void, as its bill says */

@@ -12,6 +12,8 @@ typedef void completion_charged_fn(struct completion *c, int rc, const struct er
 void completion_cover(struct completion *c, completion_charged_fn *then);
 /* Every event is there: posts what it came to. When that is durable `then` tells the client. */
 void completion_settle(struct completion *c, completion_charged_fn *then);
+/* The extension of its hold that was under way has been answered. */
+void completion_settle_on(struct completion *c);
 /* The post, as of now, of a hosted answer that somebody else will read to its end: used[0] is its attempt. */
 void completion_end_later(const struct completion *c, struct ledger_op *o);
 /* It ends before that. What has been made for a client that leaves, or whose time or money is up, is posted; a failure of ours costs nothing. */

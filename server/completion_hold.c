@@ -71,9 +71,8 @@ void completion_hold_end(struct completion *c)
     completion_event(c, &(struct event){.type = EVENT_ERROR, .err = &e});
 }
 
-static void extended(void *ctx, const struct ledger_op *op)
+static void take_extension(struct completion *c, const struct ledger_op *op)
 {
-    struct completion *c = ctx;
     struct completion_hold *h = &c->hold;
     const int64_t made = c->usage.completion_tokens;
     h->asked = false;
@@ -99,6 +98,12 @@ static void extended(void *ctx, const struct ledger_op *op)
         h->ask_at = made + AGAIN_TOKENS;
     }
     if (h->refused && made > h->tokens) completion_hold_end(c);
+}
+
+static void extended(void *ctx, const struct ledger_op *op)
+{
+    take_extension(ctx, op);
+    completion_settle_on(ctx);
 }
 
 /* In steps, until half of one is left: an engine that is faster than the store is caught up with. Where nothing can refuse it, all of it at once. */

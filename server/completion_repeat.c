@@ -198,13 +198,18 @@ static void write_headers(struct buf *b, const struct completion *c)
     buf_printf(b, "%scost-nusd: %lld\n\n", OUR_HEADERS, (long long)c->usage.cost_nusd);
 }
 
-/* What it will be charged is known before: the ledger charges the sale, at most what is held. Unless more than that was made while an extension of
- * the hold is under way; then nothing is kept. */
+bool completion_repeat_keeps(const struct completion *c)
+{
+    return c->repeat && c->repeat->stores && c->sink->whole;
+}
+
+/* What it will be charged is known before: the ledger charges the sale, at most what is held. Unless it came to more, and another attempt that would
+ * hold more is under way; then nothing is kept. */
 void completion_repeat_keep(struct completion *c, struct ledger_op *post)
 {
     struct buf b;
     int64_t most = c->held_nusd;
-    if (!c->repeat || !c->repeat->stores || !c->sink->whole || post->type != LEDGER_POST) return;
+    if (!completion_repeat_keeps(c) || post->type != LEDGER_POST) return;
     if (post->sale_nusd > most && charge_is_busy(c->charge)) return;
     c->usage.has_cost = true;
     c->usage.cost_nusd = post->sale_nusd < most ? post->sale_nusd : most;

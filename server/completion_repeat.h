@@ -26,6 +26,8 @@ void completion_repeat_name(struct completion *c, struct ledger_op *reserve);
 void completion_repeat_reserved(struct completion *c, const struct ledger_op *op);
 /* A LEDGER_RESERVE or _KNOWN was refused. true: it was done before, and the client has its answer, or was told what it came to. */
 bool completion_repeat_known(struct completion *c, const struct ledger_op *op);
+/* Its answer will be kept. */
+bool completion_repeat_keeps(const struct completion *c);
 /* Gives a post the answer, as the client will get it, to be kept with it. */
 void completion_repeat_keep(struct completion *c, struct ledger_op *post);
 

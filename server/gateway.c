@@ -11,7 +11,10 @@
 const struct endpoint *const gateway_endpoints[] = {
     &endpoint_chat_completions, &endpoint_route, &endpoint_admin_routing, &endpoint_models,     &endpoint_model,      &endpoint_livez,      &endpoint_readyz,
     &endpoint_healthz,          &endpoint_admin_list, &endpoint_admin_load, &endpoint_admin_show, &endpoint_admin_unload,
-    &endpoint_organization_usage, &endpoint_organization_costs, &endpoint_accounts_list, &endpoint_accounts_show, &endpoint_accounts_change,
+    &endpoint_organization_usage, &endpoint_organization_costs, &endpoint_accounts_list, &endpoint_accounts_add,
+    &endpoint_accounts_show, &endpoint_accounts_change, &endpoint_budgets_list, &endpoint_budgets_change, &endpoint_keys_list, &endpoint_keys_add,
+    &endpoint_keys_change, &endpoint_prices_list, &endpoint_prices_add, &endpoint_prices_change, &endpoint_break_even, &endpoint_usage, &endpoint_reconcile, &endpoint_prune, &endpoint_alerts_list, &endpoint_alerts_test,
+    &endpoint_export,
 };
 const size_t n_gateway_endpoints = sizeof gateway_endpoints / sizeof gateway_endpoints[0];
 

@@ -118,6 +118,7 @@ struct model_order {
 struct gateway {
     struct loop *loop;
     struct pool *pool;
+    struct pool *desk; /* for what operators ask of the store: it may take seconds, and holds up no request. NULL: at the end */
     struct http_server *http;
     struct edge edge;
     struct limits limits; /* for requests from now on; changes when the configuration is read again */
@@ -131,6 +132,7 @@ struct gateway {
     struct remote_images *remote; /* NULL: pictures are not fetched from URLs */
     double answer_tokens;         /* what answers lately had, smoothed; 0: there was none */
     const char *store;            /* where the accounts are, for a connection of one's own (db_open) */
+    unsigned n_exports;           /* admin_export.c's: under way */
     struct tariff_table *tariffs; /* in force (price_now.h); NULL: none was set */
     pthread_mutex_t models_lock;
     struct gateway_model *models[GATEWAY_MAX_MODELS];

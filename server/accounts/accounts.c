@@ -264,6 +264,25 @@ int accounts_open(struct accounts **out, const char *dir, const char *store, str
     return rc;
 }
 
+int accounts_open_beside(struct accounts **out, const struct accounts *of, const char *store, struct err *e)
+{
+    *out = NULL;
+    struct accounts *a = calloc(1, sizeof *a);
+    if (!a) return err_set(e, ERR_MEMORY, "out of memory");
+    a->seen_version = -1;
+    a->opened_s = of->opened_s;
+    a->opened_ms = of->opened_ms;
+    memcpy(a->secret, of->secret, sizeof a->secret);
+    memcpy(a->id_key, of->id_key, sizeof a->id_key);
+    memcpy(a->answer_key, of->answer_key, sizeof a->answer_key);
+    int rc = db_open(&a->db, store, e);
+    if (rc)
+        accounts_close(a);
+    else
+        *out = a;
+    return rc;
+}
+
 int64_t accounts_version(const struct accounts *a)
 {
     return a->seen_version;

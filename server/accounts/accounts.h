@@ -20,7 +20,7 @@
 struct accounts;
 struct db;
 
-enum { ACCOUNTS_SCHEMA_VERSION = 10, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
+enum { ACCOUNTS_SCHEMA_VERSION = 11, ACCOUNTS_TOKEN_BYTES = 64, ACCOUNTS_MIN_TOKEN = 8, ACCOUNTS_MAX_TOKEN = 512, ACCOUNTS_MAX_NAME = 100 };
 enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far below 0 */ };
 
 /* Makes the directory (0700) and what is missing in it, and brings an older schema up to date; a newer one is refused.
@@ -28,6 +28,9 @@ enum { ACCOUNTS_MAX_WEIGHT = 1000, ACCOUNTS_MAX_PRIORITY = 100 /* and as far bel
 /* store: where they are (db_open); NULL: accounts.db in the directory. The secret is in the directory always: gateways that share a store have
  * copies of it. */
 MUST_USE int accounts_open(struct accounts **out, const char *dir, const char *store, struct err *e);
+/* The same accounts on a connection of its own, for another thread's changes of keys; it checks none. store: where they are, as a path or URL. of
+ * is only read, and may be in use. */
+MUST_USE int accounts_open_beside(struct accounts **out, const struct accounts *of, const char *store, struct err *e);
 void accounts_close(struct accounts *a); /* accepts NULL */
 
 /* Borrowed, for what is neither keys nor requests: directory.h, report.h and the like. Not while accounts_refresh says 1. */

@@ -59,6 +59,15 @@ int alert_add(struct db *db, const struct alert *a, bool *added, struct err *e)
     return rc;
 }
 
+int alert_add_test(struct db *db, struct err *e)
+{
+    int64_t now_ms;
+    bool added;
+    const char *message = "somebody asked whether alerts arrive";
+    int rc = now(db, &now_ms, e);
+    return rc ? rc : alert_add(db, &(struct alert){.kind = "test", .subject = "test", .occasion = now_ms, .message = message}, &added, e);
+}
+
 static int take_one(struct db *db, bool keep, const struct alert_taken *a, int64_t now_ms, bool *got, struct err *e)
 {
     int64_t n = 0;

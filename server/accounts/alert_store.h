@@ -26,6 +26,9 @@ struct alert {
 /* {"type": kind, "timestamp": ..., "data": {"message": ..., data}}, as Standard Webhooks has it. *added: it was not there yet. */
 MUST_USE int alert_add(struct db *db, const struct alert *a, bool *added, struct err *e);
 
+/* One for a trial: whether they arrive. */
+MUST_USE int alert_add_test(struct db *db, struct err *e);
+
 struct alert_taken {
     int64_t id;
     int tries; /* this one counted */
@@ -37,6 +40,7 @@ struct alert_taken {
 MUST_USE int alert_take(struct db *db, bool keep, struct alert_taken *out, size_t max, size_t *n, int64_t *next_ms, struct err *e);
 /* sent, or again in so long; retry_ms < 0: never. */
 MUST_USE int alert_end(struct db *db, int64_t id, bool sent, int64_t retry_ms, struct err *e);
+enum { ALERT_LIST_MOST = 100 /* of what people are shown */ };
 struct alert_row {
     int64_t id, created_ms, sent_ms, next_ms; /* sent_ms 0: not; next_ms 0: it is not tried again */
     int tries;

@@ -144,3 +144,11 @@ int break_even(struct db *db, int64_t from_day, int64_t to_day, int64_t now_s, c
     collected_free(&c);
     return db_end(db, rc, e);
 }
+
+const char *break_even_verdict(const struct break_even *b)
+{
+    if (!b->use->hours) return "not used";
+    if (!b->known) return "hosted"; /* it costs nothing there */
+    if (b->use->an_hour >= b->needed_an_hour) return "local";
+    return b->use->busiest_hour >= b->needed_an_hour ? "local in busy hours" : "hosted";
+}

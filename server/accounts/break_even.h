@@ -21,10 +21,14 @@ struct break_even {
     int64_t hosted_nusd;          /* what the mix would have cost there */
     int64_t needed_an_hour;       /* tokens: with so many the hosted model costs as much as the GPU */
 };
+/* Where it is cheaper: "local", "local in busy hours", "hosted", "not used". */
+const char *break_even_verdict(const struct break_even *b);
+enum { BREAK_EVEN_DAYS = 30 /* of a range that is not told */ };
+
 typedef void break_even_fn(void *ctx, const struct break_even *b);
 
-/* For each model with a GPU hour: each hosted price in force in the store, then each of `more`. Days since 1970, both counted; now_s: a part of the last one may be to come.
- */
+/* For each model with a GPU hour: each hosted price in force in the store, then each of `more`. Days since 1970, both counted; now_s: a part of
+ * the last one may be to come. */
 MUST_USE int break_even(struct db *db, int64_t from_day, int64_t to_day, int64_t now_s, const struct price *const *more, size_t n_more,
                         break_even_fn *fn, void *ctx, struct err *e);
 

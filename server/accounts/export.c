@@ -1,14 +1,14 @@
 /* Export: see export.h. */
 #include "server/accounts/export.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/buf.h"
 #include "base/json.h"
 #include "server/accounts/money.h"
 
-enum { ROWS_AT_ONCE = 5000, ROW_BYTES = 1 << 20, MAX_COLUMNS = 32 };
+enum { ROWS_AT_ONCE = 2000, MAX_COLUMNS = 32 };
 
 enum column_type { COLUMN_NUMBER, COLUMN_TEXT, COLUMN_MONEY, COLUMN_TIME, COLUMN_YES };
 
@@ -135,44 +135,103 @@ static void put_row(struct buf *b, bool json, const struct table *t, const struc
     buf_puts(b, json ? "}" : "\r\n");
 }
 
-static void put_header(FILE *f, const struct table *t)
+static void put_header(struct buf *b, const struct table *t)
 {
-    for (int i = 0; i < MAX_COLUMNS && t->columns[i].name; i++) fprintf(f, "%s%s", i ? "," : "", t->columns[i].name);
-    fputs("\r\n", f);
+    for (int i = 0; i < MAX_COLUMNS && t->columns[i].name; i++) buf_printf(b, "%s%s", i ? "," : "", t->columns[i].name);
+    buf_puts(b, "\r\n");
 }
 
-/* One page. *last: the id that it ended with; n_page: its rows. */
-static int write_page(struct db *db, const struct table *t, bool json, int64_t from_ms, int64_t to_ms, FILE *f, int64_t *last,
-                      size_t *n_page, bool first, struct err *e)
+/* Rows are asked for a page at a time: PostgreSQL gives all of an answer at once. */
+struct export {
+    struct db *db;
+    const struct table *table;
+    bool json, begun, paging; /* paging: rows of a page are being read */
+    int64_t from_ms, to_ms, last; /* last: the id of the row before */
+    size_t n, n_page;
+    struct db_rows rows;
+};
+
+int export_open(struct export **out, struct db *db, enum export_what what, bool json, int64_t from_ms, int64_t to_ms, struct err *e)
 {
-    struct db_rows r;
-    struct buf b;
-    buf_init(&b, ROW_BYTES);
-    *n_page = 0;
-    int rc = db_query(db, &r, t->sql, DB_ARGS(db_int(*last), db_int(from_ms), db_int(to_ms), db_int(ROWS_AT_ONCE)), e);
-    while (!rc && (rc = db_next(&r, e)) == 1) {
-        buf_clear(&b);
-        *last = db_get_int(&r, 0);
-        put_row(&b, json, t, &r, first && *n_page == 0);
-        rc = b.failed ? err_set(e, ERR_LIMIT, "row %lld is too long, or out of memory", (long long)*last) : 0;
-        if (!rc) fwrite(b.data, 1, b.len, f);
-        ++*n_page;
-    }
-    db_done(&r);
-    buf_free(&b);
+    *out = NULL;
+    struct export *x = calloc(1, sizeof *x);
+    if (!x) return err_set(e, ERR_MEMORY, "out of memory");
+    *x = (struct export){.db = db, .table = &tables[what], .json = json, .from_ms = from_ms, .to_ms = to_ms};
+    int rc = db_begin_read(db, e);
+    if (rc)
+        free(x);
+    else
+        *out = x;
     return rc;
+}
+
+/* The next row, of the next page if this one has ended. 1, 0: there is none, or an error. */
+static int next_row(struct export *x, struct err *e)
+{
+    for (;;) {
+        int rc = 0;
+        if (!x->paging) {
+            rc = db_query(x->db, &x->rows, x->table->sql,
+                          DB_ARGS(db_int(x->last), db_int(x->from_ms), db_int(x->to_ms), db_int(ROWS_AT_ONCE)), e);
+            x->paging = true;
+            x->n_page = 0;
+        }
+        if (!rc) rc = db_next(&x->rows, e);
+        if (rc < 0) return rc;
+        if (rc == 1) {
+            x->n_page++;
+            return 1;
+        }
+        db_done(&x->rows);
+        x->paging = false;
+        if (x->n_page < ROWS_AT_ONCE) return 0;
+    }
+}
+
+int export_next(struct export *x, struct buf *b, struct err *e)
+{
+    size_t begin = b->len;
+    int rc = 1;
+    if (!x->begun && !x->json) put_header(b, x->table);
+    x->begun = true;
+    while (b->len - begin < EXPORT_PIECE_BYTES && (rc = next_row(x, e)) == 1) {
+        x->last = db_get_int(&x->rows, 0);
+        put_row(b, x->json, x->table, &x->rows, x->n == 0);
+        x->n++;
+        if (b->failed) return err_set(e, ERR_LIMIT, "row %lld is too long, or out of memory", (long long)x->last);
+    }
+    if (rc == 0 && x->json) buf_puts(b, x->n ? "]\n" : "[]\n");
+    return rc;
+}
+
+size_t export_rows(const struct export *x)
+{
+    return x->n;
+}
+
+void export_close(struct export *x)
+{
+    if (!x) return;
+    db_done(&x->rows);
+    db_rollback(x->db); /* it has read only */
+    free(x);
 }
 
 int export_write(struct db *db, enum export_what what, bool json, int64_t from_ms, int64_t to_ms, FILE *f, size_t *n, struct err *e)
 {
-    const struct table *t = &tables[what];
-    int64_t last = 0;
-    size_t n_page = ROWS_AT_ONCE;
+    struct export *x;
+    struct buf b;
     *n = 0;
-    int rc = db_begin_read(db, e);
-    if (rc) return rc;
-    if (!json) put_header(f, t);
-    for (; !rc && n_page == ROWS_AT_ONCE; *n += n_page) rc = write_page(db, t, json, from_ms, to_ms, f, &last, &n_page, *n == 0, e);
-    if (json && !rc) fputs(*n ? "]\n" : "[]\n", f);
-    return db_end(db, rc, e);
+    int rc = export_open(&x, db, what, json, from_ms, to_ms, e), more = !rc;
+    buf_init(&b, EXPORT_PIECE_BYTES + EXPORT_ROW_BYTES);
+    while (more == 1) {
+        buf_clear(&b);
+        more = export_next(x, &b, e);
+        if (more < 0) rc = more;
+        if (!rc && b.len) fwrite(b.data, 1, b.len, f);
+    }
+    if (x) *n = export_rows(x);
+    buf_free(&b);
+    export_close(x);
+    return rc;
 }

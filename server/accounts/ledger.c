@@ -563,9 +563,16 @@ static int apply_in(struct ledger *l, struct work *work, size_t n, struct err *e
     return rc ? rc : rows_write(&l->rows, l->db, e);
 }
 
+/* It has come to nothing: its numbers are used again, and the run was not seen at its time, which the store does not know either. */
+static void forget_batch(struct ledger *l)
+{
+    l->seq = l->seq_before;
+    l->seen_ms = l->seen_before_ms;
+}
+
 int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struct err *e)
 {
-    CHECK(n > 0 && n <= LEDGER_MAX_BATCH);
+    CHECK(n > 0 && n <= LEDGER_MAX_BATCH && !l->o.desk);
     int rc = deadlines_reserve(l, n, e);
     if (rc) return rc;
     struct work *work = calloc(n, sizeof *work);
@@ -576,9 +583,10 @@ int ledger_apply(struct ledger *l, struct ledger_op *const *ops, size_t n, struc
             if (is_of_request(ops[j]) && ops[j]->request == ops[i]->request) work[i].before = &work[j];
     }
     l->seq_before = l->seq;
+    l->seen_before_ms = l->seen_ms;
     rc = db_begin(l->db, e);
     if (!rc) rc = db_end(l->db, apply_in(l, work, n, e), e);
-    if (rc && rc != -ERR_UNKNOWN) l->seq = l->seq_before; /* the numbers were not used */
+    if (rc && rc != -ERR_UNKNOWN) forget_batch(l);
     if (rc)
         ledger_forget_prices(l);
     else {
@@ -602,6 +610,6 @@ int ledger_look(struct ledger *l, struct ledger_op *const *ops, size_t n, struct
         deadlines_note(l, ops, n);
         return 1;
     }
-    l->seq = l->seq_before;
+    forget_batch(l);
     return 0;
 }

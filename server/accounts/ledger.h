@@ -37,6 +37,7 @@ struct ledger_options {
     const char *gateway;           /* its name, in `runs` */
     bool alone;                    /* no other gateway uses the store: runs that have not ended are dead */
     bool only;                     /* no other of this name is alive: its runs that have not ended are dead */
+    bool desk;                     /* for operators: it begins no run, and no request can be reserved */
     int64_t (*now_ms)(void *ctx);  /* for tests, in place of the database's clock; NULL: that */
     int64_t (*boot_ms)(void *ctx); /* for tests, in place of the boot clock; NULL: that, or now_ms if it is there */
     void *ctx;
@@ -166,10 +167,24 @@ int64_t ledger_run(const struct ledger *l);
 
 /* --- for operators (ledger_admin.c) --- */
 
-enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK };
-/* Of a project; an adjustment also of a supplier, whose invoice says something else. deposit: outside -> project; refund: house -> project;
- * adjustment: amount_nusd < 0: project -> house, else the other way; chargeback: project -> outside. linked: the transfer that it is about;
- * 0: none. Returns its id. */
+enum ledger_transfer_kind { LEDGER_DEPOSIT, LEDGER_REFUND, LEDGER_ADJUSTMENT, LEDGER_CHARGEBACK, LEDGER_PAYMENT };
+extern const char *const ledger_transfer_names[]; /* "deposit", ...: as in the schema */
+enum { LEDGER_MAX_NOTE = 1000, LEDGER_MAX_KEY = 200 };
+
+/* What an operator moves. deposit: outside -> project; refund: house -> project; chargeback: project -> outside; adjustment: house -> project,
+ * amount_nusd < 0: the other way; also of a supplier, whose invoice says something else; payment: supplier -> outside, what we pay it,
+ * amount_nusd < 0: what it pays back. */
+struct ledger_order {
+    enum ledger_transfer_kind kind;
+    int64_t account, amount_nusd;
+    int64_t linked;   /* the transfer that it is about; 0: none */
+    const char *note; /* UTF-8 of at most LEDGER_MAX_NOTE bytes; NULL: none */
+    const char *key;  /* printable ASCII of at most LEDGER_MAX_KEY bytes, remembered for good; NULL: none */
+};
+/* Returns the transfer's id. One that was made before with the same key and says the same is not made again: *repeated (may be NULL);
+ * -ERR_MISMATCH: it says something else. -ERR_INPUT, -ERR_NOT_FOUND: e->param names the member at fault. */
+MUST_USE int64_t ledger_transfer_order(struct ledger *l, const struct ledger_order *o, bool *repeated, struct err *e);
+/* The same without a key. */
 MUST_USE int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked,
                                  const char *note, struct err *e);
 
@@ -186,6 +201,12 @@ MUST_USE int ledger_budget_list(struct ledger *l, int64_t account, void (*fn)(vo
                                 struct err *e);
 /* The one hard budget of scope all, this unit and period: replaces what there is of it; amount 0: none. */
 MUST_USE int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e);
+/* Limits are budgets of requests or tokens, by the minute or at once: what they are called. */
+struct ledger_limit {
+    const char *name, *unit, *period;
+};
+enum { LEDGER_LIMITS = 3 };
+extern const struct ledger_limit ledger_limits[LEDGER_LIMITS];
 MUST_USE int ledger_budget_end(struct ledger *l, int64_t id, struct err *e);
 /* floor_nusd: a prepaid account's, NULL: pays later. */
 MUST_USE int ledger_floor_set(struct ledger *l, int64_t project, const int64_t *floor_nusd, struct err *e);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "server/accounts/ledger_parts.h"
 #include "server/accounts/schema.h"
 
@@ -16,44 +17,141 @@ static int check_customer(struct ledger *l, int64_t account, const char *kinds, 
     return err_set(e, ERR_NOT_FOUND, "there is no account %lld that is one of: %s", (long long)account, kinds);
 }
 
+/* --- transfers --- */
+
+const char *const ledger_transfer_names[] = {[LEDGER_DEPOSIT] = "deposit",
+                                             [LEDGER_REFUND] = "refund",
+                                             [LEDGER_ADJUSTMENT] = "adjustment",
+                                             [LEDGER_CHARGEBACK] = "chargeback",
+                                             [LEDGER_PAYMENT] = "payment"};
+
+/* Each kind: whose it can be, whether it takes from the account, whether an amount below 0 turns it round, who is on the other side. */
+static const struct {
+    const char *kinds;
+    bool takes, both_ways, outside;
+} transfer_rules[] = {[LEDGER_DEPOSIT] = {"project", false, false, true},
+                      [LEDGER_REFUND] = {"project", false, false, false},
+                      [LEDGER_ADJUSTMENT] = {"project supplier", false, true, false},
+                      [LEDGER_CHARGEBACK] = {"project", true, false, true},
+                      [LEDGER_PAYMENT] = {"supplier", true, true, true}};
+
+static int check_order(const struct ledger_order *o, struct err *e)
+{
+    const char *name = ledger_transfer_names[o->kind];
+    if (o->amount_nusd == 0 || o->amount_nusd == INT64_MIN)
+        return err_set_param(e, ERR_INPUT, "amount_usd", "the amount of a %s must not be 0, or past what can be counted", name);
+    if (o->amount_nusd < 0 && !transfer_rules[o->kind].both_ways)
+        return err_set_param(e, ERR_INPUT, "amount_usd", "the amount of a %s must be above 0", name);
+    if (o->note && (strlen(o->note) > LEDGER_MAX_NOTE || !utf8_valid(o->note, strlen(o->note))))
+        return err_set_param(e, ERR_INPUT, "note", "a note must be UTF-8 of at most %d bytes", LEDGER_MAX_NOTE);
+    size_t n = o->key ? strlen(o->key) : 1;
+    for (const char *p = o->key ? o->key : ""; *p; p++)
+        if (*p < '!' || *p > '~') n = 0;
+    if (n == 0 || n > LEDGER_MAX_KEY)
+        return err_set_param(e, ERR_INPUT, "Idempotency-Key", "an Idempotency-Key must be 1 to %d printable characters of ASCII without blanks",
+                             LEDGER_MAX_KEY);
+    return 0;
+}
+
+/* The row that is to be. */
+struct move {
+    const struct ledger_order *o;
+    int64_t debit, credit, amount;
+};
+
+static int check_linked(struct ledger *l, const struct ledger_order *o, struct err *e)
+{
+    int64_t n;
+    if (!o->linked) return 0;
+    int rc = db_number(l->db, "SELECT count(*) FROM transfers WHERE id = ?1 AND ?2 IN (debit, credit)",
+                       DB_ARGS(db_int(o->linked), db_int(o->account)), 0, &n, e);
+    if (rc || n) return rc;
+    return err_set_param(e, ERR_NOT_FOUND, "linked", "there is no transfer %lld of account %lld", (long long)o->linked, (long long)o->account);
+}
+
+/* *id: the transfer that has the key; 0: none. After the balances' rows are locked, so that of two who ask at once one sees the other's. */
+static int find_key(struct ledger *l, const struct move *m, int64_t *id, struct err *e)
+{
+    struct db_rows r;
+    *id = 0;
+    if (!m->o->key) return 0;
+    int rc = db_query(l->db, &r, "SELECT id, kind, debit, credit, amount, coalesce(linked, 0), coalesce(note, '') FROM transfers"
+                                 " WHERE idempotency_key = ?1", DB_ARGS(db_text(m->o->key)), e);
+    if (!rc) rc = db_next(&r, e);
+    bool same = rc == 1 && strcmp(db_get_text(&r, 1), ledger_transfer_names[m->o->kind]) == 0 && db_get_int(&r, 2) == m->debit &&
+                db_get_int(&r, 3) == m->credit && db_get_int(&r, 4) == m->amount && db_get_int(&r, 5) == m->o->linked &&
+                strcmp(db_get_text(&r, 6), m->o->note ? m->o->note : "") == 0;
+    if (rc == 1) *id = db_get_int(&r, 0);
+    db_done(&r);
+    if (rc < 0 || *id == 0 || same) return rc < 0 ? rc : 0;
+    return err_set_param(e, ERR_MISMATCH, "Idempotency-Key", "this key belongs to transfer %lld, which says something else", (long long)*id);
+}
+
+/* Notes the change of a balance, which must stay far from the end of int64: requests are still to be counted. SQLite would go on with
+ * floating point. */
+static int change_balance(struct ledger *l, int64_t account, int64_t nusd, struct err *e)
+{
+    struct balance_row *b = rows_balance(&l->rows, account);
+    int64_t sum;
+    b->more_posted = nusd;
+    if (!__builtin_add_overflow(b->posted, nusd, &sum) && sum <= INT64_MAX / 2 && sum >= -(INT64_MAX / 2)) return 0;
+    return err_set_param(e, ERR_LIMIT, "amount_usd", "the balance of account %lld would be past what can be counted", (long long)account);
+}
+
+static int insert_transfer(struct ledger *l, const struct move *m, int64_t *id, struct err *e)
+{
+    int rc = change_balance(l, m->debit, -m->amount, e);
+    if (!rc) rc = change_balance(l, m->credit, m->amount, e);
+    if (!rc) rc = rows_write(&l->rows, l->db, e);
+    if (rc) return rc;
+    return db_number(l->db,
+                     "INSERT INTO transfers (kind, debit, credit, amount, created_ms, linked, note, idempotency_key)"
+                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
+                     DB_ARGS(db_text(ledger_transfer_names[m->o->kind]), db_int(m->debit), db_int(m->credit), db_int(m->amount),
+                             db_int(l->now_ms), db_int_or_null(m->o->linked != 0, m->o->linked), db_text(m->o->note), db_text(m->o->key)),
+                     0, id, e);
+}
+
+static int transfer_in(struct ledger *l, const struct move *m, int64_t *id, bool *repeated, struct err *e)
+{
+    rows_clear(&l->rows);
+    int rc = ledger_refresh(l, e);
+    if (!rc) rc = check_customer(l, m->o->account, transfer_rules[m->o->kind].kinds, e);
+    if (!rc) rc = check_linked(l, m->o, e);
+    if (!rc) rc = rows_want_balance(&l->rows, m->debit, e);
+    if (!rc) rc = rows_want_balance(&l->rows, m->credit, e);
+    if (!rc) rc = rows_read(&l->rows, l->db, e);
+    if (!rc) rc = find_key(l, m, id, e);
+    *repeated = !rc && *id;
+    return rc || *id ? rc : insert_transfer(l, m, id, e);
+}
+
+int64_t ledger_transfer_order(struct ledger *l, const struct ledger_order *o, bool *repeated, struct err *e)
+{
+    int64_t id = 0, house = transfer_rules[o->kind].outside ? l->outside : l->house;
+    bool unused, takes = transfer_rules[o->kind].takes != (o->amount_nusd < 0);
+    int rc = check_order(o, e);
+    if (rc) return rc;
+    const struct move m = {.o = o,
+                           .debit = takes ? o->account : house,
+                           .credit = takes ? house : o->account,
+                           .amount = o->amount_nusd < 0 ? -o->amount_nusd : o->amount_nusd};
+    for (int tries = 0; tries < 2; tries++) { /* -ERR_EXISTS: another who shares no balance with this one has the key; now it is seen */
+        rc = db_begin(l->db, e);
+        if (!rc) rc = db_end(l->db, transfer_in(l, &m, &id, repeated ? repeated : &unused, e), e);
+        if (rc != -ERR_EXISTS) break;
+    }
+    return rc ? rc : id;
+}
+
 int64_t ledger_transfer(struct ledger *l, enum ledger_transfer_kind kind, int64_t project, int64_t amount_nusd, int64_t linked, const char *note,
                         struct err *e)
 {
-    static const char *const names[] = {
-        [LEDGER_DEPOSIT] = "deposit", [LEDGER_REFUND] = "refund", [LEDGER_ADJUSTMENT] = "adjustment", [LEDGER_CHARGEBACK] = "chargeback"};
-    int64_t house = kind == LEDGER_DEPOSIT || kind == LEDGER_CHARGEBACK ? l->outside : l->house, id = 0;
-    bool takes = kind == LEDGER_CHARGEBACK || (kind == LEDGER_ADJUSTMENT && amount_nusd < 0);
-    if (amount_nusd == 0 || amount_nusd == INT64_MIN || (amount_nusd < 0 && kind != LEDGER_ADJUSTMENT))
-        return err_set(e, ERR_INPUT, "the amount of a %s must be above 0", names[kind]);
-    int64_t amount = amount_nusd < 0 ? -amount_nusd : amount_nusd;
-    int rc = db_begin(l->db, e);
-    if (rc) return rc;
-    rows_clear(&l->rows);
-    rc = ledger_refresh(l, e);
-    if (!rc) rc = check_customer(l, project, kind == LEDGER_ADJUSTMENT ? "project supplier" : "project", e);
-    if (!rc && linked) {
-        rc = db_number(l->db, "SELECT count(*) FROM transfers WHERE id = ?1 AND ?2 IN (debit, credit)",
-                       DB_ARGS(db_int(linked), db_int(project)), 0, &id, e);
-        if (!rc && id == 0) rc = err_set(e, ERR_NOT_FOUND, "there is no transfer %lld of account %lld", (long long)linked, (long long)project);
-    }
-    if (!rc) rc = rows_want_balance(&l->rows, project, e);
-    if (!rc) rc = rows_want_balance(&l->rows, house, e);
-    if (!rc) rc = rows_read(&l->rows, l->db, e);
-    if (!rc) {
-        rows_balance(&l->rows, project)->more_posted = takes ? -amount : amount;
-        rows_balance(&l->rows, house)->more_posted = takes ? amount : -amount;
-        rc = rows_write(&l->rows, l->db, e);
-    }
-    if (!rc)
-        rc = db_number(l->db,
-                       "INSERT INTO transfers (kind, debit, credit, amount, created_ms, linked, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
-                       "RETURNING id",
-                       DB_ARGS(db_text(names[kind]), db_int(takes ? project : house), db_int(takes ? house : project), db_int(amount),
-                               db_int(l->now_ms), db_int_or_null(linked != 0, linked), db_text(note)),
-                       0, &id, e);
-    rc = db_end(l->db, rc, e);
-    return rc ? rc : id;
+    const struct ledger_order o = {.kind = kind, .account = project, .amount_nusd = amount_nusd, .linked = linked, .note = note};
+    return ledger_transfer_order(l, &o, NULL, e);
 }
+
+/* --- budgets --- */
 
 static bool is_one_of(const char *s, const char *const *names, size_t n)
 {
@@ -96,6 +194,9 @@ int64_t ledger_budget_add(struct ledger *l, const struct ledger_budget *b, struc
     rc = db_end(l->db, id < 0 ? (int)id : 0, e);
     return rc ? rc : id;
 }
+
+const struct ledger_limit ledger_limits[LEDGER_LIMITS] = {
+    {"rpm", "requests", "minute"}, {"tpm", "tokens", "minute"}, {"concurrency", "requests", "now"}};
 
 int ledger_limit_set(struct ledger *l, int64_t account, const char *unit, const char *period, int64_t amount, struct err *e)
 {

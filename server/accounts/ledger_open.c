@@ -273,11 +273,14 @@ int ledger_note_run(struct ledger *l, struct err *e)
 
 int ledger_beat(struct ledger *l, struct err *e)
 {
+    int64_t seen_ms = l->seen_ms;
     int rc = db_begin(l->db, e);
     if (rc) return rc;
     rc = ledger_refresh(l, e);
     if (!rc) rc = ledger_note_run(l, e);
-    return db_end(l->db, rc, e);
+    rc = db_end(l->db, rc, e);
+    if (rc && rc != -ERR_UNKNOWN) l->seen_ms = seen_ms;
+    return rc;
 }
 
 static int begin_run(struct ledger *l, struct err *e)
@@ -285,7 +288,7 @@ static int begin_run(struct ledger *l, struct err *e)
     int rc = db_begin(l->db, e);
     if (rc) return rc;
     rc = ledger_refresh(l, e);
-    if (!rc)
+    if (!rc && !l->o.desk)
         rc = db_number(l->db, "INSERT INTO runs (gateway, started_ms, seen_ms) VALUES (?1, ?2, ?2) RETURNING id",
                        DB_ARGS(db_text(l->gateway), db_int(l->now_ms)), 0, &l->run, e);
     l->seen_ms = l->now_ms;

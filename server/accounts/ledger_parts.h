@@ -62,7 +62,7 @@ struct ledger {
     struct ledger_options o;
     char gateway[128];
     int64_t run, seq;
-    int64_t seq_before; /* the batch whose outcome is not known */
+    int64_t seq_before, seen_before_ms; /* the batch: as they were, and are again if it comes to nothing */
     int64_t seen_ms;    /* the run's, as written last: another one with every batch, so that a batch is known by it */
     int64_t house, overrun, outside; /* accounts */
     int64_t now_ms, now_boot_ms;     /* as of the last transaction */

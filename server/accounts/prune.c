@@ -40,22 +40,57 @@ static int take_away(struct db *db, int64_t after, int64_t last, int64_t before_
     return rc;
 }
 
+/* A time further away than it can be was noted by a clock that has been put right since. */
+int prune_claim(struct db *db, int64_t every_ms, bool *mine, struct err *e)
+{
+    static const char due[] = "SELECT count(*) FROM ledger_state WHERE id = 1 AND (prune_ms <= {now_ms} OR prune_ms > {now_ms} + 2 * ?1)";
+    int64_t n = 0;
+    int rc = db_number(db, due, DB_ARGS(db_int(every_ms)), 0, &n, e); /* most who ask write nothing */
+    if (!rc && n)
+        rc = db_run(db,
+                    "UPDATE ledger_state SET prune_ms = {now_ms} + ?1 WHERE id = 1 AND (prune_ms <= {now_ms} OR prune_ms > {now_ms} + 2 * ?1)",
+                    DB_ARGS(db_int(every_ms)), &n, e);
+    *mine = !rc && n == 1;
+    return rc;
+}
+
+int prune_begin(struct prune *p, struct db *db, int64_t days, struct err *e)
+{
+    CHECK(days >= PRUNE_MIN_DAYS);
+    *p = (struct prune){.db = db};
+    int rc = db_number(db, "SELECT CASE WHEN clock_ms > {now_ms} THEN clock_ms ELSE {now_ms} END FROM ledger_state WHERE id = 1",
+                       DB_NO_ARGS, 0, &p->before_ms, e);
+    p->before_ms -= days * DAY_MS;
+    return rc;
+}
+
+/* At the end. Of budgets they stay: one without a window's end would be told anew. */
+static int prune_alerts(const struct prune *p, struct err *e)
+{
+    if (p->before_ms <= 0) return 0;
+    return db_run(p->db, "DELETE FROM alerts WHERE created_ms < ?1 AND next_ms IS NULL AND kind <> 'budget_reached'", DB_ARGS(db_int(p->before_ms)),
+                  NULL, e);
+}
+
+int prune_step(struct prune *p, struct err *e)
+{
+    int64_t last = 0;
+    int rc = p->before_ms > 0 ? find_end(p->db, p->after, p->before_ms, &last, e) : 0;
+    if (rc) return rc;
+    if (last == 0) return prune_alerts(p, e);
+    rc = take_away(p->db, p->after, last, p->before_ms, &p->n, e);
+    p->after = last;
+    return rc ? rc : 1;
+}
+
 int prune_requests(struct db *db, int64_t days, int64_t *n, struct err *e)
 {
-    int64_t before_ms, last = 0, after = 0;
-    CHECK(days >= PRUNE_MIN_DAYS);
-    *n = 0;
-    int rc = db_number(db, "SELECT CASE WHEN clock_ms > {now_ms} THEN clock_ms ELSE {now_ms} END FROM ledger_state WHERE id = 1",
-                       DB_NO_ARGS, 0, &before_ms, e);
-    before_ms -= days * DAY_MS;
-    if (!rc && before_ms > 0) rc = find_end(db, after, before_ms, &last, e);
-    while (!rc && last) {
-        rc = take_away(db, after, last, before_ms, n, e);
-        after = last;
-        if (!rc) rc = find_end(db, after, before_ms, &last, e);
+    struct prune p;
+    int rc = prune_begin(&p, db, days, e), more = 1;
+    while (!rc && more) {
+        more = prune_step(&p, e);
+        if (more < 0) rc = more;
     }
-    /* Of budgets they stay: one without a window's end would be told anew. */
-    if (!rc && before_ms > 0)
-        rc = db_run(db, "DELETE FROM alerts WHERE created_ms < ?1 AND next_ms IS NULL AND kind <> 'budget_reached'", DB_ARGS(db_int(before_ms)), NULL, e);
+    *n = p.n;
     return rc;
 }

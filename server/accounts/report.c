@@ -28,7 +28,7 @@ static void sum_up(struct report_statement *s, const struct report_line *l)
 {
     if (strcmp(l->kind, "sale") == 0)
         s->sales_nusd -= l->amount_nusd;
-    else if (strcmp(l->kind, "deposit") == 0 || strcmp(l->kind, "chargeback") == 0)
+    else if (strcmp(l->kind, "deposit") == 0 || strcmp(l->kind, "chargeback") == 0 || strcmp(l->kind, "payment") == 0)
         s->paid_in_nusd += l->amount_nusd;
     else
         s->other_nusd += l->amount_nusd;

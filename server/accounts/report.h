@@ -19,7 +19,7 @@ struct report_line {
 };
 struct report_statement {
     int64_t opening_nusd, closing_nusd;
-    int64_t paid_in_nusd, sales_nusd, other_nusd; /* deposits less chargebacks; sales (> 0 to a project); all else */
+    int64_t paid_in_nusd, sales_nusd, other_nusd; /* deposits less chargebacks and payments; sales (> 0 to a project); all else */
 };
 typedef void report_line_fn(void *ctx, const struct report_line *l);
 

@@ -74,10 +74,10 @@ static int parse_words(const char *name, const char *given, bool patterns, struc
         for (; n && *p == ' '; n--) p++;
         for (; n && p[n - 1] == ' '; n--) continue;
         if (!word_fits(p, n, patterns))
-            return err_set(e, ERR_INPUT, "%s: '%.80s' is not a list of names with commas between%s", name, given,
+            return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not a list of names with commas between%s", name, given,
                            patterns ? "; a * may end a name" : "");
         if (++n_words > RULES_MAX_WORDS || n_out + n + 2 > sizeof v->text)
-            return err_set(e, ERR_INPUT, "%s: at most %d names and %d bytes", name, RULES_MAX_WORDS, RULES_MAX_TEXT - 1);
+            return err_set_param(e, ERR_INPUT, name, "%s: at most %d names and %d bytes", name, RULES_MAX_WORDS, RULES_MAX_TEXT - 1);
         if (n_out) v->text[n_out++] = ',';
         memcpy(v->text + n_out, p, n);
         v->text[n_out += n] = '\0';
@@ -99,13 +99,13 @@ static int parse_flag(const char *name, const char *given, struct value *v, stru
 {
     v->number = strcmp(given, "on") == 0;
     if (v->number) strcpy(v->text, "on");
-    return v->number || strcmp(given, "off") == 0 ? 0 : err_set(e, ERR_INPUT, "%s: '%.80s' is neither on nor off", name, given);
+    return v->number || strcmp(given, "off") == 0 ? 0 : err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is neither on nor off", name, given);
 }
 
 static int parse_money(const char *name, const char *given, struct value *v, struct err *e)
 {
     if (!money_parse(given, &v->number) || v->number < 0)
-        return err_set(e, ERR_INPUT, "%s: '%.80s' is not an amount in dollars like 12.50 (at most 9 decimals), nor any", name, given);
+        return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not an amount in dollars like 12.50 (at most 9 decimals), nor any", name, given);
     money_write(v->number, v->text);
     return 0;
 }
@@ -115,7 +115,7 @@ static int parse_price(const char *name, const char *given, struct value *v, str
 {
     int rc = parse_money(name, given, v, e);
     if (rc || v->number > 0) return rc;
-    return err_set(e, ERR_INPUT, "%s: must be more than 0 (local_only keeps requests in the house)", name);
+    return err_set_param(e, ERR_INPUT, name, "%s: must be more than 0 (local_only keeps requests in the house)", name);
 }
 
 /* "25", "25%", "12.5%" */
@@ -127,7 +127,7 @@ static int parse_share(const char *name, const char *given, struct value *v, str
     bool ok = n >= 1 && n < sizeof number;
     if (ok) memcpy(number, given, given[n - 1] == '%' ? n - 1 : n);
     ok = ok && money_parse(number, &nano) && nano >= 0 && nano <= 100 * INT64_C(1000000000) && nano % 100000000 == 0;
-    if (!ok) return err_set(e, ERR_INPUT, "%s: '%.80s' is not a share like 25%% or 12.5%%", name, given);
+    if (!ok) return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not a share like 25%% or 12.5%%", name, given);
     v->number = nano / 100000000;
     snprintf(v->text, sizeof v->text, v->number % 10 ? "%lld.%lld%%" : "%lld%%", (long long)v->number / 10, (long long)v->number % 10);
     return 0;
@@ -142,7 +142,7 @@ static int parse_policy(const char *name, const char *given, struct value *v, st
         strcpy(v->text, given);
         return 0;
     }
-    return err_set(e, ERR_INPUT, "%s: '%.80s' is not one of local-first, cheapest, fastest, priority, weighted", name, given);
+    return err_set_param(e, ERR_INPUT, name, "%s: '%.80s' is not one of local-first, cheapest, fastest, priority, weighted", name, given);
 }
 
 static parse_fn *const parsers[RULES] = {

@@ -211,9 +211,34 @@ static const char checks_10[] =
     "CREATE TABLE checks_10 (id INTEGER); DROP TABLE checks_10;"
     "PRAGMA writable_schema = RESET;";
 
+/* Version 11. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
+ * that there is. ledger_state.prune_ms: when old requests are next to be taken away, by whichever gateway notes it first (retention.h).
+ * (SQLite cannot change the CHECK on kind: the table is made anew, and its indexes with it.) */
+#define TRANSFER_KINDS                                                                                                                     \
+    "kind = 'sale' OR kind = 'cost' OR kind = 'overrun' OR kind = 'deposit' OR kind = 'refund' OR kind = 'adjustment'"                     \
+    " OR kind = 'chargeback' OR kind = 'payment'"
+#define TRANSFERS_ONCE_11                                                                                                                   \
+    "CREATE UNIQUE INDEX transfers_key ON transfers(idempotency_key) WHERE idempotency_key IS NOT NULL;"                                   \
+    "ALTER TABLE ledger_state ADD COLUMN prune_ms {int} NOT NULL DEFAULT 0;"
+static const char sqlite_11[] =
+    "CREATE TABLE transfers_11 (id {id}, request {int}, attempt {int},"
+    " kind TEXT NOT NULL CHECK (" TRANSFER_KINDS "),"
+    " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT "
+    "NULL,"
+    " linked {int}, note TEXT, idempotency_key TEXT);"
+    "INSERT INTO transfers_11 (id, request, attempt, kind, debit, credit, amount, created_ms, linked, note)"
+    " SELECT id, request, attempt, kind, debit, credit, amount, created_ms, linked, note FROM transfers ORDER BY id;"
+    "DROP TABLE transfers;"
+    "ALTER TABLE transfers_11 RENAME TO transfers;"
+    "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
+    "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_11;
+static const char postgres_11[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
+                                 "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (" TRANSFER_KINDS ");"
+                                 "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_11;
+
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {
     {sqlite_1, ""}, {sqlite_2, ""}, {sqlite_3, postgres_3}, {ledger_4, ledger_4}, {prune_5, prune_5}, {rules_6, rules_6}, {stores_7, stores_7}, {prices_8, prices_8},
-    {overflow_9, overflow_9}, {checks_10, ""}};
+    {overflow_9, overflow_9}, {checks_10, ""}, {sqlite_11, postgres_11}};
 
 static const char table_sql[] = "CREATE TABLE IF NOT EXISTS schema_migrations (version {int} PRIMARY KEY, applied_s {int} NOT NULL)";
 static const char version_sql[] = "SELECT coalesce(max(version), 0) FROM schema_migrations";

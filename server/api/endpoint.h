@@ -26,7 +26,11 @@ extern const struct endpoint endpoint_livez, endpoint_readyz, endpoint_healthz; 
 extern const struct endpoint endpoint_admin_list, endpoint_admin_load, endpoint_admin_show, endpoint_admin_unload; /* admin_models.c */
 
 extern const struct endpoint endpoint_admin_routing; /* admin_routing.c */
-extern const struct endpoint endpoint_accounts_list, endpoint_accounts_show, endpoint_accounts_change; /* admin_accounts.c */
+extern const struct endpoint endpoint_accounts_list, endpoint_accounts_add, endpoint_accounts_show, endpoint_accounts_change; /* admin.c */
+extern const struct endpoint endpoint_budgets_list, endpoint_budgets_change, endpoint_keys_list, endpoint_keys_add, endpoint_keys_change;
+extern const struct endpoint endpoint_prices_list, endpoint_prices_add, endpoint_prices_change, endpoint_break_even, endpoint_usage, endpoint_reconcile, endpoint_prune;
+extern const struct endpoint endpoint_alerts_list, endpoint_alerts_test;
+extern const struct endpoint endpoint_export; /* admin_export.c */
 extern const struct endpoint endpoint_organization_usage, endpoint_organization_costs; /* organization.c */
 
 void admin_model_settled(struct gateway_model *m); /* whoever waits for it to be loaded is answered, if it is no longer loading */

@@ -26,6 +26,7 @@ const struct api_error_row api_errors[API_ERRORS] = {
     [API_NOT_FOUND] = {404, INVALID, "not_found", NULL},
     [API_METHOD_NOT_ALLOWED] = {405, INVALID, "method_not_allowed", NULL},
     [API_MODEL_EXISTS] = {409, INVALID, "model_exists", NULL},
+    [API_EXISTS] = {409, INVALID, "already_exists", NULL},
     [API_MODEL_LOAD_FAILED] = {400, INVALID, "model_load_failed", NULL},
     [API_REQUEST_TOO_LARGE] = {413, INVALID, "request_too_large", NULL},
     [API_REQUEST_QUARANTINED] = {422, INVALID, "request_quarantined", NULL},

@@ -1,7 +1,7 @@
 /* GET /v1/organization/usage/completions and /v1/organization/costs, in OpenAI's shape (platform.openai.com/docs/api-reference/usage), for
  * admin keys: what was used by UTC day, and what projects paid. Ids are those of accounts, as text; a cost's line item is the model.
  *
- * The database is asked by a pool thread, on a connection of its own. Buckets are days only; a parameter that is not known is refused. */
+ * The database is asked by a thread of the desk, on a connection of its own. Buckets are days only; a parameter that is not known is refused. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,7 +166,7 @@ static int read_query(struct order *o, struct err *e)
     return rc ? rc : choose_days(o, e);
 }
 
-/* --- the page; on a pool thread --- */
+/* --- the page; on a thread of the desk --- */
 
 /* Buckets up to this day, which stays open. */
 static void open_bucket(struct order *o, int64_t day)
@@ -305,7 +305,7 @@ static void answer(struct gateway *g, struct http_request *r, bool costs)
         return;
     }
     http_on_gone(r, gone, o);
-    pool_submit(g->pool, &o->job);
+    pool_submit(g->desk, &o->job);
 }
 
 static void usage_get(struct gateway *g, struct http_request *r)

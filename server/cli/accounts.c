@@ -5,10 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/str.h"
-#include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
 #include "server/cli/env.h"
 
@@ -31,10 +29,11 @@ static const struct verb {
     {"freeze", "", "ID", 1, 1, "", 0, accounts_freeze},
     {"unfreeze", "", "ID", 1, 1, "", 0, accounts_unfreeze},
     {"storage", "", "PROJECT on|off", 2, 2, "", 0, accounts_storage},
-    {"deposit", "", "PROJECT USD", 2, 2, "--note --json", LEDGER, accounts_deposit},
-    {"refund", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_refund},
-    {"adjust", "", "ID USD", 2, 2, "--note --linked --json", LEDGER, accounts_adjust},
-    {"chargeback", "", "PROJECT USD", 2, 2, "--note --linked --json", LEDGER, accounts_chargeback},
+    {"deposit", "", "PROJECT USD", 2, 2, "--note --once --json", LEDGER, accounts_deposit},
+    {"refund", "", "PROJECT USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_refund},
+    {"adjust", "", "ID USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_adjust},
+    {"chargeback", "", "PROJECT USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_chargeback},
+    {"pay", "", "SUPPLIER USD", 2, 2, "--note --linked --once --json", LEDGER, accounts_pay},
     {"prepaid", "", "PROJECT FLOOR|off", 2, 2, "", LEDGER, accounts_prepaid},
     {"budget", "add", "ID AMOUNT", 2, 2, "--unit --period --scope --alert --json", LEDGER, accounts_budget_add},
     {"budget", "list", "[ID]", 0, 1, "--json", LEDGER, accounts_budget_list},
@@ -114,27 +113,12 @@ int accounts_id(const char *word, int64_t *id, struct err *e)
 
 int accounts_money(const char *name, const char *word, int64_t *nusd, struct err *e)
 {
-    if (money_parse(word, nusd)) return 0;
-    return err_set(e, ERR_INPUT, "%s: '%.80s' is not an amount in dollars like 12.50 (at most 9 decimals)", name, word);
-}
-
-int accounts_day(const char *name, const char *word, int64_t *day, struct err *e)
-{
-    struct tm tm = {0}, back;
-    const char *end = strptime(word, "%Y-%m-%d", &tm);
-    int of_month = tm.tm_mday;
-    time_t t = end && !*end ? timegm(&tm) : -1;
-    *day = (int64_t)t / (24 * 3600);
-    if (t >= 0 && gmtime_r(&t, &back) && back.tm_mday == of_month) return 0;
-    return err_set(e, ERR_INPUT, "%s: '%.80s' is not a day like 2026-11-29", name, word);
+    return words_money(name, word, nusd, e);
 }
 
 char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES])
 {
-    struct tm tm;
-    time_t t = (time_t)at_s;
-    strftime(out, ACCOUNTS_DAY_BYTES, "%Y-%m-%d", gmtime_r(&t, &tm));
-    return out;
+    return words_show_day(at_s, out);
 }
 
 /* --- what is told --- */
@@ -144,6 +128,28 @@ int accounts_json_print(struct buf *b, const char *open, const char *close, stru
     if (b->failed) return err_set(e, ERR_MEMORY, "out of memory");
     printf("%s%.*s%s\n", open, (int)b->len, b->len ? b->data : "", close);
     return 0;
+}
+
+void accounts_listing_begin(struct accounts_listing *l, size_t n_columns, const char *const *header)
+{
+    l->table.n_columns = n_columns;
+    buf_init(&l->json, ACCOUNTS_OUT_BYTES);
+    table_add(&l->table, header);
+}
+
+void accounts_listing_free(struct accounts_listing *l)
+{
+    table_free(&l->table);
+    buf_free(&l->json);
+}
+
+int accounts_listing_end(struct accounts_listing *l, int rc, bool json, const char *open, const char *close, struct err *e)
+{
+    if (!rc && l->table.failed) rc = err_set(e, ERR_MEMORY, "out of memory");
+    if (!rc && json) rc = accounts_json_print(&l->json, open, close, e);
+    if (!rc && !json) table_print(&l->table, stdout);
+    accounts_listing_free(l);
+    return rc;
 }
 
 void accounts_done(const struct accounts_run *r, int64_t id, const char *fmt, ...)
@@ -163,7 +169,7 @@ void accounts_done(const struct accounts_run *r, int64_t id, const char *fmt, ..
 
 static int run_with_ledger(const struct verb *v, struct accounts_run *r, struct err *e)
 {
-    int rc = v->needs & LEDGER ? ledger_open(&r->ledger, r->db, &(struct ledger_options){.gateway = "accounts"}, e) : 0;
+    int rc = v->needs & LEDGER ? ledger_open(&r->ledger, r->db, &(struct ledger_options){.gateway = "accounts", .desk = true}, e) : 0;
     if (!rc) rc = v->run(r, e);
     ledger_close(r->ledger);
     return rc;

@@ -5,14 +5,8 @@
 
 #include "server/accounts/alert_store.h"
 #include "server/cli/accounts_parts.h"
-#include "server/cli/table.h"
 
-enum { COLUMNS = 5, ID_BYTES = 24, TIME_BYTES = 32, MOST = 100 };
-
-struct list {
-    struct table table;
-    struct buf json;
-};
+enum { COLUMNS = 5, ID_BYTES = 24, TIME_BYTES = 32 };
 
 static const char *state_of(const struct alert_row *r, char out[ID_BYTES + 16])
 {
@@ -24,7 +18,7 @@ static const char *state_of(const struct alert_row *r, char out[ID_BYTES + 16])
 
 static void put_row(void *ctx, const struct alert_row *r)
 {
-    struct list *l = ctx;
+    struct accounts_listing *l = ctx;
     struct tm tm;
     time_t at = (time_t)(r->created_ms / 1000);
     char id[ID_BYTES], when[TIME_BYTES], state[ID_BYTES + 16];
@@ -35,42 +29,20 @@ static void put_row(void *ctx, const struct alert_row *r)
 
 static void put_json(void *ctx, const struct alert_row *r)
 {
-    struct buf *b = &((struct list *)ctx)->json;
-    buf_puts(b, b->len ? ",\n {" : "{");
-    account_json_int(b, "id", r->id);
-    account_json_id(b, "created_at", r->created_ms / 1000);
-    account_json_text(b, "kind", r->kind);
-    account_json_text(b, "subject", r->subject);
-    account_json_text(b, "message", r->message);
-    account_json_int(b, "tries", r->tries);
-    account_json_id(b, "sent_at", r->sent_ms / 1000);
-    account_json_id(b, "next_try_at", r->next_ms / 1000);
-    buf_putc(b, '}');
+    account_json_alert(&((struct accounts_listing *)ctx)->json, r);
 }
 
 int accounts_alert_list(struct accounts_run *r, struct err *e)
 {
-    struct list l = {.table = {.n_columns = COLUMNS}};
-    bool json = r->o->json;
-    buf_init(&l.json, ACCOUNTS_OUT_BYTES);
-    table_add(&l.table, (const char *const[COLUMNS]){"ALERT", "SINCE", "KIND", "STATE", "MESSAGE"});
-    int rc = alert_list(r->db, MOST, json ? put_json : put_row, &l, e);
-    if (!rc && l.table.failed) rc = err_set(e, ERR_MEMORY, "out of memory");
-    if (!rc && json) rc = accounts_json_print(&l.json, "[", "]", e);
-    if (!rc && !json) table_print(&l.table, stdout);
-    table_free(&l.table);
-    buf_free(&l.json);
-    return rc;
+    struct accounts_listing l = {0};
+    accounts_listing_begin(&l, COLUMNS, (const char *const[COLUMNS]){"ALERT", "SINCE", "KIND", "STATE", "MESSAGE"});
+    int rc = alert_list(r->db, ALERT_LIST_MOST, r->o->json ? put_json : put_row, &l, e);
+    return accounts_listing_end(&l, rc, r->o->json, "[", "]", e);
 }
 
 int accounts_alert_test(struct accounts_run *r, struct err *e)
 {
-    int64_t now_ms;
-    bool added;
-    int rc = db_number(r->db, "SELECT {now_ms}", DB_NO_ARGS, 0, &now_ms, e);
-    if (!rc)
-        rc = alert_add(r->db, &(struct alert){.kind = "test", .subject = "test", .occasion = now_ms, .message = "somebody asked whether alerts arrive"},
-                       &added, e);
+    int rc = alert_add_test(r->db, e);
     if (!rc) fprintf(stderr, "A running gateway tells it with its next look (see spillway accounts alert list).\n");
     return rc;
 }

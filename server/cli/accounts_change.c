@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/str.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
@@ -76,41 +75,50 @@ int accounts_storage(struct accounts_run *r, struct err *e)
 
 /* --- money --- */
 
-static int transfer(struct accounts_run *r, enum ledger_transfer_kind kind, const char *what, struct err *e)
+static int transfer(struct accounts_run *r, enum ledger_transfer_kind kind, struct err *e)
 {
+    const char *what = ledger_transfer_names[kind];
+    bool repeated;
     int64_t project, nusd;
     char moved[MONEY_BYTES], has[MONEY_BYTES];
     struct ledger_balance balance;
     int rc = accounts_id(r->args[0], &project, e);
     if (!rc) rc = accounts_money(what, r->args[1], &nusd, e);
     if (rc) return rc;
-    int64_t id = ledger_transfer(r->ledger, kind, project, nusd, r->o->linked, r->o->note, e);
+    const struct ledger_order order = {
+        .kind = kind, .account = project, .amount_nusd = nusd, .linked = r->o->linked, .note = r->o->note, .key = r->o->once};
+    int64_t id = ledger_transfer_order(r->ledger, &order, &repeated, e);
     if (id < 0) return (int)id;
     rc = ledger_balance(r->ledger, project, &balance, e);
     if (!rc)
-        accounts_done(r, id, "Transfer %" PRId64 ": %s of %s; account %" PRId64 " now has %s.", id, what, money_write(nusd, moved), project,
-                      money_write(balance.posted_nusd, has));
+        accounts_done(r, id, "Transfer %" PRId64 ": %s of %s%s; account %" PRId64 " now has %s.", id, what, money_write(nusd, moved),
+                      repeated ? ", made before" : "", project, money_write(balance.posted_nusd, has));
     return rc;
 }
 
 int accounts_deposit(struct accounts_run *r, struct err *e)
 {
-    return transfer(r, LEDGER_DEPOSIT, "deposit", e);
+    return transfer(r, LEDGER_DEPOSIT, e);
 }
 
 int accounts_refund(struct accounts_run *r, struct err *e)
 {
-    return transfer(r, LEDGER_REFUND, "refund", e);
+    return transfer(r, LEDGER_REFUND, e);
 }
 
 int accounts_adjust(struct accounts_run *r, struct err *e)
 {
-    return transfer(r, LEDGER_ADJUSTMENT, "adjustment", e);
+    return transfer(r, LEDGER_ADJUSTMENT, e);
 }
 
 int accounts_chargeback(struct accounts_run *r, struct err *e)
 {
-    return transfer(r, LEDGER_CHARGEBACK, "chargeback", e);
+    return transfer(r, LEDGER_CHARGEBACK, e);
+}
+
+int accounts_pay(struct accounts_run *r, struct err *e)
+{
+    return transfer(r, LEDGER_PAYMENT, e);
 }
 
 int accounts_prepaid(struct accounts_run *r, struct err *e)
@@ -138,9 +146,7 @@ int accounts_budget_add(struct accounts_run *r, struct err *e)
     bool money = strcmp(o->unit, "usd") == 0;
     struct ledger_budget b = {.scope = o->scope, .unit = money ? "nusd" : o->unit, .period = o->period, .hard = !o->alert};
     int rc = accounts_id(r->args[0], &b.account, e);
-    if (!rc && money) rc = accounts_money("budget", r->args[1], &b.amount, e);
-    if (!rc && !money && !str_parse_int64(r->args[1], 0, INT64_MAX, &b.amount))
-        rc = err_set(e, ERR_INPUT, "budget: '%.80s' is not a number of %s", r->args[1], o->unit);
+    if (!rc) rc = words_amount("budget", o->unit, r->args[1], &b.amount, e);
     if (rc) return rc;
     int64_t id = ledger_budget_add(r->ledger, &b, e);
     if (id < 0) return (int)id;
@@ -158,21 +164,17 @@ int accounts_budget_end(struct accounts_run *r, struct err *e)
     return rc;
 }
 
-/* Limits are budgets: of requests or tokens, by the minute or at once. */
 int accounts_limit(struct accounts_run *r, struct err *e)
 {
     const struct options *o = r->o;
-    const struct {
-        const char *flag, *unit, *period;
-        int64_t amount;
-    } limits[] = {{"--rpm", "requests", "minute", o->rpm},
-                  {"--tpm", "tokens", "minute", o->tpm},
-                  {"--concurrency", "requests", "now", o->concurrency}};
+    const int64_t amounts[LEDGER_LIMITS] = {o->rpm, o->tpm, o->concurrency};
     int64_t id;
     int n = 0, rc = accounts_id(r->args[0], &id, e);
-    for (size_t i = 0; i < sizeof limits / sizeof limits[0] && !rc; i++) {
-        if (!options_given(o, limits[i].flag)) continue;
-        rc = ledger_limit_set(r->ledger, id, limits[i].unit, limits[i].period, limits[i].amount, e);
+    for (int i = 0; i < LEDGER_LIMITS && !rc; i++) {
+        char flag[32];
+        snprintf(flag, sizeof flag, "--%s", ledger_limits[i].name);
+        if (!options_given(o, flag)) continue;
+        rc = ledger_limit_set(r->ledger, id, ledger_limits[i].unit, ledger_limits[i].period, amounts[i], e);
         n++;
     }
     if (!rc && n == 0) rc = err_set(e, ERR_INPUT, "accounts limit: give --rpm, --tpm or --concurrency");

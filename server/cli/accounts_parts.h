@@ -7,9 +7,11 @@
 #include "server/accounts/account_json.h"
 #include "server/accounts/accounts.h"
 #include "server/accounts/ledger.h"
+#include "server/accounts/words.h"
 #include "server/cli/command.h"
+#include "server/cli/table.h"
 
-enum { ACCOUNTS_DAY_BYTES = 32, ACCOUNTS_DIR_BYTES = 4096, ACCOUNTS_OUT_BYTES = 256 << 20 };
+enum { ACCOUNTS_DAY_BYTES = WORDS_DAY_BYTES, ACCOUNTS_DIR_BYTES = 4096, ACCOUNTS_OUT_BYTES = 256 << 20 };
 
 struct accounts_run {
     const struct options *o;
@@ -36,6 +38,7 @@ int accounts_deposit(struct accounts_run *r, struct err *e);
 int accounts_refund(struct accounts_run *r, struct err *e);
 int accounts_adjust(struct accounts_run *r, struct err *e);
 int accounts_chargeback(struct accounts_run *r, struct err *e);
+int accounts_pay(struct accounts_run *r, struct err *e);
 int accounts_prepaid(struct accounts_run *r, struct err *e);
 int accounts_budget_add(struct accounts_run *r, struct err *e);
 int accounts_budget_end(struct accounts_run *r, struct err *e);
@@ -62,9 +65,17 @@ int accounts_prune(struct accounts_run *r, struct err *e);
 /* An id of the command line; what: "a project". */
 MUST_USE int accounts_id(const char *word, int64_t *id, struct err *e);
 MUST_USE int accounts_money(const char *name, const char *word, int64_t *nusd, struct err *e);
-/* "2026-11-29" as days since 1970. */
-MUST_USE int accounts_day(const char *name, const char *word, int64_t *day, struct err *e);
 char *accounts_show_day(int64_t at_s, char out[ACCOUNTS_DAY_BYTES]);
+
+/* What is listed: rows of a table for people, or with --json objects. */
+struct accounts_listing {
+    struct table table;
+    struct buf json;
+};
+void accounts_listing_begin(struct accounts_listing *l, size_t n_columns, const char *const *header);
+void accounts_listing_free(struct accounts_listing *l);
+/* Prints it unless rc says that it failed, with the objects between open and close, and frees it. Returns rc, or why it was not printed. */
+MUST_USE int accounts_listing_end(struct accounts_listing *l, int rc, bool json, const char *open, const char *close, struct err *e);
 
 /* Those of an account and of whom it belongs to (0: everybody's), between brackets; as a table, if there are any. */
 MUST_USE int accounts_rules_print(struct accounts_run *r, int64_t id, const char *open, const char *close, struct err *e);

@@ -86,12 +86,10 @@ int accounts_price_end(struct accounts_run *r, struct err *e)
 /* A percentage as a decimal, exact to hundredths. */
 int accounts_price_markup(struct accounts_run *r, struct err *e)
 {
-    enum { NANO_A_HUNDREDTH = 10000000 };
     const char *word = r->args[1];
-    int64_t nano;
-    bool good = money_parse(word, &nano) && nano >= 0 && nano % NANO_A_HUNDREDTH == 0 && nano / NANO_A_HUNDREDTH <= PRICE_MAX_MARKUP;
-    if (!good) return err_set(e, ERR_INPUT, "'%.80s' is not a percentage from 0 to %d with at most 2 decimals", word, PRICE_MAX_MARKUP / 100);
-    int64_t id = price_table_set_markup(r->db, r->args[0], nano / NANO_A_HUNDREDTH, "operator", e);
+    int64_t hundredths;
+    int rc = words_percent("markup", word, PRICE_MAX_MARKUP, &hundredths, e);
+    int64_t id = rc ? rc : price_table_set_markup(r->db, r->args[0], hundredths, "operator", e);
     if (id < 0) return (int)id;
     accounts_done(r, id, "Price %" PRId64 ": %s %% are added to prices of %s when they are sold, for requests from now on.", id, word, r->args[0]);
     return 0;
@@ -113,7 +111,6 @@ int accounts_price_gpu_hour(struct accounts_run *r, struct err *e)
 struct list {
     struct table table;
     struct buf json;
-    size_t n;
     int rc; /* a price that cannot be shown */
     struct err *e;
 };
@@ -150,16 +147,7 @@ static void list_row(void *ctx, const struct price_table_row *p)
 
 static void list_json(void *ctx, const struct price_table_row *p)
 {
-    struct list *l = ctx;
-    struct buf *b = &l->json;
-    buf_puts(b, l->n++ ? ",\n {" : "{");
-    account_json_int(b, "id", p->id);
-    account_json_text(b, "provider", p->provider);
-    account_json_text(b, "model", p->model);
-    account_json_text(b, "source", p->source);
-    account_json_int(b, "created_at", p->created_s);
-    account_json_id(b, "ended_at", p->ended_s);
-    buf_printf(b, ",\"price\":%s}", p->rows);
+    account_json_price(&((struct list *)ctx)->json, p);
 }
 
 static int list(struct accounts_run *r, const char *provider, const char *model, bool all, struct err *e)

@@ -38,9 +38,7 @@ static void put_row(void *ctx, const struct rules_row *r)
 
 static void put_json(void *ctx, const struct rules_row *r)
 {
-    struct list *l = ctx;
-    if (l->n++) buf_puts(&l->json, ",\n ");
-    account_json_rule(&l->json, r);
+    account_json_rule(&((struct list *)ctx)->json, r);
 }
 
 int accounts_rules_print(struct accounts_run *r, int64_t id, const char *open, const char *close, struct err *e)

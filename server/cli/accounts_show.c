@@ -7,14 +7,11 @@
 #include "server/accounts/directory.h"
 #include "server/accounts/money.h"
 #include "server/cli/accounts_parts.h"
-#include "server/cli/table.h"
 
 enum { COLUMNS = 7, BUDGET_COLUMNS = 9, ID_BYTES = 24, NAME_BYTES = 256, STATE_BYTES = 64 };
 
 struct list {
-    struct table table;
-    struct buf json;
-    size_t n;
+    struct accounts_listing out;
     int64_t only; /* the account that is shown; 0: the whole tree */
 };
 
@@ -51,31 +48,12 @@ static void list_row(void *ctx, const struct directory_account *a)
         money_write(a->balance.pending_nusd, held);
     }
     if (a->balance.prepaid) money_write(a->balance.floor_nusd, floor);
-    table_add(&l->table, (const char *const[COLUMNS]){id, a->kind, name, has, held, floor, state_of(a, state)});
+    table_add(&l->out.table, (const char *const[COLUMNS]){id, a->kind, name, has, held, floor, state_of(a, state)});
 }
 
 static void list_json(void *ctx, const struct directory_account *a)
 {
-    struct list *l = ctx;
-    if (l->n++) buf_puts(&l->json, ",\n ");
-    account_json_account(&l->json, a);
-}
-
-static void list_begin(struct list *l, size_t n_columns, const char *const *header)
-{
-    l->table.n_columns = n_columns;
-    buf_init(&l->json, ACCOUNTS_OUT_BYTES);
-    table_add(&l->table, header);
-}
-
-static int list_end(struct list *l, int rc, bool json, const char *open, const char *close, struct err *e)
-{
-    if (!rc && l->table.failed) rc = err_set(e, ERR_MEMORY, "out of memory");
-    if (!rc && json) rc = accounts_json_print(&l->json, open, close, e);
-    if (!rc && !json) table_print(&l->table, stdout);
-    table_free(&l->table);
-    buf_free(&l->json);
-    return rc;
+    account_json_account(&((struct list *)ctx)->out.json, a);
 }
 
 static const char *const header[COLUMNS] = {"ID", "KIND", "NAME", "BALANCE", "HELD", "FLOOR", "STATE"};
@@ -83,9 +61,9 @@ static const char *const header[COLUMNS] = {"ID", "KIND", "NAME", "BALANCE", "HE
 int accounts_list(struct accounts_run *r, struct err *e)
 {
     struct list l = {0};
-    list_begin(&l, COLUMNS, header);
+    accounts_listing_begin(&l.out, COLUMNS, header);
     int rc = directory_list(r->db, 0, r->o->keys, r->o->json ? list_json : list_row, &l, e);
-    return list_end(&l, rc, r->o->json, "[", "]", e);
+    return accounts_listing_end(&l.out, rc, r->o->json, "[", "]", e);
 }
 
 /* --- budgets --- */
@@ -109,15 +87,13 @@ static void budget_row(void *ctx, const struct ledger_budget *b)
     write_amount(money, b->posted, used);
     write_amount(money, b->pending, held);
     write_amount(money, b->amount - b->posted - b->pending, left);
-    table_add(&l->table, (const char *const[BUDGET_COLUMNS]){id, account, money ? "usd" : b->unit, b->period, b->scope, amount, used, held,
+    table_add(&l->out.table, (const char *const[BUDGET_COLUMNS]){id, account, money ? "usd" : b->unit, b->period, b->scope, amount, used, held,
                                                              b->hard ? left : "(only tells)"});
 }
 
 static void budget_json(void *ctx, const struct ledger_budget *b)
 {
-    struct list *l = ctx;
-    if (l->n++) buf_puts(&l->json, ",\n ");
-    account_json_budget(&l->json, b);
+    account_json_budget(&((struct list *)ctx)->out.json, b);
 }
 
 static const char *const budget_header[BUDGET_COLUMNS] = {"BUDGET", "OF", "UNIT", "PERIOD", "SCOPE", "AMOUNT", "USED", "HELD", "LEFT"};
@@ -128,9 +104,9 @@ int accounts_budget_list(struct accounts_run *r, struct err *e)
     int64_t id = 0;
     int rc = r->n_args ? accounts_id(r->args[0], &id, e) : 0;
     if (rc) return rc;
-    list_begin(&l, BUDGET_COLUMNS, budget_header);
+    accounts_listing_begin(&l.out, BUDGET_COLUMNS, budget_header);
     rc = ledger_budget_list(r->ledger, id, r->o->json ? budget_json : budget_row, &l, e);
-    return list_end(&l, rc, r->o->json, "[", "]", e);
+    return accounts_listing_end(&l.out, rc, r->o->json, "[", "]", e);
 }
 
 /* The account and what is right below it, then its budgets, then its rules. */
@@ -140,12 +116,12 @@ int accounts_show(struct accounts_run *r, struct err *e)
     bool json = r->o->json;
     int rc = accounts_id(r->args[0], &l.only, e);
     if (rc) return rc;
-    list_begin(&l, COLUMNS, header);
-    list_begin(&budgets, BUDGET_COLUMNS, budget_header);
+    accounts_listing_begin(&l.out, COLUMNS, header);
+    accounts_listing_begin(&budgets.out, BUDGET_COLUMNS, budget_header);
     rc = directory_list(r->db, l.only, true, json ? list_json : list_row, &l, e);
     if (!rc) rc = ledger_budget_list(r->ledger, l.only, json ? budget_json : budget_row, &budgets, e);
-    rc = list_end(&l, rc, json, "{\"accounts\":[", "],", e);
+    rc = accounts_listing_end(&l.out, rc, json, "{\"accounts\":[", "],", e);
     if (!rc && !json) putchar('\n');
-    rc = list_end(&budgets, rc, json, " \"budgets\":[", "],", e);
+    rc = accounts_listing_end(&budgets.out, rc, json, " \"budgets\":[", "],", e);
     return rc ? rc : accounts_rules_print(r, l.only, " \"rules\":[", "]}", e);
 }

@@ -5,18 +5,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/buf.h"
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/str.h"
-#include "server/accounts/accounts.h"
+#include "server/accounts/account_json.h"
+#include "server/accounts/words.h"
 #include "server/cli/command.h"
 #include "server/cli/env.h"
 #include "server/cli/table.h"
 
-enum { MAX_YEARS = 100, WORD_BYTES = 64, HOUR_S = 3600, DAY_S = 24 * HOUR_S, YEAR_S = 365 * DAY_S };
+enum { WORD_BYTES = 64, HOUR_S = 3600, DAY_S = WORDS_DAY_S, YEAR_S = WORDS_YEAR_S };
 
 static const struct {
     const char *unit, *word;
@@ -24,63 +23,6 @@ static const struct {
 } spans[] = {{"y", "year", YEAR_S}, {"w", "week", 7 * DAY_S}, {"d", "day", DAY_S},
              {"h", "hour", HOUR_S}, {"m", "minute", 60},      {"s", "second", 1}};
 enum { N_SPANS = sizeof spans / sizeof spans[0] };
-
-/* "30d", "24h": a number and a unit, at least min of seconds. */
-static bool parse_span(const char *text, int64_t min_s, int64_t *seconds)
-{
-    char digits[WORD_BYTES];
-    size_t n = strspn(text, "0123456789");
-    if (n == 0 || n >= sizeof digits) return false;
-    memcpy(digits, text, n);
-    digits[n] = '\0';
-    int64_t number;
-    if (!str_parse_int64(digits, 0, INT64_MAX, &number)) return false;
-    for (int i = 0; i < N_SPANS; i++) {
-        if (strcmp(spans[i].unit, text + n) != 0) continue;
-        return !__builtin_mul_overflow(number, spans[i].seconds, seconds) && *seconds >= min_s && *seconds <= MAX_YEARS * (int64_t)YEAR_S;
-    }
-    return false;
-}
-
-/* "2026-12-31" (its beginning, UTC) or "2026-12-31T18:30Z". Only days that exist. */
-static bool parse_date(const char *text, int64_t *at_s)
-{
-    struct tm tm = {0}, back;
-    const char *end = strptime(text, "%Y-%m-%d", &tm);
-    if (end && *end == 'T') {
-        end = strptime(end, "T%H:%M", &tm);
-        if (end && *end++ != 'Z') return false;
-    }
-    if (!end || *end) return false;
-    int day = tm.tm_mday;
-    time_t t = timegm(&tm);
-    *at_s = (int64_t)t;
-    return gmtime_r(&t, &back) && back.tm_mday == day;
-}
-
-static int parse_expires(const char *text, int64_t *expires_s, struct err *e)
-{
-    int64_t now_s = clock_wall_s(), span_s;
-    if (strcmp(text, "never") == 0)
-        *expires_s = 0;
-    else if (parse_span(text, 1, &span_s))
-        *expires_s = now_s + span_s;
-    else if (!parse_date(text, expires_s))
-        return err_set(e, ERR_INPUT,
-                       "--expires: '%s' is not a time like 30d, 12h, 2026-12-31, 2026-12-31T18:30Z or never (at most %d years)", text,
-                       MAX_YEARS);
-    else if (*expires_s <= now_s || *expires_s > now_s + MAX_YEARS * (int64_t)YEAR_S)
-        return err_set(e, ERR_INPUT, "--expires: %s is %s", text, *expires_s <= now_s ? "in the past" : "too far away");
-    return 0;
-}
-
-static const char *show_day(int64_t at_s, char out[WORD_BYTES])
-{
-    struct tm tm;
-    time_t t = (time_t)at_s;
-    strftime(out, WORD_BYTES, "%Y-%m-%d", gmtime_r(&t, &tm));
-    return out;
-}
 
 /* "3 days": rounded down to the largest unit of which there are two, so that it is never off by much. */
 static const char *show_span(int64_t seconds, char out[WORD_BYTES])
@@ -99,14 +41,13 @@ static const char *show_expiry(int64_t expires_s, char out[WORD_BYTES])
     int64_t left_s = expires_s - clock_wall_s();
     if (!expires_s) return strcpy(out, "never");
     show_span(left_s < 0 ? -left_s : left_s, span);
-    snprintf(out, WORD_BYTES, "%.20s, %s%.20s%s", show_day(expires_s, day), left_s <= 0 ? "" : "in ", span, left_s <= 0 ? " ago" : "");
+    snprintf(out, WORD_BYTES, "%.20s, %s%.20s%s", words_show_day(expires_s, day), left_s <= 0 ? "" : "in ", span, left_s <= 0 ? " ago" : "");
     return out;
 }
 
 enum { COLUMNS = 8, CELL_BYTES = 256 };
 struct list {
     struct table table;
-    size_t n_json; /* keys in json */
     struct buf json;
 };
 
@@ -127,39 +68,13 @@ static void list_key(void *ctx, const struct accounts_key *k)
     }
     snprintf(weight, sizeof weight, "%" PRIu32, k->share.weight);
     snprintf(priority, sizeof priority, "%" PRId32, k->share.priority);
-    table_add(&l->table, (const char *const[COLUMNS]){id, k->name, ends, show_day(k->created_s, made), show_expiry(k->expires_s, expires),
+    table_add(&l->table, (const char *const[COLUMNS]){id, k->name, ends, words_show_day(k->created_s, made), show_expiry(k->expires_s, expires),
                                                       weight, priority, state});
-}
-
-static void json_time(struct buf *b, const char *name, int64_t at_s)
-{
-    if (at_s)
-        buf_printf(b, ",\"%s\":%" PRId64, name, at_s);
-    else
-        buf_printf(b, ",\"%s\":null", name);
 }
 
 static void json_key(void *ctx, const struct accounts_key *k)
 {
-    struct list *l = ctx;
-    struct buf *b = &l->json;
-    buf_printf(b, "%s{\"id\":%" PRId64 ",\"project\":", l->n_json++ ? ",\n " : "", k->id);
-    if (k->admin)
-        buf_puts(b, "null");
-    else
-        buf_printf(b, "%" PRId64, k->project);
-    buf_puts(b, ",\"name\":");
-    json_write_string(b, k->name, strlen(k->name));
-    buf_puts(b, ",\"hint\":");
-    json_write_string(b, k->hint, strlen(k->hint));
-    buf_printf(b,
-               ",\"state\":\"%s\",\"admin\":%s,\"configured\":%s,\"weight\":%" PRIu32 ",\"priority\":%" PRId32 ",\"created_at\":%" PRId64,
-               state_words[k->state], k->admin ? "true" : "false", k->configured ? "true" : "false", k->share.weight, k->share.priority,
-               k->created_s);
-    json_time(b, "expires_at", k->expires_s);
-    json_time(b, "revoked_at", k->revoked_s);
-    json_time(b, "former_secret_until", k->former_ends_s);
-    buf_putc(b, '}');
+    account_json_key(&((struct list *)ctx)->json, k);
 }
 
 static int keys_list(struct accounts *a, const struct options *o, struct err *e)
@@ -190,15 +105,10 @@ static int show_token(const struct options *o, int64_t id, const char *name, int
     }
     struct buf b;
     buf_init(&b, 4096);
-    buf_printf(&b, "{\"id\":%" PRId64, id);
-    if (name) {
-        buf_puts(&b, ",\"name\":");
-        json_write_string(&b, name, strlen(name));
-    }
-    buf_printf(&b, ",\"key\":\"%s\"", token);
-    json_time(&b, "expires_at", expires_s);
-    int rc = buf_puts(&b, "}") ? err_set(e, ERR_MEMORY, "out of memory") : 0;
+    account_json_token(&b, id, name, token, expires_s);
+    int rc = b.failed ? err_set(e, ERR_MEMORY, "out of memory") : 0;
     if (!rc) printf("%s\n", b.data);
+    if (b.data) explicit_bzero(b.data, b.len);
     buf_free(&b);
     return rc;
 }
@@ -215,7 +125,7 @@ static int keys_add(struct accounts *a, const struct options *o, struct err *e)
     char token[ACCOUNTS_TOKEN_BYTES];
     struct accounts_key_spec spec = {.name = o->n_args > 1 ? o->args[1] : "unnamed", .admin = o->admin, .project = o->project};
     share_take(&spec.share, o);
-    int rc = o->expires ? parse_expires(o->expires, &spec.expires_s, e) : 0;
+    int rc = o->expires ? words_expires("--expires", o->expires, &spec.expires_s, e) : 0;
     if (rc) return rc;
     int64_t id = accounts_key_make(a, &spec, token, e);
     rc = id < 0 ? (int)id : show_token(o, id, spec.name, spec.expires_s, token, e);
@@ -261,8 +171,8 @@ static int keys_rotate(struct accounts *a, const struct options *o, struct err *
     int64_t grace_s, expires_s = -1;
     struct found_key found = {0};
     int rc = parse_id(o->args[1], &found.id, e);
-    if (!rc && !parse_span(o->grace, 0, &grace_s)) rc = err_set(e, ERR_INPUT, "--grace: '%s' is not a time like 24h, 30m or 0s", o->grace);
-    if (!rc && o->expires) rc = parse_expires(o->expires, &expires_s, e);
+    if (!rc) rc = words_span("--grace", o->grace, 0, &grace_s, e);
+    if (!rc && o->expires) rc = words_expires("--expires", o->expires, &expires_s, e);
     if (!rc) rc = accounts_key_rotate(a, found.id, grace_s, expires_s, token, e);
     if (rc) return rc;
     rc = accounts_key_list(a, find_key, &found, e);

@@ -93,8 +93,11 @@ const struct option_row option_rows[] = {
      "keys add: the project that pays (default: 2, the first); accounts usage: only this one"},
     {ON(ACCOUNTS), "--organisation", "ID", OPTION_INT, F(organisation), 1, MAX_ID, "1", "create project: in which one"},
     {ON(ACCOUNTS), "--keys", NULL, OPTION_FLAG, F(keys), 0, 0, NULL, "list: also keys"},
-    {ON(ACCOUNTS), "--note", "TEXT", OPTION_TEXT, F(note), 0, 0, NULL, "deposit, refund, adjust, chargeback: what for"},
-    {ON(ACCOUNTS), "--linked", "ID", OPTION_INT, F(linked), 1, MAX_ID, NULL, "refund, adjust, chargeback: the transfer that it is about"},
+    {ON(ACCOUNTS), "--note", "TEXT", OPTION_TEXT, F(note), 0, 0, NULL, "deposit, refund, adjust, chargeback, pay: what for"},
+    {ON(ACCOUNTS), "--linked", "ID", OPTION_INT, F(linked), 1, MAX_ID, NULL,
+     "refund, adjust, chargeback, pay: the transfer that it is about"},
+    {ON(ACCOUNTS), "--once", "KEY", OPTION_TEXT, F(once), 0, 0, NULL,
+     "deposit, refund, adjust, chargeback, pay: however often it is said with this key, it is done once"},
     {ON(ACCOUNTS), "--unit", "usd|requests|tokens", OPTION_CHOICE, F(unit), 0, 0, "usd", "budget add: of what"},
     {ON(ACCOUNTS), "--period", "now|minute|hour|day|month|total", OPTION_CHOICE, F(period), 0, 0, "month",
      "budget add: in which time, UTC; now: at once"},
@@ -159,6 +162,8 @@ const struct option_row option_rows[] = {
      "bound of an answer when the request sets none"},
     {ON(SERVE) | RELOADS, "--overflow-usd-per-hour", "USD", OPTION_TEXT, F(overflow_usd_per_hour), 0, 0, NULL,
      "what may be spent in an hour on providers that stand in for a local model (default: nothing)"},
+    {ON(SERVE), "--retain-requests", "DAYS", OPTION_INT, F(retain_requests), 0, 36500, "0",
+     "take away requests that ended so many days ago (2 at least), as spillway accounts prune does; 0: keep them"},
     {ON(SERVE) | RELOADS, "--overflow-share", "PERCENT", OPTION_TEXT, F(overflow_share), 0, 0, "100",
      "of an hour's requests for local models, at most so many may go to providers instead"},
     {ON(SERVE) | RELOADS, "--overflow-usd-in", "USD", OPTION_TEXT, F(overflow_usd_in), 0, 0, NULL,
@@ -588,6 +593,8 @@ int options_check_serve(const struct options *o, struct err *e)
     uint16_t port;
     CHECK(options_listen(o->listen, host, &port) == 0); /* checked when it was set */
     if (!o->tls_cert != !o->tls_key) return err_set(e, ERR_INPUT, "--tls-cert and --tls-key belong together");
+    if (o->retain_requests && o->retain_requests < PRUNE_MIN_DAYS)
+        return err_set(e, ERR_INPUT, "--retain-requests: must be 0 or at least %d days", PRUNE_MIN_DAYS);
     if (o->name && o->n_args > 1) return err_set(e, ERR_INPUT, "--name: for one model only");
     if (o->no_model && (o->n_args || o->name)) return err_set(e, ERR_INPUT, "--no-model: models are named as well");
     if (o->no_auth && o->n_inherited == 0 && !options_loopback(host))

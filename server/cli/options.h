@@ -96,11 +96,12 @@ struct options {
     struct option_list remote_image_hosts, remote_image_nets;
     bool no_auth, no_model;
     const char *store; /* NULL: the data directory's own */
+    int64_t retain_requests; /* days; 0: for good */
     const char *expires, *grace;
     bool admin, json;
     /* accounts; keys: project */
     int64_t project, organisation, linked, rpm, tpm, concurrency, token_threshold, older_than; /* ids: 0 if not given */
-    const char *note, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
+    const char *note, *once, *unit, *period, *scope, *month, *by, *from, *to, *supplier, *threshold, *price_file, *input_usd, *output_usd, *cached_usd;
     bool keys, alert, free, close;
     const char *rules[RULES]; /* NULL: as it was */
     int64_t weight, priority; /* of a key; 0 and OPTIONS_NO_PRIORITY: not given */

@@ -57,7 +57,7 @@ static const char *verbs(enum command c)
 {
     static const char *const rows[COMMANDS] = {[COMMAND_KEYS] = "add list set rotate revoke",
                                                [COMMAND_ACCOUNTS] = "list show create rename close freeze unfreeze storage deposit refund adjust"
-                                                                    " chargeback prepaid budget limit price statement usage export"
+                                                                    " chargeback pay prepaid budget limit price statement usage export"
                                                                     " reconcile backup restore move prune",
                                                [COMMAND_MODELS] = "list load unload",
                                                [COMMAND_CONFIG] = "check",

@@ -42,6 +42,7 @@ const char *const *option_examples(enum command c)
                                            "spillway accounts limit 7 --rpm 600 --concurrency 32",
                                            "# other ways money moves: new transfers, never changed ones",
                                            "spillway accounts refund|adjust|chargeback 7 12.50 --linked 4711",
+                                           "spillway accounts pay 12 40.00 --note 'their invoice 3' --once groq-2026-11",
                                            "# all of a project's requests are refused from now on, and no longer",
                                            "spillway accounts freeze|unfreeze|close 7",
                                            "spillway accounts storage 7 on",

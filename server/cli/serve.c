@@ -39,9 +39,10 @@
 #include "server/cli/serve_parts.h"
 #include "server/gateway.h"
 #include "server/remote_image.h"
+#include "server/retention.h"
 
 enum { INHERITED_FD = 3 /* systemd's first */ };
-enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
+enum { REFRESH_MS = 500, DRAIN_LOOK_MS = 50, LAST_WORDS_MS = 1000, POOL_THREADS = 4, DESK_THREADS = 2, LAST_LINES_MS = 500, LEDGER_LAST_MS = 5000, LARGE_BUFFER_BYTES = 256 << 10 };
 
 /* The address to serve on: the option's, or that of the socket that systemd handed down. */
 static int find_address(struct serve *s, struct err *e)
@@ -456,6 +457,8 @@ static int serve_start(struct serve *s, struct err *e)
     if (!rc) rc = start_remote(s, e);
     if (!rc) rc = listen_http(s, e);
     if (!rc) rc = pool_new(&s->g.pool, s->g.loop, POOL_THREADS, e);
+    if (!rc) rc = pool_new(&s->g.desk, s->g.loop, DESK_THREADS, e);
+    if (!rc) rc = retention_start(&s->retention, &s->g, s->o->retain_requests, e);
     if (!rc) rc = serve_alerts_start(s, e);
     if (!rc) rc = start_models(s, e);
     if (!rc) rc = start_media(s, e);
@@ -471,8 +474,11 @@ static void serve_close(struct serve *s)
     alerts_stop(s->alerts);
     http_free(g->http); /* ends what runs: completions stop their sequences */
     pool_free(g->pool);
+    pool_free(g->desk);
+    g->desk = NULL; /* what is still handed back by it submits no more */
     media_pool_free(g->media);
     loop_run_posted(g->loop); /* frees the completions */
+    retention_stop(s->retention);
     ledger_writer_stop(g->ledger, LEDGER_LAST_MS);
     loop_run_posted(g->loop); /* frees their charges */
     ledger_writer_free(g->ledger);

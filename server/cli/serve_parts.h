@@ -60,6 +60,7 @@ struct serve {
     struct err failure;       /* why the loop was stopped; ERR_NONE: on request */
     struct err ledger_why;    /* of the ledger's writer, when the disk has failed */
     struct loop_call ledger_failed;
+    struct retention *retention; /* NULL: requests are kept for good */
     struct reload *reload;    /* one that runs; NULL: none */
     bool reload_again;        /* SIGHUP came meanwhile */
 };

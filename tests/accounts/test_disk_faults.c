@@ -342,6 +342,70 @@ static void test_b13_a_refused_reserve_that_is_there_all_the_same_is_void(void *
     db_close(db);
 }
 
+enum { MANY = 2000, RAW_BYTES = 3000 };
+
+static void ask_all(struct ledger_writer *w, struct wait *all)
+{
+    for (int i = 0; i < MANY; i++) {
+        sem_init(&all[i].done, 0, 0);
+        all[i].call.ctx = &all[i];
+        ledger_writer_submit(w, &all[i].call);
+    }
+}
+
+/* Of more ends than the journal has room for those that it took are answered; the rest wait, and are refused when the process ends first. */
+static void test_b14_a_full_journal_keeps_what_it_has_taken(void **state)
+{
+    (void)state;
+    struct life f;
+    struct ledger_writer *w;
+    struct db *db;
+    struct wait *all = calloc(MANY, sizeof *all);
+    int n_acked = 0;
+    assert_non_null(all);
+    begin(&f, &w);
+    for (int i = 0; i < MANY; i++) all[i].call.op = reserve_of();
+    ask_all(w, all);
+    for (int i = 0; i < MANY; i++) {
+        while (sem_wait(&all[i].done)) {
+        }
+        assert_int_equal(all[i].call.op.rc, 0);
+    }
+    disk_fail(DISK_FULL, 1, INT64_MAX);
+    static char raw[RAW_BYTES]; /* a provider that tells much */
+    memset(raw, 'x', RAW_BYTES - 1);
+    for (int i = 0; i < MANY; i++) {
+        all[i].call.op = end_of(all[i].call.op.request, i % 12);
+        all[i].call.op.used[0].raw = raw;
+    }
+    ask_all(w, all);
+    for (int i = 0; i < 3000 && ledger_writer_state(w).n_kept + ledger_writer_state(w).n_waiting < MANY; i++) usleep(10000);
+    struct ledger_writer_state s = ledger_writer_state(w);
+    assert_true(s.n_kept > 512 && s.n_waiting > 0);
+    assert_int_equal(s.n_kept + s.n_waiting, MANY);
+    struct ledger_op op = reserve_of();
+    assert_int_equal(ask(w, &op), -ERR_STORE);
+    disk_cut();
+    writer_end(w);
+    disk_fail(DISK_WELL, 0, 0);
+    writer_end(writer_start());
+    OK(db_open(&db, store_file, &store_e));
+    for (int i = 0; i < MANY; i++) {
+        const struct ledger_op *end = &all[i].call.op;
+        int64_t charged;
+        assert_int_equal(sem_trywait(&all[i].done), 0); /* everybody has an answer */
+        n_acked += end->rc == 0;
+        if (end->rc) continue;
+        OK(db_number(db, "SELECT charged FROM requests WHERE id = ?1 AND estimated = 0 AND state <> 'reserved'", DB_ARGS(db_int(end->request)), -1, &charged, &store_e));
+        assert_int_equal(charged, end->charged_nusd);
+    }
+    assert_int_equal(n_acked, s.n_kept);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM requests WHERE state = 'reserved'"), 0);
+    store_check(db);
+    db_close(db);
+    free(all);
+}
+
 /* --- the journal's own file --- */
 
 static void add(struct journal *j, int64_t request, int i)
@@ -486,6 +550,7 @@ int main(void)
         cmocka_unit_test(test_t73_a_short_fault_is_made_up_for),
         cmocka_unit_test(test_b13_a_handle_is_not_used_again_after_an_fsync_that_failed),
         cmocka_unit_test(test_b13_a_refused_reserve_that_is_there_all_the_same_is_void),
+        cmocka_unit_test(test_b14_a_full_journal_keeps_what_it_has_taken),
         cmocka_unit_test(test_the_journal_gives_back_what_it_was_given),
         cmocka_unit_test(test_the_journal_is_empty_after_it_was_cleared),
         cmocka_unit_test(test_the_journal_has_room_for_as_many_as_it_was_made_for),

@@ -741,7 +741,9 @@ static void settle(void)
     for (int i = 0; i < 2; i++)
         if (!s.g[i].l) gateway_begin(i);
     s.stands = false;
-    if (s.wall_ms < s.m.now_ms) s.wall_ms = s.m.now_ms; /* a clock that went back has come round */
+    int64_t clock_ms;
+    OK(db_number(s.look, "SELECT clock_ms FROM ledger_state", DB_NO_ARGS, 0, &clock_ms, &e));
+    if (s.wall_ms < clock_ms) s.wall_ms = clock_ms; /* a clock that went back has come round */
     advance(MOST_LASTS_MS + 4 * LEDGER_GRACE_MS);
 }
 

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/json.h"
+#include "server/accounts/accounts.h"
 #include "server/accounts/directory.h"
 #include "server/accounts/export.h"
 #include "server/accounts/ledger.h"
@@ -427,6 +428,93 @@ static void test_a_supplier_has_a_statement_and_adjustments(void **state)
     assert_int_equal(ledger_transfer(l, LEDGER_ADJUSTMENT, key, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
 }
 
+/* What we pay a supplier leaves by `outside`: the margin is what it was. */
+static void test_a_payment_reduces_what_we_owe(void **state)
+{
+    (void)state;
+    struct report_statement s;
+    struct lines t = {0};
+    request_of(key, "m", NULL, 1, 1, 9 * CENT, 5 * CENT);
+    int64_t margin = store_number(db, "SELECT posted FROM balances WHERE account = 3");
+    OK(ledger_transfer(l, LEDGER_PAYMENT, groq, 7 * CENT, 0, "invoice 12", &store_e));
+    OK(ledger_transfer(l, LEDGER_PAYMENT, groq, -1 * CENT, 0, "paid back", &store_e));
+    OK(report_statement(db, groq, 0, today * DAY_MS, take_line, &t, &s, &store_e));
+    assert_string_equal(t.kinds, "cost*1 payment*1 payment*1");
+    assert_int_equal(s.paid_in_nusd, -6 * CENT);
+    assert_int_equal(s.closing_nusd, -1 * CENT);
+    assert_int_equal(store_number(db, "SELECT posted FROM balances WHERE account = 3"), margin);
+    assert_int_equal(store_number(db, "SELECT b.posted FROM balances b JOIN accounts a ON a.id = b.account WHERE a.name = 'outside'"), 6 * CENT);
+    assert_int_equal(ledger_transfer(l, LEDGER_PAYMENT, 2, CENT, 0, NULL, &store_e), -ERR_NOT_FOUND);
+}
+
+static struct ledger_order deposit_of(int64_t nusd, const char *order_key)
+{
+    return (struct ledger_order){.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = nusd, .note = "n", .key = order_key};
+}
+
+static void test_b8_an_order_with_a_key_is_carried_out_once(void **state)
+{
+    (void)state;
+    bool repeated;
+    struct ledger_order o = deposit_of(CENT, "invoice-17");
+    int64_t first = ledger_transfer_order(l, &o, &repeated, &store_e);
+    OK(first);
+    assert_false(repeated);
+    assert_int_equal(ledger_transfer_order(l, &o, &repeated, &store_e), first);
+    assert_true(repeated);
+    assert_int_equal(posted(2), CENT);
+}
+
+static void test_b8_a_key_that_says_something_else_moves_nothing(void **state)
+{
+    (void)state;
+    struct ledger_order o = deposit_of(CENT, "k");
+    OK(ledger_transfer_order(l, &o, NULL, &store_e));
+    struct ledger_order others[] = {o, o, o, o};
+    others[0].amount_nusd++;
+    others[1].note = "other";
+    others[2].kind = LEDGER_REFUND; /* with another balance, too, so that only the index is in its way */
+    others[3].linked = 1;
+    for (size_t i = 0; i < 4; i++) assert_int_equal(ledger_transfer_order(l, &others[i], NULL, &store_e), -ERR_MISMATCH);
+    assert_int_equal(posted(2), CENT);
+}
+
+static void test_orders_that_cannot_be_name_the_member(void **state)
+{
+    (void)state;
+    static char long_key[LEDGER_MAX_KEY + 2], long_note[LEDGER_MAX_NOTE + 2];
+    memset(long_key, 'k', LEDGER_MAX_KEY + 1);
+    memset(long_note, 'n', LEDGER_MAX_NOTE + 1);
+    const struct {
+        struct ledger_order o;
+        const char *param;
+    } wrong[] = {{deposit_of(0, NULL), "amount_usd"},
+                 {deposit_of(-1, NULL), "amount_usd"},
+                 {deposit_of(INT64_MIN, NULL), "amount_usd"},
+                 {deposit_of(INT64_MAX, NULL), "amount_usd"},
+                 {deposit_of(1, ""), "Idempotency-Key"},
+                 {deposit_of(1, "a b"), "Idempotency-Key"},
+                 {deposit_of(1, "\xC3\xA4"), "Idempotency-Key"},
+                 {deposit_of(1, long_key), "Idempotency-Key"},
+                 {{.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = 1, .note = long_note}, "note"},
+                 {{.kind = LEDGER_DEPOSIT, .account = 2, .amount_nusd = 1, .note = "\xFF"}, "note"},
+                 {{.kind = LEDGER_REFUND, .account = 2, .amount_nusd = 1, .linked = 77}, "linked"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_true(ledger_transfer_order(l, &wrong[i].o, NULL, &store_e) < 0);
+        assert_string_equal(store_e.param, wrong[i].param);
+    }
+    assert_int_equal(store_number(db, "SELECT count(*) FROM transfers"), 0);
+}
+
+/* Past int64 SQLite would count in floating point. */
+static void test_a_balance_stays_countable(void **state)
+{
+    (void)state;
+    OK(ledger_transfer(l, LEDGER_DEPOSIT, 2, INT64_MAX / 2, 0, NULL, &store_e));
+    assert_int_equal(ledger_transfer(l, LEDGER_DEPOSIT, 2, 1, 0, NULL, &store_e), -ERR_LIMIT);
+    assert_int_equal(posted(2), INT64_MAX / 2);
+}
+
 /* --- usage --- */
 
 struct sums {
@@ -796,6 +884,22 @@ static void test_pruning_leaves_money_and_what_must_be_looked_at(void **state)
     db_rollback(db);
 }
 
+static void test_one_gateway_at_a_time_prunes(void **state)
+{
+    (void)state;
+    bool mine;
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_false(mine);
+    OK(db_run(db, "UPDATE ledger_state SET prune_ms = prune_ms - ?1", DB_ARGS(db_int(DAY_MS)), NULL, &store_e)); /* a day later */
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+    OK(db_run(db, "UPDATE ledger_state SET prune_ms = prune_ms + ?1", DB_ARGS(db_int(9 * DAY_MS)), NULL, &store_e)); /* by a clock that was wrong */
+    OK(prune_claim(db, DAY_MS, &mine, &store_e));
+    assert_true(mine);
+}
+
 static void test_pruned_days_are_not_reconciled(void **state)
 {
     (void)state;
@@ -944,6 +1048,11 @@ int main(void)
         TEST(test_a_price_of_the_book_does_not_meet_the_operators),
         TEST(test_malformed_prices_leave_the_one_in_force),
         TEST(test_a_statement_adds_up),
+        TEST(test_a_payment_reduces_what_we_owe),
+        TEST(test_b8_an_order_with_a_key_is_carried_out_once),
+        TEST(test_b8_a_key_that_says_something_else_moves_nothing),
+        TEST(test_orders_that_cannot_be_name_the_member),
+        TEST(test_a_balance_stays_countable),
         TEST(test_a_supplier_has_a_statement_and_adjustments),
         TEST(test_usage_is_summed_by_what_is_asked),
         TEST(test_exports_have_every_row_and_are_safe_to_open),
@@ -951,6 +1060,7 @@ int main(void)
         TEST(test_what_agrees_need_not_be_looked_at),
         TEST(test_provider_formats_are_read),
         TEST(test_pruning_leaves_money_and_what_must_be_looked_at),
+        TEST(test_one_gateway_at_a_time_prunes),
         TEST(test_pruned_days_are_not_reconciled),
         TEST(test_a_backup_is_restored_as_it_was),
         TEST(test_what_is_no_backup_replaces_nothing),

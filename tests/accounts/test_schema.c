@@ -74,6 +74,22 @@ static void charge(struct db *db, int64_t key)
     ledger_close(l);
 }
 
+/* The table was made anew by version 11: what it refused it refuses, its ids go on, and what it did not know it knows. */
+static void check_transfers(struct db *db)
+{
+    struct ledger *l;
+    int64_t last = store_number(db, "SELECT max(id) FROM transfers");
+    assert_int_equal(db_run(db, "INSERT INTO transfers (request, kind, debit, credit, amount, created_ms) SELECT request, kind, debit, credit, amount,"
+                                " created_ms FROM transfers WHERE kind = 'sale'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
+    assert_int_equal(db_run(db, "INSERT INTO transfers (request, attempt, kind, debit, credit, amount, created_ms) SELECT request, attempt, kind, debit,"
+                                " credit, amount, created_ms FROM transfers WHERE kind = 'cost'", DB_NO_ARGS, NULL, &store_e), -ERR_EXISTS);
+    assert_true(db_run(db, "INSERT INTO transfers (kind, debit, credit, amount, created_ms) VALUES ('gift', 2, 3, 1, 1)", DB_NO_ARGS, NULL, &store_e) < 0);
+    assert_true(db_run(db, "INSERT INTO transfers (kind, debit, credit, amount, created_ms) VALUES ('deposit', 2, 2, 1, 1)", DB_NO_ARGS, NULL, &store_e) < 0);
+    OK(ledger_open(&l, db, &(struct ledger_options){.gateway = "desk", .desk = true}, &store_e));
+    assert_true(ledger_transfer(l, LEDGER_PAYMENT, id_of(db, "groq"), 9, 0, NULL, &store_e) > last);
+    ledger_close(l);
+}
+
 static void check(struct db *db, int version)
 {
     int64_t project = id_of(db, "old"), key = id_of(db, "k"), posted;
@@ -82,6 +98,7 @@ static void check(struct db *db, int version)
     assert_int_equal(store_number(db, "SELECT count(*) FROM key_secrets s JOIN accounts k ON k.id = s.account WHERE k.name = 'k' AND length(s.digest) = 32"), 1);
     assert_int_equal(store_number(db, "SELECT count(*) FROM accounts WHERE kind = 'house'"), 3);
     charge(db, key);
+    check_transfers(db);
     OK(db_number(db, "SELECT posted FROM balances WHERE account = ?1", DB_ARGS(db_int(project)), -1, &posted, &store_e));
     assert_int_equal(posted, version >= LEDGER ? 4 * USD : -USD);
     store_check(db);
@@ -104,6 +121,23 @@ static void test_every_earlier_version_is_brought_up_to_date(void **state)
     }
 }
 
+/* A request and an attempt of before there were mark-ups and tiers keep what they had. */
+static void test_what_a_line_was_priced_by_stays(void **state)
+{
+    (void)state;
+    store_new();
+    if (!db_is_url(store_where())) unlink(store_file);
+    struct db *db = store_of_version(RULES_AND_ALERTS);
+    OK(db_script(db, "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, resolved_ms, reserved, held, charged)"
+                     " VALUES (4294967297, 3, 2, 'posted', 0, 'm', 9, 1, 2, 2, 5, 0, 5);"
+                     "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms) VALUES (4294967297, 1, 4, 'm', 9, 'served', 1)", &store_e));
+    OK(schema_migrate(db, &store_e));
+    assert_int_equal(store_number(db, "SELECT count(*) FROM requests WHERE price = 9 AND charged = 5 AND markup IS NULL"), 1);
+    assert_int_equal(store_number(db, "SELECT count(*) FROM attempts WHERE price = 9 AND tier IS NULL AND extended = 0"), 1);
+    db_close(db);
+    store_remove();
+}
+
 static void test_a_newer_version_is_refused_and_stays(void **state)
 {
     (void)state;
@@ -121,6 +155,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_earlier_version_is_brought_up_to_date),
+        cmocka_unit_test(test_what_a_line_was_priced_by_stays),
         cmocka_unit_test(test_a_newer_version_is_refused_and_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 """The benchmark programs' own arithmetic and honesty: what they count, and that they give no figures of a run that failed. No speed is looked at."""
+import http.client
 import json
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 import figures  # noqa: E402
 import make_checkpoint  # noqa: E402
+import proxy  # noqa: E402
 from serving import BIN, Server  # noqa: E402
 
 CLIENTS = pathlib.Path(BIN).parent / "bench/stream_clients"
@@ -63,6 +65,60 @@ def test_a_prompt_beyond_the_context_gives_no_figures(server):
 def test_a_server_that_is_not_there_gives_no_figures():
     r = subprocess.run([CLIENTS, "--port", "1", "--model", "m"], capture_output=True, text=True, timeout=60)
     assert r.returncode == 1 and r.stdout == "" and "127.0.0.1:1" in r.stderr
+
+
+# ---- proxy_upstream, proxy_clients, proxy.py ----
+
+@pytest.fixture
+def provider():
+    """provider(events) -> its port."""
+    started = []
+
+    def run(events):
+        p = subprocess.Popen([CLIENTS.parent / "proxy_upstream", "--events", str(events)], stdout=subprocess.PIPE, text=True)
+        started.append(p)
+        return int(p.stdout.readline().split()[1])
+    yield run
+    for p in started:
+        p.kill()
+        p.wait()
+
+
+def proxy_load(port, kind, mode, *more):
+    command = [CLIENTS.parent / "proxy_clients", "--port", str(port), "--path", f"/{kind}/v1/chat/completions", "--model", "fixed", "--mode", mode, "--clients", "4", "--warm", "0",
+               "--seconds", "0.3", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("kind, mode", [("one", "calls"), ("one", "rate"), ("burst", "streams")])
+def test_what_proxy_clients_count_the_provider_has_told(provider, kind, mode):
+    port = provider(64)
+    r = proxy_load(port, kind, mode, *(["--clients", "200", "--rate", "200"] if mode == "rate" else []))
+    assert r.returncode == 0, r.stderr
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    c.request("GET", "/counts")
+    truth, out = json.loads(c.getresponse().read()), json.loads(r.stdout)
+    assert 0 < out["answers"] <= truth["answers"] and out["pieces"] == (64 * out["answers"] if mode == "streams" else 0)
+    assert truth["completion_tokens"] == 64 * truth["answers"]
+
+
+def test_a_piece_knows_when_it_was_sent(provider):
+    r = proxy_load(provider(64), "paced", "paced")
+    assert r.returncode == 0 and r.stdout.startswith("open\n"), r.stderr
+    us = json.loads(r.stdout.splitlines()[1])["us"]
+    assert us["n"] > 0 and 0 < us["p50"] <= us["p99"] <= us["max"]
+
+
+def test_a_stream_that_lacks_a_piece_gives_no_figures(provider):
+    r = proxy_load(provider(63), "burst", "streams")
+    assert (r.returncode, r.stdout) == (1, "") and "a stream of 63 pieces" in r.stderr
+
+
+def test_the_proxy_table_says_what_is_met_and_what_is_missed():
+    rates = {"direct": [90.0], "nginx": [100.0], "off": [49.0], "on": [25.0]}
+    r = {"per_s": {k: figures.spread(v) for k, v in rates.items()}, "to_nginx": {k: figures.ratio(rates[k], rates["nginx"]) for k in ("off", "on")}}
+    off, on = proxy.rate_rows("calls", r, (("off", 0.5), ("on", 0.25)))
+    assert off[3] == "0.5: missed" and on[3] == "0.25: met" and "nginx 100" in off[2]
 
 
 # ---- rounds ----

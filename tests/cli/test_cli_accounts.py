@@ -85,8 +85,28 @@ def test_money_moves_exactly(accounts, project):
     assert houses == {"house": "5.249999999", "overrun": "0.00", "outside": "-400.00"}
 
 
+def test_a_supplier_is_paid(accounts, data):
+    accounts("list")
+    with opened(data / "accounts.db") as db:
+        id_ = db.execute("INSERT INTO accounts (kind, name, created_s) VALUES ('supplier', 'groq', 1) RETURNING id").fetchone()[0]
+        db.execute("INSERT INTO balances (account, posted) VALUES (?, 0)", (id_,))
+    accounts("adjust", id_, "40.00")
+    accounts("pay", id_, "30.00", "--note", "invoice 3")
+    everybody = by_id(accounts)
+    assert (everybody[id_]["balance_usd"], everybody[5]["name"], everybody[5]["balance_usd"]) == ("10.00", "outside", "30.00")
+    assert [line["kind"] for line in accounts.json("statement", id_)["lines"]] == ["adjustment", "payment"]
+
+
+def test_once_moves_money_once(accounts, project):
+    first = accounts.json("deposit", project, "5", "--once", "k-1")
+    assert accounts.json("deposit", project, "5.00", "--once", "k-1") == first
+    assert "made before" in accounts("deposit", project, "5", "--once", "k-1").stderr
+    assert "says something else" in accounts("deposit", project, "6", "--once", "k-1", ok=False).stderr
+    assert by_id(accounts)[project]["balance_usd"] == "5.00"
+
+
 @pytest.mark.parametrize("args", [("deposit", "P", "0"), ("deposit", "P", "-1"), ("deposit", "P", "1e3"), ("deposit", "P", "1,50"), ("deposit", "P", "0.0000000001"),
-                                  ("deposit", "P", "9223372037"), ("deposit", "1", "5"), ("deposit", "999", "5"), ("deposit", "web", "5"), ("refund", "P", "-1"), ("adjust", "P", "0"),
+                                  ("deposit", "P", "9223372037"), ("deposit", "1", "5"), ("deposit", "999", "5"), ("deposit", "web", "5"), ("refund", "P", "-1"), ("adjust", "P", "0"), ("pay", "P", "1"), ("deposit", "P", "1", "--once", "a b"),
                                   ("refund", "P", "1", "--linked", "77"), ("prepaid", "P", "x"), ("prepaid", "1", "0"), ("budget", "add", "P", "-1"), ("budget", "add", "P", "1.5", "--unit", "tokens"),
                                   ("budget", "end", "5"), ("limit", "P"), ("limit", "999", "--rpm", "5"), ("rename", "P", ""), ("close", "1"), ("close", "2"), ("freeze", "3"), ("unfreeze", "P"), ("storage", "P", "maybe"), ("storage", "1", "on"), ("storage", "P", "off"),
                                   ("price", "set", "local", "m"), ("price", "set", "local", "m", "--input", "1"), ("price", "set", "local", "m", "--input", "0", "--output", "1"),

@@ -179,7 +179,7 @@ def test_accounts_are_seen_and_frozen_over_http(server, data, project, admin):
     assert ask(server.url, key)[0] == 403
     assert call("POST", f"/{id_}/freeze")[0] == 400
     assert call("POST", f"/{id_}/unfreeze")[0] == 200 and ask(server.url, key)[0] == 200
-    assert [call("POST", "/999/freeze")[0], call("POST", "/3/freeze")[0], call("GET", "/999")[0], call("GET", "/x")[0], call("POST", f"/{id_}/close")[0]] == [404] * 5
+    assert [call("POST", "/999/freeze")[0], call("POST", "/3/freeze")[0], call("GET", "/999")[0], call("GET", "/x")[0], call("POST", f"/{id_}/melt")[0]] == [404] * 5
 
 
 def test_usage_and_costs_in_openais_shape(server, data, project, admin):

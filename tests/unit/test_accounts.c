@@ -177,21 +177,6 @@ static void test_accounts_migrate_from_version_2(void **state)
     accounts_close(a);
 }
 
-/* A request and an attempt of before there were mark-ups and tiers keep what they had. */
-static void test_accounts_migrate_to_what_a_line_was_priced_by(void **state)
-{
-    (void)state;
-    accounts_close(open_ok());
-    raw_run("DROP INDEX requests_overflow; ALTER TABLE requests DROP COLUMN markup; ALTER TABLE attempts DROP COLUMN tier; ALTER TABLE attempts DROP COLUMN extended;"
-            "INSERT INTO requests (id, account, project, state, scope, model, price, created_ms, deadline_ms, resolved_ms, reserved, held, charged)"
-            " VALUES (4294967297, 3, 2, 'posted', 0, 'm', 9, 1, 2, 2, 5, 0, 5);"
-            "INSERT INTO attempts (request, n, supplier, model, price, state, started_ms) VALUES (4294967297, 1, 4, 'm', 9, 'served', 1);"
-            "DELETE FROM schema_migrations WHERE version >= 8");
-    accounts_close(open_ok());
-    assert_int_equal(raw_number("SELECT count(*) FROM requests WHERE price = 9 AND charged = 5 AND markup IS NULL"), 1);
-    assert_int_equal(raw_number("SELECT count(*) FROM attempts WHERE price = 9 AND tier IS NULL AND extended = 0"), 1);
-}
-
 /* n processes open the directory at the same moment; returns how many could not. */
 static int open_at_once(int n)
 {
@@ -837,7 +822,6 @@ int main(void)
         DIR_TEST(test_accounts_migrate_from_nothing),
         DIR_TEST(test_accounts_migrate_from_version_1),
         DIR_TEST(test_accounts_migrate_from_version_2),
-        DIR_TEST(test_accounts_migrate_to_what_a_line_was_priced_by),
         DIR_TEST(test_accounts_share_is_found_by_the_keys_id),
         DIR_TEST(test_accounts_share_can_be_changed_by_another_handle),
         DIR_TEST(test_accounts_share_out_of_range_is_refused),
