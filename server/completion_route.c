@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/str.h"
 #include "server/accounts/money.h"
 #include "server/accounts/price_table.h"
 #include "server/admission.h"
@@ -45,15 +46,18 @@ bool completion_may_spill(const struct gateway *g)
 
 /* --- names --- */
 
+/* None is as long as NAME_MAX_BYTES, and none has a NUL in it. */
 static const char *read_name(const json_t *v, const char *param, struct err *e)
 {
     const char *name = json_string_value(v);
-    if (!name) err_set_param(e, ERR_INPUT, param, "'%s' must be a string.", param);
-    if (name && strlen(name) != json_string_length(v)) {
-        err_set_param(e, ERR_NOT_FOUND, param, "The model '%s' does not exist.", name);
-        return NULL;
-    }
-    return name;
+    size_t n = json_string_length(v);
+    if (!name)
+        err_set_param(e, ERR_INPUT, param, "'%s' must be a string.", param);
+    else if (strlen(name) != n || n == 0 || n > NAME_MAX_BYTES)
+        err_set_param(e, ERR_NOT_FOUND, param, "The model '%.*s' does not exist.", (int)utf8_cut(name, 200), name);
+    else
+        return name;
+    return NULL;
 }
 
 /* `model`, then `models` as other routers have it. */
@@ -98,6 +102,7 @@ int completion_route_read(struct completion *c, struct err *e)
     r->chosen = r->before.chosen = -1;
     int rc = read_names(c, names, &n, e);
     if (!rc) rc = gateway_names(g, names, n, c->has_policy ? &c->policy : NULL, &r->wanted, &c->hosts, e);
+    if (rc && n == 1 && json_object_get(c->request, "model")) snprintf(e->param, sizeof e->param, "model");
     if (rc) return rc;
     json_object_del(c->request, "models"); /* ours, and nobody else's: the names are not needed any more */
     for (size_t i = 0; i < r->wanted.n; i++) {

@@ -27,8 +27,8 @@ enum { BREAK_EVEN_DAYS = 30 /* of a range that is not told */ };
 
 typedef void break_even_fn(void *ctx, const struct break_even *b);
 
-/* For each model with a GPU hour: each hosted price in force in the store, then each of `more`. Days since 1970, both counted; now_s: a part of the last one may be to come.
- */
+/* For each model with a GPU hour: each hosted price in force in the store, then each of `more`. Days since 1970, both counted; now_s: a part of
+ * the last one may be to come. */
 MUST_USE int break_even(struct db *db, int64_t from_day, int64_t to_day, int64_t now_s, const struct price *const *more, size_t n_more,
                         break_even_fn *fn, void *ctx, struct err *e);
 

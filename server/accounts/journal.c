@@ -14,7 +14,15 @@
 
 #include "base/buf.h"
 
-enum { HEADER_BYTES = 512, DATA_AT = 4096, HASH_BYTES = 16, HEAD_BYTES = 4 + HASH_BYTES, TEXT_BYTES = JOURNAL_RECORD_BYTES - HEAD_BYTES, MAGIC_BYTES = 8, SLICE_BYTES = 64 << 10 };
+enum {
+    HEADER_BYTES = 512,
+    DATA_AT = 4096,
+    HASH_BYTES = 16,
+    HEAD_BYTES = 4 + HASH_BYTES,
+    TEXT_BYTES = JOURNAL_RECORD_BYTES - HEAD_BYTES,
+    MAGIC_BYTES = 8,
+    SLICE_BYTES = 64 << 10
+};
 static const char magic[] = "SPWJRNL1";
 
 struct journal {
@@ -206,9 +214,10 @@ static json_t *used_to_json(const struct ledger_used *u, bool raw)
 {
     json_t *counts = json_array();
     for (int i = 0; i < USAGE_METERS; i++) json_array_append_new(counts, json_integer(u->usage.count[i]));
-    return json_pack("{s:i, s:I, s:i, s:o, s:I, s:i, s:b, s:I, s:s*, s:s*, s:s*}", "n", u->n, "supplier", (json_int_t)u->supplier, "end", (int)u->end,
-                     "counts", counts, "present", (json_int_t)u->usage.present, "source", (int)u->usage.source, "inconsistent",
-                     (int)u->usage.inconsistent, "cost", (json_int_t)u->cost_nusd, "tier", u->tier, "raw", raw ? u->raw : NULL, "reconcile", u->reconcile);
+    return json_pack("{s:i, s:I, s:i, s:o, s:I, s:i, s:b, s:I, s:s*, s:s*, s:s*}", "n", u->n, "supplier", (json_int_t)u->supplier, "end",
+                     (int)u->end, "counts", counts, "present", (json_int_t)u->usage.present, "source", (int)u->usage.source, "inconsistent",
+                     (int)u->usage.inconsistent, "cost", (json_int_t)u->cost_nusd, "tier", u->tier, "raw", raw ? u->raw : NULL, "reconcile",
+                     u->reconcile);
 }
 
 /* Its length, which may be more than there is room for; 0: out of memory. */
@@ -217,9 +226,9 @@ static size_t op_to_text(const struct ledger_op *op, bool raw, char text[TEXT_BY
     json_t *used = json_array();
     for (int i = 0; i < op->n_used; i++) json_array_append_new(used, used_to_json(&op->used[i], raw));
     bool whole = json_array_size(used) == (size_t)op->n_used;
-    json_t *o = json_pack("{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s:s*, s:s*}", "request", (json_int_t)op->request, "post", op->type == LEDGER_POST,
-                          "sale", (json_int_t)op->sale_nusd, "price", (json_int_t)op->price, "markup", (json_int_t)op->markup, "served", op->served, "used", used, "outcome",
-                          op->outcome, "reason", op->reason);
+    json_t *o = json_pack("{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s:s*, s:s*}", "request", (json_int_t)op->request, "post",
+                          op->type == LEDGER_POST, "sale", (json_int_t)op->sale_nusd, "price", (json_int_t)op->price, "markup",
+                          (json_int_t)op->markup, "served", op->served, "used", used, "outcome", op->outcome, "reason", op->reason);
     size_t n = whole && o ? json_dumpb(o, text, TEXT_BYTES, JSON_COMPACT) : 0;
     json_decref(o);
     return n;
@@ -273,8 +282,9 @@ static int used_from_json(json_t *o, struct ledger_used *u)
     json_int_t supplier, present, cost;
     int end, source, inconsistent;
     json_t *counts;
-    if (json_unpack(o, "{s:i, s:I, s:i, s:o, s:I, s:i, s:b, s:I, s?s, s?s, s?s}", "n", &u->n, "supplier", &supplier, "end", &end, "counts", &counts,
-                    "present", &present, "source", &source, "inconsistent", &inconsistent, "cost", &cost, "tier", &u->tier, "raw", &u->raw, "reconcile", &u->reconcile))
+    if (json_unpack(o, "{s:i, s:I, s:i, s:o, s:I, s:i, s:b, s:I, s?s, s?s, s?s}", "n", &u->n, "supplier", &supplier, "end", &end, "counts",
+                    &counts, "present", &present, "source", &source, "inconsistent", &inconsistent, "cost", &cost, "tier", &u->tier, "raw",
+                    &u->raw, "reconcile", &u->reconcile))
         return -1;
     if (end < LEDGER_SERVED || end > LEDGER_NOT_KNOWN || source < USAGE_REPORTED || source > USAGE_MIXED || cost < 0) return -1;
     u->supplier = supplier;
@@ -283,7 +293,8 @@ static int used_from_json(json_t *o, struct ledger_used *u)
     u->usage.source = (enum usage_source)source;
     u->usage.inconsistent = inconsistent;
     u->cost_nusd = cost;
-    for (size_t i = 0; i < USAGE_METERS; i++) u->usage.count[i] = json_integer_value(json_array_get(counts, i)); /* a shorter list: of an older program */
+    for (size_t i = 0; i < USAGE_METERS; i++)
+        u->usage.count[i] = json_integer_value(json_array_get(counts, i)); /* a shorter list: of an older program */
     return 0;
 }
 
@@ -293,8 +304,8 @@ static int op_from_json(json_t *o, struct ledger_op *op)
     int post;
     json_t *used, *each;
     size_t i;
-    if (json_unpack(o, "{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s?s, s?s}", "request", &request, "post", &post, "sale", &sale, "price", &price, "markup", &markup, "served",
-                    &op->served, "used", &used, "outcome", &op->outcome, "reason", &op->reason))
+    if (json_unpack(o, "{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s?s, s?s}", "request", &request, "post", &post, "sale", &sale, "price", &price,
+                    "markup", &markup, "served", &op->served, "used", &used, "outcome", &op->outcome, "reason", &op->reason))
         return -1;
     if (json_array_size(used) > LEDGER_MAX_ATTEMPTS || sale < 0) return -1;
     op->type = post ? LEDGER_POST : LEDGER_VOID;

@@ -70,7 +70,8 @@ static void add_void(struct ledger_op *ops, size_t *n, int64_t request)
 static void find_own(const struct ledger *l, struct ledger_op *ops, size_t *n)
 {
     for (size_t i = 0; i < l->cap_deadlines && *n < LEDGER_MAX_BATCH; i++)
-        if (l->deadlines[i].request && l->deadlines[i].boot_ms + LEDGER_GRACE_MS < l->now_boot_ms) add_void(ops, n, l->deadlines[i].request);
+        if (l->deadlines[i].request && l->deadlines[i].boot_ms + LEDGER_GRACE_MS < l->now_boot_ms)
+            add_void(ops, n, l->deadlines[i].request);
 }
 
 /* After a jump of the clock every run seems to be silent until it has written once more. */
@@ -83,14 +84,15 @@ static int64_t judge_by_ms(const struct ledger *l)
 static int find_others(struct ledger *l, struct ledger_op *ops, size_t *n, struct err *e)
 {
     struct db_rows rows;
-    int rc = db_query(l->db, &rows,
-                      "SELECT id FROM requests WHERE state = 'reserved' AND (id < ?1 OR id > ?1 + 4294967295) AND (id < ?2"
-                      " OR id / 4294967296 IN (SELECT id FROM runs WHERE gateway = ?5 AND id < ?6) OR (deadline_ms < ?3"
-                      " AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = requests.id / 4294967296 AND r.ended_ms IS NULL AND r.seen_ms >= ?3)))"
-                      " ORDER BY id LIMIT ?4",
-                      DB_ARGS(db_int(l->run << 32), db_int(l->o.alone ? l->run << 32 : 0), db_int(judge_by_ms(l)),
-                              db_int(LEDGER_MAX_BATCH - (int64_t)*n), db_text(l->gateway), db_int(l->o.only ? l->run : 0)),
-                      e);
+    int rc =
+        db_query(l->db, &rows,
+                 "SELECT id FROM requests WHERE state = 'reserved' AND (id < ?1 OR id > ?1 + 4294967295) AND (id < ?2"
+                 " OR id / 4294967296 IN (SELECT id FROM runs WHERE gateway = ?5 AND id < ?6) OR (deadline_ms < ?3"
+                 " AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = requests.id / 4294967296 AND r.ended_ms IS NULL AND r.seen_ms >= ?3)))"
+                 " ORDER BY id LIMIT ?4",
+                 DB_ARGS(db_int(l->run << 32), db_int(l->o.alone ? l->run << 32 : 0), db_int(judge_by_ms(l)),
+                         db_int(LEDGER_MAX_BATCH - (int64_t)*n), db_text(l->gateway), db_int(l->o.only ? l->run : 0)),
+                 e);
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         add_void(ops, n, db_get_int(&rows, 0));
         rc = 0;
@@ -155,12 +157,14 @@ int ledger_recover(struct ledger *l, size_t *n, struct err *e)
 static int add_untold(struct ledger *l, struct ledger_op *op, struct err *e)
 {
     struct db_rows rows;
-    int rc = db_query(l->db, &rows, "SELECT n, supplier FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n", DB_ARGS(db_int(op->request)), e);
+    int rc = db_query(l->db, &rows, "SELECT n, supplier FROM attempts WHERE request = ?1 AND state = 'open' ORDER BY n",
+                      DB_ARGS(db_int(op->request)), e);
     while (!rc && (rc = db_next(&rows, e)) == 1) {
         bool told = false;
         for (int i = 0; i < op->n_used; i++) told |= op->used[i].n == db_get_int(&rows, 0);
         if (!told && op->n_used < LEDGER_MAX_ATTEMPTS)
-            op->used[op->n_used++] = (struct ledger_used){.n = (int)db_get_int(&rows, 0), .supplier = db_get_int(&rows, 1), .end = LEDGER_FAILED};
+            op->used[op->n_used++] =
+                (struct ledger_used){.n = (int)db_get_int(&rows, 0), .supplier = db_get_int(&rows, 1), .end = LEDGER_FAILED};
         rc = 0;
     }
     db_done(&rows);

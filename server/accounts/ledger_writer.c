@@ -352,10 +352,11 @@ static void tell_replayed(struct ledger_writer *w, const struct ledger_op *op, i
     struct err e;
     int64_t n = 0;
     if (rc == -ERR_NOT_FOUND)
-        rc = db_number(w->db, "SELECT count(*) FROM requests WHERE id = ?1 AND outcome = 'recovered'", DB_ARGS(db_int(op->request)), 0, &n, &e);
+        rc = db_number(w->db, "SELECT count(*) FROM requests WHERE id = ?1 AND outcome = 'recovered'", DB_ARGS(db_int(op->request)), 0, &n,
+                       &e);
     if (rc == 0 && n == 0) return;
-    log_error("accounts: request %lld cannot be ended from the journal (sale %lld nusd): %s", (long long)op->request, (long long)op->sale_nusd,
-              n ? "an estimate was booked for it; see reconciliation" : why->msg);
+    log_error("accounts: request %lld cannot be ended from the journal (sale %lld nusd): %s", (long long)op->request,
+              (long long)op->sale_nusd, n ? "an estimate was booked for it; see reconciliation" : why->msg);
 }
 
 static int replay(struct ledger_writer *w, struct ledger_op **ops, size_t n, struct err *e)
@@ -399,7 +400,7 @@ static int replay_journal(struct ledger_writer *w, struct err *e)
     }
     free(entries);
     if (rc) return rc;
-    log_info("accounts: %zu ends of requests were booked from the journal", journal_count(w->journal));
+    log_info("accounts: ends of requests booked from the journal: %zu", journal_count(w->journal));
     return journal_clear(w->journal, e);
 }
 
@@ -423,7 +424,8 @@ static bool wait_until(struct ledger_writer *w, int64_t until_ms)
 {
     pthread_mutex_lock(&w->lock);
     int64_t now_ms;
-    while (!w->queue.first && (now_ms = clock_boot_ms()) < until_ms && !(w->stopping && !w->ends.first)) cond_wait_ms(w, until_ms - now_ms + 1);
+    while (!w->queue.first && (now_ms = clock_boot_ms()) < until_ms && !(w->stopping && !w->ends.first))
+        cond_wait_ms(w, until_ms - now_ms + 1);
     bool stop = w->stopping && !w->queue.first && (!w->ends.first || clock_boot_ms() >= w->stop_by_ms);
     pthread_mutex_unlock(&w->lock);
     return !stop;

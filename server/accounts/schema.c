@@ -214,14 +214,15 @@ static const char checks_10[] =
 /* Version 11. Suppliers are paid (kind 'payment'), and a transfer may carry the key that it was asked for with: whoever asks twice gets the one
  * that there is. ledger_state.prune_ms: when old requests are next to be taken away, by whichever gateway notes it first (retention.h).
  * (SQLite cannot change the CHECK on kind: the table is made anew, and its indexes with it.) */
-#define TRANSFER_KINDS "'sale', 'cost', 'overrun', 'deposit', 'refund', 'adjustment', 'chargeback', 'payment'"
+#define TRANSFER_KINDS                                                                                                                     \
+    "kind = 'sale' OR kind = 'cost' OR kind = 'overrun' OR kind = 'deposit' OR kind = 'refund' OR kind = 'adjustment'"                     \
+    " OR kind = 'chargeback' OR kind = 'payment'"
 #define TRANSFERS_ONCE_11                                                                                                                   \
     "CREATE UNIQUE INDEX transfers_key ON transfers(idempotency_key) WHERE idempotency_key IS NOT NULL;"                                   \
     "ALTER TABLE ledger_state ADD COLUMN prune_ms {int} NOT NULL DEFAULT 0;"
 static const char sqlite_11[] =
     "CREATE TABLE transfers_11 (id {id}, request {int}, attempt {int},"
-    " kind TEXT NOT NULL CHECK (kind = 'sale' OR kind = 'cost' OR kind = 'overrun' OR kind = 'deposit' OR kind = 'refund' OR kind = 'adjustment'"
-    " OR kind = 'chargeback' OR kind = 'payment'),"
+    " kind TEXT NOT NULL CHECK (" TRANSFER_KINDS "),"
     " debit {int} NOT NULL, credit {int} NOT NULL CHECK (credit <> debit), amount {int} NOT NULL CHECK (amount > 0), created_ms {int} NOT "
     "NULL,"
     " linked {int}, note TEXT, idempotency_key TEXT);"
@@ -232,7 +233,7 @@ static const char sqlite_11[] =
     "CREATE UNIQUE INDEX transfers_sale ON transfers(request) WHERE kind = 'sale';"
     "CREATE UNIQUE INDEX transfers_cost ON transfers(request, attempt) WHERE kind = 'cost';" TRANSFERS_ONCE_11;
 static const char postgres_11[] = "ALTER TABLE transfers DROP CONSTRAINT transfers_kind_check;"
-                                 "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (kind IN (" TRANSFER_KINDS "));"
+                                 "ALTER TABLE transfers ADD CONSTRAINT transfers_kind_check CHECK (" TRANSFER_KINDS ");"
                                  "ALTER TABLE transfers ADD COLUMN idempotency_key TEXT;" TRANSFERS_ONCE_11;
 
 static const char *const migrations[ACCOUNTS_SCHEMA_VERSION][2] = {

@@ -6,8 +6,8 @@
  *             else with that of all
  *
  * A table is read whole or not at all, and never changes: a request holds the one that was in force when it came, and with it the versions
- * that it is priced by until its end. Prices are told by their rows in `prices`, so that every amount can be computed again. Holders are counted without a lock:
- * one thread holds and releases; the prices themselves may be read by any. */
+ * that it is priced by until its end. Prices are told by their rows in `prices`, so that every amount can be computed again. Holders are
+ * counted without a lock: one thread holds and releases; the prices themselves may be read by any. */
 #ifndef SPILLWAY_SERVER_ACCOUNTS_TARIFF_H
 #define SPILLWAY_SERVER_ACCOUNTS_TARIFF_H
 

@@ -50,7 +50,7 @@ struct upstream_call {
     size_t header_bytes, n_headers, drained_bytes;
     curl_off_t uploaded;
     int status;
-    bool in_callback, draining, cancelled, stopped; /* stopped: what ends it is in err */
+    bool in_callback, draining, cancelled, asked_again, stopped; /* stopped: what ends it is in err */
     struct err err;
     struct provider_limits limits;
     char curl_text[CURL_ERROR_SIZE];
@@ -235,12 +235,25 @@ static void call_end(struct upstream_call *c, CURLcode code)
     call_free(c);
 }
 
+/* The connection was used before, and its host closed it when the request was on its way: nobody has read it. Curl asks again by itself, but not
+ * with a handle that has had an answer (7.88 counts its header bytes on). */
+static bool ask_again(struct upstream_call *c, CURLcode code)
+{
+    struct err e;
+    long connects = 1;
+    bool lost = code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR || code == CURLE_GOT_NOTHING;
+    if (!lost || c->asked_again || c->header_bytes || c->cancelled || c->stopped) return false;
+    if (curl_easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &connects) != CURLE_OK || connects != 0) return false;
+    c->asked_again = true;
+    return curl_easy_setopt(c->easy, CURLOPT_FRESH_CONNECT, 1L) == CURLE_OK && curl_loop_add(c->owner->curl, c->easy, &e) == 0;
+}
+
 static void curl_done(void *ctx, CURL *easy, CURLcode code)
 {
     (void)ctx;
     struct upstream_call *c;
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, &c);
-    call_end(c, code);
+    if (!ask_again(c, code)) call_end(c, code);
 }
 
 /* --- time --- */
@@ -448,6 +461,7 @@ static bool set_options(struct upstream_call *c, const char *path)
     SET(CURLOPT_ERRORBUFFER, c->curl_text);
     SET(CURLOPT_NOPROGRESS, c->request.body.len > AT_ONCE_BYTES ? 0L : 1L);
     SET(CURLOPT_NOPROXY, c->host->loopback ? "*" : NULL);
+    SET(CURLOPT_FRESH_CONNECT, 0L);
     if (c->decoder) {
         SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body.len);
         SET(CURLOPT_POSTFIELDS, c->request.body.data);

@@ -42,7 +42,7 @@ static struct {
     enum disk_fault fault;
     int64_t first, end, n_writes, n_syncs;
     bool dead, resting; /* resting: after disk_make, what is opened is looked at and nothing more */
-    int error; /* errno of the last fault */
+    int error;          /* errno of the last fault */
 } disk = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct handle {

@@ -172,7 +172,8 @@ void link_open(const char *url)
     CHECK(hub.fd >= 0 && bind(hub.fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(hub.fd, 64) == 0);
     CHECK(getsockname(hub.fd, (struct sockaddr *)&a, &n) == 0);
     const char *rest = at + 10 + strspn(at + 10, "0123456789");
-    snprintf(hub.url, sizeof hub.url, "%.*s127.0.0.1:%u%s?sslmode=disable&gssencmode=disable", (int)(at - url), url, ntohs(a.sin_port), rest);
+    snprintf(hub.url, sizeof hub.url, "%.*s127.0.0.1:%u%s?sslmode=disable&gssencmode=disable", (int)(at - url), url, ntohs(a.sin_port),
+             rest);
     CHECK(pthread_create(&hub.thread, NULL, accept_all, NULL) == 0);
 }
 

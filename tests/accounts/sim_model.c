@@ -92,7 +92,8 @@ static int reserve(struct model *m, const struct ledger_op *op)
     if (m->closed[k] || m->frozen[k / 2]) return -ERR_DENIED;
     CHECK(m->n_requests < MODEL_REQUESTS);
     struct model_request *r = &m->requests[m->n_requests];
-    *r = (struct model_request){.id = op->request, .key = op->account, .project = m->projects[k / 2], .scope = (int)op->scope, .open = true};
+    *r =
+        (struct model_request){.id = op->request, .key = op->account, .project = m->projects[k / 2], .scope = (int)op->scope, .open = true};
     add_windows(m, r, 0, r->scope, op->now_ms);
     int rc = hold(m, r, op, 0);
     if (rc) return rc;

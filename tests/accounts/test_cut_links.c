@@ -62,7 +62,8 @@ static struct ledger_writer *writer_start(const char *where, const char *name, b
     struct ledger_writer *w;
     snprintf(journal, sizeof journal, "%s/%s.journal", store_dir, name);
     if (fresh) unlink(journal);
-    struct ledger_writer_options o = {.where = where, .journal = journal, .most_requests = 64, .ledger = {.gateway = name}, .deliver = deliver};
+    struct ledger_writer_options o = {
+        .where = where, .journal = journal, .most_requests = 64, .ledger = {.gateway = name}, .deliver = deliver};
     OK(ledger_writer_start(&w, &o, &store_e));
     return w;
 }
@@ -120,14 +121,15 @@ static struct ledger_op reserve_of(void)
 
 static struct ledger_op post_of(int64_t request, int64_t sale)
 {
-    return (struct ledger_op){.type = LEDGER_POST,
-                              .request = request,
-                              .sale_nusd = sale,
-                              .held_nusd = 3 * CENT,
-                              .served = 1,
-                              .n_used = 1,
-                              .outcome = "stop",
-                              .used = {{.n = 1, .supplier = t.supplier, .usage = {.count = {1, 0, 0, 0, 0, 0, 1}, .present = 1 | 64}, .cost_nusd = sale / 2}}};
+    return (struct ledger_op){
+        .type = LEDGER_POST,
+        .request = request,
+        .sale_nusd = sale,
+        .held_nusd = 3 * CENT,
+        .served = 1,
+        .n_used = 1,
+        .outcome = "stop",
+        .used = {{.n = 1, .supplier = t.supplier, .usage = {.count = {1, 0, 0, 0, 0, 0, 1}, .present = 1 | 64}, .cost_nusd = sale / 2}}};
 }
 
 /* Requests one after the other: an end has to be taken whatever the link does. */
@@ -277,8 +279,9 @@ static void test_b15_what_ends_while_the_store_is_away_is_posted_by_the_next_run
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_t74_a_link_cut_at_commit_charges_nobody_twice, setup, teardown),
-                                       cmocka_unit_test_setup_teardown(test_t74_an_outage_is_bridged_by_the_journal, setup, teardown),
-                                       cmocka_unit_test_setup_teardown(test_b15_what_ends_while_the_store_is_away_is_posted_by_the_next_run, setup, teardown)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_t74_a_link_cut_at_commit_charges_nobody_twice, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_t74_an_outage_is_bridged_by_the_journal, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_b15_what_ends_while_the_store_is_away_is_posted_by_the_next_run, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,12 +124,13 @@ struct life {
 
 static struct ledger_op reserve_of(void)
 {
-    return (struct ledger_op){.type = LEDGER_RESERVE,
-                              .account = base.key,
-                              .model = "llama",
-                              .amount_nusd = 3 * CENT,
-                              .lasts_ms = 600000,
-                              .attempt = {.supplier = base.supplier, .model = "llama", .sale_estimate_nusd = CENT, .cost_estimate_nusd = CENT}};
+    return (struct ledger_op){
+        .type = LEDGER_RESERVE,
+        .account = base.key,
+        .model = "llama",
+        .amount_nusd = 3 * CENT,
+        .lasts_ms = 600000,
+        .attempt = {.supplier = base.supplier, .model = "llama", .sale_estimate_nusd = CENT, .cost_estimate_nusd = CENT}};
 }
 
 /* Every third is void; the sale of some is beyond the hold. */
@@ -143,8 +144,12 @@ static struct ledger_op end_of(int64_t request, int i)
                               .served = 1,
                               .n_used = 1,
                               .outcome = "stop",
-                              .used = {{.n = 1, .supplier = base.supplier, .end = post ? LEDGER_SERVED : LEDGER_FAILED, .usage = {.count = {7, 0, 0, 0, 0, 0, 9}, .present = 1 | 64},
-                                        .cost_nusd = post ? (i + 1) * CENT / 4 : 0, .raw = "{\"n\":1}"}}};
+                              .used = {{.n = 1,
+                                        .supplier = base.supplier,
+                                        .end = post ? LEDGER_SERVED : LEDGER_FAILED,
+                                        .usage = {.count = {7, 0, 0, 0, 0, 0, 9}, .present = 1 | 64},
+                                        .cost_nusd = post ? (i + 1) * CENT / 4 : 0,
+                                        .raw = "{\"n\":1}"}}};
 }
 
 static void begin(struct life *f, struct ledger_writer **w)
@@ -396,7 +401,8 @@ static void test_b14_a_full_journal_keeps_what_it_has_taken(void **state)
         assert_int_equal(sem_trywait(&all[i].done), 0); /* everybody has an answer */
         n_acked += end->rc == 0;
         if (end->rc) continue;
-        OK(db_number(db, "SELECT charged FROM requests WHERE id = ?1 AND estimated = 0 AND state <> 'reserved'", DB_ARGS(db_int(end->request)), -1, &charged, &store_e));
+        OK(db_number(db, "SELECT charged FROM requests WHERE id = ?1 AND estimated = 0 AND state <> 'reserved'",
+                     DB_ARGS(db_int(end->request)), -1, &charged, &store_e));
         assert_int_equal(charged, end->charged_nusd);
     }
     assert_int_equal(n_acked, s.n_kept);

@@ -61,9 +61,9 @@ static jmp_buf on_failure;
 static char why[512];
 static enum planted planted;
 
-#define SIM_CHECK(x, ...)                   \
-    do {                                    \
-        if (!(x)) sim_fail(__VA_ARGS__);    \
+#define SIM_CHECK(x, ...)                                                                                                                  \
+    do {                                                                                                                                   \
+        if (!(x)) sim_fail(__VA_ARGS__);                                                                                                   \
     } while (0)
 
 __attribute__((noreturn)) PRINTF_LIKE(1, 2) static void sim_fail(const char *fmt, ...)
@@ -108,9 +108,9 @@ static struct {
     int64_t ops, unknown, crashes, full, broken, kept, recovered, jumps;
 } totals;
 
-#define OK(x)                                              \
-    do {                                                   \
-        if ((x) < 0) sim_fail("%s: %s", #x, e.msg);        \
+#define OK(x)                                                                                                                              \
+    do {                                                                                                                                   \
+        if ((x) < 0) sim_fail("%s: %s", #x, e.msg);                                                                                        \
     } while (0)
 
 static uint64_t pick(uint64_t n)
@@ -162,9 +162,10 @@ static bool begins(const char *sql, const char *with)
 }
 
 /* What is not done, by its fault. */
-static const char *const skipped[N_PLANTED] = {[WINDOW_NOT_WRITTEN] = "UPDATE budget_windows", [HELD_NOT_DELETED] = "DELETE FROM request_windows",
-                                               [REQUEST_NOT_ENDED] = "UPDATE requests SET state", [USAGE_NOT_SUMMED] = "INSERT INTO usage_days",
-                                               [ATTEMPT_NOT_ENDED] = "UPDATE attempts SET state", [RUNS_NOT_SEEN] = "UPDATE runs SET seen_ms"};
+static const char *const skipped[N_PLANTED] = {
+    [WINDOW_NOT_WRITTEN] = "UPDATE budget_windows",    [HELD_NOT_DELETED] = "DELETE FROM request_windows",
+    [REQUEST_NOT_ENDED] = "UPDATE requests SET state", [USAGE_NOT_SUMMED] = "INSERT INTO usage_days",
+    [ATTEMPT_NOT_ENDED] = "UPDATE attempts SET state", [RUNS_NOT_SEEN] = "UPDATE runs SET seen_ms"};
 
 int __real_db_send(struct db *db, const char *sql, const struct db_arg *args, int n, int64_t expected, struct err *err);
 int __wrap_db_send(struct db *db, const char *sql, const struct db_arg *args, int n, int64_t expected, struct err *err);
@@ -174,7 +175,8 @@ int __wrap_db_send(struct db *db, const char *sql, const struct db_arg *args, in
     if (n) memcpy(changed, args, (size_t)n * sizeof *args);
     if (s.counts && skipped[planted] && begins(sql, skipped[planted])) return 0;
     if (planted == POST_SKIPS_PENDING && begins(sql, "UPDATE balances") && changed[2].i < 0) changed[2].i = 0;
-    bool sale = begins(sql, "INSERT INTO transfers") && strcmp(args[2].p, "sale") == 0, cost = begins(sql, "INSERT INTO transfers") && strcmp(args[2].p, "cost") == 0;
+    bool sale = begins(sql, "INSERT INTO transfers") && strcmp(args[2].p, "sale") == 0,
+         cost = begins(sql, "INSERT INTO transfers") && strcmp(args[2].p, "cost") == 0;
     if (planted == SALE_TOO_HIGH && sale) changed[5].i++;
     int rc = __real_db_send(db, sql, changed, n, expected, err);
     if (planted == COST_TWICE && cost && !rc) {
@@ -247,13 +249,14 @@ static void see_recovered(int by)
         const struct gateway *own = &s.g[r->gateway];
         bool lives = own->l && ledger_run(own->l) == r->run;
         if (open) {
-            SIM_CHECK(!(lives && r->gateway == by && s.boot_ms > r->deadline_boot_ms + LEDGER_GRACE_MS), "request %lld is ended late", (long long)r->id);
+            SIM_CHECK(!(lives && r->gateway == by && s.boot_ms > r->deadline_boot_ms + LEDGER_GRACE_MS), "request %lld is ended late",
+                      (long long)r->id);
             continue;
         }
         SIM_CHECK(!lives || r->gateway == by, "request %lld is ended by another gateway while its own lives", (long long)r->id);
         SIM_CHECK(!lives || s.boot_ms > r->deadline_boot_ms + LEDGER_GRACE_MS, "request %lld is ended early", (long long)r->id);
-        SIM_CHECK(lives || s.m.now_ms > r->deadline_ms + LEDGER_GRACE_MS || s.wall_ms > r->deadline_ms + LEDGER_GRACE_MS, "request %lld of a dead run is ended early",
-                  (long long)r->id);
+        SIM_CHECK(lives || s.m.now_ms > r->deadline_ms + LEDGER_GRACE_MS || s.wall_ms > r->deadline_ms + LEDGER_GRACE_MS,
+                  "request %lld of a dead run is ended early", (long long)r->id);
         model_recover(&s.m, r);
         totals.recovered++;
     }
@@ -331,12 +334,14 @@ static void give_up(int i, struct ledger_op **ops, size_t n)
         if (op->type == LEDGER_RESERVE)
             OK(db_number(db, "SELECT count(*) FROM requests WHERE id = ?1", DB_ARGS(db_int(op->request)), 0, &there, &e));
         else if (op->type == LEDGER_ATTEMPT)
-            OK(db_number(db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0, &there, &e));
+            OK(db_number(db, "SELECT count(*) FROM attempts WHERE request = ?1 AND n = ?2", DB_ARGS(db_int(op->request), db_int(op->n)), 0,
+                         &there, &e));
         else if (op->type != LEDGER_EXTEND)
-            OK(db_number(db, "SELECT count(*) FROM requests WHERE id = ?1 AND state <> 'reserved'", DB_ARGS(db_int(op->request)), 0, &there, &e));
+            OK(db_number(db, "SELECT count(*) FROM requests WHERE id = ?1 AND state <> 'reserved'", DB_ARGS(db_int(op->request)), 0, &there,
+                         &e));
         else
-            OK(db_number(db, "SELECT count(*) FROM requests WHERE id = ?1 AND held = ?2", DB_ARGS(db_int(op->request), db_int(model_request(&s.m, op->request)->held + op->amount_nusd)),
-                         0, &there, &e));
+            OK(db_number(db, "SELECT count(*) FROM requests WHERE id = ?1 AND held = ?2",
+                         DB_ARGS(db_int(op->request), db_int(model_request(&s.m, op->request)->held + op->amount_nusd)), 0, &there, &e));
     }
     for (size_t k = 0; k < n && there; k++) (void)model_do(&s.m, ops[k]);
     s.look = db;
@@ -354,7 +359,8 @@ static void compare(int i, struct ledger_op **ops, size_t n)
     for (size_t k = 0; k < n; k++) {
         SIM_CHECK(ops[k]->now_ms >= s.m.now_ms - 1000, "the ledger's clock goes back by %lld ms", (long long)(s.m.now_ms - ops[k]->now_ms));
         int want = model_do(&s.m, ops[k]);
-        SIM_CHECK(want == ops[k]->rc, "operation %d on request %lld: %d, not %d", (int)ops[k]->type, (long long)ops[k]->request, ops[k]->rc, want);
+        SIM_CHECK(want == ops[k]->rc, "operation %d on request %lld: %d, not %d", (int)ops[k]->type, (long long)ops[k]->request, ops[k]->rc,
+                  want);
         if (ops[k]->type == LEDGER_RESERVE && !want) note_reserve(i, ops[k]);
         totals.ops++;
     }
@@ -401,7 +407,11 @@ static struct ledger_op reserve_of(void)
                            .lasts_ms = 1000 + (int64_t)pick(MOST_LASTS_MS),
                            .scope = (enum ledger_scope)pick(3),
                            .price_of = {.provider = "groq", .model = "llama", .rows = rows[s.price]}};
-    if (pick(8)) op.attempt = (struct ledger_attempt){.supplier = s.m.supplier, .model = "llama", .sale_estimate_nusd = (int64_t)pick(4 * CENT), .cost_estimate_nusd = (int64_t)pick(CENT)};
+    if (pick(8))
+        op.attempt = (struct ledger_attempt){.supplier = s.m.supplier,
+                                             .model = "llama",
+                                             .sale_estimate_nusd = (int64_t)pick(4 * CENT),
+                                             .cost_estimate_nusd = (int64_t)pick(CENT)};
     return op;
 }
 
@@ -411,11 +421,12 @@ static struct ledger_op end_of(const struct model_request *r)
     struct ledger_op op = {.type = post ? LEDGER_POST : LEDGER_VOID, .request = r->id, .outcome = "stop", .served = r->n_attempts};
     op.sale_nusd = post ? (int64_t)pick(5 * CENT) : 0;
     for (int i = 0; i < r->n_attempts; i++)
-        op.used[op.n_used++] = (struct ledger_used){.n = i + 1,
-                                                    .supplier = s.m.supplier,
-                                                    .end = post && i + 1 == r->n_attempts ? LEDGER_SERVED : LEDGER_FAILED,
-                                                    .usage = {.count = {(int64_t)pick(200), 0, 0, 0, 0, 0, (int64_t)pick(100)}, .present = 1 | 64},
-                                                    .cost_nusd = (int64_t)pick(CENT)};
+        op.used[op.n_used++] =
+            (struct ledger_used){.n = i + 1,
+                                 .supplier = s.m.supplier,
+                                 .end = post && i + 1 == r->n_attempts ? LEDGER_SERVED : LEDGER_FAILED,
+                                 .usage = {.count = {(int64_t)pick(200), 0, 0, 0, 0, 0, (int64_t)pick(100)}, .present = 1 | 64},
+                                 .cost_nusd = (int64_t)pick(CENT)};
     return op;
 }
 
@@ -430,14 +441,20 @@ static struct ledger_op op_of(int i)
     if (n == 0 || what < 4) return reserve_of();
     r = open[pick(n)];
     if (what == 4 && r->n_attempts)
-        return (struct ledger_op){.type = LEDGER_EXTEND, .request = r->id, .n = r->n_attempts, .amount_nusd = 1 + (int64_t)pick(CENT), .tokens = (int64_t)pick(50), .attempt = {.sale_estimate_nusd = CENT}};
-    if (what == 5 && r->n_attempts < LEDGER_MAX_ATTEMPTS)
-        return (struct ledger_op){.type = LEDGER_ATTEMPT,
+        return (struct ledger_op){.type = LEDGER_EXTEND,
                                   .request = r->id,
-                                  .n = r->n_attempts + 1,
-                                  .scope = (enum ledger_scope)pick(3),
-                                  .amount_nusd = (int64_t)pick(CENT),
-                                  .attempt = {.supplier = s.m.supplier, .model = "llama", .sale_estimate_nusd = CENT / 2, .cost_estimate_nusd = CENT / 4}};
+                                  .n = r->n_attempts,
+                                  .amount_nusd = 1 + (int64_t)pick(CENT),
+                                  .tokens = (int64_t)pick(50),
+                                  .attempt = {.sale_estimate_nusd = CENT}};
+    if (what == 5 && r->n_attempts < LEDGER_MAX_ATTEMPTS)
+        return (struct ledger_op){
+            .type = LEDGER_ATTEMPT,
+            .request = r->id,
+            .n = r->n_attempts + 1,
+            .scope = (enum ledger_scope)pick(3),
+            .amount_nusd = (int64_t)pick(CENT),
+            .attempt = {.supplier = s.m.supplier, .model = "llama", .sale_estimate_nusd = CENT / 2, .cost_estimate_nusd = CENT / 4}};
     return what < 9 ? end_of(r) : (struct ledger_op){.type = LEDGER_POST, .request = 4711, .outcome = "stop"};
 }
 
@@ -490,11 +507,19 @@ static void change_budget(void)
         return;
     }
     if (s.m.n_budgets == MODEL_BUDGETS) return;
-    struct budget b = {.scope = (enum ledger_scope)pick(3), .unit = (enum ledger_unit)pick(3), .period = (enum ledger_period)pick(PERIODS), .hard = pick(5) != 0};
+    struct budget b = {.scope = (enum ledger_scope)pick(3),
+                       .unit = (enum ledger_unit)pick(3),
+                       .period = (enum ledger_period)pick(PERIODS),
+                       .hard = pick(5) != 0};
     const int64_t accounts[] = {s.m.keys[pick(4)], s.m.projects[pick(2)], 1, s.m.house};
     b.account = accounts[pick(4)];
     b.amount = b.unit == UNIT_NUSD ? (int64_t)pick(20 * CENT) : b.unit == UNIT_TOKENS ? (int64_t)pick(3000) : (int64_t)pick(12);
-    struct ledger_budget spec = {.account = b.account, .scope = scopes[b.scope], .unit = ledger_units[b.unit], .period = ledger_periods[b.period], .amount = b.amount, .hard = b.hard};
+    struct ledger_budget spec = {.account = b.account,
+                                 .scope = scopes[b.scope],
+                                 .unit = ledger_units[b.unit],
+                                 .period = ledger_periods[b.period],
+                                 .amount = b.amount,
+                                 .hard = b.hard};
     b.id = ledger_budget_add(somebody(), &spec, &e);
     OK(b.id);
     s.m.budgets[s.m.n_budgets++] = b;
@@ -514,10 +539,12 @@ static void step_operator(void)
         model_transfer(&s.m, s.m.house, s.m.projects[p], 5);
     } else if (what == 2) {
         s.m.frozen[p] = !s.m.frozen[p];
-        change(s.m.frozen[p] ? "UPDATE accounts SET frozen_s = 1 WHERE id = ?1" : "UPDATE accounts SET frozen_s = NULL WHERE id = ?1", s.m.projects[p]);
+        change(s.m.frozen[p] ? "UPDATE accounts SET frozen_s = 1 WHERE id = ?1" : "UPDATE accounts SET frozen_s = NULL WHERE id = ?1",
+               s.m.projects[p]);
     } else if (what == 3 && k) {
         s.m.closed[k] = !s.m.closed[k];
-        change(s.m.closed[k] ? "UPDATE accounts SET closed_s = 1 WHERE id = ?1" : "UPDATE accounts SET closed_s = NULL WHERE id = ?1", s.m.keys[k]);
+        change(s.m.closed[k] ? "UPDATE accounts SET closed_s = 1 WHERE id = ?1" : "UPDATE accounts SET closed_s = NULL WHERE id = ?1",
+               s.m.keys[k]);
     } else if (what == 4)
         s.price = (int64_t)pick(3);
     else
@@ -561,7 +588,8 @@ static void check_balances(void)
         int64_t posted = db_get_int(&rows, 1), pending = db_get_int(&rows, 2);
         if (a->posted != posted || a->pending != pending) {
             db_done(&rows);
-            sim_fail("account %lld has %lld and %lld pending, not %lld and %lld", (long long)a->id, (long long)posted, (long long)pending, (long long)a->posted, (long long)a->pending);
+            sim_fail("account %lld has %lld and %lld pending, not %lld and %lld", (long long)a->id, (long long)posted, (long long)pending,
+                     (long long)a->posted, (long long)a->pending);
         }
         n++;
     }
@@ -581,7 +609,8 @@ static void check_windows(void)
         int64_t posted = db_get_int(&rows, 2), pending = db_get_int(&rows, 3);
         if (w->posted != posted || w->pending != pending) {
             db_done(&rows);
-            sim_fail("budget %lld has %lld and %lld pending, not %lld and %lld", (long long)w->budget, (long long)posted, (long long)pending, (long long)w->posted, (long long)w->pending);
+            sim_fail("budget %lld has %lld and %lld pending, not %lld and %lld", (long long)w->budget, (long long)posted,
+                     (long long)pending, (long long)w->posted, (long long)w->pending);
         }
     }
     db_done(&rows);
@@ -619,7 +648,8 @@ static void check_requests(void)
         const struct model_request *r = &s.m.requests[i];
         int64_t n;
         SIM_CHECK(!r->open, "request %lld is open at the end", (long long)r->id);
-        OK(db_number(s.look, "SELECT count(*) FROM requests WHERE id = ?1 AND state = ?2 AND charged = ?3", DB_ARGS(db_int(r->id), db_text(r->state), db_int(r->charged)), 0, &n, &e));
+        OK(db_number(s.look, "SELECT count(*) FROM requests WHERE id = ?1 AND state = ?2 AND charged = ?3",
+                     DB_ARGS(db_int(r->id), db_text(r->state), db_int(r->charged)), 0, &n, &e));
         SIM_CHECK(n == 1, "request %lld is not %s with %lld charged", (long long)r->id, r->state, (long long)r->charged);
     }
 }
@@ -640,7 +670,8 @@ static void file_put(const char *end, const void *p, size_t n)
 static int64_t make(struct db *db, const char *kind, int64_t parent)
 {
     int64_t id;
-    OK(db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES (?1, ?2, 'x', 1) RETURNING id", DB_ARGS(db_text(kind), db_int(parent)), 0, &id, &e));
+    OK(db_number(db, "INSERT INTO accounts (kind, parent, name, created_s) VALUES (?1, ?2, 'x', 1) RETURNING id",
+                 DB_ARGS(db_text(kind), db_int(parent)), 0, &id, &e));
     if (*kind == 'p') OK(db_run(db, "INSERT INTO balances (account, floor) VALUES (?1, 0)", DB_ARGS(db_int(id)), NULL, &e));
     return id;
 }
@@ -659,7 +690,8 @@ static void make_base(void)
 {
     struct db *db;
     struct model *m = &at_first;
-    strcpy(dir, access("/dev/shm", W_OK) == 0 ? "/dev/shm/spillway-ledger-XXXXXX" : "/tmp/spillway-ledger-XXXXXX"); /* it has its own disk */
+    strcpy(dir,
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm/spillway-ledger-XXXXXX" : "/tmp/spillway-ledger-XXXXXX"); /* it has its own disk */
     CHECK(mkdtemp(dir));
     snprintf(store, sizeof store, "%s/accounts.db", dir);
     disk_install();
@@ -810,7 +842,9 @@ int main(int argc, char **argv)
 {
     const char *fault = getenv("SPILLWAY_FAULT");
     bool whole = fault && strcmp(fault, "long") == 0;
-    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, n = argc > 2 ? strtoull(argv[2], NULL, 10) : whole ? LONG_SEEDS : SHORT_SEEDS;
+    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, n = argc > 2 ? strtoull(argv[2], NULL, 10)
+                                                                     : whole  ? LONG_SEEDS
+                                                                              : SHORT_SEEDS;
     int bad = setjmp(on_failure);
     if (bad) {
         printf("the simulation cannot begin: %s\n", why);
@@ -822,9 +856,11 @@ int main(int argc, char **argv)
             printf("seed %llu: %s\n", (unsigned long long)seed, why);
             bad = 1;
         }
-    printf("T81 %llu seeds from %llu on: %lld operations, %lld unknown commits, %lld full disks, %lld failed fsyncs, %lld crashes, %lld jumps of the clock, %lld ends from journals, %lld recovered\n",
-           (unsigned long long)n, (unsigned long long)first, (long long)totals.ops, (long long)totals.unknown, (long long)totals.full, (long long)totals.broken, (long long)totals.crashes,
-           (long long)totals.jumps, (long long)totals.kept, (long long)totals.recovered);
+    printf("T81 %llu seeds from %llu on: %lld operations, %lld unknown commits, %lld full disks, %lld failed fsyncs, %lld crashes, %lld "
+           "jumps of the clock, %lld ends from journals, %lld recovered\n",
+           (unsigned long long)n, (unsigned long long)first, (long long)totals.ops, (long long)totals.unknown, (long long)totals.full,
+           (long long)totals.broken, (long long)totals.crashes, (long long)totals.jumps, (long long)totals.kept,
+           (long long)totals.recovered);
     if (!bad && argc <= 2) bad = planted_faults();
     file_put("", NULL, 0);
     file_put("-wal", NULL, 0);

@@ -71,7 +71,10 @@ static int setup(void **state)
     OK(base.supplier = ledger_supplier(db, "groq", &store_e));
     OK(ledger_floor_set(l, 2, &zero, &store_e));
     OK(ledger_transfer(l, LEDGER_DEPOSIT, 2, USD, 0, NULL, &store_e));
-    OK(ledger_budget_add(l, &(struct ledger_budget){.account = base.keys[0], .scope = "all", .unit = "nusd", .period = "hour", .amount = USD / 4, .hard = true}, &store_e));
+    OK(ledger_budget_add(
+        l,
+        &(struct ledger_budget){.account = base.keys[0], .scope = "all", .unit = "nusd", .period = "hour", .amount = USD / 4, .hard = true},
+        &store_e));
     ledger_close(l);
     db_close(db); /* its log is in the file now */
     FILE *f = fopen(store_file, "rb");
@@ -90,14 +93,15 @@ static int teardown(void **state)
 /* All that the ledger has written, in one number. */
 static uint64_t fingerprint(struct db *db)
 {
-    static const char *const sql[] = {"SELECT id, state, held, charged, coalesce(served, 0) FROM requests ORDER BY id",
-                                      "SELECT request, n, state, cost, sale_estimate FROM attempts ORDER BY request, n",
-                                      "SELECT account, posted, pending, coalesce(floor, -1), 0 FROM balances ORDER BY account",
-                                      "SELECT id, kind, debit, credit, amount FROM transfers ORDER BY id",
-                                      "SELECT budget, starts_s, posted, pending, 0 FROM budget_windows ORDER BY budget, starts_s",
-                                      "SELECT request, budget, starts_s, held, 0 FROM request_windows ORDER BY request, budget",
-                                      "SELECT day, model, requests, sale, cost FROM usage_days ORDER BY day, model, project, account, supplier",
-                                      "SELECT id, provider, model, rows, source FROM prices ORDER BY id"};
+    static const char *const sql[] = {
+        "SELECT id, state, held, charged, coalesce(served, 0) FROM requests ORDER BY id",
+        "SELECT request, n, state, cost, sale_estimate FROM attempts ORDER BY request, n",
+        "SELECT account, posted, pending, coalesce(floor, -1), 0 FROM balances ORDER BY account",
+        "SELECT id, kind, debit, credit, amount FROM transfers ORDER BY id",
+        "SELECT budget, starts_s, posted, pending, 0 FROM budget_windows ORDER BY budget, starts_s",
+        "SELECT request, budget, starts_s, held, 0 FROM request_windows ORDER BY request, budget",
+        "SELECT day, model, requests, sale, cost FROM usage_days ORDER BY day, model, project, account, supplier",
+        "SELECT id, provider, model, rows, source FROM prices ORDER BY id"};
     uint64_t hash = 14695981039346656037u;
     for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++) {
         struct db_rows rows;
@@ -141,14 +145,15 @@ static struct ledger_op op_of(struct script *s, size_t *at)
     uint64_t what = s->n_open ? pick(10) : 0;
     *at = s->n_open ? (size_t)pick(s->n_open) : 0;
     if (what < 5)
-        return (struct ledger_op){.type = LEDGER_RESERVE,
-                                  .account = base.keys[pick(3)],
-                                  .model = "llama",
-                                  .amount_nusd = (int64_t)pick(3 * CENT),
-                                  .tokens = 10,
-                                  .lasts_ms = 60000,
-                                  .price_of = price,
-                                  .attempt = {.supplier = base.supplier, .model = "llama", .sale_estimate_nusd = CENT, .cost_estimate_nusd = CENT / 2}};
+        return (struct ledger_op){
+            .type = LEDGER_RESERVE,
+            .account = base.keys[pick(3)],
+            .model = "llama",
+            .amount_nusd = (int64_t)pick(3 * CENT),
+            .tokens = 10,
+            .lasts_ms = 60000,
+            .price_of = price,
+            .attempt = {.supplier = base.supplier, .model = "llama", .sale_estimate_nusd = CENT, .cost_estimate_nusd = CENT / 2}};
     if (what == 5 || (what == 6 && s->n_attempts[*at] == LEDGER_MAX_ATTEMPTS))
         return (struct ledger_op){.type = LEDGER_EXTEND, .request = s->open[*at], .n = 1, .amount_nusd = (int64_t)pick(CENT), .tokens = 5};
     if (what == 6)
@@ -243,7 +248,8 @@ static void check_found(uint64_t seed, int64_t cut, enum disk_damage damage, con
     size_t n;
     OK(db_open(&db, store_file, &store_e));
     if (!is_whole(prints, acked, fingerprint(db)))
-        fail_msg("script %d, power cut at write %d, damage %d: %d transactions were acknowledged, and it is neither they nor one more", (int)seed, (int)cut, damage, acked);
+        fail_msg("script %d, power cut at write %d, damage %d: %d transactions were acknowledged, and it is neither they nor one more",
+                 (int)seed, (int)cut, damage, acked);
     store_check(db);
     now_ms += 3600000;
     OK(ledger_open(&l, db, &options, &store_e));

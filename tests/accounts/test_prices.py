@@ -93,6 +93,10 @@ def place(request, tmp_path, fake):  # noqa: F811
     p.check()
 
 
+# Of rules that no store has a part in, one is enough.
+any_store = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
+
 def set_price(place, *args):
     """And waits until the running gateway has it, and all that was set before."""
     place.accounts("price", *args)
@@ -153,6 +157,7 @@ def test_a_name_is_sold_at_its_own_price(place):
         (row[2] - place.supplier("local/demo"),)]
 
 
+@any_store
 @pytest.mark.parametrize("percent,of", [("7.25", "lab"), ("0.01", "all"), ("0", "all"), ("1000", "lab")])
 def test_a_mark_up_is_exact(place, fake, percent, of):  # noqa: F811
     place.start()
@@ -245,9 +250,10 @@ def start_with_tiers(place, tmp_path):
     set_price(place, "set", "openai", MODEL, "--price-file", tmp_path / "tiers.json")
 
 
-@pytest.mark.parametrize("asked,told,thirds", [("flex", "flex", Fraction(1, 2)), ("priority", "priority", 3), ("priority", "default", 1), ("auto", "priority", 3),
+@any_store
+@pytest.mark.parametrize("asked,told,times", [("flex", "flex", Fraction(1, 2)), ("priority", "priority", 3), ("priority", "default", 1), ("auto", "priority", 3),
                                                (None, None, 1), ("default", "default", 1)])
-def test_the_tier_that_is_told_is_charged(place, fake, tmp_path, asked, told, thirds):  # noqa: F811
+def test_the_tier_that_is_told_is_charged(place, fake, tmp_path, asked, told, times):  # noqa: F811
     start_with_tiers(place, tmp_path)
     if told:
         fake.script({"tier": told})
@@ -255,7 +261,7 @@ def test_the_tier_that_is_told_is_charged(place, fake, tmp_path, asked, told, th
     assert r.status == 200, answer
     u = answer["usage"]
     (row,) = place.settled(1)
-    assert row[2] == thirds * (u["prompt_tokens"] * IN + u["completion_tokens"] * OUT)
+    assert row[2] == times * (u["prompt_tokens"] * IN + u["completion_tokens"] * OUT)
     assert place.rows("SELECT count(*) FROM transfers WHERE kind = 'overrun'") == [(0,)]
     assert place.rows("SELECT tier FROM attempts") == [(told if told not in (None, "default") else None,)]
 
@@ -280,6 +286,7 @@ def test_a_tier_that_usage_tells_is_charged(place, fake, tmp_path):  # noqa: F81
     assert place.settled(1)[0][2] == 3 * (u["prompt_tokens"] * IN + u["completion_tokens"] * OUT)
 
 
+@any_store
 @pytest.mark.parametrize("tier", ["batch", "scale", 7])
 def test_a_tier_without_a_price_is_refused(place, fake, tmp_path, tier):  # noqa: F811
     start_with_tiers(place, tmp_path)
@@ -322,6 +329,7 @@ def extended(place):
     return place.rows("SELECT extended FROM attempts ORDER BY request")[-1][0]
 
 
+@any_store
 @pytest.mark.parametrize("most", [8, 256])
 def test_a_short_answer_is_held_at_once(place, most):
     start_priced(place)
@@ -472,6 +480,7 @@ def test_b14_what_runs_is_finished_while_the_store_is_away(place):
     assert row[2] + overrun == (n + 400) * PRICE
 
 
+@any_store
 @pytest.mark.parametrize("cap,status", [("0.0001", 402), ("1.00", 200)])
 def test_a_requests_own_cap_holds_for_a_local_model_with_a_price(place, cap, status):
     start_priced(place)

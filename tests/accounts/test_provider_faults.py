@@ -52,6 +52,14 @@ def test_t66_a_breaker_opens_probes_and_closes(place, fake):  # noqa: F811
     assert [place.ask(model=f"lab/{MODEL}")[0].status for _ in range(5)] == [200] * 5
 
 
+def test_a_connection_that_a_host_closes_just_then_is_no_failure(place, fake, size):  # noqa: F811
+    """It is closed behind each answer, as a host closes idle ones: now and then when the next request is on its way."""
+    place.start()
+    fake.script({"tokens": 2, "cut": {"how": "end", "after_event": 6}})
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: place.ask(model=f"lab/{MODEL}")[0].status, range(size(1500, 5000)))) == {200}
+
+
 # --- T62: deadlines upstream ---
 
 @pytest.mark.parametrize("name,profile", [("openai", "openai"), ("lab", "generic")])

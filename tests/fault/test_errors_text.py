@@ -15,9 +15,9 @@ ROWS = re.findall(r"\[API_\w+\] = \{(\d{3}), [^\n]*?\"(\w+)\", (?:NULL|\"\d+\")\
 CODES = {code for _, code in ROWS}
 # Not to be had from outside; test_errors.c holds what it tells.
 INNER = {"internal_error"}
-# Told where there are accounts and providers for it: tests/accounts/test_charges.py and test_repeat.py.
+# Told where there are accounts and providers for it: tests/accounts/test_charges.py, test_repeat.py and test_admin_http.py.
 ELSEWHERE = {"budget_exhausted", "budget_held", "price_unknown", "provider_error", "accounts_unavailable",
-             "idempotency_in_flight", "idempotency_mismatch", "already_done"}
+             "idempotency_in_flight", "idempotency_mismatch", "already_done", "already_exists"}
 
 LEAKS = re.compile(
     rb"0x[0-9a-fA-F]{4,}|(?<![\w.])/(?:home|root|tmp|usr|etc|proc|dev|var|opt|work|lib|run|mnt|build)\b|\w\.[ch]:\d+|\berrno\b|No such file|Permission denied|Cannot allocate|"
