@@ -334,7 +334,7 @@ def bench_paced(run):
             sys.exit(f"{g.name}, paced: {errors}")
         figure = json.loads(result)
         expected = STREAMS * 50 * run.args.seconds
-        if not 0.97 * expected < figure["us"]["n"] < 1.03 * expected:
+        if not 0.85 * expected < figure["us"]["n"] < 1.03 * expected:  # who lags behind has it in its delays; who loses events is none to be measured
             sys.exit(f"{g.name}, paced: {figure['us']['n']} events where {expected} were due")
         time.sleep(1)  # those that were cancelled are settled
         return {"p50_ms": figure["us"]["p50"] / 1000, "p99_ms": figure["us"]["p99"] / 1000, "max_ms": figure["us"]["max"] / 1000,
