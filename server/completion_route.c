@@ -651,6 +651,15 @@ static bool has_other(const struct completion_routing *r, const struct option *w
     return false;
 }
 
+/* What the failed attempt came to stays its own. */
+static bool begin_bill(struct completion *c, struct option *o)
+{
+    struct hosted_bill *b = arena_alloc(&c->arena, sizeof *b);
+    if (b) hosted_bill_again(b, o->bill);
+    if (b) o->bill = b;
+    return b != NULL;
+}
+
 enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out)
 {
     struct completion_routing *r = c->routing;
@@ -673,6 +682,7 @@ enum retry_action completion_route_failed(struct completion *c, enum fault fault
     enum retry_action action = retry_next(&rc);
     if (action == RETRY_NO) return action;
     if (action != RETRY_OTHER_HOST) {
+        if (!begin_bill(c, o)) return RETRY_NO;
         *out = choice_of(c, (size_t)r->chosen);
         retry_take(&h->retries, now_ms);
         return action;

@@ -159,6 +159,9 @@ def test_a_host_that_names_a_time_is_asked_once_more(place, fake):
     r, answer = place.ask(model=f"lab/{MODEL}")
     assert r.status == 200, answer
     assert place.rows(ASKED) == [(1, "lab", "failed"), (2, "lab", "served")]
+    cost = sum(t["cost_nusd"] for t in fake.ledger())
+    assert place.settled(1)[0][2] == place.supplier("lab") == cost > 0
+    assert place.rows("SELECT cost FROM attempts ORDER BY n") == [(0,), (cost,)]
 
 
 def test_after_the_first_token_there_is_no_other(place, fake):
