@@ -294,13 +294,14 @@ static void tell_late(struct completion *c)
     c->usage.served_by = arena_copy(&c->arena, served, strlen(served));
 }
 
-/* c->chosen is granted: from now on it is the one. */
+/* c->chosen is granted: from now on it is the one. What one before it has told is not its usage. */
 static void take_next(struct completion *c)
 {
     c->hosted = c->chosen.hosted;
     c->bill = c->chosen.bill;
     c->source = c->hosted ? &source_hosted : &source_local;
     c->attempt = c->n_attempts - 1;
+    c->usage = (struct usage_told){.prompt_tokens = c->model && !c->local_cannot.code ? (int64_t)c->prompt.n_ids : 0};
 }
 
 static int open_sink(struct completion *c, struct err *e)

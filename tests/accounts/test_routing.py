@@ -164,6 +164,18 @@ def test_a_host_that_names_a_time_is_asked_once_more(place, fake):
     assert place.rows("SELECT cost FROM attempts ORDER BY n") == [(0,), (cost,)]
 
 
+def test_what_another_has_told_is_not_the_local_models_usage(place, fake):
+    """Anthropic's message_start has counts before there is any content."""
+    place.start()
+    fake.script({"match": {"profile": "anthropic"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 1}}})
+    r, answer = place.ask(model=f"anthropic/{MODEL}", models=["demo"], max_tokens=4)
+    assert r.status == 200 and served(r) == "local/demo", answer
+    usage = answer["usage"]
+    fake.script()
+    r, answer = place.ask(model="demo", max_tokens=4)
+    assert usage["prompt_tokens"] == answer["usage"]["prompt_tokens"] and usage["completion_tokens"] == 4
+
+
 def test_after_the_first_token_there_is_no_other(place, fake):
     place.start()
     fake.script({"match": {"profile": "openai"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 6}}})
