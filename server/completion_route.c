@@ -288,7 +288,7 @@ static void add_local(struct completion *c, size_t i, bool waits_there)
     if (m == c->model && c->local_cannot.code == ERR_CONTEXT) out->context = 0;
     out->cannot = o->cannot || (m == c->model && c->local_cannot.code && c->local_cannot.code != ERR_CONTEXT);
     const struct gateway_replica *w = waits_there ? c->replica : least_loaded(m);
-    if (m == c->model && !waits_there && !c->local_cannot.code) w = c->replica = route_choose(c);
+    if (m == c->model && !c->admitted_ms && !c->local_cannot.code) w = c->replica = route_choose(c); /* else it is among that one's sequences */
     if (!w) return;
     const bool ready = worker_is_ready(w->worker);
     out->context = out->context ? (int64_t)m->max_context : 0;

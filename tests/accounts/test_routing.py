@@ -261,6 +261,23 @@ def test_one_that_may_not_leave_stays(place, fake):
     c.close()
 
 
+def test_a_worker_of_two_that_dies_is_left_for_the_stand_in(place, fake):
+    """The other worker is ready, and has nothing to do with the request."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.args = ("--gpus", "0,1")
+    place.start(FakeServer)
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"])
+    until = time.monotonic() + 5
+    while not place.server.recorded("submit"):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(place.server.recorded("submit")[0]["pid"], signal.SIGKILL)
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", r.read()
+    c.close()
+    assert place.rows(ASKED) == [(1, "local/demo", "failed"), (2, "lab", "served")]
+
+
 # --- money ---
 
 
