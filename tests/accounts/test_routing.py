@@ -413,28 +413,55 @@ def test_a_session_stays_where_its_prompt_is(place):
 # --- what operators see ---
 
 
+def overflow(place):
+    """What operators are told of it."""
+    if not hasattr(place, "admin"):
+        place.admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
+    h, until = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30), time.monotonic() + 10
+    while True:
+        h.request("GET", "/admin/routing", headers={"authorization": f"Bearer {place.admin}"})
+        r = h.getresponse()
+        told = r.read()
+        if r.status == 200:
+            return json.loads(told)
+        assert time.monotonic() < until, told
+        time.sleep(0.1)
+
+
 def test_operators_see_what_overflow_came_to(place, fake):
     place.stand_in(f"lab/{MODEL}", "1.00")
     c = occupy(place)
     assert served(place.ask(model="demo")[0]) == f"lab/{MODEL}"
     c.close()
-    admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
-    h, until = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30), time.monotonic() + 10
-    while True:
-        h.request("GET", "/admin/routing", headers={"authorization": f"Bearer {admin}"})
-        r = h.getresponse()
-        told = r.read()
-        if r.status == 200:
-            break
-        assert time.monotonic() < until, told
-        time.sleep(0.1)
-    told = json.loads(told)
+    told = overflow(place)
     cost = fake.ledger(1)[0]["cost_nusd"]
     assert {k: told["overflow"][k] for k in ("overflowed", "rescued", "cost_nusd", "over_hold", "this_hour_nusd")} == {
         "overflowed": 1, "rescued": 1, "cost_nusd": cost, "over_hold": 0, "this_hour_nusd": cost}
     assert told["overflow"]["saved_ms"] > 3000 and told["reasons"]["queue"] == 1
     lab = next(p for p in told["providers"] if p["provider"] == "lab")
     assert lab["keys"] == ["usable"] and lab["models"][0]["breaker"] == "closed" and lab["models"][0]["first_token_ms"] > 0
+
+
+def test_who_leaves_while_the_end_is_written_costs_the_hour_no_more(place, fake):
+    """The client has the last chunk of its text, and does not wait for the usage behind it."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    c = occupy(place)
+    fake.script({"tokens": 8, "delay_event_ms": 40})
+    lock = place.db()
+    s, r = place.open(model="demo", stream=True)
+    r.read(10)
+    lock.execute("BEGIN IMMEDIATE")
+    while b'"finish_reason":"' not in r.readline():
+        pass
+    s.close()
+    r.close()
+    time.sleep(0.3)
+    lock.rollback()
+    lock.close()
+    c.close()
+    place.settled(3)
+    told, cost = overflow(place)["overflow"], fake.ledger(1)[0]["cost_nusd"]
+    assert {k: told[k] for k in ("overflowed", "rescued", "cost_nusd", "this_hour_nusd")} == {"overflowed": 1, "rescued": 1, "cost_nusd": cost, "this_hour_nusd": cost}
 
 
 # --- the dry run ---
