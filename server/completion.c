@@ -165,6 +165,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->deadline);
     completion_repeat_forget(c);
     loop_timer_clear(c->gateway->loop, &c->look);
+    if (c->moving) completion_route_undo(c);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
     if (c->n_fetching) completion_fetch_end(c);
@@ -507,7 +508,7 @@ static void move_encoded(struct pool_job *j)
     c->err.code = ERR_NONE; /* it goes on waiting */
     if (c->done)
         completion_release(c);
-    else if (why.code)
+    else if (why.code || c->first_token_ms)
         moved(c, -(int)why.code, &why);
     else
         completion_cover(c, moved);
@@ -897,5 +898,6 @@ void completion_event(struct completion *c, const struct event *ev)
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
     if (c->first_token_ms && c->admitted_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     settle_in_time(c);
+    if (c->moving) completion_route_undo(c); /* it has been answered where it was */
     completion_settle(c, completion_finish);
 }

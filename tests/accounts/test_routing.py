@@ -261,6 +261,38 @@ def test_one_that_may_not_leave_stays(place, fake):
     c.close()
 
 
+def test_one_that_is_answered_while_it_is_about_to_leave_stays(place, fake):
+    """All pool threads wait for the store, so what would be sent upstream is written only after the local answer's end, which waits for the store, too."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.args = ("--settle-timeout", "30s")
+    place.start(FakeServer)
+    overflow(place)
+    fake.script({"count": 1, "do": {"error": "rate_limit", "retry_after": {"form": "seconds", "s": 2}}})
+    c, _ = place.connect(model=f"lab/{MODEL}", headers={"x-request-timeout-ms": "1000"})
+    assert c.getresponse().status == 429  # its key rests for two seconds: that long the other one cannot leave its queue
+    place.server.script(first_ms=3500, prediction={"first_token_ms": 9000, "prompt_token_ms": 1, "side_by_side": 4})
+    n = len(place.server.recorded("submit"))
+    c, _ = place.connect(model="demo", max_tokens=1)
+    until = time.monotonic() + 5
+    while len(place.server.recorded("submit")) == n:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    lock = place.db()
+    lock.execute("BEGIN IMMEDIATE")
+    place.server.script()
+    for i in range(4):
+        h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+        h.request("POST", "/admin/models", json.dumps({"model": str(DEMO), "name": f"more{i}"}), {"authorization": f"Bearer {place.admin}", "content-type": "application/json"})
+        assert h.getresponse().status in (200, 201, 202)
+    time.sleep(7)
+    lock.rollback()
+    lock.close()
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == "local/demo", r.read()
+    place.settled(2)
+    assert len(fake.ledger()) == 1 and place.rows("SELECT scope, reason FROM requests WHERE model = 'demo'") == [(0, "local_ok")]
+
+
 def test_a_worker_of_two_that_dies_is_left_for_the_stand_in(place, fake):
     """The other worker is ready, and has nothing to do with the request."""
     place.stand_in(f"lab/{MODEL}", "1.00")
