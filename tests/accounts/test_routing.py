@@ -185,6 +185,17 @@ def test_after_the_first_token_there_is_no_other(place, fake):
     assert place.rows(ASKED) == [(1, "openai", "cut")]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_role_is_no_content(place, fake, stream):
+    """Its chunk comes at once, with a fingerprint, before there is anything of the answer."""
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 1}}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=[f"lab/{MODEL}"], stream=stream)
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    place.settled(1)
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "lab", "served")]
+
+
 def test_the_callers_fault_is_nobody_elses(place, fake):
     place.start()
     fake.script({"match": {"profile": "openai"}, "do": {"status": 400, "body": {"error": {"message": "bad thing", "type": "invalid_request_error", "param": "x"}}}})
