@@ -633,11 +633,11 @@ int completion_route_refused(struct completion *c, struct completion_choice *out
 }
 
 /* The same model under another name, too. */
-static void mark_tried(struct completion_routing *r, const struct option *which)
+static void mark_tried(struct completion_routing *r, const struct option *which, bool tried)
 {
     for (size_t i = 0; i < r->wanted.n; i++) {
         struct option *o = &r->options[i];
-        o->tried |= which->hosted ? o->hosted == which->hosted : o == which;
+        if (which->hosted ? o->hosted == which->hosted : o == which) o->tried = tried;
     }
 }
 
@@ -660,10 +660,28 @@ static bool begin_bill(struct completion *c, struct option *o)
     return b != NULL;
 }
 
-enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out)
+/* Somebody else than o; false: nobody. may_wait: then o keeps its place, and what it holds as overflow. */
+static bool decide_other(struct completion *c, struct option *o, bool may_wait, struct completion_choice *out)
 {
     struct completion_routing *r = c->routing;
     struct err ignored = {.code = ERR_PROVIDER};
+    struct overflow_ticket kept = c->overflow;
+    mark_tried(r, o, true);
+    c->overflow.open = false;
+    if (!may_wait) overflow_settle(c->gateway->route.overflow, &kept, 0, false, 0);
+    if (decide_else(c, out, &ignored)) {
+        mark_tried(r, o, !may_wait);
+        c->overflow = kept;
+        return false;
+    }
+    overflow_settle(c->gateway->route.overflow, &kept, 0, false, 0);
+    if (out->hosted) retry_take(&out->hosted->host->retries, loop_now_ms(c->gateway->loop));
+    return true;
+}
+
+enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out)
+{
+    struct completion_routing *r = c->routing;
     if (r->chosen < 0) return RETRY_NO; /* nobody was chosen among several */
     struct option *o = &r->options[r->chosen];
     const int64_t now_ms = loop_now_ms(c->gateway->loop);
@@ -671,26 +689,24 @@ enum retry_action completion_route_failed(struct completion *c, enum fault fault
     struct hosted_host *h = o->hosted ? o->hosted->host : NULL;
     r->wish.attempts++;
     r->before.chosen = -1;
-    const struct retry_case rc = {.fault = fault,
-                                  .attempts = r->wish.attempts,
-                                  .hint_ms = hint_ms,
-                                  .left_ms = c->deadline_ms - now_ms,
-                                  .first_ms = o->hosted ? speed_now(&o->hosted->speed, now_ms).first_ms : 0,
-                                  .has_other_key = h && h->keys.n > 1 && host_keys_pick(&h->keys, c->session, now_ms, &wait_ms) >= 0,
-                                  .has_other_host = has_other(r, o),
-                                  .budget = h && retry_allowed(&h->retries, now_ms)};
+    struct retry_case rc = {.fault = fault,
+                            .attempts = r->wish.attempts,
+                            .hint_ms = hint_ms,
+                            .left_ms = c->deadline_ms - now_ms,
+                            .first_ms = o->hosted ? speed_now(&o->hosted->speed, now_ms).first_ms : 0,
+                            .has_other_key = h && h->keys.n > 1 && host_keys_pick(&h->keys, c->session, now_ms, &wait_ms) >= 0,
+                            .has_other_host = has_other(r, o),
+                            .budget = h && retry_allowed(&h->retries, now_ms)};
     enum retry_action action = retry_next(&rc);
-    if (action == RETRY_NO) return action;
-    if (action != RETRY_OTHER_HOST) {
-        if (!begin_bill(c, o)) return RETRY_NO;
-        *out = choice_of(c, (size_t)r->chosen);
-        retry_take(&h->retries, now_ms);
-        return action;
+    if (action == RETRY_OTHER_HOST) {
+        rc.has_other_host = false;
+        const enum retry_action else_action = retry_next(&rc);
+        if (decide_other(c, o, else_action == RETRY_WAIT, out)) return action;
+        action = else_action;
     }
-    mark_tried(r, o);
-    completion_route_undo(c);
-    if (decide_else(c, out, &ignored)) return RETRY_NO;
-    if (out->hosted) retry_take(&out->hosted->host->retries, now_ms);
+    if (action == RETRY_NO || !begin_bill(c, o)) return RETRY_NO;
+    *out = choice_of(c, (size_t)r->chosen);
+    retry_take(&h->retries, now_ms);
     return action;
 }
 

@@ -164,6 +164,16 @@ def test_a_host_that_names_a_time_is_asked_once_more(place, fake):
     assert place.rows("SELECT cost FROM attempts ORDER BY n") == [(0,), (cost,)]
 
 
+def test_its_time_is_waited_for_if_nobody_else_may_be_asked(place, fake):
+    """The other's context is too short."""
+    place.start()
+    fake.script({"count": 1, "match": {"profile": "openai"}, "do": {"error": "rate_limit", "retry_after": {"form": "seconds", "s": 1}}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=["demo"], messages=[{"role": "user", "content": "word " * 3000}])
+    assert r.status == 200 and served(r) == f"openai/{MODEL}", answer
+    place.settled(1)
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "openai", "served")]
+
+
 def test_what_another_has_told_is_not_the_local_models_usage(place, fake):
     """Anthropic's message_start has counts before there is any content."""
     place.start()
