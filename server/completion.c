@@ -391,15 +391,30 @@ static void completion_go_local(struct completion *c)
 static void switch_work(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (completion_read_local(c, &c->err) == 0) c->err.code = ERR_NONE;
+    if (completion_read_again(c, &c->err) == 0) c->err.code = ERR_NONE;
 }
 
 static void read_ended(struct completion *c);
 
+/* It cannot take it either. Each local model is found to be so once. */
+static void switch_failed(struct completion *c)
+{
+    struct completion_choice x;
+    const struct err why = c->local_cannot;
+    if (completion_route_cannot(c, &x, &why) == 0)
+        completion_go(c, &x);
+    else
+        completion_fail(c, c->n_attempts ? &c->attempt_err : &why);
+}
+
 static void switch_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) read_ended(c);
+    if (!job_ended(c)) return;
+    if (c->local_cannot.code)
+        switch_failed(c);
+    else
+        read_ended(c);
 }
 
 static void completion_switch(struct completion *c, struct gateway_model *to)
@@ -579,11 +594,15 @@ static void completion_run(struct completion *c)
     struct err e = {0};
     struct completion_choice x = {.local = c->model, .supplier = c->model ? c->model->supplier : 0};
     if (c->model && !c->local_cannot.code && fit_answer(c, &e)) {
-        if (c->switched || !completion_route_has_hosted(c)) {
+        if (!completion_route_has_hosted(c)) {
             completion_fail(c, &e);
             return;
         }
         completion_give_up_local(c, &e);
+        if (c->switched) {
+            switch_failed(c);
+            return;
+        }
     }
     if (!c->switched && completion_route(c, &x, &e))
         completion_fail(c, &e);
@@ -671,7 +690,9 @@ static void prompt_done(struct pool_job *j)
         c->err.code = ERR_NONE;
     }
     if (!job_ended(c)) return;
-    if (elsewhere || c->dry)
+    if (elsewhere && c->switched)
+        switch_failed(c);
+    else if (elsewhere || c->dry)
         completion_run(c);
     else
         call_pictures(c, MEDIA_DECODE, picture_decoded);

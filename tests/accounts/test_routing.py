@@ -1,11 +1,14 @@
 """Who answers a request (docs/routing.md), with everything real but the providers: names, aliases, suffixes, lists and policies; second attempts; a
 request that leaves its queue; budgets that end; sessions; the dry run. One reservation each, whoever was asked."""
+import base64
 import http.client
 import json
 import os
 import signal
+import struct
 import subprocess
 import time
+import zlib
 
 import pytest
 from test_charges import BIN, DEMO, MODEL, FakeServer, Place, fake, occupy, place  # noqa: F401
@@ -19,6 +22,13 @@ def configure(place, *, models="", aliases="", more=""):
     place.config.write_text(models + text + aliases + more)
     if models:
         place.args = ()
+
+
+def png(side=8):
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + b"\x40\x80\xc0" * side for _ in range(side))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
 
 
 def demo(text=""):
@@ -131,6 +141,20 @@ def test_a_prompt_that_is_too_long_here_goes_to_the_stand_in(place):
     assert r.headers["x-spillway-route"].startswith("context; local/demo=context")
     r, answer = place.ask(model="demo", messages=text, headers={"x-spillway-local-only": "true"})
     assert r.status == 400 and answer["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("picture", [False, True])
+def test_two_local_models_that_cannot_are_both_passed_over(place, picture):
+    """How long the prompt is for the second is known only when it has read it: until then it is guessed, too short."""
+    configure(place, models=demo() + f"  - path: \"{DEMO}\"\n    name: twin\n")
+    place.start()
+    text = {"type": "text", "text": "q7Zk2Xw9" * 350}
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    content = [text, {"type": "image_url", "image_url": {"url": url}}] if picture else [text]
+    c, _ = place.connect(model="demo", models=["twin", f"lab/{MODEL}"], messages=[{"role": "user", "content": content}], headers={"x-request-timeout-ms": "5000"})
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", r.read()
+    c.close()
 
 
 def test_nothing_leaves_the_house_if_it_must_not(place, fake):
