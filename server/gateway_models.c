@@ -420,10 +420,19 @@ static unsigned free_number(const struct gateway *g)
     return number;
 }
 
+/* What is in force must stay so that it could be read again: no name of a model is an alias's. */
+static int check_aliases(const struct gateway *g, const char *id, struct err *e)
+{
+    for (size_t i = 0; g->hosted && i < g->hosted->n_aliases; i++)
+        if (strcmp(g->hosted->aliases[i].name, id) == 0) return err_set_param(e, ERR_INPUT, "name", "'%s' is the name of an alias", id);
+    return 0;
+}
+
 int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
                       const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e)
 {
     int rc = check_name(g, id, e);
+    if (!rc) rc = check_aliases(g, id, e);
     if (rc) return rc;
     struct gateway_model *former = gateway_model_find(g, id, strlen(id));
     if (former && former->freeing_posted)

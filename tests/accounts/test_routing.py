@@ -436,6 +436,18 @@ def test_providers_aliases_and_stand_ins_are_read_again(place, fake):
     assert place.ask(model=f"groq/{MODEL}")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
 
 
+def test_a_model_is_not_loaded_under_an_aliass_name(place):
+    """Else nothing could be read again, nor put back, as long as it is there."""
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"groq/{MODEL}\"\n")
+    place.start()
+    overflow(place)
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("POST", "/admin/models", json.dumps({"model": str(DEMO), "name": "chat"}), {"authorization": f"Bearer {place.admin}", "content-type": "application/json"})
+    r = h.getresponse()
+    answer = json.loads(r.read())
+    assert r.status == 400 and answer["error"]["param"] == "name", answer
+
+
 def test_what_cannot_be_read_again_changes_nothing(place):
     place.start()
     text = place.config.read_text()
