@@ -79,7 +79,7 @@ static void take_naming(const struct gateway_naming *n)
     if (m->state != MODEL_FAILED) name_model(m);
 }
 
-int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e)
+int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, bool back, struct err *e)
 {
     struct name_catalogue cat;
     struct name_local locals[GATEWAY_MAX_MODELS];
@@ -88,7 +88,7 @@ int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gate
     for (size_t i = 0; i < n; i++)
         locals[namings[i].model->number] = local_of(namings[i].model, namings[i].public_name, namings[i].stand_ins, namings[i].n_stand_ins);
     catalogue(hosted, locals, &cat);
-    int rc = name_catalogue_check(&cat, e);
+    int rc = back ? 0 : name_catalogue_check(&cat, e);
     if (rc) return rc;
     pthread_mutex_lock(&g->models_lock);
     g->hosted = hosted;

@@ -456,6 +456,29 @@ def test_what_cannot_be_read_again_changes_nothing(place):
     assert place.ask(model="chat")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
 
 
+def test_what_was_in_force_is_put_back_though_its_model_is_gone(place, tmp_path):
+    """An alias leads to a model that was unloaded since; the new configuration has none, and a key that the store does not take."""
+    key = tmp_path / "key"
+    key.write_text("sk-the-first-key-of-all\n")
+    place.key = key.read_text().strip()
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"demo, groq/{MODEL}\"\n", more=f"api_key_file: \"{key}\"\n")
+    place.start()
+    overflow(place)
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("DELETE", "/admin/models/demo", headers={"authorization": f"Bearer {place.admin}"})
+    assert h.getresponse().status in (200, 202, 204)
+    place.config.write_text(place.config.read_text().replace("name: chat", "name: talk").replace("demo, groq", "groq"))
+    key.write_text("sk-another-key-is-there\n")
+    lock = place.db()
+    lock.execute("BEGIN IMMEDIATE")
+    place.server.process.send_signal(signal.SIGHUP)
+    assert place.server.log_has("reload: nothing is changed", 20), place.server.lines[-5:]
+    lock.rollback()
+    lock.close()
+    r, answer = place.ask(model="chat")
+    assert r.status == 200 and served(r) == f"groq/{MODEL}", answer
+
+
 def test_a_dead_key_lives_again_when_its_file_has_another(place, fake, tmp_path):
     key = tmp_path / "key"
     key.write_text("key-one\n")
