@@ -165,6 +165,7 @@ static void completion_done(struct completion *c)
     loop_timer_clear(c->gateway->loop, &c->deadline);
     completion_repeat_forget(c);
     loop_timer_clear(c->gateway->loop, &c->look);
+    if (c->moving) completion_route_undo(c);
     if (c->started) c->source->stop(c);
     completion_abandon(c);
     if (c->n_fetching) completion_fetch_end(c);
@@ -294,13 +295,14 @@ static void tell_late(struct completion *c)
     c->usage.served_by = arena_copy(&c->arena, served, strlen(served));
 }
 
-/* c->chosen is granted: from now on it is the one. */
+/* c->chosen is granted: from now on it is the one. What one before it has told is not its usage. */
 static void take_next(struct completion *c)
 {
     c->hosted = c->chosen.hosted;
     c->bill = c->chosen.bill;
     c->source = c->hosted ? &source_hosted : &source_local;
     c->attempt = c->n_attempts - 1;
+    c->usage = (struct usage_told){.prompt_tokens = c->model && !c->local_cannot.code ? (int64_t)c->prompt.n_ids : 0};
 }
 
 static int open_sink(struct completion *c, struct err *e)
@@ -389,15 +391,30 @@ static void completion_go_local(struct completion *c)
 static void switch_work(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (completion_read_local(c, &c->err) == 0) c->err.code = ERR_NONE;
+    if (completion_read_again(c, &c->err) == 0) c->err.code = ERR_NONE;
 }
 
 static void read_ended(struct completion *c);
 
+/* It cannot take it either. Each local model is found to be so once. */
+static void switch_failed(struct completion *c)
+{
+    struct completion_choice x;
+    const struct err why = c->local_cannot;
+    if (completion_route_cannot(c, &x, &why) == 0)
+        completion_go(c, &x);
+    else
+        completion_fail(c, c->n_attempts ? &c->attempt_err : &why);
+}
+
 static void switch_done(struct pool_job *j)
 {
     struct completion *c = of_job(j);
-    if (job_ended(c)) read_ended(c);
+    if (!job_ended(c)) return;
+    if (c->local_cannot.code)
+        switch_failed(c);
+    else
+        read_ended(c);
 }
 
 static void completion_switch(struct completion *c, struct gateway_model *to)
@@ -506,7 +523,7 @@ static void move_encoded(struct pool_job *j)
     c->err.code = ERR_NONE; /* it goes on waiting */
     if (c->done)
         completion_release(c);
-    else if (why.code)
+    else if (why.code || c->first_token_ms)
         moved(c, -(int)why.code, &why);
     else
         completion_cover(c, moved);
@@ -577,11 +594,15 @@ static void completion_run(struct completion *c)
     struct err e = {0};
     struct completion_choice x = {.local = c->model, .supplier = c->model ? c->model->supplier : 0};
     if (c->model && !c->local_cannot.code && fit_answer(c, &e)) {
-        if (c->switched || !completion_route_has_hosted(c)) {
+        if (!completion_route_has_hosted(c)) {
             completion_fail(c, &e);
             return;
         }
         completion_give_up_local(c, &e);
+        if (c->switched) {
+            switch_failed(c);
+            return;
+        }
     }
     if (!c->switched && completion_route(c, &x, &e))
         completion_fail(c, &e);
@@ -669,7 +690,9 @@ static void prompt_done(struct pool_job *j)
         c->err.code = ERR_NONE;
     }
     if (!job_ended(c)) return;
-    if (elsewhere || c->dry)
+    if (elsewhere && c->switched)
+        switch_failed(c);
+    else if (elsewhere || c->dry)
         completion_run(c);
     else
         call_pictures(c, MEDIA_DECODE, picture_decoded);
@@ -896,5 +919,6 @@ void completion_event(struct completion *c, const struct event *ev)
     if (c->done || ev->type != EVENT_FINISH || ++c->n_finished < (size_t)c->params.n) return;
     if (c->first_token_ms && c->admitted_ms) admission_answer_ends(c->replica, c->event_ms - c->first_token_ms, c->event_ms - c->admitted_ms);
     settle_in_time(c);
+    if (c->moving) completion_route_undo(c); /* it has been answered where it was */
     completion_settle(c, completion_finish);
 }

@@ -269,9 +269,10 @@ void completion_abandon(struct completion *c)
     }
     if (c->settle_waits)
         end_charge(c, LEDGER_POST, LEDGER_SERVED, "whole", NULL);
-    else if (c->settling)
+    else if (c->settling) {
         charge_forget(c->charge);
-    else if (current(c)->hosted)
+        completion_route_ended(c, cost_of(c, LEDGER_SERVED), true);
+    } else if (current(c)->hosted)
         end_charge(c, LEDGER_POST, LEDGER_CUT, NULL, NULL); /* or a void, as its bill says */
     else if (c->first_token_ms && !c->failed)
         end_charge(c, LEDGER_POST, LEDGER_CUT, c->hold.ended ? "budget exhausted" : "cut", NULL);

@@ -91,7 +91,7 @@ static int read_json(struct completion *c, struct err *e)
 }
 
 /* As the local model reads it. */
-int completion_read_local(struct completion *c, struct err *e)
+static int read_local(struct completion *c, struct err *e)
 {
     struct prompt_bounds bounds = {.messages = (size_t)c->limits.messages, .images = (size_t)c->limits.images};
     int rc = chat_params_read(&c->params, c->request, prompt_model_info(c->model->prompt), &c->arena, e);
@@ -132,9 +132,9 @@ int completion_read_name(struct completion *c, struct err *e)
 }
 
 /* A provider is asked as the client asks us: what only it can judge is left to it. */
-int completion_read_rest(struct completion *c, struct err *e)
+int completion_read_again(struct completion *c, struct err *e)
 {
-    int rc = c->model ? completion_read_local(c, e) : 0;
+    int rc = c->model ? read_local(c, e) : 0;
     if (completion_is_for_others(c, rc)) {
         completion_give_up_local(c, e);
         rc = 0;
@@ -143,6 +143,12 @@ int completion_read_rest(struct completion *c, struct err *e)
         rc = chat_params_read_hosted(&c->params, c->request, e);
         if (!rc) rc = chat_params_check(&c->params, &c->limits, e);
     }
+    return rc;
+}
+
+int completion_read_rest(struct completion *c, struct err *e)
+{
+    int rc = completion_read_again(c, e);
     if (!rc) rc = completion_route_price(c, e);
     struct hosted_model *only = rc ? NULL : completion_route_only(c);
     return only ? completion_encode(c, only, completion_route_bill(c), e) : rc;

@@ -11,8 +11,8 @@ MUST_USE int completion_read(struct completion *c, struct err *e);
 MUST_USE int completion_read_name(struct completion *c, struct err *e);
 /* The rest, with c->request. */
 MUST_USE int completion_read_rest(struct completion *c, struct err *e);
-/* As c->model reads it. Without pictures the prompt is made, too. */
-MUST_USE int completion_read_local(struct completion *c, struct err *e);
+/* As c->model reads it, or, if that cannot take it and others may (c->local_cannot), as providers are asked. Without pictures the prompt is made, too. */
+MUST_USE int completion_read_again(struct completion *c, struct err *e);
 /* With c->grids of all pictures. */
 MUST_USE int completion_make_prompt(struct completion *c, struct err *e);
 /* Into c->wire, which is empty. -ERR_UNSUPPORTED: that provider has no word for something in it. */

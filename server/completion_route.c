@@ -288,7 +288,7 @@ static void add_local(struct completion *c, size_t i, bool waits_there)
     if (m == c->model && c->local_cannot.code == ERR_CONTEXT) out->context = 0;
     out->cannot = o->cannot || (m == c->model && c->local_cannot.code && c->local_cannot.code != ERR_CONTEXT);
     const struct gateway_replica *w = waits_there ? c->replica : least_loaded(m);
-    if (m == c->model && !waits_there && !c->local_cannot.code) w = c->replica = route_choose(c);
+    if (m == c->model && !c->admitted_ms && !c->local_cannot.code) w = c->replica = route_choose(c); /* else it is among that one's sequences */
     if (!w) return;
     const bool ready = worker_is_ready(w->worker);
     out->context = out->context ? (int64_t)m->max_context : 0;
@@ -633,11 +633,11 @@ int completion_route_refused(struct completion *c, struct completion_choice *out
 }
 
 /* The same model under another name, too. */
-static void mark_tried(struct completion_routing *r, const struct option *which)
+static void mark_tried(struct completion_routing *r, const struct option *which, bool tried)
 {
     for (size_t i = 0; i < r->wanted.n; i++) {
         struct option *o = &r->options[i];
-        o->tried |= which->hosted ? o->hosted == which->hosted : o == which;
+        if (which->hosted ? o->hosted == which->hosted : o == which) o->tried = tried;
     }
 }
 
@@ -651,10 +651,37 @@ static bool has_other(const struct completion_routing *r, const struct option *w
     return false;
 }
 
-enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out)
+/* What the failed attempt came to stays its own. */
+static bool begin_bill(struct completion *c, struct option *o)
+{
+    struct hosted_bill *b = arena_alloc(&c->arena, sizeof *b);
+    if (b) hosted_bill_again(b, o->bill);
+    if (b) o->bill = b;
+    return b != NULL;
+}
+
+/* Somebody else than o; false: nobody. may_wait: then o keeps its place, and what it holds as overflow. */
+static bool decide_other(struct completion *c, struct option *o, bool may_wait, struct completion_choice *out)
 {
     struct completion_routing *r = c->routing;
     struct err ignored = {.code = ERR_PROVIDER};
+    struct overflow_ticket kept = c->overflow;
+    mark_tried(r, o, true);
+    c->overflow.open = false;
+    if (!may_wait) overflow_settle(c->gateway->route.overflow, &kept, 0, false, 0);
+    if (decide_else(c, out, &ignored)) {
+        mark_tried(r, o, !may_wait);
+        c->overflow = kept;
+        return false;
+    }
+    overflow_settle(c->gateway->route.overflow, &kept, 0, false, 0);
+    if (out->hosted) retry_take(&out->hosted->host->retries, loop_now_ms(c->gateway->loop));
+    return true;
+}
+
+enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out)
+{
+    struct completion_routing *r = c->routing;
     if (r->chosen < 0) return RETRY_NO; /* nobody was chosen among several */
     struct option *o = &r->options[r->chosen];
     const int64_t now_ms = loop_now_ms(c->gateway->loop);
@@ -662,25 +689,24 @@ enum retry_action completion_route_failed(struct completion *c, enum fault fault
     struct hosted_host *h = o->hosted ? o->hosted->host : NULL;
     r->wish.attempts++;
     r->before.chosen = -1;
-    const struct retry_case rc = {.fault = fault,
-                                  .attempts = r->wish.attempts,
-                                  .hint_ms = hint_ms,
-                                  .left_ms = c->deadline_ms - now_ms,
-                                  .first_ms = o->hosted ? speed_now(&o->hosted->speed, now_ms).first_ms : 0,
-                                  .has_other_key = h && h->keys.n > 1 && host_keys_pick(&h->keys, c->session, now_ms, &wait_ms) >= 0,
-                                  .has_other_host = has_other(r, o),
-                                  .budget = h && retry_allowed(&h->retries, now_ms)};
+    struct retry_case rc = {.fault = fault,
+                            .attempts = r->wish.attempts,
+                            .hint_ms = hint_ms,
+                            .left_ms = c->deadline_ms - now_ms,
+                            .first_ms = o->hosted ? speed_now(&o->hosted->speed, now_ms).first_ms : 0,
+                            .has_other_key = h && h->keys.n > 1 && host_keys_pick(&h->keys, c->session, now_ms, &wait_ms) >= 0,
+                            .has_other_host = has_other(r, o),
+                            .budget = h && retry_allowed(&h->retries, now_ms)};
     enum retry_action action = retry_next(&rc);
-    if (action == RETRY_NO) return action;
-    if (action != RETRY_OTHER_HOST) {
-        *out = choice_of(c, (size_t)r->chosen);
-        retry_take(&h->retries, now_ms);
-        return action;
+    if (action == RETRY_OTHER_HOST) {
+        rc.has_other_host = false;
+        const enum retry_action else_action = retry_next(&rc);
+        if (decide_other(c, o, else_action == RETRY_WAIT, out)) return action;
+        action = else_action;
     }
-    mark_tried(r, o);
-    completion_route_undo(c);
-    if (decide_else(c, out, &ignored)) return RETRY_NO;
-    if (out->hosted) retry_take(&out->hosted->host->retries, now_ms);
+    if (action == RETRY_NO || !begin_bill(c, o)) return RETRY_NO;
+    *out = choice_of(c, (size_t)r->chosen);
+    retry_take(&h->retries, now_ms);
     return action;
 }
 

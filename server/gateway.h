@@ -176,8 +176,8 @@ struct gateway_naming {
     size_t n_stand_ins;
 };
 /* hosted (NULL: none), which is taken over, and these names are in force from now on, all at once. -ERR_INPUT: one cannot be reached, or means two things;
- * nothing is changed. Loop's thread. */
-MUST_USE int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e);
+ * nothing is changed. back: they have been in force, and are put back as they are, though models may have gone meanwhile. Loop's thread. */
+MUST_USE int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, bool back, struct err *e);
 /* The model of that number and name, NULL: it has gone. Loop's thread. */
 struct gateway_model *gateway_model_at(const struct gateway *g, unsigned number, const char *id);
 

@@ -79,7 +79,7 @@ static void take_naming(const struct gateway_naming *n)
     if (m->state != MODEL_FAILED) name_model(m);
 }
 
-int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, struct err *e)
+int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, bool back, struct err *e)
 {
     struct name_catalogue cat;
     struct name_local locals[GATEWAY_MAX_MODELS];
@@ -88,7 +88,7 @@ int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gate
     for (size_t i = 0; i < n; i++)
         locals[namings[i].model->number] = local_of(namings[i].model, namings[i].public_name, namings[i].stand_ins, namings[i].n_stand_ins);
     catalogue(hosted, locals, &cat);
-    int rc = name_catalogue_check(&cat, e);
+    int rc = back ? 0 : name_catalogue_check(&cat, e);
     if (rc) return rc;
     pthread_mutex_lock(&g->models_lock);
     g->hosted = hosted;
@@ -420,10 +420,19 @@ static unsigned free_number(const struct gateway *g)
     return number;
 }
 
+/* What is in force must stay so that it could be read again: no name of a model is an alias's. */
+static int check_aliases(const struct gateway *g, const char *id, struct err *e)
+{
+    for (size_t i = 0; g->hosted && i < g->hosted->n_aliases; i++)
+        if (strcmp(g->hosted->aliases[i].name, id) == 0) return err_set_param(e, ERR_INPUT, "name", "'%s' is the name of an alias", id);
+    return 0;
+}
+
 int gateway_model_add(struct gateway *g, const char *path, const char *id, const char *const *args, size_t n_args,
                       const struct gateway_gpus *gpus, struct gateway_model **out, struct err *e)
 {
     int rc = check_name(g, id, e);
+    if (!rc) rc = check_aliases(g, id, e);
     if (rc) return rc;
     struct gateway_model *former = gateway_model_find(g, id, strlen(id));
     if (former && former->freeing_posted)

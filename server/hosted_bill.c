@@ -104,6 +104,18 @@ int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const 
     return rc ? err_set_param(e, ERR_PRICE, "model", "The price of this request at %s is not known.", m->host->host.name) : 0;
 }
 
+void hosted_bill_again(struct hosted_bill *b, const struct hosted_bill *former)
+{
+    *b = (struct hosted_bill){.model = former->model,
+                              .tariff = former->tariff,
+                              .max_tokens = former->max_tokens,
+                              .n = former->n,
+                              .prompt_most = former->prompt_most,
+                              .prompt_estimate = former->prompt_estimate,
+                              .hold_nusd = former->hold_nusd,
+                              .cost_most_nusd = former->cost_most_nusd};
+}
+
 void hosted_bill_usage(struct hosted_bill *b, const struct usage *u, const char *raw)
 {
     if (!b->told || memcmp(b->usage.count, u->count, sizeof u->count) != 0) b->told_bytes = b->out_bytes;

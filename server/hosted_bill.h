@@ -32,6 +32,8 @@ struct hosted_bill {
  * service_tier that it asks for. */
 MUST_USE int hosted_bill_init(struct hosted_bill *b, const struct hosted_model *m, const struct tariff *t, const json_t *request, int64_t max_tokens,
                               int64_t n, struct err *e);
+/* The same request once more, of which nothing has been seen yet. */
+void hosted_bill_again(struct hosted_bill *b, const struct hosted_bill *former);
 /* The tier of service that the answer says it was served in; NULL: it says nothing. */
 void hosted_bill_tier(struct hosted_bill *b, const char *word);
 /* The provider's usage, each one in place of the one before. */

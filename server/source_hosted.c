@@ -115,6 +115,12 @@ static void settle_alone(struct hosted_call *h, enum ledger_end end)
     h->charge = NULL;
 }
 
+/* What is said only of the chunk (a fingerprint, beside the role) is nothing of the answer yet. */
+static bool is_content(const struct event *ev)
+{
+    return ev->type != EVENT_DELTA || ev->n_text || ev->n_logprobs || ev->extra.choice || ev->extra.delta;
+}
+
 static int call_event(void *ctx, const struct event *ev)
 {
     struct hosted_call *h = ctx;
@@ -128,9 +134,9 @@ static int call_event(void *ctx, const struct event *ev)
         return 0;
     }
     b->out_bytes += (int64_t)(ev->n_text + ev->tool_call.n_arguments);
-    if (ev->type != EVENT_FINISH) {
-        if (!h->first_ms) h->first_ms = loop_now_ms(h->gateway->loop);
-        completion_first_token(c);
+    if (is_content(ev)) {
+        if (!h->first_ms && ev->type != EVENT_FINISH) h->first_ms = loop_now_ms(h->gateway->loop);
+        completion_first_token(c); /* an empty choice that has ended has begun, too */
     }
     completion_event(c, ev); /* c, and h with it, may be gone now */
     return 0;

@@ -123,7 +123,7 @@ static int each_hosted(struct naming *n, const char *key, const char *list, int 
     return 0;
 }
 
-int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, struct err *e)
+int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, bool back, struct err *e)
 {
     struct gateway_naming all[GATEWAY_MAX_MODELS];
     struct naming n = {.o = o, .hosted = hosted};
@@ -143,7 +143,7 @@ int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *h
     c.ca_file = env_ca_file();
     if (!rc && hosted && !s->g.upstream) rc = upstream_new(&s->g.upstream, s->g.loop, &c, e);
     if (!rc && hosted && !s->g.sticky) rc = sticky_new(&s->g.sticky, (uint64_t)randombytes_random() << 32 | randombytes_random(), e);
-    return rc ? rc : gateway_name_all(&s->g, hosted, all, n_all, e);
+    return rc ? rc : gateway_name_all(&s->g, hosted, all, n_all, back, e);
 }
 
 /* --- start --- */

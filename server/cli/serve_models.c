@@ -75,7 +75,7 @@ int serve_models_start(struct serve *s, struct err *e)
     s->g.order = serve_model_order;
     int rc = o->n_args || o->no_model ? 0 : start_one(s, "demo", o->name, -1, e);
     for (int i = 0; i < o->n_args && !rc; i++) rc = start_one(s, o->args[i], o->name ? o->name : o->arg_names[i], i, e);
-    return rc ? rc : serve_hosted_take(s, o, s->g.hosted, e);
+    return rc ? rc : serve_hosted_take(s, o, s->g.hosted, false, e);
 }
 
 /* --- what is asked for while it serves --- */

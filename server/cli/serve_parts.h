@@ -99,8 +99,9 @@ struct serve_hosted {
 MUST_USE int serve_hosted_make(struct serve *s, const struct options *o, struct serve_hosted *out, struct err *e);
 /* g.hosted and g.route.overflow, before there are models. */
 MUST_USE int serve_hosted_start(struct serve *s, struct err *e);
-/* In force, with what o says of the local models that are there. Takes hosted over on success only. -ERR_INPUT: nothing is changed. */
-MUST_USE int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, struct err *e);
+/* In force, with what o says of the local models that are there. Takes hosted over on success only. -ERR_INPUT: nothing is changed. back: see
+ * gateway_name_all. */
+MUST_USE int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, bool back, struct err *e);
 void serve_hosted_tell(const struct serve *s); /* the log */
 
 /* serve_alerts.c: after the pool; alerts stay NULL without accounts. */

@@ -116,7 +116,7 @@ static int take(struct reload *r, bool *key_changed)
     struct hosted *former = hosted_hold(s->g.hosted);
     struct err ignored;
     if (r->hosted.hosted && former) hosted_follow(r->hosted.hosted, former);
-    int rc = serve_hosted_take(s, of_models(s, o), r->hosted.hosted, &r->e);
+    int rc = serve_hosted_take(s, of_models(s, o), r->hosted.hosted, false, &r->e);
     if (rc) {
         hosted_release(former);
         return rc;
@@ -125,7 +125,7 @@ static int take(struct reload *r, bool *key_changed)
     rc = take_key(s, r->key, key_changed, &r->e);
     if (!rc) rc = http_set_limits(s->g.http, &o->limits, &r->e);
     if (rc)
-        CHECK(serve_hosted_take(s, of_models(s, &s->config->o), former, &ignored) == 0); /* it has been in force */
+        CHECK(serve_hosted_take(s, of_models(s, &s->config->o), former, true, &ignored) == 0); /* it has been in force */
     else
         hosted_release(former);
     return rc;

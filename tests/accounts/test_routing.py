@@ -1,11 +1,14 @@
 """Who answers a request (docs/routing.md), with everything real but the providers: names, aliases, suffixes, lists and policies; second attempts; a
 request that leaves its queue; budgets that end; sessions; the dry run. One reservation each, whoever was asked."""
+import base64
 import http.client
 import json
 import os
 import signal
+import struct
 import subprocess
 import time
+import zlib
 
 import pytest
 from test_charges import BIN, DEMO, MODEL, FakeServer, Place, fake, occupy, place  # noqa: F401
@@ -19,6 +22,13 @@ def configure(place, *, models="", aliases="", more=""):
     place.config.write_text(models + text + aliases + more)
     if models:
         place.args = ()
+
+
+def png(side=8):
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + b"\x40\x80\xc0" * side for _ in range(side))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
 
 
 def demo(text=""):
@@ -133,6 +143,20 @@ def test_a_prompt_that_is_too_long_here_goes_to_the_stand_in(place):
     assert r.status == 400 and answer["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("picture", [False, True])
+def test_two_local_models_that_cannot_are_both_passed_over(place, picture):
+    """How long the prompt is for the second is known only when it has read it: until then it is guessed, too short."""
+    configure(place, models=demo() + f"  - path: \"{DEMO}\"\n    name: twin\n")
+    place.start()
+    text = {"type": "text", "text": "q7Zk2Xw9" * 350}
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    content = [text, {"type": "image_url", "image_url": {"url": url}}] if picture else [text]
+    c, _ = place.connect(model="demo", models=["twin", f"lab/{MODEL}"], messages=[{"role": "user", "content": content}], headers={"x-request-timeout-ms": "5000"})
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", r.read()
+    c.close()
+
+
 def test_nothing_leaves_the_house_if_it_must_not(place, fake):
     place.start()
     r, answer = place.ask(model=f"lab/{MODEL}", headers={"x-spillway-local-only": "true"})
@@ -159,6 +183,31 @@ def test_a_host_that_names_a_time_is_asked_once_more(place, fake):
     r, answer = place.ask(model=f"lab/{MODEL}")
     assert r.status == 200, answer
     assert place.rows(ASKED) == [(1, "lab", "failed"), (2, "lab", "served")]
+    cost = sum(t["cost_nusd"] for t in fake.ledger())
+    assert place.settled(1)[0][2] == place.supplier("lab") == cost > 0
+    assert place.rows("SELECT cost FROM attempts ORDER BY n") == [(0,), (cost,)]
+
+
+def test_its_time_is_waited_for_if_nobody_else_may_be_asked(place, fake):
+    """The other's context is too short."""
+    place.start()
+    fake.script({"count": 1, "match": {"profile": "openai"}, "do": {"error": "rate_limit", "retry_after": {"form": "seconds", "s": 1}}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=["demo"], messages=[{"role": "user", "content": "word " * 3000}])
+    assert r.status == 200 and served(r) == f"openai/{MODEL}", answer
+    place.settled(1)
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "openai", "served")]
+
+
+def test_what_another_has_told_is_not_the_local_models_usage(place, fake):
+    """Anthropic's message_start has counts before there is any content."""
+    place.start()
+    fake.script({"match": {"profile": "anthropic"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 1}}})
+    r, answer = place.ask(model=f"anthropic/{MODEL}", models=["demo"], max_tokens=4)
+    assert r.status == 200 and served(r) == "local/demo", answer
+    usage = answer["usage"]
+    fake.script()
+    r, answer = place.ask(model="demo", max_tokens=4)
+    assert usage["prompt_tokens"] == answer["usage"]["prompt_tokens"] and usage["completion_tokens"] == 4
 
 
 def test_after_the_first_token_there_is_no_other(place, fake):
@@ -168,6 +217,17 @@ def test_after_the_first_token_there_is_no_other(place, fake):
     assert b"[DONE]" not in data and b'"error":' in data
     assert len(place.settled(1)) == 1
     assert place.rows(ASKED) == [(1, "openai", "cut")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_role_is_no_content(place, fake, stream):
+    """Its chunk comes at once, with a fingerprint, before there is anything of the answer."""
+    place.start()
+    fake.script({"match": {"profile": "openai"}, "do": {"tokens": 50, "cut": {"how": "reset", "after_event": 1}}})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=[f"lab/{MODEL}"], stream=stream)
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", answer
+    place.settled(1)
+    assert place.rows(ASKED) == [(1, "openai", "failed"), (2, "lab", "served")]
 
 
 def test_the_callers_fault_is_nobody_elses(place, fake):
@@ -244,6 +304,55 @@ def test_one_that_may_not_leave_stays(place, fake):
     time.sleep(0.8)
     assert fake.ledger() == [] and place.rows("SELECT state FROM requests") == [("reserved",)]
     c.close()
+
+
+def test_one_that_is_answered_while_it_is_about_to_leave_stays(place, fake):
+    """All pool threads wait for the store, so what would be sent upstream is written only after the local answer's end, which waits for the store, too."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.args = ("--settle-timeout", "30s")
+    place.start(FakeServer)
+    overflow(place)
+    fake.script({"count": 1, "do": {"error": "rate_limit", "retry_after": {"form": "seconds", "s": 2}}})
+    c, _ = place.connect(model=f"lab/{MODEL}", headers={"x-request-timeout-ms": "1000"})
+    assert c.getresponse().status == 429  # its key rests for two seconds: that long the other one cannot leave its queue
+    place.server.script(first_ms=3500, prediction={"first_token_ms": 9000, "prompt_token_ms": 1, "side_by_side": 4})
+    n = len(place.server.recorded("submit"))
+    c, _ = place.connect(model="demo", max_tokens=1)
+    until = time.monotonic() + 5
+    while len(place.server.recorded("submit")) == n:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    lock = place.db()
+    lock.execute("BEGIN IMMEDIATE")
+    place.server.script()
+    for i in range(4):
+        h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+        h.request("POST", "/admin/models", json.dumps({"model": str(DEMO), "name": f"more{i}"}), {"authorization": f"Bearer {place.admin}", "content-type": "application/json"})
+        assert h.getresponse().status in (200, 201, 202)
+    time.sleep(7)
+    lock.rollback()
+    lock.close()
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == "local/demo", r.read()
+    place.settled(2)
+    assert len(fake.ledger()) == 1 and place.rows("SELECT scope, reason FROM requests WHERE model = 'demo'") == [(0, "local_ok")]
+
+
+def test_a_worker_of_two_that_dies_is_left_for_the_stand_in(place, fake):
+    """The other worker is ready, and has nothing to do with the request."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.args = ("--gpus", "0,1")
+    place.start(FakeServer)
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"])
+    until = time.monotonic() + 5
+    while not place.server.recorded("submit"):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(place.server.recorded("submit")[0]["pid"], signal.SIGKILL)
+    r = c.getresponse()
+    assert r.status == 200 and served(r) == f"lab/{MODEL}", r.read()
+    c.close()
+    assert place.rows(ASKED) == [(1, "local/demo", "failed"), (2, "lab", "served")]
 
 
 # --- money ---
@@ -327,12 +436,47 @@ def test_providers_aliases_and_stand_ins_are_read_again(place, fake):
     assert place.ask(model=f"groq/{MODEL}")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
 
 
+def test_a_model_is_not_loaded_under_an_aliass_name(place):
+    """Else nothing could be read again, nor put back, as long as it is there."""
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"groq/{MODEL}\"\n")
+    place.start()
+    overflow(place)
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("POST", "/admin/models", json.dumps({"model": str(DEMO), "name": "chat"}), {"authorization": f"Bearer {place.admin}", "content-type": "application/json"})
+    r = h.getresponse()
+    answer = json.loads(r.read())
+    assert r.status == 400 and answer["error"]["param"] == "name", answer
+
+
 def test_what_cannot_be_read_again_changes_nothing(place):
     place.start()
     text = place.config.read_text()
     assert not hup(place, text + "aliases: [{name: chat, routes: nobody/x}]\n")
     assert not hup(place, text + "  - provider: deepinfra\n")
     assert place.ask(model="chat")[0].status == 404 and served(place.ask(model=f"lab/{MODEL}")[0]) == f"lab/{MODEL}"
+
+
+def test_what_was_in_force_is_put_back_though_its_model_is_gone(place, tmp_path):
+    """An alias leads to a model that was unloaded since; the new configuration has none, and a key that the store does not take."""
+    key = tmp_path / "key"
+    key.write_text("sk-the-first-key-of-all\n")
+    place.key = key.read_text().strip()
+    configure(place, aliases=f"aliases:\n  - name: chat\n    routes: \"demo, groq/{MODEL}\"\n", more=f"api_key_file: \"{key}\"\n")
+    place.start()
+    overflow(place)
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("DELETE", "/admin/models/demo", headers={"authorization": f"Bearer {place.admin}"})
+    assert h.getresponse().status in (200, 202, 204)
+    place.config.write_text(place.config.read_text().replace("name: chat", "name: talk").replace("demo, groq", "groq"))
+    key.write_text("sk-another-key-is-there\n")
+    lock = place.db()
+    lock.execute("BEGIN IMMEDIATE")
+    place.server.process.send_signal(signal.SIGHUP)
+    assert place.server.log_has("reload: nothing is changed", 20), place.server.lines[-5:]
+    lock.rollback()
+    lock.close()
+    r, answer = place.ask(model="chat")
+    assert r.status == 200 and served(r) == f"groq/{MODEL}", answer
 
 
 def test_a_dead_key_lives_again_when_its_file_has_another(place, fake, tmp_path):
@@ -381,28 +525,55 @@ def test_a_session_stays_where_its_prompt_is(place):
 # --- what operators see ---
 
 
+def overflow(place):
+    """What operators are told of it."""
+    if not hasattr(place, "admin"):
+        place.admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
+    h, until = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30), time.monotonic() + 10
+    while True:
+        h.request("GET", "/admin/routing", headers={"authorization": f"Bearer {place.admin}"})
+        r = h.getresponse()
+        told = r.read()
+        if r.status == 200:
+            return json.loads(told)
+        assert time.monotonic() < until, told
+        time.sleep(0.1)
+
+
 def test_operators_see_what_overflow_came_to(place, fake):
     place.stand_in(f"lab/{MODEL}", "1.00")
     c = occupy(place)
     assert served(place.ask(model="demo")[0]) == f"lab/{MODEL}"
     c.close()
-    admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
-    h, until = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30), time.monotonic() + 10
-    while True:
-        h.request("GET", "/admin/routing", headers={"authorization": f"Bearer {admin}"})
-        r = h.getresponse()
-        told = r.read()
-        if r.status == 200:
-            break
-        assert time.monotonic() < until, told
-        time.sleep(0.1)
-    told = json.loads(told)
+    told = overflow(place)
     cost = fake.ledger(1)[0]["cost_nusd"]
     assert {k: told["overflow"][k] for k in ("overflowed", "rescued", "cost_nusd", "over_hold", "this_hour_nusd")} == {
         "overflowed": 1, "rescued": 1, "cost_nusd": cost, "over_hold": 0, "this_hour_nusd": cost}
     assert told["overflow"]["saved_ms"] > 3000 and told["reasons"]["queue"] == 1
     lab = next(p for p in told["providers"] if p["provider"] == "lab")
     assert lab["keys"] == ["usable"] and lab["models"][0]["breaker"] == "closed" and lab["models"][0]["first_token_ms"] > 0
+
+
+def test_who_leaves_while_the_end_is_written_costs_the_hour_no_more(place, fake):
+    """The client has the last chunk of its text, and does not wait for the usage behind it."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    c = occupy(place)
+    fake.script({"tokens": 8, "delay_event_ms": 40})
+    lock = place.db()
+    s, r = place.open(model="demo", stream=True)
+    r.read(10)
+    lock.execute("BEGIN IMMEDIATE")
+    while b'"finish_reason":"' not in r.readline():
+        pass
+    s.close()
+    r.close()
+    time.sleep(0.3)
+    lock.rollback()
+    lock.close()
+    c.close()
+    place.settled(3)
+    told, cost = overflow(place)["overflow"], fake.ledger(1)[0]["cost_nusd"]
+    assert {k: told[k] for k in ("overflowed", "rescued", "cost_nusd", "this_hour_nusd")} == {"overflowed": 1, "rescued": 1, "cost_nusd": cost, "this_hour_nusd": cost}
 
 
 # --- the dry run ---

@@ -4,6 +4,7 @@
  * It opens the real model for its hello (hash, shapes, limits) and answers each submit with max_tokens tokens at a set speed. The environment
  * variable SPILLWAY_FAKE_WORKER names a JSON file, read at the start and again at each submit (all members optional):
  *   tokens_per_s   1 .. 50,000 (default 1,000), of each sequence
+ *   first_ms       that much after the submit comes the first token (default 0)
  *   tokens         the ids that are made, over and over (default: a few words of the demo's tokenizer)
  *   start          how the process starts: a word of start_words below (default "ok")
  *   prediction     {"first_token_ms", "prompt_token_ms", "side_by_side"}: sent after each submit
@@ -114,6 +115,7 @@ static struct {
     uint64_t *progress;
     int gpu; /* -1: none was named */
     double tokens_per_s;
+    int64_t first_ms;
     struct frame_prediction prediction;
     uint32_t cached[MAX_CHOICES];
     bool deadlines;
@@ -159,6 +161,7 @@ static void script_read(void)
     if (json_is_number(speed)) w.tokens_per_s = json_number_value(speed);
     if (json_is_array(ids)) w.n_ids = json_array_size(ids) < MAX_IDS ? json_array_size(ids) : MAX_IDS;
     for (size_t i = 0; json_is_array(ids) && i < w.n_ids; i++) w.ids[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    w.first_ms = json_integer_value(json_object_get(script, "first_ms"));
     w.start = (enum start)word_index(json_object_get(script, "start"), start_words, STARTS, START_OK);
     w.submit = (enum submit)word_index(json_object_get(script, "submit"), submit_words, SUBMITS, ANSWER);
     const json_t *only = json_object_get(script, "only_gpu");
@@ -318,7 +321,7 @@ static bool sequence_advance(struct fake_sequence *s, int64_t now_ms)
         put_row(&(struct frame_step_row){.sequence = s->id, .finish = FINISH_CANCELLED});
         return false;
     }
-    if (s->what == QUEUE) return true;
+    if (s->what == QUEUE || now_ms < s->start_ms) return true;
     double speed = s->what == SLOW ? 2 : w.tokens_per_s;
     bool faulty = s->what != ANSWER && s->what != SLOW;
     uint32_t due = (uint32_t)((double)(now_ms - s->start_ms) * speed / 1000) + 1, end = faulty ? BEFORE_FAULT : s->max_tokens;
@@ -352,7 +355,7 @@ static void on_submit(const struct frame_submit *f)
                                                           .logprobs = f->sampling.top_logprobs >= 0,
                                                           .cached = w.cached[f->sampling.choice % MAX_CHOICES],
                                                           .deadline_ms = f->deadline_ms,
-                                                          .start_ms = clock_boot_ms()};
+                                                          .start_ms = clock_boot_ms() + w.first_ms};
     record("submit", f->sequence, f);
     if (w.prediction.prompt_token_ms > 0) CHECK(frame_put_prediction(out(), &w.prediction) == 0);
 }
