@@ -95,6 +95,10 @@ void completion_move(struct completion *c, struct gateway_replica *to)
 void completion_first_token(struct completion *c)
 {
     stop_waiting(c, true);
+    if (c->hosted && c->model) { /* nobody else answers from now on: it may be unloaded */
+        gateway_model_release(c->model);
+        c->model = NULL;
+    }
     if (!c->first_token_ms) c->first_token_ms = loop_now_ms(c->gateway->loop);
 }
 
@@ -211,7 +215,7 @@ static void completion_fail(struct completion *c, const struct err *e)
 void completion_fail_all(struct gateway *g, const struct gateway_model *m, const struct err *e)
 {
     for (struct completion *c = g->completions; c; c = c->next)         /* freed later, so the list holds */
-        if (!m || (!c->in_job && c->model == m)) completion_fail(c, e); /* in a job: its model is not known yet */
+        if (!m || (!c->in_job && c->model == m && !(c->hosted && c->started))) completion_fail(c, e); /* in a job: its model is not known yet */
 }
 
 /* --- comments: a stream that waits is not silent --- */
@@ -267,7 +271,9 @@ static bool job_ended(struct completion *c)
 /* --- running --- */
 
 static void completion_go(struct completion *c, const struct completion_choice *x);
-static void look_later(struct completion *c);
+enum { LOOK_MS = 250, LOOK_REFUSED_MS = 2000 /* the ledger is not asked all the time */ };
+
+static void look_later(struct completion *c, int64_t ms);
 
 static const char *served_by(const struct completion *c, char out[EXPLAIN_NAME_BYTES])
 {
@@ -320,8 +326,22 @@ static int start_source(struct completion *c, struct err *e)
     if (!rc) rc = c->source->start(c, e);
     c->started = rc == 0;
     if (c->hosted) c->wired = NULL; /* it has been taken */
-    if (!rc && !c->hosted) look_later(c);
+    if (!rc && !c->hosted) look_later(c, LOOK_MS);
     return rc;
+}
+
+/* c->chosen begins. What has changed since it was chosen (its key, its breaker) is a reason to ask another. */
+static void begin_attempt(struct completion *c)
+{
+    struct completion_choice x;
+    struct err e;
+    take_next(c);
+    if (start_source(c, &e) == 0) return;
+    if (c->opened && c->hosted && c->n_attempts < LEDGER_MAX_ATTEMPTS && completion_route_cannot(c, &x, &e) == 0) {
+        c->attempt_err = e;
+        completion_go(c, &x);
+    } else
+        completion_fail(c, &e);
 }
 
 /* What c->chosen may cost is held, or the ledger has said why not. */
@@ -336,16 +356,10 @@ static void completion_start(struct completion *c, int rc, const struct err *why
         completion_go(c, &x);
         return;
     }
-    if (!rc) {
-        take_next(c);
-        rc = start_source(c, &e);
-        if (rc && c->opened && hosted && c->n_attempts < LEDGER_MAX_ATTEMPTS && completion_route_cannot(c, &x, &e) == 0) {
-            c->attempt_err = e;
-            completion_go(c, &x);
-            return;
-        }
-    }
-    if (rc) completion_fail(c, &e);
+    if (rc)
+        completion_fail(c, &e);
+    else
+        begin_attempt(c);
 }
 
 static void completion_go_hosted(struct completion *c)
@@ -499,20 +513,21 @@ static bool completion_retry(struct completion *c, const struct event *ev)
 
 /* --- a second look, while it waits in a local queue --- */
 
-enum { LOOK_MS = 250 };
-
 static void moved(struct completion *c, int rc, const struct err *why)
 {
-    struct err e = *why;
+    (void)why;
     c->moving = false;
     if (rc || c->first_token_ms) { /* it stays; or what it was in is gone meanwhile */
         completion_route_undo(c);
-        if (!c->started) completion_fail(c, &c->attempt_err);
+        if (!c->started)
+            completion_fail(c, &c->attempt_err);
+        else if (!c->first_token_ms)
+            look_later(c, LOOK_REFUSED_MS);
         return;
     }
+    completion_route_moved(c);
     leave_source(c);
-    take_next(c);
-    if (start_source(c, &e)) completion_fail(c, &e);
+    begin_attempt(c);
 }
 
 static void move_encoded(struct pool_job *j)
@@ -534,7 +549,7 @@ static void look(void *ctx)
     struct completion *c = ctx;
     if (c->done || c->first_token_ms || c->moving || c->settling) return;
     if (c->in_job || (c->charge && charge_is_busy(c->charge)) || !completion_route_again(c, &c->chosen)) {
-        look_later(c);
+        look_later(c, LOOK_MS);
         return;
     }
     c->moving = true;
@@ -547,12 +562,12 @@ static void look(void *ctx)
     completion_job(c, encode_work, move_encoded);
 }
 
-static void look_later(struct completion *c)
+static void look_later(struct completion *c, int64_t ms)
 {
     struct loop *l = c->gateway->loop;
     if (!completion_route_has_hosted(c) || c->n_attempts == LEDGER_MAX_ATTEMPTS) return;
     c->look = (struct loop_timer){.fn = look, .ctx = c};
-    (void)!loop_timer_set(l, &c->look, loop_now_ms(l) + LOOK_MS); /* without memory it stays where it is */
+    (void)!loop_timer_set(l, &c->look, loop_now_ms(l) + ms); /* without memory it stays where it is */
 }
 
 /* --- routing --- */
@@ -566,7 +581,7 @@ static int fit_answer(struct completion *c, struct err *e)
         return err_set_param(e, ERR_INPUT, "min_tokens", "min_tokens is %lld, but the context has room for %u after the prompt.",
                              (long long)c->params.min_tokens, room);
     int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
-    if (asked == 0) asked = c->params.min_tokens > c->gateway->default_max_tokens ? c->params.min_tokens : c->gateway->default_max_tokens;
+    if (asked == 0) asked = c->params.min_tokens > c->default_max_tokens ? c->params.min_tokens : c->default_max_tokens;
     c->max_tokens = asked < room ? (uint32_t)asked : room;
     c->usage.prompt_tokens = (int64_t)c->prompt.n_ids;
     c->seed = (uint64_t)c->params.seed;
@@ -851,6 +866,7 @@ void completion_begin(struct gateway *g, struct http_request *r, bool dry)
     c->reading = true;
     g->n_reading++;
     c->limits = g->limits;
+    c->default_max_tokens = g->default_max_tokens;
     c->longest_context = longest_context(g);
     c->tariffs = tariff_table_hold(g->tariffs);
     c->created_s = clock_wall_s();

@@ -42,6 +42,7 @@ struct completion_choice {
     struct hosted_bill *bill; /* of the hosted one */
     int64_t supplier;         /* its account in the ledger; 0: there is none */
     int64_t sale_price, markup; /* once it is granted: rows of the ledger's prices */
+    enum ledger_scope scope;    /* and which budgets it counts in */
 };
 
 struct completion {
@@ -83,6 +84,7 @@ struct completion {
     struct gateway_model *model; /* a local one that was asked for, which has read the prompt; NULL: there is none */
     struct gateway_replica *replica; /* of it: who answers, if it does. NULL: the prompt is not known yet */
     uint32_t max_context; /* the model's, read once */
+    int64_t default_max_tokens; /* as it was when it began */
     struct chat_params params;
     struct prompt_messages messages;
     struct picture *pictures;

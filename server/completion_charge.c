@@ -82,6 +82,8 @@ static void fill_end(const struct completion *c, enum ledger_op_type type, enum 
     o->served = o->used[0].n = c->attempt + 1;
     o->n_used = 1;
     o->reason = c->route_reason;
+    o->served_scope = c->n_attempts > 0;
+    o->scope = who->scope;
     if (c->attempt > 0) { /* in place of the first one's */
         o->price = who->sale_price;
         o->markup = who->markup;
@@ -123,6 +125,7 @@ static void granted(struct completion *c, const struct ledger_op *op)
     if (!op) return;
     a->sale_price = op->price ? op->price : op->price_id;
     a->markup = op->markup;
+    a->scope = op->scope;
     c->held_nusd += op->amount_nusd;
     c->held_tokens += op->tokens;
     if (!a->hosted) completion_hold_granted(c, op);
@@ -184,6 +187,7 @@ static void fill_more(const struct completion *c, struct ledger_op *o)
 {
     o->type = LEDGER_ATTEMPT;
     o->n = c->n_attempts + 1;
+    o->all_tokens = o->tokens > c->held_tokens ? o->tokens : c->held_tokens;
     o->amount_nusd = o->amount_nusd > c->held_nusd ? o->amount_nusd - c->held_nusd : 0;
     o->tokens = o->tokens > c->held_tokens ? o->tokens - c->held_tokens : 0;
 }

@@ -154,7 +154,7 @@ const struct hosted_bill *completion_route_bill(const struct completion *c)
 static int64_t asked_tokens(const struct completion *c)
 {
     int64_t asked = c->params.max_completion_tokens ? c->params.max_completion_tokens : c->params.max_tokens;
-    return asked ? asked : c->gateway->default_max_tokens;
+    return asked ? asked : c->default_max_tokens;
 }
 
 int completion_route_price(struct completion *c, struct err *e)
@@ -527,7 +527,7 @@ static void take_choice(struct completion *c, struct completion_choice *out)
     c->route_text = arena_copy(&c->arena, text, strlen(text)); /* NULL without memory: it is not told */
     c->route_reason = route_reasons[d->reason].name;
     r->chosen = d->chosen;
-    if (d->probe) speed_probed(&o->hosted->speed, loop_now_ms(c->gateway->loop));
+    if (d->probe && !c->dry) speed_probed(&o->hosted->speed, loop_now_ms(c->gateway->loop));
     *out = choice_of(c, (size_t)d->chosen);
 }
 
@@ -610,6 +610,11 @@ void completion_route_undo(struct completion *c)
     }
     r->before.chosen = -1;
     if (c->overflow.open) overflow_settle(c->gateway->route.overflow, &c->overflow, 0, false, 0);
+}
+
+void completion_route_moved(struct completion *c)
+{
+    c->routing->before.chosen = -1;
 }
 
 int completion_route_cannot(struct completion *c, struct completion_choice *out, const struct err *e)

@@ -37,6 +37,8 @@ MUST_USE int completion_route_refused(struct completion *c, struct completion_ch
 enum retry_action completion_route_failed(struct completion *c, enum fault fault, int64_t hint_ms, struct completion_choice *out);
 /* true: it should leave its queue for *out. */
 bool completion_route_again(struct completion *c, struct completion_choice *out);
+/* It has left. */
+void completion_route_moved(struct completion *c);
 /* A choice is not carried out after all. */
 void completion_route_undo(struct completion *c);
 

@@ -170,7 +170,8 @@ MUST_USE int gateway_names(struct gateway *g, const char *const *names, size_t n
 
 /* What the configuration says of a local model's names. */
 struct gateway_naming {
-    struct gateway_model *model;
+    struct gateway_model *model; /* NULL: it is not here now, and only its name counts: what leads to it is no mistake */
+    const char *name;            /* of one that is not here */
     const char *public_name; /* borrowed until the next naming */
     struct name_stand_in stand_ins[GATEWAY_MAX_STAND_INS];
     size_t n_stand_ins;

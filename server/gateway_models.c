@@ -79,20 +79,37 @@ static void take_naming(const struct gateway_naming *n)
     if (m->state != MODEL_FAILED) name_model(m);
 }
 
+/* Where there is a place; unless one of that name is here after all. */
+static void add_absent(struct name_local locals[GATEWAY_MAX_MODELS], const char *name)
+{
+    size_t at = GATEWAY_MAX_MODELS;
+    for (size_t i = 0; i < GATEWAY_MAX_MODELS; i++) {
+        if (locals[i].name && strcmp(locals[i].name, name) == 0) return;
+        if (!locals[i].name && at == GATEWAY_MAX_MODELS) at = i;
+    }
+    if (at < GATEWAY_MAX_MODELS) locals[at] = (struct name_local){.name = name};
+}
+
 int gateway_name_all(struct gateway *g, struct hosted *hosted, const struct gateway_naming *namings, size_t n, bool back, struct err *e)
 {
     struct name_catalogue cat;
     struct name_local locals[GATEWAY_MAX_MODELS];
     struct hosted *former = g->hosted;
     memcpy(locals, g->locals, sizeof locals);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        if (!namings[i].model) {
+            add_absent(locals, namings[i].name);
+            continue;
+        }
         locals[namings[i].model->number] = local_of(namings[i].model, namings[i].public_name, namings[i].stand_ins, namings[i].n_stand_ins);
+    }
     catalogue(hosted, locals, &cat);
     int rc = back ? 0 : name_catalogue_check(&cat, e);
     if (rc) return rc;
     pthread_mutex_lock(&g->models_lock);
     g->hosted = hosted;
-    for (size_t i = 0; i < n; i++) take_naming(&namings[i]);
+    for (size_t i = 0; i < n; i++)
+        if (namings[i].model) take_naming(&namings[i]);
     pthread_mutex_unlock(&g->models_lock);
     if (former != hosted) hosted_release(former);
     return 0;

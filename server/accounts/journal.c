@@ -226,9 +226,10 @@ static size_t op_to_text(const struct ledger_op *op, bool raw, char text[TEXT_BY
     json_t *used = json_array();
     for (int i = 0; i < op->n_used; i++) json_array_append_new(used, used_to_json(&op->used[i], raw));
     bool whole = json_array_size(used) == (size_t)op->n_used;
-    json_t *o = json_pack("{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s:s*, s:s*}", "request", (json_int_t)op->request, "post",
+    json_t *o = json_pack("{s:I, s:b, s:I, s:I, s:I, s:i, s:i, s:o, s:s*, s:s*}", "request", (json_int_t)op->request, "post",
                           op->type == LEDGER_POST, "sale", (json_int_t)op->sale_nusd, "price", (json_int_t)op->price, "markup",
-                          (json_int_t)op->markup, "served", op->served, "used", used, "outcome", op->outcome, "reason", op->reason);
+                          (json_int_t)op->markup, "served", op->served, "scope",
+                          op->served_scope ? (int)op->scope : -1, "used", used, "outcome", op->outcome, "reason", op->reason);
     size_t n = whole && o ? json_dumpb(o, text, TEXT_BYTES, JSON_COMPACT) : 0;
     json_decref(o);
     return n;
@@ -301,11 +302,11 @@ static int used_from_json(json_t *o, struct ledger_used *u)
 static int op_from_json(json_t *o, struct ledger_op *op)
 {
     json_int_t request, sale, price, markup;
-    int post;
+    int post, scope = -1;
     json_t *used, *each;
     size_t i;
-    if (json_unpack(o, "{s:I, s:b, s:I, s:I, s:I, s:i, s:o, s?s, s?s}", "request", &request, "post", &post, "sale", &sale, "price", &price,
-                    "markup", &markup, "served", &op->served, "used", &used, "outcome", &op->outcome, "reason", &op->reason))
+    if (json_unpack(o, "{s:I, s:b, s:I, s:I, s:I, s:i, s?i, s:o, s?s, s?s}", "request", &request, "post", &post, "sale", &sale, "price", &price,
+                    "markup", &markup, "served", &op->served, "scope", &scope, "used", &used, "outcome", &op->outcome, "reason", &op->reason))
         return -1;
     if (json_array_size(used) > LEDGER_MAX_ATTEMPTS || sale < 0) return -1;
     op->type = post ? LEDGER_POST : LEDGER_VOID;
@@ -313,6 +314,8 @@ static int op_from_json(json_t *o, struct ledger_op *op)
     op->sale_nusd = sale;
     op->price = price;
     op->markup = markup;
+    op->served_scope = scope >= LEDGER_LOCAL && scope <= LEDGER_OVERFLOW;
+    if (op->served_scope) op->scope = (enum ledger_scope)scope;
     json_array_foreach(used, i, each)
         if (used_from_json(each, &op->used[op->n_used++])) return -1;
     return 0;

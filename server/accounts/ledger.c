@@ -181,7 +181,7 @@ static int64_t more_of(const struct work *w, size_t i, const struct budget *b)
 {
     bool anew = i >= w->n_before;
     if (b->unit == UNIT_NUSD) return anew ? sum(w->op->amount_nusd, w->held) : w->op->amount_nusd;
-    if (b->unit == UNIT_TOKENS) return w->op->tokens;
+    if (b->unit == UNIT_TOKENS) return anew && w->op->type == LEDGER_ATTEMPT ? w->op->all_tokens : w->op->tokens;
     return anew ? 1 : 0;
 }
 
@@ -426,7 +426,7 @@ static int add_usage(struct ledger *l, const struct work *w, const struct ledger
 
 static int64_t used_of(const struct ledger_op *op, const struct budget *b)
 {
-    if (b->period == PERIOD_NOW) return 0;
+    if (b->period == PERIOD_NOW || (op->served_scope && b->scope > op->scope)) return 0;
     if (b->unit == UNIT_NUSD) return op->charged_nusd;
     if (b->unit == UNIT_REQUESTS) return op->type == LEDGER_POST;
     int64_t tokens = 0;
@@ -453,11 +453,13 @@ static int end_request(struct ledger *l, const struct work *w, bool estimated, s
     bool post = op->type == LEDGER_POST;
     return db_send(l->db,
                   "UPDATE requests SET state = ?2, resolved_ms = ?3, held = 0, charged = ?4, served = ?5, outcome = ?6, estimated = ?7,"
-                  " reason = coalesce(?8, reason), markup = CASE WHEN ?9 IS NULL THEN markup ELSE ?10 END, price = coalesce(?9, price)"
+                  " reason = coalesce(?8, reason), markup = CASE WHEN ?9 IS NULL THEN markup ELSE ?10 END, price = coalesce(?9, price),"
+                  " scope = coalesce(?11, scope)"
                   " WHERE id = ?1 AND state = 'reserved'",
                   DB_ARGS(db_int(op->request), db_text(post ? "posted" : "void"), db_int(l->now_ms), db_int(op->charged_nusd),
                           db_int_or_null(post, op->served), db_text(op->outcome), db_int(estimated), db_text(op->reason),
-                          db_int_or_null(op->price != 0, op->price), db_int_or_null(op->markup != 0, op->markup)),
+                          db_int_or_null(op->price != 0, op->price), db_int_or_null(op->markup != 0, op->markup),
+                          db_int_or_null(post && op->served_scope, (int64_t)op->scope)),
                   1, e);
 }
 

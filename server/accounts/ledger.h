@@ -104,10 +104,12 @@ struct ledger_op {
     int64_t price, markup;             /* rows of `prices`, of the sale: its price, and the mark-up on top of it; 0: none. POST's, if price is not 0, take their place */
     int64_t lasts_ms;                  /* until its deadline */
     enum ledger_scope scope;           /* which budgets it counts in; ATTEMPT: if it is wider than before, those are asked, too */
+    bool served_scope; /* POST: scope is that of the one who served: budgets of a wider one, which an attempt before was held in, do not count it */
     const unsigned char *idempotency_key, *body_hash; /* LEDGER_HASH_BYTES each; NULL: none. KNOWN, too */
     struct ledger_receipt *receipt; /* zeroed, or of this op before: filled with -ERR_DONE, the caller's to clear; NULL: not wanted */
     struct ledger_price price_of;      /* of the sale and of the attempt, where price and attempt.price are 0; ATTEMPT: of the attempt */
     /* RESERVE, EXTEND, ATTEMPT */
+    int64_t all_tokens; /* ATTEMPT: what it holds in all with this, for budgets that it has not been in */
     int64_t amount_nusd, tokens; /* EXTEND, ATTEMPT: more than before, by so much; 0: as it was */
     struct ledger_attempt attempt; /* EXTEND: only the estimates, of attempt n */
     int n;                         /* ATTEMPT, EXTEND: its number */

@@ -487,6 +487,7 @@ static void serve_close(struct serve *s)
     upstream_free(g->upstream);
     hosted_release(g->hosted);
     hosted_texts_free(&s->texts);
+    for (int i = 0; i < OPTIONS_MAX_ARGS; i++) free(s->model_ids[i]);
     serve_secrets_free(&s->secrets);
     sticky_free(g->sticky);
     remote_images_free(g->remote);

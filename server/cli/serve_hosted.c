@@ -125,7 +125,8 @@ static int each_hosted(struct naming *n, const char *key, const char *list, int 
 
 int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *hosted, bool back, struct err *e)
 {
-    struct gateway_naming all[GATEWAY_MAX_MODELS];
+    struct gateway_naming all[GATEWAY_MAX_MODELS + OPTIONS_MAX_ARGS];
+    bool here[OPTIONS_MAX_ARGS] = {false};
     struct naming n = {.o = o, .hosted = hosted};
     size_t n_all = 0;
     int rc = 0;
@@ -133,11 +134,14 @@ int serve_hosted_take(struct serve *s, const struct options *o, struct hosted *h
     for (size_t i = 0; i < s->g.n_models && !rc; i++) {
         struct gateway_model *m = s->g.models[i];
         if (m->option < 0) continue;
+        here[m->option] = true;
         n.to = &all[n_all++];
         *n.to = (struct gateway_naming){.model = m, .public_name = o->arg_public_names[m->option]};
         rc = each_hosted(&n, "stand_ins", o->arg_stand_ins[m->option], add_stand_in, e);
         if (!rc) rc = each_hosted(&n, "takes_over", o->arg_takes_over[m->option], take_over, e);
     }
+    for (int i = 0; i < OPTIONS_MAX_ARGS; i++) /* unloaded, or not to be loaded */
+        if (s->model_ids[i] && !here[i]) all[n_all++] = (struct gateway_naming){.name = s->model_ids[i]};
     struct upstream_config c;
     upstream_config_init(&c);
     c.ca_file = env_ca_file();
@@ -221,7 +225,7 @@ int serve_hosted_start(struct serve *s, struct err *e)
     struct serve_hosted made;
     int rc = serve_hosted_make(s, s->o, &made, e);
     if (!rc) rc = overflow_new(&s->g.route.overflow, &made.overflow, e);
-    if (!rc && s->o->n_providers) rc = restore_overflow(s, e);
+    if (!rc) rc = restore_overflow(s, e);
     s->g.hosted = made.hosted;
     if (!rc) serve_hosted_tell(s);
     return rc;

@@ -66,6 +66,7 @@ static int start_one(struct serve *s, const char *arg, const char *name, int i, 
     if (rc) return rc;
     rc = model_begin(s, path, name ? name : model_path_id(arg, path), s->o, &m, e);
     if (!rc) m->option = i;
+    if (!rc && i >= 0 && !(s->model_ids[i] = strdup(m->id))) return err_set(e, ERR_MEMORY, "out of memory");
     return rc == -ERR_INPUT ? err_prefix(e, "%s", arg) : rc;
 }
 

@@ -50,6 +50,7 @@ struct serve {
     struct price_now prices;
     struct serve_secrets secrets;
     struct hosted_texts texts;
+    char *model_ids[OPTIONS_MAX_ARGS]; /* of the models that were named at the start */
     struct loop_watch *signals;
     int signal_fd;
     int64_t drain_until_ms;

@@ -358,6 +358,28 @@ def test_a_worker_of_two_that_dies_is_left_for_the_stand_in(place, fake):
 # --- money ---
 
 
+def test_what_a_local_model_serves_after_all_is_not_hosted_work(place, fake):
+    place.start()
+    place.budget(5, scope="hosted", unit="requests")
+    fake.script({"status": 500, "body": "oops"})
+    r, answer = place.ask(model=f"openai/{MODEL}", models=["demo"], max_tokens=4)
+    assert r.status == 200 and served(r) == "local/demo", answer
+    place.settled(1)
+    assert place.rows("SELECT scope, state FROM requests") == [(0, "posted")]
+    assert place.rows("SELECT posted, pending FROM budget_windows") == [(0, 0)]
+
+
+def test_a_move_is_held_to_the_tokens_of_hosted_budgets(place, fake):
+    """It holds as many tokens there as if it had begun there."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    place.start(FakeServer, script={"prediction": {"first_token_ms": 5000, "prompt_token_ms": 1, "side_by_side": 4}})
+    place.budget(50, scope="hosted", unit="tokens", period="minute")
+    c, _ = place.connect(model="demo", seed=FakeServer.seeds["queue"])  # 64 tokens of answer
+    time.sleep(1)
+    assert fake.ledger() == [] and place.rows("SELECT scope, state FROM requests") == [(0, "reserved")]
+    c.close()
+
+
 def test_a_hosted_budget_that_ends_mid_run_goes_local(place, fake):
     configure(place, models=demo(f"    takes_over: lab/{MODEL}\n"))
     place.start()
@@ -493,6 +515,22 @@ def test_a_dead_key_lives_again_when_its_file_has_another(place, fake, tmp_path)
     assert hup(place)
     r, answer = place.ask(model=f"openai/{MODEL}")
     assert r.status == 200, answer
+
+
+def test_an_alias_of_a_model_that_was_unloaded_is_no_mistake(place):
+    configure(place, models=demo(), aliases=f"aliases:\n  - name: chat\n    routes: \"demo, lab/{MODEL}\"\n")
+    place.start()
+    admin = subprocess.run([BIN, "keys", "add", "ops", "--admin", "--data", place.data], capture_output=True, text=True, check=True).stdout.split()[-1]
+    until = time.monotonic() + 10
+    while True:
+        h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+        h.request("DELETE", "/admin/models/demo", headers={"authorization": f"Bearer {admin}"})
+        if h.getresponse().status in (200, 202):
+            break
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert hup(place)
+    assert served(place.ask(model="chat")[0]) == f"lab/{MODEL}"
 
 
 def test_requests_under_way_keep_what_they_began_with(place, fake):
