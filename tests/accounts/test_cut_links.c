@@ -11,7 +11,7 @@
 #include "server/accounts/ledger_writer.h"
 #include "tests/accounts/link.h"
 
-enum { CENT = 10000000, THREADS = 6, MAX_POSTS = 200000 };
+enum { CENT = 10000000, THREADS = 6, MAX_POSTS = 1 << 21 };
 
 struct wait {
     struct ledger_call call;
