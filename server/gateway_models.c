@@ -76,7 +76,7 @@ static void take_naming(const struct gateway_naming *n)
     m->public_name = n->public_name;
     memcpy(m->stand_ins, n->stand_ins, sizeof m->stand_ins);
     m->n_stand_ins = n->n_stand_ins;
-    if (m->state != MODEL_FAILED) name_model(m);
+    if (m->state != MODEL_FAILED || m->n_stand_ins) name_model(m);
 }
 
 /* Where there is a place; unless one of that name is here after all. */
@@ -217,7 +217,7 @@ static void set_state(struct gateway_model *m, enum gateway_model_state state)
 {
     pthread_mutex_lock(&m->gateway->models_lock);
     m->state = state;
-    if (state == MODEL_FAILED) unname(m);
+    if (state == MODEL_FAILED && !m->n_stand_ins) unname(m); /* else they answer for it */
     pthread_mutex_unlock(&m->gateway->models_lock);
 }
 

@@ -20,6 +20,15 @@ static void livez_get(struct gateway *g, struct http_request *r)
     http_reply(r, 200, "text/plain", "ok\n", 3);
 }
 
+/* None that should be here: there is none, or others stand in for all that could not be loaded. Whether they are there their breakers tell. */
+static bool hosted_only(const struct gateway *g)
+{
+    if (!g->hosted || !g->hosted->n_hosts) return false;
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->state != MODEL_FAILED || !g->models[i]->n_stand_ins) return false;
+    return true;
+}
+
 /* NULL: ready. Models that are loaded or unloaded while others serve, and such as could not be loaded, make nobody wait. */
 static const char *why_not_ready(const struct gateway *g)
 {
@@ -34,7 +43,7 @@ static const char *why_not_ready(const struct gateway *g)
         if (!moves) why = gateway_model_serves(m) ? "worker_stalled" : gateway_model_lost(m) ? "device_lost" : "worker_down";
     }
     if (!why && g->ledger && !ledger_writer_state(g->ledger).open) why = "accounts_unavailable";
-    return why || n_ready ? why : "worker_down";
+    return why || n_ready || hosted_only(g) ? why : "worker_down";
 }
 
 static bool is_said(const char *const *said, size_t n, const char *device)
@@ -70,6 +79,8 @@ static void readyz_get(struct gateway *g, struct http_request *r)
     struct ledger_writer_state accounts = g->ledger ? ledger_writer_state(g->ledger) : (struct ledger_writer_state){.open = true};
     if (!accounts.open) buf_printf(&b, "accounts: %s\n", accounts.trouble);
     write_devices(&b, g, !why);
+    for (size_t i = 0; i < g->n_models; i++)
+        if (g->models[i]->state == MODEL_FAILED && g->models[i]->n_stand_ins) buf_puts(&b, "a model could not be loaded: its stand-ins answer\n");
     if (b.failed) {
         struct err e;
         err_set(&e, ERR_MEMORY, "The server is out of memory: try again.");

@@ -261,6 +261,12 @@ static void give_back_heap(void)
 #endif
 }
 
+/* It could not be loaded, and others answer for it (FAULTS T50). */
+static bool is_stood_in_for(const struct gateway_model *m)
+{
+    return m->state == MODEL_FAILED && m->n_stand_ins;
+}
+
 /* For people on standard error; among lines of JSON it is one of them. */
 static void announce(struct serve *s)
 {
@@ -270,7 +276,8 @@ static void announce(struct serve *s)
     struct buf models;
     bool v6 = strchr(s->host, ':') != NULL, json = log_format() == LOG_JSON;
     buf_init(&models, 1 << 16);
-    for (size_t i = 0; i < s->g.n_models; i++) buf_printf(&models, "%s%s", i ? ", " : "", s->g.models[i]->id);
+    for (size_t i = 0; i < s->g.n_models; i++)
+        buf_printf(&models, "%s%s%s", i ? ", " : "", s->g.models[i]->id, is_stood_in_for(s->g.models[i]) ? " (by its stand-ins)" : "");
     if (s->g.n_models == 0) buf_puts(&models, json ? "" : "hosted models only");
     char url[128];
     snprintf(url, sizeof url, "http%s://%s%s%s:%u/v1", s->o->tls_cert ? "s" : "", v6 ? "[" : "", s->host, v6 ? "]" : "",
@@ -290,12 +297,14 @@ static struct serve *serve_of(struct gateway_model *m)
     return (struct serve *)m->gateway; /* its first member */
 }
 
-/* Every model is there, and a picture decoder is in its cage. */
+/* Every model is there, or somebody for it, and a picture decoder is in its cage. */
 static void look_ready(struct serve *s)
 {
     if (s->ready) return;
-    for (size_t i = 0; i < s->g.n_models; i++)
-        if (s->g.models[i]->state != MODEL_READY || !gateway_model_serves(s->g.models[i])) return;
+    for (size_t i = 0; i < s->g.n_models; i++) {
+        const struct gateway_model *m = s->g.models[i];
+        if (!is_stood_in_for(m) && (m->state != MODEL_READY || !gateway_model_serves(m))) return;
+    }
     if (media_info(s->g.media).up) announce(s);
 }
 
@@ -304,8 +313,9 @@ static void model_changed(struct gateway_model *m)
     struct serve *s = serve_of(m);
     if (s->closing) return;
     admin_model_settled(m);
-    if (m->state == MODEL_FAILED && s->ready) log_error("%s", m->why.msg);
-    if (m->state == MODEL_FAILED && !s->ready) serve_stop(s, &m->why);
+    if (m->state == MODEL_FAILED && (s->ready || is_stood_in_for(m))) log_error("%s", m->why.msg);
+    if (m->state == MODEL_FAILED && !s->ready && is_stood_in_for(m)) log_warn("model %s: its stand-ins answer, within overflow's caps", m->id);
+    if (m->state == MODEL_FAILED && !s->ready && !is_stood_in_for(m)) serve_stop(s, &m->why);
     look_ready(s);
 }
 

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -353,6 +354,33 @@ def test_a_worker_of_two_that_dies_is_left_for_the_stand_in(place, fake):
     assert r.status == 200 and served(r) == f"lab/{MODEL}", r.read()
     c.close()
     assert place.rows(ASKED) == [(1, "local/demo", "failed"), (2, "lab", "served")]
+
+
+def test_t50_a_model_that_cannot_be_loaded_is_stood_in_for(place, tmp_path):
+    """Also when it is the only one: the server starts, and says what it is."""
+    place.stand_in(f"lab/{MODEL}", "1.00")
+    broken = tmp_path / "broken"
+    shutil.copytree(DEMO, broken)
+    weights = next(broken.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    place.config.write_text(place.config.read_text().replace(f"path: \"{DEMO}\"", f"path: \"{broken}\""))
+    place.start()
+    assert place.server.log_has(weights.name) and place.server.log_has("its stand-ins answer")
+    r, answer = place.ask(model="demo")
+    assert r.status == 200 and served(r) == f"lab/{MODEL}" and r.headers["x-spillway-route"].startswith("down; "), answer
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("GET", "/readyz")
+    ready = h.getresponse()
+    assert ready.status == 200 and b"could not be loaded: its stand-ins answer" in ready.read()
+    assert place.ask(model="demo:local")[0].status in (404, 503)
+
+
+def test_a_gateway_without_a_local_model_is_ready(place):
+    place.args = ("--no-model",)
+    place.start()
+    h = http.client.HTTPConnection(place.host.hostname, place.host.port, timeout=30)
+    h.request("GET", "/readyz")
+    assert h.getresponse().status == 200
 
 
 # --- money ---
