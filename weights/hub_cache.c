@@ -199,7 +199,7 @@ int hub_digest_begin(struct hub_digest *d, const struct hub_file *f, struct err 
     char head[32];
     int n = snprintf(head, sizeof head, "blob %llu", (unsigned long long)f->bytes);
     d->hash = NULL;
-    if (gnutls_hash_init(&d->hash, git ? GNUTLS_DIG_SHA1 : GNUTLS_DIG_SHA256))
+    if (gnutls_global_init() || gnutls_hash_init(&d->hash, git ? GNUTLS_DIG_SHA1 : GNUTLS_DIG_SHA256)) /* prepared once; a server without TLS has not (tls.c) */
         return err_set(e, ERR_UNSUPPORTED, "%s: GnuTLS computes no %s here", f->name, git ? "SHA-1" : "SHA-256");
     return git ? hub_digest_add(d, head, (size_t)n + 1, e) : 0; /* git hashes "blob SIZE\0" before the bytes */
 }
