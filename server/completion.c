@@ -289,16 +289,15 @@ void completion_tell_route(struct completion *c)
     http_add_header(c->http, "x-spillway-served-by", served_by(c, served));
     if (c->route_text) http_add_header(c->http, "x-spillway-route", c->route_text);
     rate_headers_add(c->http, c->rates);
-    c->told = c->hosted;
+    c->told = arena_copy(&c->arena, served, strlen(served));
 }
 
 /* The header went out with a comment, and then somebody else answered. */
 static void tell_late(struct completion *c)
 {
     char served[EXPLAIN_NAME_BYTES];
-    if (!c->headers_out || c->told == c->hosted) return;
     served_by(c, served);
-    c->usage.served_by = arena_copy(&c->arena, served, strlen(served));
+    if (c->headers_out && c->told && strcmp(c->told, served) != 0) c->usage.served_by = arena_copy(&c->arena, served, strlen(served));
 }
 
 /* c->chosen is granted: from now on it is the one. What one before it has told is not its usage. */
@@ -311,13 +310,16 @@ static void take_next(struct completion *c)
     c->usage = (struct usage_told){.prompt_tokens = c->model && !c->local_cannot.code ? (int64_t)c->prompt.n_ids : 0};
 }
 
+/* What an attempt before this one has told is nobody's, as long as nothing of it is out. */
 static int open_sink(struct completion *c, struct err *e)
 {
-    if (c->opened) return 0;
+    const bool first = !c->sink;
+    if (c->opened && c->headers_out) return 0;
+    if (c->opened) c->sink->close(c);
     c->sink = c->params.stream ? &sink_chat_sse : &sink_chat_json;
     int rc = c->sink->open(c, e);
     c->opened = rc == 0;
-    return rc ? rc : comments_start(c, e);
+    return rc || !first ? rc : comments_start(c, e);
 }
 
 static int start_source(struct completion *c, struct err *e)

@@ -66,7 +66,7 @@ struct completion {
     struct overflow_ticket overflow; /* it stands in for the local model */
     const char *route_text, *route_reason; /* of the last decision, for the client and the ledger; NULL: there was none to make */
     bool route_told;
-    const struct hosted_model *told; /* who the response's header said answers, if headers_out */
+    const char *told;            /* who the response's header said answers; in the arena */
     int64_t decided_ms;
     enum route_policy policy;    /* of its account, if has_policy */
     bool has_policy;

@@ -25,6 +25,7 @@ struct hosted_call {
     struct hosted_bill bill; /* once the owner has left */
     struct charge *charge;   /* and what of its end is known already */
     struct ledger_op end;
+    struct overflow_ticket overflow; /* and what it takes of the hour's cap */
     struct tariff_table *tariffs; /* that the bill borrows from */
 };
 
@@ -111,6 +112,8 @@ static void settle_alone(struct hosted_call *h, enum ledger_end end)
         all->used[0] = o.used[0];
         all->used[0].n = n;
         charge_end(h->charge, all, NULL, NULL);
+        const int64_t most_nusd = h->bill.hold_nusd;
+        overflow_settle(h->gateway->route.overflow, &h->overflow, o.sale_nusd < most_nusd ? o.sale_nusd : most_nusd, false, 0);
     }
     h->charge = NULL;
 }
@@ -221,7 +224,8 @@ static void hosted_stop(struct completion *c)
         h->bill = *c->bill;
         h->charge = c->charge;
         c->charge = NULL;
-        completion_route_ended(c, h->bill.hold_nusd, false); /* at most */
+        h->overflow = c->overflow;
+        c->overflow.open = false;
         return;
     }
     struct upstream_result r;

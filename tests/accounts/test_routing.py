@@ -642,6 +642,21 @@ def test_who_leaves_while_the_end_is_written_costs_the_hour_no_more(place, fake)
     assert {k: told[k] for k in ("overflowed", "rescued", "cost_nusd", "this_hour_nusd")} == {"overflowed": 1, "rescued": 1, "cost_nusd": cost, "this_hour_nusd": cost}
 
 
+def test_who_leaves_a_provider_that_reads_on_costs_the_hour_what_it_came_to(place, fake):
+    place.stand_in(f"groq/{MODEL}", "1.00")
+    c = occupy(place)
+    fake.script({"tokens": 60, "delay_event_ms": 10})
+    s, r = place.open(model="demo", stream=True)
+    assert served(r) == f"groq/{MODEL}"
+    r.read(1500)
+    s.close()
+    r.close()
+    c.close()
+    place.settled(3)
+    told, cost = overflow(place)["overflow"], fake.ledger(1)[0]["cost_nusd"]
+    assert {k: told[k] for k in ("overflowed", "rescued", "cost_nusd", "this_hour_nusd")} == {"overflowed": 1, "rescued": 0, "cost_nusd": cost, "this_hour_nusd": cost}
+
+
 # --- the dry run ---
 
 
