@@ -412,7 +412,7 @@ static int worker_start(struct worker_proc *w, struct err *e)
     w->n_starts++;
     w->n_owed = 0;
     w->failed = (struct err){0};
-    w->prediction = (struct frame_prediction){0};
+    w->prediction = (struct frame_prediction){.error_p90 = -1}; /* nothing is known until it says so */
     w->want_write = false;
     w->watchdog = (struct watchdog){0};
     look_again(w);
