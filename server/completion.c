@@ -24,15 +24,9 @@
 
 enum { ARENA_MAX_BYTES = 256 << 20, READ_HERE_BYTES = 8 << 10 /* whatever is in it, less than a millisecond */ };
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0) close(*fd);
-    *fd = -1;
-}
-
 void completion_close_tiles(struct completion *c)
 {
-    for (size_t i = 0; i < c->n_pictures; i++) close_fd(&c->pictures[i].tiles_fd);
+    for (size_t i = 0; i < c->n_pictures; i++) completion_close_fd(&c->pictures[i].tiles_fd);
 }
 
 /* --- admission: how much may be under way at once --- */
@@ -676,7 +670,7 @@ static void picture_decoded(struct media_call_state *s, struct media_reply *repl
     struct completion *c = s->ctx;
     struct picture *p = of_call(s);
     size_t i = (size_t)(p - c->pictures);
-    close_fd(&p->bytes_fd); /* read for the last time: what is in it would be held until the answer's end */
+    completion_close_fd(&p->bytes_fd); /* read for the last time: what is in it would be held until the answer's end */
     if (!reply->err.code) {
         p->tiles_fd = reply->tiles_fd;
         p->n_tiles = reply->n_tiles;

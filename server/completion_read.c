@@ -11,7 +11,7 @@
 
 enum { TEXT_MIN_BYTES = 64 << 10 };
 
-static void close_fd(int *fd)
+void completion_close_fd(int *fd)
 {
     if (*fd >= 0) close(*fd);
     *fd = -1;
@@ -20,8 +20,8 @@ static void close_fd(int *fd)
 void completion_drop_pictures(struct completion *c)
 {
     for (size_t i = 0; i < c->n_pictures; i++) {
-        close_fd(&c->pictures[i].bytes_fd);
-        close_fd(&c->pictures[i].tiles_fd);
+        completion_close_fd(&c->pictures[i].bytes_fd);
+        completion_close_fd(&c->pictures[i].tiles_fd);
     }
     c->n_pictures = 0;
 }

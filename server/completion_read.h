@@ -22,5 +22,6 @@ MUST_USE int completion_encode(struct completion *c, struct hosted_model *m, con
 bool completion_is_for_others(const struct completion *c, int rc);
 void completion_give_up_local(struct completion *c, const struct err *why);
 void completion_drop_pictures(struct completion *c); /* they are no longer needed */
+void completion_close_fd(int *fd);                   /* of a picture; -1 afterwards, and accepted */
 
 #endif

@@ -415,14 +415,12 @@ static uint64_t hosts_in(const struct hosted *h, const char *const lists[RULES_L
     return bits;
 }
 
-/* A region that is not known is in no list. */
+/* Bit 0: a region that is not known. */
 static uint64_t regions_in(const struct hosted *h, const char *const lists[RULES_LEVELS])
 {
-    uint64_t bits = 1;
-    for (int i = 0; i < RULES_LEVELS; i++)
-        if (lists[i]) bits = 0;
-    for (size_t i = 1; h && i <= h->n_regions; i++)
-        if (rules_allow(lists, h->regions[i])) bits |= (uint64_t)1 << i;
+    uint64_t bits = 0;
+    for (size_t i = 0; i <= (h ? h->n_regions : 0); i++)
+        if (rules_allow(lists, h ? h->regions[i] : NULL)) bits |= (uint64_t)1 << i;
     return bits;
 }
 

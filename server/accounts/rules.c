@@ -188,7 +188,7 @@ bool rules_list_has(const char *list, const char *word)
 bool rules_allow(const char *const lists[RULES_LEVELS], const char *word)
 {
     for (int i = 0; i < RULES_LEVELS; i++)
-        if (!rules_list_has(lists[i], word)) return false;
+        if (word ? !rules_list_has(lists[i], word) : lists[i] != NULL) return false;
     return true;
 }
 

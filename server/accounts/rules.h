@@ -68,7 +68,7 @@ struct account_rules {
 
 /* Whether the word is in the list; one that ends in * stands for all that begin so. */
 bool rules_list_has(const char *list, const char *word);
-/* Whether it is in each of them. */
+/* Whether it is in each of them. NULL, what is not known: only where there is none. */
 bool rules_allow(const char *const lists[RULES_LEVELS], const char *word);
 
 /* --- in the store --- */

@@ -171,14 +171,6 @@ static bool price_allowed(const struct rules_price *cap, const struct tariff *t)
     return (!cap->in_nusd || in <= cap->in_nusd) && (!cap->out_nusd || out <= cap->out_nusd);
 }
 
-/* A region that is not known is in no list. */
-static bool region_allowed(const char *const lists[RULES_LEVELS], const char *region)
-{
-    for (int i = 0; i < RULES_LEVELS; i++)
-        if (lists[i] && !region) return false;
-    return !region || rules_allow(lists, region);
-}
-
 bool model_hosted_allowed(const struct account_rules *r, const struct gateway *g, const struct hosted_model *m)
 {
     char name[EXPLAIN_NAME_BYTES];
@@ -186,7 +178,7 @@ bool model_hosted_allowed(const struct account_rules *r, const struct gateway *g
     snprintf(name, sizeof name, "%s/%s", m->host->host.name, m->price->model);
     tariff_of_model(&t, g->tariffs, m, name);
     return !r->local_only && (!r->zero_retention || m->host->zero_retention) && rules_allow(r->providers, m->host->host.name) &&
-           region_allowed(r->regions, g->hosted->regions[m->host->region]) && rules_allow(r->models, name) && price_allowed(&r->price, &t);
+           rules_allow(r->regions, g->hosted->regions[m->host->region]) && rules_allow(r->models, name) && price_allowed(&r->price, &t);
 }
 
 /* --- whole --- */

@@ -63,6 +63,19 @@ static inline void store_remove(void)
     rmdir(store_dir);
 }
 
+/* One of the store's files: what stands after its name, and what is to be in it; p NULL: it is taken away. */
+static inline void store_file_put(const char *end, const void *p, size_t n)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s%s", store_file, end);
+    unlink(path);
+    if (!p) return;
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(p, 1, n, f), n);
+    fclose(f);
+}
+
 static inline int64_t store_number(struct db *db, const char *sql)
 {
     int64_t n;

@@ -1,40 +1,19 @@
 /* T74, B9, B15: the link to PostgreSQL is cut at a COMMIT in four ways, and is away for a while. Every charge that was acknowledged is there once, with its
  * amount, and nothing else is charged; run numbers have no gaps. Two gateways, one over the link. Short: 20 cuts and 2 seconds; 500 and 30 with
  * SPILLWAY_FAULT=long. */
-#include "tests/accounts/store.h"
+#include "tests/accounts/writer.h"
 
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "base/clock.h"
-#include "server/accounts/ledger_writer.h"
 #include "tests/accounts/link.h"
 
 enum { CENT = 10000000, THREADS = 6, MAX_POSTS = 1 << 21 };
 
-struct wait {
-    struct ledger_call call;
-    sem_t done;
-};
-
-static void deliver(void *ctx, struct ledger_call *c)
-{
-    (void)ctx;
-    sem_post(&((struct wait *)c->ctx)->done);
-}
-
 static int ask(struct ledger_writer *w, struct ledger_op *op)
 {
-    struct wait wait = {.call = {.op = *op}};
-    sem_init(&wait.done, 0, 0);
-    wait.call.ctx = &wait;
-    ledger_writer_submit(w, &wait.call);
-    while (sem_wait(&wait.done)) {
-    }
-    sem_destroy(&wait.done);
-    *op = wait.call.op;
-    return op->rc;
+    return ask_within(w, op, 900);
 }
 
 /* What has been acknowledged. */

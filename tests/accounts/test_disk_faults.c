@@ -1,15 +1,13 @@
 /* T73, B13, B14: the disk is full, read-only or fails at each write, or an fsync fails, while the ledger's writer works. Whatever it has acknowledged is in
  * the store in the end, to the nano-dollar: after the disk is well again, after a kill, and after a power cut; what was not acknowledged is ended by
  * recovery. Short: some of the writes; all of them with SPILLWAY_FAULT=long. SQLite's. */
-#include "tests/accounts/store.h"
+#include "tests/accounts/writer.h"
 
 #include <errno.h>
-#include <semaphore.h>
 #include <stdatomic.h>
 #include <time.h>
 
 #include "server/accounts/journal.h"
-#include "server/accounts/ledger_writer.h"
 #include "tests/accounts/disk.h"
 
 enum { REQUESTS = 12, CENT = 10000000, SHORT_STEP = 9 };
@@ -21,17 +19,6 @@ static struct {
 } base;
 static char journal_file[160];
 static atomic_int n_failed;
-
-struct wait {
-    struct ledger_call call;
-    sem_t done;
-};
-
-static void deliver(void *ctx, struct ledger_call *c)
-{
-    (void)ctx;
-    sem_post(&((struct wait *)c->ctx)->done);
-}
 
 static void failed(void *ctx, const struct err *why)
 {
@@ -61,30 +48,7 @@ static void writer_end(struct ledger_writer *w)
 
 static int ask(struct ledger_writer *w, struct ledger_op *op)
 {
-    struct wait wait = {.call = {.op = *op}};
-    sem_init(&wait.done, 0, 0);
-    wait.call.ctx = &wait;
-    ledger_writer_submit(w, &wait.call);
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    while (sem_timedwait(&wait.done, &until))
-        if (errno == ETIMEDOUT) fail_msg("no answer");
-    sem_destroy(&wait.done);
-    *op = wait.call.op;
-    return op->rc;
-}
-
-static void file_put(const char *end, const void *p, size_t n)
-{
-    char path[160];
-    snprintf(path, sizeof path, "%s%s", store_file, end);
-    unlink(path);
-    if (!p) return;
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(p, 1, n, f), n);
-    fclose(f);
+    return ask_within(w, op, 60);
 }
 
 static int setup(void **state)
@@ -155,9 +119,9 @@ static struct ledger_op end_of(int64_t request, int i)
 static void begin(struct life *f, struct ledger_writer **w)
 {
     *f = (struct life){.closed = false};
-    file_put("", base.db, base.n);
-    file_put("-wal", NULL, 0);
-    file_put("-shm", NULL, 0);
+    store_file_put("", base.db, base.n);
+    store_file_put("-wal", NULL, 0);
+    store_file_put("-shm", NULL, 0);
     unlink(journal_file);
     disk_new();
     *w = writer_start();

@@ -1,27 +1,14 @@
 /* Ledger writer: many threads, one store; a store that goes away. Long form: SPILLWAY_FAULT=long. */
-#include "tests/accounts/store.h"
+#include "tests/accounts/writer.h"
 
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "base/clock.h"
-#include "server/accounts/ledger_writer.h"
 
 enum { CENT = 10000000, USD = 1000000000, THREADS = 64 };
 
 /* A call that its thread waits for. */
-struct wait {
-    struct ledger_call call;
-    sem_t done;
-};
-
-static void deliver(void *ctx, struct ledger_call *c)
-{
-    (void)ctx;
-    sem_post(&((struct wait *)c->ctx)->done);
-}
-
 static struct ledger_writer *writer_start(bool alone)
 {
     struct ledger_writer *w;
@@ -38,15 +25,7 @@ static void writer_end(struct ledger_writer *w)
 
 static int ask(struct ledger_writer *w, struct ledger_op *op)
 {
-    struct wait wait = {.call = {.op = *op}};
-    sem_init(&wait.done, 0, 0);
-    wait.call.ctx = &wait;
-    ledger_writer_submit(w, &wait.call);
-    while (sem_wait(&wait.done)) {
-    }
-    sem_destroy(&wait.done);
-    *op = wait.call.op;
-    return op->rc;
+    return ask_within(w, op, 900);
 }
 
 static struct ledger_op reserve_of(int64_t key, int64_t supplier, int64_t amount)

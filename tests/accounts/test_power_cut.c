@@ -35,23 +35,11 @@ static uint64_t pick(uint64_t n)
 
 /* --- the store --- */
 
-static void file_put(const char *end, const void *p, size_t n)
-{
-    char path[160];
-    snprintf(path, sizeof path, "%s%s", store_file, end);
-    unlink(path);
-    if (!p) return;
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(p, 1, n, f), n);
-    fclose(f);
-}
-
 static void store_again(void)
 {
-    file_put("", base.db, base.n);
-    file_put("-wal", NULL, 0);
-    file_put("-shm", NULL, 0);
+    store_file_put("", base.db, base.n);
+    store_file_put("-wal", NULL, 0);
+    store_file_put("-shm", NULL, 0);
     disk_new();
 }
 
